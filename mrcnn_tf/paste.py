@@ -1,0 +1,112 @@
+"""A mask predicted over a box becomes a mask of the whole image, and COCO's run-length code (Mask 3.1, inference).
+
+n objects, m cells a side of a predicted mask (28), H x W the image in pixels. Both dialects are bilinear with zeros beyond
+the mask, hence separable: image = rows @ mask @ columns.T, where rows [h, m] and columns [w, m] hold the weight of every
+cell in every pixel of the h x w window that the mask can reach. They differ in where a pixel falls among the cells:
+
+- 'pixel_center' (Detectron2, MMDetection): the pixel's centre, placed in the box as it is. A box of no area is empty.
+- 'detectron' (Detectron, torchvision): the mask with a border of one zero cell is resized to the box grown by
+  (m + 2) / m, its corners cut to integers, one pixel added to each side.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+_BAND = 1 << 20    # pixels whose probabilities are held at a time: the byte mask is the only array of the image's size
+
+
+class Window(NamedTuple):
+    """What one mask covers of the image: probabilities are `rows @ mask @ columns.T`, from row `top`, column `left` on."""
+    top: int
+    left: int
+    rows: np.ndarray       # float32 [h, m]
+    columns: np.ndarray    # float32 [w, m]
+
+
+def windows(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect: str) -> Iterator[Window]:
+    """The window of each mask; it is empty (h or w is 0) where the box does not touch the image.
+
+    Args:
+        masks: float [n, m, m], probabilities 0..1.
+        boxes: [n, 4], y1, x1, y2, x2 in pixels of the image; may reach beyond it.
+        height, width: sides of the image, px.
+        dialect: 'pixel_center' or 'detectron'.
+
+    Raises:
+        ValueError: shapes that do not fit each other, a box that is not finite, an unknown dialect.
+    """
+    if dialect not in _DIALECTS:
+        raise ValueError(f'paste dialect {dialect!r}: expected one of {", ".join(_DIALECTS)}')
+    if masks.ndim != 3 or boxes.shape != (len(masks), 4):
+        raise ValueError(f'masks {masks.shape} and boxes {boxes.shape}: expected [n, m, m] and [n, 4]')
+    if not np.isfinite(boxes).all():
+        raise ValueError(f'box {int(np.argmin(np.isfinite(boxes).all(1)))} is not finite')
+    place = _DIALECTS[dialect]
+    for y1, x1, y2, x2 in boxes.astype(np.float64).tolist():
+        top, rows = _weights(*place(y1, y2, height, masks.shape[1]), masks.shape[1])
+        left, columns = _weights(*place(x1, x2, width, masks.shape[2]), masks.shape[2])
+        yield Window(top, left, rows, columns)
+
+
+def paste(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect: str,
+          threshold: float = 0.5) -> Iterator[np.ndarray]:
+    """Masks of the whole image, one at a time: uint8 [H, W] in column order, 1 where the probability >= threshold.
+
+    Memory is one byte a pixel of the image for the mask in hand, whatever n is. Arguments and errors as in `windows`.
+    """
+    for mask, window in zip(masks, windows(masks, boxes, height, width, dialect), strict=True):
+        image = np.zeros((width, height), np.uint8)                    # transposed: COCO's code runs down the columns
+        inner = mask.astype(np.float32).T @ window.rows.T              # [m, h]
+        step = max(1, _BAND // max(1, inner.shape[1]))
+        for start in range(0, len(window.columns), step):
+            band = window.columns[start:start + step] @ inner          # [step, h]
+            image[window.left + start:window.left + start + len(band), window.top:window.top + band.shape[1]] = (
+                band >= threshold)
+        yield image.T
+
+
+def to_rle(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect: str,
+           threshold: float = 0.5) -> list[dict[str, Any]]:
+    """COCO's compressed run-length code of every pasted mask: {'size': [H, W], 'counts': text}; arguments of `paste`."""
+    return [encode(mask) for mask in paste(masks, boxes, height, width, dialect, threshold)]
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run-length code of one mask of a whole image ([H, W], 0 or not 0), ready for JSON."""
+    rle = coco_mask.encode(np.asfortranarray(mask != 0).view(np.uint8))
+    return {'size': [int(side) for side in rle['size']], 'counts': rle['counts'].decode('ascii')}
+
+
+def _pixel_center(low: float, high: float, side: int, cells: int) -> tuple[int, np.ndarray]:
+    """First pixel, and the position among the cells (centres 0 .. m - 1) of the pixels from there on."""
+    if high <= low:
+        return 0, np.zeros(0)
+    reach = 0.5 * (high - low) / cells + 1.0    # interpolation towards the zeros beyond: half a cell, whole pixels
+    first = min(max(math.floor(low - reach), 0), side)
+    last = min(max(math.ceil(high + reach), first), side)
+    return first, (np.arange(first, last) + 0.5 - low) / (high - low) * cells - 0.5
+
+
+def _detectron(low: float, high: float, side: int, cells: int) -> tuple[int, np.ndarray]:
+    """As `_pixel_center`. Counted from the border cell, which is zero, the first true cell is number 1."""
+    center, half = 0.5 * (low + high), 0.5 * (high - low) * (cells + 2) / cells
+    start, stop = int(center - half), int(center + half) + 1
+    length = max(stop - start, 1)
+    first = min(max(start, 0), side)
+    last = min(max(start + length, first), side)
+    return first, (np.arange(first, last) - start + 0.5) * (cells + 2) / length - 1.5
+
+
+def _weights(first: int, positions: np.ndarray, cells: int) -> tuple[int, np.ndarray]:
+    """Bilinear weights [pixels, m]: a cell counts 1 at its centre and falls to 0 at the next one's."""
+    distance = np.abs(positions[:, None] - np.arange(cells))
+    return first, np.maximum(0.0, 1.0 - distance).astype(np.float32)
+
+
+_DIALECTS: dict[str, Callable[[float, float, int, int], tuple[int, np.ndarray]]] = {
+    'pixel_center': _pixel_center, 'detectron': _detectron}
