@@ -1,8 +1,9 @@
 """A mask predicted over a box becomes a mask of the whole image, and COCO's run-length code (Mask 3.1, inference).
 
-n objects, m cells a side of a predicted mask (28), H x W the image in pixels. Both dialects are bilinear with zeros beyond
-the mask, hence separable: image = rows @ mask @ columns.T, where rows [h, m] and columns [w, m] hold the weight of every
-cell in every pixel of the h x w window that the mask can reach. They differ in where a pixel falls among the cells:
+n objects, m cells a side of a predicted mask (28), H x W the image in pixels. Both dialects are bilinear with zeros
+beyond the mask, hence separable: image = rows @ mask @ columns.T, where rows [h, m] and columns [w, m] hold the weight
+of every cell in every pixel of the h x w window that the mask can reach. They differ in where a pixel falls among the
+cells:
 
 - 'pixel_center' (Detectron2, MMDetection): the pixel's centre, placed in the box as it is. A box of no area is empty.
 - 'detectron' (Detectron, torchvision): the mask with a border of one zero cell is resized to the box grown by
@@ -21,7 +22,7 @@ _BAND = 1 << 20    # pixels whose probabilities are held at a time: the byte mas
 
 
 class Window(NamedTuple):
-    """What one mask covers of the image: probabilities are `rows @ mask @ columns.T`, from row `top`, column `left` on."""
+    """What one mask covers of the image, from row `top` and column `left` on: `rows @ mask @ columns.T`."""
     top: int
     left: int
     rows: np.ndarray       # float32 [h, m]
@@ -72,7 +73,7 @@ def paste(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect
 
 def to_rle(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect: str,
            threshold: float = 0.5) -> list[dict[str, Any]]:
-    """COCO's compressed run-length code of every pasted mask: {'size': [H, W], 'counts': text}; arguments of `paste`."""
+    """COCO's compressed run-length code of every pasted mask, {'size': [H, W], 'counts': text}; arguments of `paste`."""
     return [encode(mask) for mask in paste(masks, boxes, height, width, dialect, threshold)]
 
 

@@ -106,7 +106,8 @@ def test_rle_holds_the_pasted_mask():
 
 
 def test_bands_do_not_show(monkeypatch):
-    masks, boxes = np.random.default_rng(2).random((2, 6, 6)).astype(np.float32), np.array([[3., 2, 37, 29], [0, 0, 9, 50]])
+    masks = np.random.default_rng(2).random((2, 6, 6)).astype(np.float32)
+    boxes = np.array([[3., 2, 37, 29], [0, 0, 9, 50]])
     whole = list(paste.paste(masks, boxes, 40, 50, 'pixel_center'))
     monkeypatch.setattr(paste, '_BAND', 100)
     assert (np.stack(whole) == np.stack(list(paste.paste(masks, boxes, 40, 50, 'pixel_center')))).all()
