@@ -73,7 +73,7 @@ def paste(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect
 
 def to_rle(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect: str,
            threshold: float = 0.5) -> list[dict[str, Any]]:
-    """COCO's compressed run-length code of every pasted mask, {'size': [H, W], 'counts': text}; arguments of `paste`."""
+    """COCO's compressed run-length code of every mask that `paste` gives: {'size': [H, W], 'counts': text}."""
     return [encode(mask) for mask in paste(masks, boxes, height, width, dialect, threshold)]
 
 
