@@ -1,0 +1,60 @@
+"""The optimizers, and which variables they decay.
+
+g: gradient, p: parameter, v: momentum. Both classes keep their slots in the model's checkpoint.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mrcnn_tf.config import SolverConfig
+from mrcnn_tf.training.schedules import Schedule
+
+
+def build_optimizer(solver: SolverConfig, schedule: Schedule, model: keras.Model) -> keras.optimizers.Optimizer:
+    """SGD or AdamW over the trainable variables of a built model, all slots created; call it in the strategy's scope."""
+    if solver.optimizer == 'adamw':
+        # 1e-8 is the published epsilon (arXiv 1412.6980) and torch's; Keras's own is ten times that.
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=solver.weight_decay, epsilon=1e-8)
+    else:
+        optimizer = SGD(schedule, momentum=solver.momentum, weight_decay=solver.weight_decay)
+    variables = model.trainable_variables
+    optimizer.exclude_from_weight_decay([v for v in variables if not is_decayed(v, solver.decay_biases)])
+    optimizer.build(variables)
+    return optimizer
+
+
+def is_decayed(variable: Any, decay_biases: bool) -> bool:
+    """Kernels always, biases by choice, norm parameters (every other vector: gamma, beta) never."""
+    is_bias = variable.name.split('/')[-1].split(':')[0] == 'bias'    # Keras 2 names it layer/bias:0, Keras 3 bias
+    return decay_biases if is_bias else len(variable.shape) > 1
+
+
+@keras.saving.register_keras_serializable('mrcnn_tf')
+class SGD(keras.optimizers.SGD):
+    """g <- g + weight_decay p;  v <- momentum v + g;  p <- p - rate v.
+
+    The detectors' recipes mean this rule. Keras's own puts the rate into v, so that a drop of the rate is felt only
+    once the momentum has forgotten the old one, and decays p beside the momentum instead of through it.
+    """
+
+    def __init__(self, learning_rate: Any, momentum: float = 0.9, weight_decay: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(learning_rate, momentum=momentum, weight_decay=weight_decay, **kwargs)
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any = None) -> None:
+        """One variable, on one device. Keras 3 hands the rate over, Keras 2 keeps it."""
+        rate = tf.cast(self.learning_rate if learning_rate is None else learning_rate, variable.dtype)
+        momentum = self.momentums[self._index(variable)]
+        if self._use_weight_decay(variable):
+            gradient += self.weight_decay * tf.convert_to_tensor(variable)
+        momentum.assign(self.momentum * tf.convert_to_tensor(momentum) + gradient)
+        variable.assign_sub(rate * tf.convert_to_tensor(momentum))
+
+    def _index(self, variable: tf.Variable) -> int:
+        indices = self._trainable_variables_indices if hasattr(self, '_trainable_variables_indices') else self._index_dict
+        return indices[self._var_key(variable)]
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        """Nothing: Keras would decay before the step; here the decay is part of the gradient."""

@@ -1,0 +1,98 @@
+"""The learning rate as a function of the step.
+
+step: optimizer updates done before this one, from 0. r: global batch over the solver's reference batch.
+"""
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mrcnn_tf.config import SolverConfig
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+def scaled(solver: SolverConfig, global_batch: int) -> SolverConfig:
+    """The solver for this batch: learning rate times r, steps, milestones and warm-up over r, rounded up.
+
+    The linear rule of Goyal et al. (arXiv 1706.02677, 2.1); the same images are seen at the same rates.
+    """
+    if not solver.scale_with_batch:
+        return solver
+
+    def over_r(steps: int) -> int:
+        return -(-steps * solver.reference_batch // global_batch)    # in integers: a float quotient may round up once more
+
+    return dataclasses.replace(
+        solver,
+        learning_rate=solver.learning_rate * global_batch / solver.reference_batch,
+        steps=over_r(solver.steps),
+        milestones=[over_r(m) for m in solver.milestones],
+        warmup_steps=over_r(solver.warmup_steps))
+
+
+def learning_rate(solver: SolverConfig, global_batch: int) -> Schedule:
+    """The schedule of `solver`, scaled to the batch and warmed up."""
+    solver = scaled(solver, global_batch)
+    base: Schedule
+    if solver.schedule == 'cosine':
+        base = Cosine(solver.learning_rate, solver.steps)
+    else:
+        base = Steps(solver.learning_rate, solver.milestones if solver.schedule == 'step' else [], solver.gamma)
+    return WarmUp(base, solver.warmup_steps, solver.warmup_factor)
+
+
+@keras.saving.register_keras_serializable('mrcnn_tf')
+class Steps(Schedule):
+    """rate x gamma^(milestones reached): the milestone's own step already runs at the lower rate."""
+
+    def __init__(self, rate: float, milestones: Sequence[int], gamma: float) -> None:
+        self.rate, self.milestones, self.gamma = rate, list(milestones), gamma
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        step = tf.cast(step, tf.float32)
+        reached = tf.reduce_sum(tf.cast(step >= tf.constant(self.milestones, tf.float32), tf.float32))
+        return self.rate * tf.pow(self.gamma, reached)
+
+    def get_config(self) -> dict[str, Any]:
+        return {'rate': self.rate, 'milestones': self.milestones, 'gamma': self.gamma}
+
+
+@keras.saving.register_keras_serializable('mrcnn_tf')
+class Cosine(Schedule):
+    """rate x (1 + cos(pi x min(1, step / steps))) / 2: SGDR (arXiv 1608.03983, eq. 5), one cycle down to 0."""
+
+    def __init__(self, rate: float, steps: int) -> None:
+        self.rate, self.steps = rate, steps
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        progress = tf.minimum(tf.cast(step, tf.float32) / self.steps, 1.0)
+        return self.rate * 0.5 * (1.0 + tf.cos(math.pi * progress))
+
+    def get_config(self) -> dict[str, Any]:
+        return {'rate': self.rate, 'steps': self.steps}
+
+
+@keras.saving.register_keras_serializable('mrcnn_tf')
+class WarmUp(Schedule):
+    """schedule(step) x (factor + (1 - factor) x min(1, step / steps))."""
+
+    def __init__(self, schedule: Schedule, steps: int, factor: float) -> None:
+        self.schedule, self.steps, self.factor = schedule, steps, factor
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        progress = tf.minimum(tf.cast(step, tf.float32) / self.steps, 1.0) if self.steps else 1.0
+        return self.schedule(step) * (self.factor + (1.0 - self.factor) * progress)
+
+    def get_config(self) -> dict[str, Any]:
+        return {'schedule': keras.optimizers.schedules.serialize(self.schedule),
+                'steps': self.steps, 'factor': self.factor}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WarmUp:
+        return cls(**{**config, 'schedule': keras.optimizers.schedules.deserialize(config['schedule'])})

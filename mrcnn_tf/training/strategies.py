@@ -1,0 +1,85 @@
+"""Where the replicas of a step run, and which worker of a cluster this process is."""
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from mrcnn_tf.config import TrainConfig
+
+_EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+
+
+class StrategyError(ValueError):
+    """Devices or a cluster that cannot be used as asked; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process in its cluster; alone without one. The first worker is the chief: it prints and writes."""
+    index: int = 0
+    count: int = 1
+
+    @property
+    def is_chief(self) -> bool:
+        return self.index == 0
+
+
+def find_worker(train: TrainConfig) -> Worker:
+    """This process's place, from TF_CONFIG under multi_worker.
+
+    Raises:
+        StrategyError: TF_CONFIG is missing or does not describe a cluster and a task in it.
+    """
+    return _worker_of(os.environ.get('TF_CONFIG', '')) if train.strategy == 'multi_worker' else Worker()
+
+
+def make_strategy(train: TrainConfig) -> tf.distribute.Strategy:
+    """The strategy named; auto is mirrored where several GPUs are visible, else one device.
+
+    multi_worker must come before anything else that TensorFlow does in this process; it waits for all workers.
+
+    Raises:
+        StrategyError: as `find_worker`; multi_worker after TensorFlow has begun.
+    """
+    if train.strategy == 'multi_worker':
+        return _multi_worker(find_worker(train))
+    several = len(tf.config.list_logical_devices('GPU')) > 1
+    if train.strategy == 'mirrored' or (train.strategy == 'auto' and several):
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def _multi_worker(worker: Worker) -> tf.distribute.Strategy:
+    print(f'worker {worker.index + 1} of {worker.count}: waiting for all to join', flush=True)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        raise StrategyError(f'train.strategy=multi_worker: {str(error).splitlines()[0]}') from None
+
+
+def _worker_of(text: str) -> Worker:
+    """Index and count as TensorFlow orders them: the chief, then the workers."""
+    if not text.strip():
+        raise StrategyError(f'train.strategy=multi_worker needs the environment variable TF_CONFIG, such as {_EXAMPLE}')
+    try:
+        config = json.loads(text)
+        cluster, kind, index = config['cluster'], config['task']['type'], int(config['task']['index'])
+        chiefs, workers = _addresses(cluster, 'chief'), _addresses(cluster, 'worker')
+        in_kind = {'chief': chiefs, 'worker': workers}[kind]
+        if not 0 <= index < len(in_kind):
+            raise ValueError(f'task index {index} of {len(in_kind)} in cluster.{kind}')
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f'no key or value {error}' if isinstance(error, KeyError) else str(error)
+        raise StrategyError(f'TF_CONFIG: {reason}; expected a JSON object such as {_EXAMPLE}') from None
+    return Worker(index + (len(chiefs) if kind == 'worker' else 0), len(chiefs) + len(workers))
+
+
+def _addresses(cluster: dict[str, Any], kind: str) -> list[str]:
+    addresses = cluster.get(kind, []) if isinstance(cluster, dict) else None
+    if not isinstance(addresses, list):
+        raise ValueError(f'cluster.{kind} is {addresses!r}, not a list of host:port')
+    return addresses

@@ -1,0 +1,65 @@
+"""TF_CONFIG read and refused; the strategy each name gives."""
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf.config import TrainConfig
+from mrcnn_tf.training.strategies import StrategyError, Worker, find_worker, make_strategy
+
+MULTI = TrainConfig(strategy='multi_worker')
+
+
+def tf_config(kind: str, index: int, **cluster: Any) -> str:
+    return json.dumps({'cluster': cluster, 'task': {'type': kind, 'index': index}})
+
+
+@pytest.mark.parametrize('text, expected', [
+    (tf_config('worker', 1, worker=['a:1', 'b:1']), Worker(1, 2)),
+    (tf_config('worker', 0, chief=['a:1'], worker=['b:1', 'c:1']), Worker(1, 3)),
+    (tf_config('chief', 0, chief=['a:1'], worker=['b:1']), Worker(0, 2))])
+def test_place_in_the_cluster(text: str, expected: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TF_CONFIG', text)
+    assert find_worker(MULTI) == expected
+    assert expected.is_chief == (expected.index == 0)
+
+
+@pytest.mark.parametrize('text, reason', [
+    ('', 'needs the environment variable TF_CONFIG'),
+    ('{"cluster"', 'TF_CONFIG: Expecting'),
+    ('[]', 'TF_CONFIG: list indices'),
+    ('{}', "TF_CONFIG: no key or value 'cluster'"),
+    (json.dumps({'cluster': {'worker': ['a:1']}}), "no key or value 'task'"),
+    (json.dumps({'cluster': 3, 'task': {'type': 'worker', 'index': 0}}), 'not a list of host:port'),
+    (tf_config('worker', 2, worker=['a:1', 'b:1']), 'task index 2 of 2 in cluster.worker'),
+    (tf_config('worker', 0, chief=['a:1']), 'task index 0 of 0 in cluster.worker'),
+    (tf_config('worker', 0, worker='a:1'), "cluster.worker is 'a:1', not a list"),
+    (tf_config('ps', 0, ps=['a:1']), "no key or value 'ps'")])
+def test_a_bad_tf_config_is_one_line(text: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TF_CONFIG', text)
+    with pytest.raises(StrategyError) as error:
+        make_strategy(MULTI)
+    assert reason in str(error.value)
+    assert 'host1:2222' in str(error.value)    # the remedy: an example
+    assert '\n' not in str(error.value)
+
+
+def test_multi_worker_after_tensorflow_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    tf.zeros([])
+    monkeypatch.setenv('TF_CONFIG', tf_config('worker', 0, worker=['localhost:1', 'localhost:2']))
+    with pytest.raises(StrategyError, match='multi_worker: .*startup'):
+        make_strategy(MULTI)
+
+
+def test_without_a_cluster_the_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TF_CONFIG', 'ignored')
+    assert find_worker(TrainConfig()) == Worker(0, 1)
+
+
+@pytest.mark.parametrize('name, replicated', [('auto', False), ('one_device', False), ('mirrored', True)])
+def test_strategies_by_name(name: str, replicated: bool) -> None:
+    strategy = make_strategy(TrainConfig(strategy=name))
+    assert isinstance(strategy, tf.distribute.MirroredStrategy) == replicated
