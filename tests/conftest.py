@@ -52,3 +52,12 @@ def coco_dir() -> pathlib.Path:
 def parity_dir() -> pathlib.Path:
     """Stage-by-stage numbers of a reference Mask R-CNN: `ops.npz`, `infer_*.npz`, `train_*.npz`, `tolerances.json`."""
     return _folder(_SHARED / 'parity')
+
+
+@pytest.fixture(scope='session')
+def ops_kit(parity_dir: pathlib.Path):  # noqa: ANN201
+    """Operator cases of the reference, arrays by name."""
+    import numpy as np
+
+    with np.load(parity_dir / 'ops.npz') as arrays:
+        return dict(arrays)
