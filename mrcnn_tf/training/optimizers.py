@@ -14,7 +14,7 @@ from mrcnn_tf.training.schedules import Schedule
 
 
 def build_optimizer(solver: SolverConfig, schedule: Schedule, model: keras.Model) -> keras.optimizers.Optimizer:
-    """SGD or AdamW over the trainable variables of a built model, all slots created; call it in the strategy's scope."""
+    """SGD or AdamW with all slots of a built model's trainable variables; call it in the strategy's scope."""
     if solver.optimizer == 'adamw':
         # 1e-8 is the published epsilon (arXiv 1412.6980) and torch's; Keras's own is ten times that.
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=solver.weight_decay, epsilon=1e-8)
@@ -53,8 +53,8 @@ class SGD(keras.optimizers.SGD):
         variable.assign_sub(rate * tf.convert_to_tensor(momentum))
 
     def _index(self, variable: tf.Variable) -> int:
-        indices = self._trainable_variables_indices if hasattr(self, '_trainable_variables_indices') else self._index_dict
-        return indices[self._var_key(variable)]
+        keras_3 = hasattr(self, '_trainable_variables_indices')
+        return (self._trainable_variables_indices if keras_3 else self._index_dict)[self._var_key(variable)]
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Nothing: Keras would decay before the step; here the decay is part of the gradient."""

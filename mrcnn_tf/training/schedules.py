@@ -26,7 +26,7 @@ def scaled(solver: SolverConfig, global_batch: int) -> SolverConfig:
         return solver
 
     def over_r(steps: int) -> int:
-        return -(-steps * solver.reference_batch // global_batch)    # in integers: a float quotient may round up once more
+        return -(-steps * solver.reference_batch // global_batch)    # in integers, where nothing is rounded twice
 
     return dataclasses.replace(
         solver,

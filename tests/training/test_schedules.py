@@ -15,7 +15,7 @@ SOLVER = SolverConfig(learning_rate=0.02, steps=100, milestones=[60, 80], gamma=
 
 
 @pytest.mark.parametrize('step, expected', [
-    (0, 0.002), (5, 0.02 * (0.1 + 0.9 * 0.5)), (10, 0.02), (59, 0.02), (60, 0.002), (79, 0.002), (80, 2e-4), (99, 2e-4)])
+    (0, 0.002), (5, 0.02 * (0.1 + 0.9 * 0.5)), (10, 0.02), (59, 0.02), (60, 2e-3), (79, 2e-3), (80, 2e-4), (99, 2e-4)])
 def test_steps_with_warm_up(step: int, expected: float) -> None:
     np.testing.assert_allclose(learning_rate(SOLVER, 16)(step), expected, rtol=1e-6)
 
