@@ -1,0 +1,177 @@
+"""The model directory: config.yaml, categories.json and checkpoints/step-N of weights, optimizer slots and step.
+
+N: optimizer updates done. A checkpoint counts once TensorFlow's `checkpoint` file, which is replaced in one go, names
+it; what an interrupted save left is removed by the next.
+"""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mrcnn_tf import config as configuration
+from mrcnn_tf import files
+from mrcnn_tf.config import Config
+from mrcnn_tf.input.records import Category, read_categories, write_categories
+from mrcnn_tf.training.strategies import Worker
+
+# How the steps are run, not what they compute: may differ when training is resumed.
+_FREE = ('train.strategy', 'train.jit_compile', 'train.checkpoint_every', 'train.keep_checkpoints', 'train.log_every')
+
+
+class CheckpointError(ValueError):
+    """A model directory that cannot be read or written as asked; the message is one line: where, why, remedy."""
+
+
+def create(model_dir: pathlib.Path, config: Config, categories: Sequence[Category]) -> None:
+    """Writes config.yaml and categories.json, or checks that those of an existing directory are the same.
+
+    Raises:
+        CheckpointError: the directory belongs to another config or other categories.
+        OSError: no permission, the disk is full.
+    """
+    if (model_dir / 'config.yaml').is_file():
+        _check_same(model_dir, config, categories)
+    elif (model_dir / 'checkpoints').is_dir():
+        raise CheckpointError(f'{model_dir} has checkpoints but no config.yaml to say of what; give another --model-dir')
+    write_categories(model_dir / 'categories.json', categories)
+    with files.atomic_path(model_dir / 'config.yaml') as path:    # last: a directory with a config is whole
+        configuration.save(config, path)
+
+
+def read(model_dir: pathlib.Path) -> tuple[Config, list[Category]]:
+    """What `create` wrote.
+
+    Raises:
+        CheckpointError: not a model directory.
+        ConfigError, ManifestError: one of the two files is damaged.
+    """
+    if not (model_dir / 'config.yaml').is_file():
+        raise CheckpointError(f'{model_dir} is not a model directory (no config.yaml); give one that `mrcnn train` wrote')
+    return configuration.load(model_dir / 'config.yaml'), read_categories(model_dir / 'categories.json')
+
+
+class Checkpoints:
+    """The checkpoints of a model directory, for a compiled model whose optimizer has its slots."""
+
+    def __init__(self, model_dir: pathlib.Path, model: keras.Model, keep: int, worker: Worker = Worker()) -> None:
+        """keep: how many stay, the newest; the chief `worker` writes, and all take part."""
+        self.directory = model_dir / 'checkpoints'
+        self._worker = worker
+        self._keep = keep
+        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+    def restore(self) -> int:
+        """Restores the newest checkpoint, where there is one, whole; returns its step, 0 without.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, or of another architecture or optimizer.
+        """
+        newest = find_newest(self.directory)
+        if newest is None:
+            return 0
+        with _explained(newest):
+            status = self._checkpoint.restore(str(newest))
+            try:
+                status.assert_consumed()
+            finally:
+                status.expect_partial()    # or TensorFlow lists on stderr what was not consumed, below the one line
+        return int(self._checkpoint.optimizer.iterations.numpy())
+
+    def save(self, step: int) -> None:
+        """Writes step-N, then forgets the oldest beyond `keep`.
+
+        Raises:
+            CheckpointError: the disk is full, no permission; the checkpoints before are as they were.
+        """
+        # Every worker saves, because variables that are averaged when read need all of them; only the chief's stays.
+        with contextlib.nullcontext(self.directory) if self._worker.is_chief else _scratch() as directory:
+            try:
+                tf.train.CheckpointManager(
+                    self._checkpoint, str(directory), self._keep, checkpoint_name='step').save(checkpoint_number=step)
+            except (OSError, tf.errors.OpError) as error:
+                raise CheckpointError(f'{directory}: step-{step} cannot be written ({_reason(error)}); the checkpoints '
+                                      'before are whole: make room and resume with the same command') from None
+            finally:
+                _sweep(directory)
+
+
+def find_newest(directory: pathlib.Path) -> pathlib.Path | None:
+    """Prefix of the newest whole checkpoint; None where there never was one.
+
+    Raises:
+        CheckpointError: the list of checkpoints is damaged, or the files of all that it names are gone.
+    """
+    if not (directory / 'checkpoint').is_file():
+        return None
+    named = _named(directory)
+    present = [path for path in named if path.with_name(f'{path.name}.index').is_file()]
+    if not present:
+        raise CheckpointError(f'{directory / "checkpoint"} names no checkpoint that is there; '
+                              f'restore the files, or remove {directory} to start again')
+    return present[-1]
+
+
+def _named(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Prefixes in TensorFlow's list, the oldest first."""
+    state = tf.train.get_checkpoint_state(str(directory))
+    return [directory / pathlib.Path(path).name for path in state.all_model_checkpoint_paths] if state else []
+
+
+def _sweep(directory: pathlib.Path) -> None:
+    """Removes step files that the list does not name: what saves that were killed or found the disk full have left."""
+    named = {path.name for path in _named(directory)}
+    if not named and (directory / 'checkpoint').is_file():
+        return    # a list that cannot be read does not mean that there is nothing to keep
+    for path in directory.glob('step-*'):
+        if path.name.split('.')[0] not in named:
+            files.remove(path)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[pathlib.Path]:
+    with tempfile.TemporaryDirectory() as directory:
+        yield pathlib.Path(directory)
+
+
+@contextlib.contextmanager
+def _explained(prefix: pathlib.Path) -> Iterator[None]:
+    """Turns what TensorFlow raises for a checkpoint into one line."""
+    try:
+        yield
+    except (AssertionError, ValueError) as error:
+        raise CheckpointError(f'{prefix} is of another model or optimizer ({_reason(error)}); '
+                              'give another --model-dir') from None
+    except (LookupError, tf.errors.OpError) as error:
+        raise CheckpointError(f'{prefix} is damaged ({_reason(error)}); '
+                              f'remove {prefix}.* to go on from the checkpoint before') from None
+
+
+def _reason(error: Exception) -> str:
+    lines = str(getattr(error, 'message', None) or error).strip().splitlines()
+    return lines[0].split('}} ')[-1][:200] if lines else type(error).__name__
+
+
+def _check_same(model_dir: pathlib.Path, config: Config, categories: Sequence[Category]) -> None:
+    there, categories_there = read(model_dir)
+    different = [*_differences(dataclasses.asdict(there), dataclasses.asdict(config))]
+    if list(categories) != categories_there:
+        different.append('the categories of the data differ')
+    if different:
+        raise CheckpointError(
+            f'{model_dir} holds another run: {"; ".join(different[:3])}{", ..." if len(different) > 3 else ""}; '
+            f'give another --model-dir, or resume with {model_dir / "config.yaml"} as the config')
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = '') -> Iterator[str]:
+    for key, value in there.items():
+        if isinstance(value, dict):
+            yield from _differences(value, here[key], f'{prefix}{key}.')
+        elif value != here[key] and f'{prefix}{key}' not in _FREE:
+            yield f'{prefix}{key} is {value} there and {here[key]} here'

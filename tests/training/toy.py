@@ -1,0 +1,71 @@
+"""A detector's interface on two small layers: build_model, compile, fit, last_image_ids, five losses.
+
+What a step computes depends on the batch, the seed and the step, as in the real model, so that a resume which misses
+one of the three gives other weights.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+NAMES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
+
+
+def batches(start_step: int = 0, batch: int = 4, rows: slice = slice(None)) -> tf.data.Dataset:
+    """An endless set from batch `start_step` on: images [batch, 3] and ids; `rows` of each batch."""
+    def batch_of(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = tf.random.stateless_uniform([batch, 3], [1, step])
+        return {'images': images[rows], 'image_ids': (step * batch + tf.range(batch, dtype=tf.int64))[rows]}
+    return tf.data.Dataset.counter(start_step).map(batch_of)
+
+
+class ToyModel(keras.Model):
+    """images [B, 3] -> [B, 2], drawn to zero by five losses of unequal weight."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.first = keras.layers.Dense(width, activation='tanh', name='first')
+        self.second = keras.layers.Dense(2, name='second')
+        self.poison_at = -1    # the step (from 0) whose loss is not a number
+        self(tf.zeros([1, 3]))
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return self.second(self.first(images))
+
+    def compile(self, optimizer: keras.optimizers.Optimizer, clip_norm: float | None = None, seed: int = 0,
+                jit_compile: bool = False) -> None:
+        super().compile(optimizer=optimizer, jit_compile=jit_compile)
+        self.seed = seed
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Keras 3 would reduce a batch of dictionaries; the model is built."""
+
+    def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
+        step = tf.function(self._step)
+
+        def train_function(iterator: Any) -> dict[str, tf.Tensor]:
+            batch = next(iterator)
+            self.last_image_ids = batch['image_ids']
+            return step(batch)
+        self.train_function = train_function
+        return train_function
+
+    def _step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        logs = self.distribute_strategy.run(self._replica_step, args=(batch,))
+        return {name: self.distribute_strategy.reduce('SUM', value, axis=None) for name, value in logs.items()}
+
+    def _replica_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        step = tf.convert_to_tensor(self.optimizer.iterations)
+        noise = tf.random.stateless_uniform([], [self.seed, tf.cast(step, tf.int32)])
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            error = tf.reduce_mean(tf.square(self(batch['images'], training=True) - noise)) / replicas
+            losses = {name: error * (i + 1) for i, name in enumerate(NAMES)}
+            losses['loss_mask'] /= tf.where(tf.equal(step, self.poison_at), 0.0, 1.0)
+            losses['loss'] = tf.add_n([losses[name] for name in NAMES])
+        gradients = tape.gradient(losses['loss'], self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return losses
