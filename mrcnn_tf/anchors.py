@@ -21,7 +21,7 @@ def base_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool)
 
 
 class AnchorGenerator(keras.layers.Layer):
-    """Feature map sizes -> anchors float32 [A, 4] in px of the canvas, neither clipped nor dropped at its border.
+    """Levels [B, rows, columns, C] -> anchors float32 [A, 4] in px of the canvas, neither clipped nor dropped.
 
     Args:
         sizes: sides in px, one list a level.
@@ -40,13 +40,13 @@ class AnchorGenerator(keras.layers.Layer):
         """Anchors of one cell, a number a level."""
         return [len(s) * len(self.ratios) for s in self.sizes]
 
-    def call(self, grid_sizes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> tf.Tensor:
-        """grid_sizes: (rows, columns) of each level; canvas: (height, width) px. Both static."""
-        levels = [self._level(base_anchors(sizes, self.ratios, self.rounded), grid, canvas)
-                  for sizes, grid in zip(self.sizes, grid_sizes, strict=True)]
+    def call(self, features: Sequence[tf.Tensor], canvas: tuple[int, int] = (0, 0)) -> tf.Tensor:
+        """features: of static shape, the finest first; canvas: (height, width) px of the images they come from."""
+        levels = [self._level(base_anchors(sizes, self.ratios, self.rounded), feature.shape[1:3], canvas)
+                  for sizes, feature in zip(self.sizes, features, strict=True)]
         return tf.constant(np.concatenate(levels))
 
-    def _level(self, base: np.ndarray, grid: tuple[int, int], canvas: tuple[int, int]) -> np.ndarray:
+    def _level(self, base: np.ndarray, grid: Sequence[int], canvas: tuple[int, int]) -> np.ndarray:
         rows, columns = grid
         y = (np.arange(rows, dtype=np.float32) + self.offset) * (canvas[0] // rows)
         x = (np.arange(columns, dtype=np.float32) + self.offset) * (canvas[1] // columns)

@@ -1,0 +1,64 @@
+"""From the box head's output to the best D boxes of an image: Mask R-CNN 3.1, inference.
+
+B images, R RoIs an image, K classes without background, D detections kept.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from mrcnn_tf import boxes as box_ops
+from mrcnn_tf.config import DetectionConfig
+
+
+class Selected(NamedTuple):
+    """boxes float32 [B, D, 4] px, scores float32 [B, D], labels int32 [B, D] in 1..K, valid bool [B, D]; best first.
+
+    Zeros where not valid.
+    """
+    boxes: tf.Tensor
+    scores: tf.Tensor
+    labels: tf.Tensor
+    valid: tf.Tensor
+
+
+def select(rois: tf.Tensor, roi_valid: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor, sizes: tf.Tensor,
+           config: DetectionConfig, box_weights: list[float], engine: str) -> Selected:
+    """Scores and boxes of every class, suppression within each class, the best of all classes.
+
+    Args:
+        rois: float32 [B, R, 4] px; roi_valid: bool [B, R].
+        logits: float32 [B, R, K + 1], background first; deltas: float32 [B, R, K or 1, 4].
+        sizes: float32 [B, 2], px of each image, to which boxes are clipped.
+        engine: 'op' keeps every candidate; 'xla' the `config.pre_nms` of highest score, an upper limit on its memory.
+    """
+    batch, number, classes = rois.shape[0], rois.shape[1], logits.shape[2] - 1
+    scores = tf.nn.softmax(logits)[:, :, 1:]                                              # [B, R, K]
+    boxes = box_ops.decode(deltas, rois[:, :, None, :], box_weights)                      # [B, R, K or 1, 4]
+    boxes = tf.reshape(box_ops.clip(tf.reshape(boxes, [batch, -1, 4]), sizes), [batch, number, -1, 4])
+    usable = tf.reduce_all(boxes[..., 2:] - boxes[..., :2] >= config.min_side, axis=-1) & roi_valid[:, :, None]
+    scores = tf.where(usable & (scores > config.score_threshold), scores, box_ops.LOWEST)
+    if engine == 'op':
+        return _select_op(boxes, scores, config)
+    boxes = tf.reshape(tf.broadcast_to(boxes, [batch, number, classes, 4]), [batch, -1, 4])
+    top, index = tf.math.top_k(tf.reshape(scores, [batch, -1]), min(config.pre_nms, number * classes))
+    boxes, labels = tf.gather(boxes, index, batch_dims=1), index % classes + 1
+    kept, valid = box_ops.nms(boxes, top, config.nms_iou, config.max_detections, engine, groups=labels)
+    boxes, top, labels = (tf.gather(x, kept, batch_dims=1) for x in (boxes, top, labels))
+    return _padded(boxes, top, labels, valid, config.max_detections)
+
+
+def _select_op(boxes: tf.Tensor, scores: tf.Tensor, config: DetectionConfig) -> Selected:
+    kept, top, labels, count = tf.image.combined_non_max_suppression(
+        boxes, scores, config.max_detections, config.max_detections, config.nms_iou,
+        score_threshold=box_ops.LOWEST, clip_boxes=False)
+    valid = tf.range(config.max_detections) < count[:, None]
+    return _padded(kept, top, tf.cast(labels, tf.int32) + 1, valid, config.max_detections)
+
+
+def _padded(boxes: tf.Tensor, scores: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor, limit: int) -> Selected:
+    missing = [[0, 0], [0, limit - boxes.shape[1]]]
+    return Selected(tf.pad(tf.where(valid[..., None], boxes, 0.), [*missing, [0, 0]]),
+                    tf.pad(tf.where(valid, scores, 0.), missing), tf.pad(tf.where(valid, labels, 0), missing),
+                    tf.pad(valid, missing))

@@ -1,0 +1,86 @@
+"""Region proposal network: Faster R-CNN 3.1, on every level of a pyramid (FPN 4.1).
+
+B images, A anchors of all levels, a anchors of one cell, P proposals kept.
+"""
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Sequence
+
+import keras
+import tensorflow as tf
+
+from mrcnn_tf import boxes as box_ops
+from mrcnn_tf.config import RPNConfig
+
+
+class RPNHead(keras.layers.Layer):
+    """3x3 convolution, then 1x1 for objectness and deltas, shared by all levels (Faster fig. 3).
+
+    Levels [B, h, w, C] -> for each level float32 logits [B, h * w * a] and deltas [B, h * w * a, 4].
+    """
+
+    def __init__(self, channels: int, anchors_per_cell: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+        def conv(filters: int, kernel: int, name: str, activation: str | None = None) -> keras.layers.Conv2D:
+            return keras.layers.Conv2D(filters, kernel, padding='same', activation=activation, name=name,
+                                       kernel_initializer=keras.initializers.RandomNormal(stddev=.01))
+
+        self.conv = conv(channels, 3, 'conv', 'relu')
+        self.objectness = conv(anchors_per_cell, 1, 'objectness')
+        self.deltas = conv(4 * anchors_per_cell, 1, 'deltas')
+
+    def call(self, features: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        logits, deltas = [], []
+        for feature in features:
+            hidden = self.conv(feature)
+            batch = feature.shape[0]
+            logits.append(tf.reshape(tf.cast(self.objectness(hidden), tf.float32), [batch, -1]))
+            deltas.append(tf.reshape(tf.cast(self.deltas(hidden), tf.float32), [batch, -1, 4]))
+        return logits, deltas
+
+
+class Proposals(NamedTuple):
+    """boxes float32 [B, P, 4] px, clipped; logits float32 [B, P], best first; valid bool [B, P]."""
+    boxes: tf.Tensor
+    logits: tf.Tensor
+    valid: tf.Tensor
+
+
+def propose(logits: Sequence[tf.Tensor], deltas: Sequence[tf.Tensor], anchors: tf.Tensor, sizes: tf.Tensor,
+            config: RPNConfig, training: bool, engine: str) -> Proposals:
+    """The best boxes of each level, after suppression within it, together the best of the image (Faster 3.3).
+
+    Args:
+        logits, deltas: of `RPNHead`; anchors: float32 [A, 4]; sizes: float32 [B, 2], px of each image.
+    """
+    before = config.pre_nms_train if training else config.pre_nms_test
+    after = config.post_nms_train if training else config.post_nms_test
+    levels = [_best_of_level(*level, sizes, before, config.min_side) for level in zip(
+        logits, deltas, tf.split(anchors, [x.shape[1] for x in logits]), strict=True)]
+    boxes = tf.concat([b for b, _ in levels], axis=1)                    # [B, L, n, 4], n = before
+    scores = tf.concat([s for _, s in levels], axis=1)                   # [B, L, n]
+    batch, count, width = scores.shape
+    kept, valid = box_ops.nms(tf.reshape(boxes, [-1, width, 4]), tf.reshape(scores, [-1, width]),
+                              config.nms_iou, min(after, width), engine)
+    boxes = tf.gather(boxes, tf.reshape(kept, [batch, count, -1]), batch_dims=2)
+    scores = tf.gather(scores, tf.reshape(kept, [batch, count, -1]), batch_dims=2)
+    scores = tf.where(tf.reshape(valid, scores.shape), scores, box_ops.LOWEST)
+    boxes, scores = tf.reshape(boxes, [batch, -1, 4]), tf.reshape(scores, [batch, -1])
+    scores, best = tf.math.top_k(scores, min(after, scores.shape[1]))
+    valid = scores > box_ops.LOWEST
+    boxes = tf.where(valid[..., None], tf.gather(boxes, best, batch_dims=1), 0.)
+    return Proposals(tf.stop_gradient(boxes), tf.stop_gradient(scores), valid)
+
+
+def _best_of_level(logits: tf.Tensor, deltas: tf.Tensor, anchors: tf.Tensor, sizes: tf.Tensor, limit: int,
+                   min_side: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """The `limit` boxes of highest logit, decoded and clipped: [B, 1, limit, 4], [B, 1, limit]; filled with LOWEST."""
+    scores, best = tf.math.top_k(logits, min(limit, logits.shape[1]))
+    boxes = box_ops.decode(tf.gather(deltas, best, batch_dims=1), tf.gather(anchors, best))
+    boxes = box_ops.clip(boxes, sizes)
+    large = tf.reduce_all(boxes[..., 2:] - boxes[..., :2] >= min_side, axis=-1)
+    scores = tf.where(large, scores, box_ops.LOWEST)
+    missing = limit - scores.shape[1]
+    boxes = tf.pad(boxes, [[0, 0], [0, missing], [0, 0]])
+    return boxes[:, None], tf.pad(scores, [[0, 0], [0, missing]], constant_values=box_ops.LOWEST)[:, None]
