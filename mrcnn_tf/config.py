@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import os
 import pathlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from typing import Any, List, Optional, Sequence, Union, cast
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 
 class ConfigError(ValueError):
@@ -34,16 +36,16 @@ def _list(*values: Any) -> Any:
 @dataclass
 class DataConfig:
     """What is read and how it is brought to static shapes."""
-    train: Optional[str] = None           # manifest (NAME.json) that `mrcnn convert` wrote
-    validation: Optional[str] = None
+    train: str | None = None              # manifest (NAME.json) that `mrcnn convert` wrote
+    validation: str | None = None
     batch_size: int = 16                  # global: all replicas together
     evaluation_batch_size: int = 1        # global
-    short_sides: List[int] = _list(640, 672, 704, 736, 768, 800)   # training: one is drawn per image (D2)
+    short_sides: list[int] = _list(640, 672, 704, 736, 768, 800)   # training: one is drawn per image (D2)
     long_side: int = 1333
     test_short_side: int = 800
     test_long_side: int = 1333
-    canvases: List[List[int]] = field(    # [height, width]; an image goes to the smallest that holds it
-        default_factory=lambda: [[832, 1344], [1344, 832], [1088, 1088]])
+    canvases: list[list[int]] = field(    # [height, width]; an image goes to the smallest that holds it
+        default_factory=lambda: [[800, 1088], [1088, 800], [800, 1344], [1344, 800]])
     flip_horizontal: float = 0.5          # probability
     flip_vertical: float = 0.0
     max_objects: int = 100                # ground truths kept per image, the largest first; the rest is counted
@@ -68,8 +70,8 @@ class BackboneConfig:
 @dataclass
 class AnchorConfig:
     """Faster 3.1.1, one scale a level (FPN 4.1)."""
-    sizes: List[List[float]] = field(default_factory=lambda: [[32.], [64.], [128.], [256.], [512.]])
-    ratios: List[float] = _list(0.5, 1.0, 2.0)    # height / width
+    sizes: list[list[float]] = field(default_factory=lambda: [[32.], [64.], [128.], [256.], [512.]])
+    ratios: list[float] = _list(0.5, 1.0, 2.0)    # height / width
     rounded: bool = False                 # dialect: TV rounds the base anchors to whole pixels
     offset: float = 0.0                   # of the first centre, in strides
 
@@ -110,7 +112,7 @@ class BoxHeadConfig:
     """Two fully connected layers, K + 1 scores, K box regressions (Fast 2; FPN 4.2)."""
     pool_size: int = 7
     width: int = 1024
-    box_weights: List[float] = _list(10.0, 10.0, 5.0, 5.0)    # dy, dx, dh, dw
+    box_weights: list[float] = _list(10.0, 10.0, 5.0, 5.0)    # dy, dx, dh, dw
     class_agnostic: bool = False
     smooth_l1_beta: float = 0.0           # dialect: 0 (D2), 1 (Fast), 1/9 (TV)
 
@@ -142,8 +144,8 @@ class ModelConfig:
     kind: str = _choice('mask_rcnn', 'faster_rcnn')
     num_classes: int = 80                 # K, without background
     channel_order: str = _choice('bgr', 'rgb')                    # dialect: what the weights were trained with
-    pixel_mean: List[float] = _list(103.53, 116.28, 123.675)      # in channel_order, of 0..255
-    pixel_std: List[float] = _list(1.0, 1.0, 1.0)
+    pixel_mean: list[float] = _list(103.53, 116.28, 123.675)      # in channel_order, of 0..255
+    pixel_std: list[float] = _list(1.0, 1.0, 1.0)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)
@@ -163,13 +165,13 @@ class SolverConfig:
     decay_biases: bool = False            # dialect: D2 True; norm parameters are never decayed
     steps: int = 90000
     schedule: str = _choice('step', 'cosine', 'constant')
-    milestones: List[int] = _list(60000, 80000)
+    milestones: list[int] = _list(60000, 80000)
     gamma: float = 0.1
     warmup_steps: int = 1000
     warmup_factor: float = 0.001
     reference_batch: int = 16
     scale_with_batch: bool = True         # learning rate x r, steps, milestones, warm-up / r; r = batch / reference
-    clip_norm: Optional[float] = None     # of the gradient of all replicas together
+    clip_norm: float | None = None        # of the gradient of all replicas together
 
 
 @dataclass
@@ -194,7 +196,34 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def load(source: Union[str, pathlib.Path], overrides: Sequence[str] = ()) -> Config:
+_LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ('at least 1', lambda x: x >= 1, """
+        data.batch_size data.evaluation_batch_size data.short_sides data.long_side data.test_short_side
+        data.test_long_side data.canvases data.max_objects data.mask_size data.shuffle_buffer
+        model.num_classes model.backbone.fpn_channels model.rpn.batch_per_image model.rpn.pre_nms_train
+        model.rpn.pre_nms_test model.rpn.post_nms_train model.rpn.post_nms_test model.roi.batch_per_image
+        model.box_head.pool_size model.box_head.width model.mask_head.pool_size model.mask_head.width
+        model.detections.max_detections model.detections.pre_nms solver.steps solver.milestones
+        solver.reference_batch train.checkpoint_every train.keep_checkpoints train.log_every"""),
+    ('0 or more', lambda x: x >= 0, """
+        model.backbone.norm_epsilon model.rpn.min_side model.rpn.smooth_l1_beta model.roi.sampling_ratio
+        model.box_head.smooth_l1_beta model.mask_head.convolutions model.detections.min_side
+        solver.weight_decay solver.warmup_steps train.seed"""),
+    ('above 0', lambda x: x > 0, """
+        model.pixel_std model.anchors.sizes model.anchors.ratios model.roi.canonical_size
+        model.box_head.box_weights solver.learning_rate solver.gamma solver.clip_norm"""),
+    ('0 to 1', lambda x: 0 <= x <= 1, """
+        data.flip_horizontal data.flip_vertical model.backbone.norm_momentum model.rpn.positive_iou
+        model.rpn.negative_iou model.rpn.positive_fraction model.rpn.nms_iou model.rpn.crowd_iof
+        model.roi.positive_iou model.roi.positive_fraction model.roi.crowd_iof
+        model.detections.score_threshold model.detections.nms_iou solver.momentum solver.warmup_factor"""),
+    ('0 to 5', lambda x: 0 <= x <= 5, 'model.backbone.frozen_stages'),
+    ('one of the levels 2 to 5', lambda x: 2 <= x <= 5, 'model.roi.canonical_level'),
+    ('a finite number', math.isfinite, 'model.pixel_mean model.anchors.offset'),
+)
+
+
+def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file over its `base` files, then `key=value` overrides, and checks the result.
 
     Args:
@@ -205,125 +234,176 @@ def load(source: Union[str, pathlib.Path], overrides: Sequence[str] = ()) -> Con
         ConfigError: a missing or unreadable file, an unknown key, a wrong type, a value out of range.
     """
     merged = OmegaConf.structured(Config)
-    for origin, layer in _layers(_find(source)):
-        merged = _merge(merged, layer, origin)
-    for text in overrides:
-        if '=' not in text:
-            raise ConfigError(f'override {text!r}: expected key=value')
-        key, value = text.split('=', 1)
-        try:
-            layer = OmegaConf.create()
-            OmegaConf.update(layer, key, OmegaConf.from_dotlist([f'value={value}'])['value'])
-        except (YAMLError, OmegaConfBaseException) as error:
-            raise ConfigError(f'override {text!r}: {_first_line(error)}') from None
-        merged = _merge(merged, layer, f'override {text!r}')
-    config = cast(Config, OmegaConf.to_object(merged))
+    for origin, layer in [*_layers(_find(source)), *map(_override, overrides)]:
+        _apply(merged, layer, Config, '', origin)
+    try:
+        config = cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:                 # an interpolation, ${...}, that leads nowhere
+        raise ConfigError(f'{source}: {error.full_key}: {_reason(error)}') from None
     validate(config)
     return config
 
 
-def save(config: Config, path: Union[str, pathlib.Path]) -> None:
-    """Writes the resolved config as YAML that `load` reads back to an equal object."""
-    pathlib.Path(path).write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+def save(config: Config, path: str | pathlib.Path) -> None:
+    """Writes the resolved config, whole or not at all, as YAML that `load` reads back to an equal object."""
+    partial = pathlib.Path(f'{path}.partial')
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding='utf-8')
+    os.replace(partial, path)
 
 
 def validate(config: Config) -> None:
     """Raises ConfigError for the first field whose value is impossible, alone or beside another."""
     _check_choices(config, '')
-    checks = (
-        ('data.batch_size', config.data.batch_size >= 1, 'at least 1'),
-        ('data.evaluation_batch_size', config.data.evaluation_batch_size >= 1, 'at least 1'),
-        ('data.short_sides', bool(config.data.short_sides) and min(config.data.short_sides) >= 1, 'positive sides'),
-        ('data.canvases', bool(config.data.canvases) and all(
-            len(c) == 2 and min(c) > 0 and c[0] % 32 == 0 and c[1] % 32 == 0 for c in config.data.canvases),
-         '[height, width] pairs that 32 divides'),
-        ('data.max_objects', config.data.max_objects >= 1, 'at least 1'),
-        ('model.num_classes', config.model.num_classes >= 1, 'at least 1'),
-        ('model.pixel_mean', len(config.model.pixel_mean) == 3, 'three numbers'),
-        ('model.pixel_std', len(config.model.pixel_std) == 3 and min(config.model.pixel_std) > 0,
-         'three positive numbers'),
-        ('model.backbone.frozen_stages', 0 <= config.model.backbone.frozen_stages <= 5, '0 to 5'),
-        ('model.anchors.sizes', len(config.model.anchors.sizes) == 5, 'one list of sizes for each of P2..P6'),
-        ('model.rpn.negative_iou', config.model.rpn.negative_iou <= config.model.rpn.positive_iou,
-         'at most model.rpn.positive_iou'),
-        ('model.roi.sampling_ratio', config.model.roi.sampling_ratio >= 0, '0 (adaptive) or more'),
-        ('model.box_head.box_weights', len(config.model.box_head.box_weights) == 4, 'four numbers'),
-        ('solver.steps', config.solver.steps >= 1, 'at least 1'),
-        ('solver.learning_rate', config.solver.learning_rate > 0, 'above 0'),
-        ('train.checkpoint_every', config.train.checkpoint_every >= 1, 'at least 1'),
-        ('train.log_every', config.train.log_every >= 1, 'at least 1'),
-    )
-    for name, holds, expected in checks:
-        if not holds:
-            value: Any = config
-            for part in name.split('.'):
-                value = getattr(value, part)
-            raise ConfigError(f'{name} is {value}: expected {expected}')
+    for expected, holds, names in _LIMITS:
+        for name in names.split():
+            value = _value(config, name)
+            if not all(math.isfinite(number) and holds(number) for number in _numbers(value)):
+                raise ConfigError(f'{name} is {value}: expected {expected}')
+    for name, fits, expected in _relations(config):
+        if not fits:
+            raise ConfigError(f'{name} is {_value(config, name)}: expected {expected}')
 
 
-def packaged() -> List[str]:
+def packaged() -> list[str]:
     """Names of the configs that come with the package."""
-    return sorted(p.name[:-5] for p in resources.files('mrcnn_tf.configs').iterdir() if p.name.endswith('.yaml'))
+    return sorted(path.stem for path in _packaged_folder().glob('*.yaml'))
 
 
-def _find(source: Union[str, pathlib.Path]) -> pathlib.Path:
-    path = pathlib.Path(source)
+def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
+    """(field, whether it fits, what is expected) where one number alone does not tell."""
+    data, model, solver = config.data, config.model, config.solver
+    return (
+        ('data.short_sides', bool(data.short_sides), 'at least one side'),
+        ('data.canvases', bool(data.canvases) and all(
+            len(canvas) == 2 and canvas[0] % 32 == 0 and canvas[1] % 32 == 0 for canvas in data.canvases),
+         '[height, width] pairs that 32 divides'),
+        ('model.pixel_mean', len(model.pixel_mean) == 3, 'three numbers'),
+        ('model.pixel_std', len(model.pixel_std) == 3, 'three numbers'),
+        ('model.anchors.sizes', len(model.anchors.sizes) == 5 and bool(model.anchors.sizes[0]) and all(
+            len(sizes) == len(model.anchors.sizes[0]) for sizes in model.anchors.sizes),
+         'one list of sizes for each of P2..P6, all of one length: the levels share the RPN head'),
+        ('model.anchors.ratios', bool(model.anchors.ratios), 'at least one ratio'),
+        ('model.rpn.negative_iou', model.rpn.negative_iou <= model.rpn.positive_iou, 'at most model.rpn.positive_iou'),
+        ('model.box_head.box_weights', len(model.box_head.box_weights) == 4, 'four numbers'),
+        ('solver.milestones', solver.milestones == sorted(set(solver.milestones)), 'steps in ascending order'),
+    )
+
+
+def _value(config: Config, name: str) -> Any:
+    value: Any = config
+    for part in name.split('.'):
+        value = getattr(value, part)
+    return value
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers of a field: itself, or those of its (nested) list; none where it is null."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif value is not None:
+        yield value
+
+
+def _packaged_folder() -> pathlib.Path:
+    """`mrcnn_tf/configs` of an installation, `configs` of a source tree."""
+    package = pathlib.Path(__file__).resolve().parent
+    return package / 'configs' if (package / 'configs').is_dir() else package.parent / 'configs'
+
+
+def _find(source: str | pathlib.Path, beside: pathlib.Path | None = None) -> pathlib.Path:
+    """The file that `source` names, from the folder `beside` on, or else among the configs of the package."""
+    path = (beside or pathlib.Path()) / source
     if path.is_file():
         return path
-    if path.suffix in ('', '.yaml') and len(path.parts) == 1:
-        packaged_path = pathlib.Path(str(resources.files('mrcnn_tf.configs'))) / f'{path.stem}.yaml'
-        if packaged_path.is_file():
-            return packaged_path
-    raise ConfigError(f'no config {source}: give a YAML file or one of {", ".join(packaged())}')
+    named = _packaged_folder() / f'{pathlib.Path(source).name.removesuffix(".yaml")}.yaml'
+    if len(pathlib.Path(source).parts) == 1 and named.is_file():
+        return named
+    close = difflib.get_close_matches(str(source), packaged(), 1, 0.6)
+    hint = f'did you mean {close[0]}?' if close else f'give a YAML file or one of {", ".join(packaged())}'
+    raise ConfigError(f'no config {source}; {hint}')
 
 
-def _layers(path: pathlib.Path, above: Sequence[pathlib.Path] = ()) -> List[Any]:
-    """(origin, DictConfig) from the most basic file to `path` itself; `base` is relative to the file naming it."""
-    if path in above:
-        raise ConfigError(f'{path}: its base files form a circle')
-    try:
-        layer = OmegaConf.load(path)
-    except (OSError, UnicodeError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f'{path}: {_first_line(error)}') from None
-    if not isinstance(layer, DictConfig):
-        raise ConfigError(f'{path}: expected keys such as "solver:" at the top')
+def _layers(path: pathlib.Path, above: Sequence[pathlib.Path] = ()) -> list[tuple[str, dict[Any, Any]]]:
+    """(origin, keys) from the most basic file to `path` itself; `base` is relative to the file that names it."""
+    if path.resolve() in above:
+        raise ConfigError(f'{path}: its base files form a circle; remove one of their "base:" lines')
+    layer = _read(path)
     base = layer.pop('base', None)
-    below = _layers(_find(path.parent / base), (*above, path)) if base else []
-    return [*below, (str(path), layer)]
-
-
-def _merge(config: DictConfig, layer: DictConfig, origin: str) -> DictConfig:
-    _check_keys(Config, layer, '', origin)
+    if base is None:
+        return [(str(path), layer)]
     try:
-        return cast(DictConfig, OmegaConf.merge(config, layer))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f'{origin}: {error.full_key or "?"}: {_first_line(error)}') from None
+        found = _find(str(base), path.parent)
+    except ConfigError as error:
+        raise ConfigError(f'{path}: base: {error}') from None
+    return [*_layers(found, (*above, path.resolve())), (str(path), layer)]
 
 
-def _check_keys(schema: Any, layer: DictConfig, prefix: str, origin: str) -> None:
+def _read(path: pathlib.Path) -> dict[Any, Any]:
+    try:
+        layer = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f'{path}: {_reason(error)}') from None
+    if not isinstance(layer, dict):
+        raise ConfigError(f'{path}: expected keys such as "solver:" at the top')
+    return layer
+
+
+def _override(text: str) -> tuple[str, dict[Any, Any]]:
+    """(origin, keys) of 'solver.steps=1000'."""
+    origin = f'override {text!r}'
+    key, equals, value = text.partition('=')
+    parts = key.split('.')
+    if not equals or not all(part.isidentifier() for part in parts):
+        raise ConfigError(f'{origin}: expected key=value, such as solver.steps=1000')
+    try:
+        layer = cast(dict[Any, Any], OmegaConf.to_container(OmegaConf.from_dotlist([f'{parts[-1]}={value}'])))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f'{origin}: {_reason(error)}') from None
+    for part in reversed(parts[:-1]):
+        layer = {part: layer}
+    return origin, layer
+
+
+def _apply(config: DictConfig, layer: dict[Any, Any], schema: Any, prefix: str, origin: str) -> None:
+    """Sets in `config`, a section of type `schema`, what `layer` holds."""
     fields = {f.name: f for f in dataclasses.fields(schema)}
-    for key in layer:
+    for key, value in layer.items():
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, 1, 0.5) or _elsewhere(str(key))
-            hint = f'did you mean {close[0] if "." in close[0] else prefix + close[0]}?' if close else (
-                f'valid: {", ".join(prefix + name for name in fields)}')
-            raise ConfigError(f'{origin}: unknown key {prefix}{key}; {hint}')
-        inner = fields[str(key)].default_factory
-        if dataclasses.is_dataclass(inner):
-            value = layer[key]
-            if not isinstance(value, DictConfig):
-                raise ConfigError(f'{origin}: {prefix}{key} is {value!r}: expected keys below it')
-            _check_keys(inner, value, f'{prefix}{key}.', origin)
+            raise ConfigError(f'{origin}: unknown key {prefix}{key}; {_nearest(str(key), list(fields), prefix)}')
+        inner: Any = fields[key].default_factory
+        if not dataclasses.is_dataclass(inner):
+            _set(config, fields[key], value, prefix, origin)
+        elif isinstance(value, dict):
+            _apply(config[key], value, inner, f'{prefix}{key}.', origin)
+        else:
+            raise ConfigError(f'{origin}: {prefix}{key} is {value!r}: expected keys below it')
 
 
-def _elsewhere(name: str, schema: Any = None, prefix: str = '') -> List[str]:
+def _set(config: DictConfig, known: dataclasses.Field[Any], value: Any, prefix: str, origin: str) -> None:
+    if 'on' in known.metadata.get('choices', ()) and isinstance(value, bool):
+        value = 'on' if value else 'off'                    # YAML reads a bare on or off as a boolean
+    try:
+        OmegaConf.update(config, known.name, value)
+    except OmegaConfBaseException:
+        raise ConfigError(f'{origin}: {prefix}{known.name} is {value!r}: expected {known.type}') from None
+
+
+def _nearest(key: str, names: Sequence[str], prefix: str) -> str:
+    """What an unknown key may stand for: the same name elsewhere, a like name here, or else the names that are here."""
+    close = _elsewhere(key) or [prefix + name for name in difflib.get_close_matches(key, names, 1, 0.5)]
+    return f'did you mean {" or ".join(close)}?' if close else f'valid: {", ".join(prefix + name for name in names)}'
+
+
+def _elsewhere(name: str, schema: Any = Config, prefix: str = '') -> list[str]:
     """Dotted names of the fields called `name` anywhere in the schema."""
     found = []
-    for f in dataclasses.fields(schema or Config):
+    for f in dataclasses.fields(schema):
+        inner: Any = f.default_factory
         if f.name == name:
-            found.append(prefix + f.name)
-        if dataclasses.is_dataclass(f.default_factory):
-            found += _elsewhere(name, f.default_factory, f'{prefix}{f.name}.')
+            found.append(prefix + name)
+        if dataclasses.is_dataclass(inner):
+            found += _elsewhere(name, inner, f'{prefix}{f.name}.')
     return found
 
 
@@ -339,5 +419,8 @@ def _check_choices(node: Any, prefix: str) -> None:
             raise ConfigError(f'{prefix}{f.name} is {value!r}; {hint}')
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """One line of an error that may have many; YAML's tells the place last."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return f'line {error.problem_mark.line + 1}: {error.problem}'
     return str(error).strip().split('\n')[0]
