@@ -1,0 +1,242 @@
+"""From a batch of detections, or from image files and a trained model, to the instances of each image.
+
+B images, D detections an image, n instances of one image, m cells a side of a mask (28). Instances are numpy; their
+boxes are float32 [y1, x1, y2, x2] in px of the ORIGINAL image, continuous edges; labels are 1..K.
+"""
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from mrcnn_tf import paste
+from mrcnn_tf.config import DataConfig
+from mrcnn_tf.input import images
+from mrcnn_tf.input.records import Category
+
+_ASSETS = 'assets.extra/mrcnn.json'
+
+
+class InferenceError(ValueError):
+    """A model or an image that cannot be used; the message is one line: the file, what is wrong, the remedy."""
+
+
+@dataclass
+class Instances:
+    """The objects of one image, found or annotated, best first.
+
+    Attributes:
+        boxes: float32 [n, 4].
+        scores: float32 [n], 0..1.
+        labels: int32 [n], 1..K.
+        masks: float32 [n, m, m], probabilities over the boxes; or bool [n, H, W], masks of the whole image; or None.
+    """
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, chosen: np.ndarray | slice) -> Instances:
+        """The chosen ones: bool [n], indices or a slice."""
+        masks = None if self.masks is None else self.masks[chosen]
+        return Instances(self.boxes[chosen], self.scores[chosen], self.labels[chosen], masks)
+
+    def image_masks(self, height: int, width: int, dialect: str) -> Iterator[np.ndarray]:
+        """Masks of the whole image, one at a time: uint8 [height, width], 0 or 1; nothing when there are no masks."""
+        if self.masks is not None and self.masks.dtype == bool:
+            yield from (mask.astype(np.uint8) for mask in self.masks)
+        elif self.masks is not None:
+            yield from paste.paste(self.masks, self.boxes, height, width, dialect)
+
+
+def split_batch(detections: Mapping[str, Any], batch: Mapping[str, Any]) -> Iterator[
+        tuple[int, tuple[int, int], Instances]]:
+    """(image id, (height, width) of the original image, instances) of every image of a batch that is no filler.
+
+    Boxes go from the canvas to the original image, by the ratio of the sides axis by axis, and are clipped to it.
+
+    Args:
+        detections: boxes [B, D, 4] px of the canvas, scores, labels, valid [B, D] and perhaps masks [B, D, m, m].
+        batch: what the detections were made from: sizes, original_sizes [B, 2], image_ids and image_valid [B].
+    """
+    columns = {name: np.asarray(column) for name, column in detections.items()}
+    original = np.asarray(batch['original_sizes'])
+    scales = original / np.asarray(batch['sizes'], np.float64)
+    for i in np.flatnonzero(np.asarray(batch['image_valid'])):
+        height, width = original[i].tolist()
+        instances = _instances({name: column[i] for name, column in columns.items()})
+        boxes = instances.boxes * np.tile(scales[i], 2)
+        instances.boxes = np.clip(boxes, 0, [height, width, height, width]).astype(np.float32)
+        yield int(np.asarray(batch['image_ids'])[i]), (height, width), instances
+
+
+def to_coco(instances: Instances, size: tuple[int, int], categories: Sequence[Category],
+            dialect: str) -> list[dict[str, Any]]:
+    """COCO's results of one image, without its id: category_id, bbox [x, y, width, height], score, segmentation (RLE).
+
+    Numbers are the shortest decimals that give the same float32.
+
+    Args:
+        instances: of the image.
+        size: its height and width, px.
+        categories: of the model, in the order of their labels 1..K.
+        dialect: of pasting, `model.detections.paste`.
+
+    Raises:
+        ValueError: a label that the categories do not have.
+    """
+    unknown = [label for label in instances.labels.tolist() if not 1 <= label <= len(categories)]
+    if unknown:
+        raise ValueError(f'label {unknown[0]}: the model has categories 1..{len(categories)}')
+    y1, x1, y2, x2 = instances.boxes.T.reshape(4, -1)
+    results: list[dict[str, Any]] = [
+        {'category_id': categories[label - 1].id, 'bbox': [_short(edge) for edge in box], 'score': _short(score)}
+        for label, box, score in zip(instances.labels.tolist(), np.stack([x1, y1, x2 - x1, y2 - y1], 1),
+                                     instances.scores, strict=True)]
+    if instances.masks is not None:
+        for result, mask in zip(results, instances.image_masks(*size, dialect), strict=True):
+            result['segmentation'] = paste.encode(mask)
+    return results
+
+
+class Predictor(Protocol):
+    """A trained model ready to find instances in image files."""
+
+    @property
+    def categories(self) -> Sequence[Category]:
+        """Of labels 1..K, in order."""
+
+    @property
+    def paste(self) -> str:
+        """Dialect of pasting its masks."""
+
+    def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
+        """The instances of every image, best first.
+
+        Raises:
+            InferenceError: an image that cannot be decoded, naming the file.
+            OSError: an image that cannot be read.
+        """
+
+
+def load_predictor(path: str | os.PathLike[str]) -> Predictor:
+    """The model at `path`: a model directory, a SavedModel, or a directory of its versions (the newest is taken).
+
+    Raises:
+        InferenceError: none of these, or one that lacks a part.
+    """
+    path = pathlib.Path(path)
+    if (path / 'config.yaml').is_file():
+        return ModelDirectory(path)
+    versions = [p for p in path.iterdir() if p.name.isdigit()] if path.is_dir() else []
+    for candidate in (path, *sorted(versions, key=lambda p: int(p.name), reverse=True)):
+        if (candidate / 'saved_model.pb').is_file():
+            return SavedModel(candidate)
+    raise InferenceError(f'{path}: no model; give a directory that `mrcnn train` wrote (config.yaml) or `mrcnn export` '
+                         'wrote (saved_model.pb, or versions such as 1/saved_model.pb)')
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """The image as the models see it: uint8 [H, W, 3], RGB; 16 bit are brought to 8.
+
+    Raises:
+        InferenceError: no such file, no permission, neither JPEG nor PNG, damaged.
+    """
+    return np.rint(_decode(path, _read(path)).numpy()).astype(np.uint8)
+
+
+class SavedModel:
+    """A `Predictor` from one version of a SavedModel; all preprocessing is in its graph."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        """Raises InferenceError where the SavedModel is damaged or not one that `mrcnn export` wrote."""
+        remedy = 'give a SavedModel that `mrcnn export` wrote'
+        try:
+            described = json.loads((directory / _ASSETS).read_text(encoding='utf-8'))
+            self.categories: Sequence[Category] = [Category(**category) for category in described['categories']]
+            self.paste: str = described['paste']
+            self._loaded = tf.saved_model.load(str(directory))    # kept: the signature holds its variables weakly
+            self._signature = self._loaded.signatures['serving_default']
+        except (OSError, ValueError, TypeError, LookupError, tf.errors.OpError) as error:
+            raise InferenceError(f'{directory}: cannot be loaded ({_first_line(error)}); {remedy}') from None
+
+    def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
+        return [self._predict(path) for path in paths]
+
+    def _predict(self, path: str | os.PathLike[str]) -> Instances:
+        encoded = _read(path)
+        _decode(path, encoded)    # so that an error of the graph is not about the image
+        detections = self._signature(image_bytes=tf.constant([encoded]))
+        return _instances({name: value.numpy()[0] for name, value in detections.items()})
+
+
+class ModelDirectory:
+    """A `Predictor` from a model directory, config.yaml with its newest checkpoint."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        """Raises a ValueError of one line where the directory lacks a part or its checkpoint does not fit."""
+        # Here, because a SavedModel does without all of training.
+        from mrcnn_tf.training import checkpoints
+
+        model, self._config, self.categories = checkpoints.restore_model(directory)
+        self.paste: str = self._config.model.detections.paste
+        self._detect = tf.function(lambda inputs: model(inputs, training=False), autograph=False)    # a trace a canvas
+
+    def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
+        return [self._predict(path) for path in paths]
+
+    def _predict(self, path: str | os.PathLike[str]) -> Instances:
+        batch = _batch_of_one(_decode(path, _read(path)), self._config.data)
+        detections = self._detect({'images': batch['images'], 'sizes': batch['sizes']})
+        return next(instances for _, _, instances in split_batch(detections, batch))
+
+
+def _batch_of_one(image: tf.Tensor, data: DataConfig) -> dict[str, tf.Tensor]:
+    """The Batch of one image at the size for tests, without ground truth."""
+    height, width = image.shape[:2]
+    shape = images.resized_shape(height, width, data.test_short_side, data.test_long_side)
+    canvas = data.canvases[int(images.choose_canvas(shape, data.canvases))]
+    return {'images': images.pad(images.resize(image, shape), canvas)[None],
+            'sizes': tf.cast(shape, tf.float32)[None],
+            'original_sizes': tf.constant([[height, width]]),
+            'image_ids': tf.constant([0], tf.int64),
+            'image_valid': tf.constant([True])}
+
+
+def _instances(detections: Mapping[str, np.ndarray]) -> Instances:
+    """The valid ones of one image: boxes [D, 4], scores, labels, valid [D] and perhaps masks [D, m, m]."""
+    valid = detections['valid']
+    return Instances(**{name: detections[name][valid] for name in ('boxes', 'scores', 'labels', 'masks')
+                        if name in detections})
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise InferenceError(f'{path}: {error.strerror}; give an image file that can be read') from None
+
+
+def _decode(path: str | os.PathLike[str], encoded: bytes) -> tf.Tensor:
+    try:
+        return images.decode(tf.constant(encoded), str(path))
+    except tf.errors.InvalidArgumentError:
+        raise InferenceError(f'{path}: neither a JPEG nor a PNG, or damaged; save it again as one of them') from None
+
+
+def _short(value: np.floating[Any]) -> float:
+    return float(str(np.float32(value)))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
