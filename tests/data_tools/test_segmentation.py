@@ -1,0 +1,101 @@
+"""COCO segmentations: worked by hand, and against pycocotools."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from data_tools import segmentation
+from data_tools.incidents import Unusable
+
+SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]      # x, y: the pixels of rows and columns 1 and 2
+NAN, INFINITE = float('nan'), float('inf')
+
+
+def pixels(rows: slice, columns: slice) -> np.ndarray:
+    mask = np.zeros([4, 6], np.uint8)
+    mask[rows, columns] = 1
+    return mask
+
+
+def test_polygon() -> None:
+    mask, faults = segmentation.decode([SQUARE], 4, 6)
+    assert mask.dtype == np.uint8 and faults == []
+    np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)))
+
+
+def test_polygons_are_joined_and_cut_at_the_border() -> None:
+    mask, faults = segmentation.decode([SQUARE, [4.0, 0.0, 9.0, 0.0, 9.0, 4.0, 4.0, 4.0]], 4, 6)
+    np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)) | pixels(slice(0, 4), slice(4, 6)))
+    assert faults == []
+
+
+def test_rle_runs_down_the_columns() -> None:
+    # Column 0 of 4 and the first of column 1 are 0; then rows 1, 2 of column 1 and so on.
+    mask, _ = segmentation.decode({'size': [4, 6], 'counts': [5, 2, 2, 2, 13]}, 4, 6)
+    np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)))
+    text = coco_mask.encode(np.asfortranarray(mask))['counts'].decode()
+    np.testing.assert_array_equal(segmentation.decode({'size': [4, 6], 'counts': text}, 4, 6)[0], mask)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 2 ** 32 - 1))
+def test_compressed_rle_is_read_as_pycocotools_reads_it(height: int, width: int, share: float, seed: int) -> None:
+    mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
+    mask[seed % height, seed % width] = 1
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    found, _ = segmentation.decode({'size': [height, width], 'counts': rle['counts'].decode()}, height, width)
+    np.testing.assert_array_equal(found, mask)
+
+
+@pytest.mark.parametrize('polygon, reason', [
+    ([1, 1, 3, 3], 'polygon with fewer than 3 points'),
+    ([], 'polygon with fewer than 3 points'),
+    ([1, 1, 3, 1, 3, 3, 1], 'malformed polygon'),
+    ([1, 1, 3, 1, 3, '3'], 'malformed polygon'),
+    ([1, 1, 3, 1, 3, True], 'malformed polygon'),
+    ([[1, 1], [3, 1], [3, 3]], 'malformed polygon'),
+    ([1, 1, 3, 1, 3, 1e7], 'malformed polygon'),
+    ([1, 1, 3, 1, 3, 10 ** 400], 'malformed polygon'),
+    (5, 'malformed polygon'),
+    ([1, 1, 3, 1, 3, NAN], 'non-finite numbers'),
+    ([1, 1, 3, 1, -INFINITE, 3], 'non-finite numbers'),
+])
+def test_a_bad_polygon_is_left_out_and_alone_it_is_fatal(polygon: Any, reason: str) -> None:
+    mask, faults = segmentation.decode([polygon, SQUARE], 4, 6)
+    np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)))
+    assert [fault.reason for fault in faults] == [reason]
+    with pytest.raises(Unusable) as error:
+        segmentation.decode([polygon], 4, 6)
+    assert error.value.fault.reason == reason
+
+
+@pytest.mark.parametrize('value, reason', [
+    (None, 'no segmentation'),
+    ([], 'no segmentation'),
+    (3, 'no segmentation'),
+    ('4;', 'no segmentation'),
+    ({}, 'mask of another size'),
+    ({'size': [6, 4], 'counts': [5, 2, 17]}, 'mask of another size'),
+    ({'size': '4, 6', 'counts': [5, 2, 17]}, 'mask of another size'),
+    ({'size': [4, 6]}, 'malformed RLE'),
+    ({'size': [4, 6], 'counts': [5, 2]}, 'malformed RLE'),             # pycocotools reads foreign memory for these
+    ({'size': [4, 6], 'counts': [5, 200]}, 'malformed RLE'),
+    ({'size': [4, 6], 'counts': [5, -2, 21]}, 'malformed RLE'),
+    ({'size': [4, 6], 'counts': [5.0, 2, 17]}, 'malformed RLE'),
+    ({'size': [4, 6], 'counts': []}, 'malformed RLE'),
+    ({'size': [4, 6], 'counts': ''}, 'malformed RLE'),
+    ({'size': [4, 6], 'counts': 'zzzz'}, 'malformed RLE'),
+    ({'size': [4, 6], 'counts': 'Pé'}, 'malformed RLE'),
+    ({'size': [4, 6], 'counts': [24]}, 'empty mask'),
+    ([[1.1, 1.1, 1.2, 1.1, 1.2, 1.2]], 'empty mask'),
+    ([[10, 1, 13, 1, 13, 3]], 'empty mask'),
+])
+def test_what_gives_no_mask(value: Any, reason: str) -> None:
+    with pytest.raises(Unusable) as error:
+        segmentation.decode(value, 4, 6)
+    assert error.value.fault.reason == reason
+    assert len(error.value.fault.detail) < 120
