@@ -16,11 +16,11 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mrcnn_tf.training.checkpoints import Checkpoints
-from mrcnn_tf.training.schedules import Schedule
 
 
 class TrainingError(ValueError):
@@ -89,8 +89,9 @@ class Save(keras.callbacks.Callback):
         """A finite loss may have had a gradient that was not: its checkpoint could not be resumed."""
         for variable in self.model.trainable_variables:
             if not tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable))):
-                raise TrainingError(f'step {step}: {variable.name} {tuple(variable.shape)} is not finite any more, and is '
-                                    'not saved; lower solver.learning_rate or set solver.clip_norm')
+                name = getattr(variable, 'path', variable.name)    # Keras 3's name is but its last part
+                raise TrainingError(f'step {step}: weights of {name} are not finite and not saved; lower '
+                                    'solver.learning_rate or set solver.clip_norm')
 
 
 class _Report(keras.callbacks.Callback):
@@ -125,7 +126,8 @@ class _Report(keras.callbacks.Callback):
 class Scalars(_Report):
     """TensorBoard: each loss, learning_rate, images_per_second."""
 
-    def __init__(self, directory: pathlib.Path, schedule: Schedule, every: int, total: int, batch_size: int) -> None:
+    def __init__(self, directory: pathlib.Path, schedule: LearningRateSchedule, every: int, total: int,
+                 batch_size: int) -> None:
         super().__init__(every, total, batch_size)
         self._schedule = schedule
         self._writer = tf.summary.create_file_writer(str(directory))
@@ -171,7 +173,8 @@ class Show(_Report):
         super().on_train_batch_end(batch, logs)
 
     def report(self, step: int, losses: dict[str, float], images_per_second: float) -> None:
-        each = ', '.join(f'{name.removeprefix("loss_")} {value:.3f}' for name, value in losses.items() if name != 'loss')
+        parts = {name.removeprefix('loss_'): value for name, value in losses.items() if name != 'loss'}
+        each = ', '.join(f'{name} {value:.3f}' for name, value in parts.items())
         text = f'{self._speed(step, images_per_second)}  loss {losses["loss"]:.4f} ({each})'
         if self._on_terminal:
             self._bar.update(self._task, description=text)

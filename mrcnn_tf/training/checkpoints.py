@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,8 @@ from mrcnn_tf import config as configuration
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.records import Category, read_categories, write_categories
-from mrcnn_tf.training.strategies import Worker
+from mrcnn_tf.model import FasterRCNN, build_model
+from mrcnn_tf.training.strategies import ALONE, Worker
 
 # How the steps are run, not what they compute: may differ when training is resumed.
 _FREE = ('train.strategy', 'train.jit_compile', 'train.checkpoint_every', 'train.keep_checkpoints', 'train.log_every')
@@ -30,19 +32,16 @@ class CheckpointError(ValueError):
 
 
 def create(model_dir: pathlib.Path, config: Config, categories: Sequence[Category]) -> None:
-    """Writes config.yaml and categories.json, or checks that those of an existing directory are the same.
+    """Writes config.yaml and categories.json; once there are checkpoints, both must be the same as before.
 
     Raises:
         CheckpointError: the directory belongs to another config or other categories.
         OSError: no permission, the disk is full.
     """
-    if (model_dir / 'config.yaml').is_file():
+    if find_newest(model_dir / 'checkpoints') is not None:
         _check_same(model_dir, config, categories)
-    elif (model_dir / 'checkpoints').is_dir():
-        raise CheckpointError(f'{model_dir} has checkpoints but no config.yaml to say of what; give another --model-dir')
     write_categories(model_dir / 'categories.json', categories)
-    with files.atomic_path(model_dir / 'config.yaml') as path:    # last: a directory with a config is whole
-        configuration.save(config, path)
+    configuration.save(config, model_dir / 'config.yaml')    # last: a directory with a config is whole
 
 
 def read(model_dir: pathlib.Path) -> tuple[Config, list[Category]]:
@@ -53,14 +52,38 @@ def read(model_dir: pathlib.Path) -> tuple[Config, list[Category]]:
         ConfigError, ManifestError: one of the two files is damaged.
     """
     if not (model_dir / 'config.yaml').is_file():
-        raise CheckpointError(f'{model_dir} is not a model directory (no config.yaml); give one that `mrcnn train` wrote')
+        raise CheckpointError(f'{model_dir} has no config.yaml; give a model directory that `mrcnn train` wrote')
     return configuration.load(model_dir / 'config.yaml'), read_categories(model_dir / 'categories.json')
+
+
+def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
+                  ) -> tuple[FasterRCNN, Config, list[Category]]:
+    """The model of a directory with its newest weights, not compiled, its config and categories.
+
+    Args:
+        engine: as `build_model`.
+
+    Raises:
+        CheckpointError: not a model directory, nothing saved yet, a checkpoint that is damaged or of another model.
+        ConfigError, ManifestError: config.yaml or categories.json is damaged.
+    """
+    directory = pathlib.Path(model_dir)
+    config, categories = read(directory)
+    newest = find_newest(directory / 'checkpoints')
+    if newest is None:
+        raise CheckpointError(f'{directory} has no checkpoint yet; `mrcnn train` writes one every '
+                              'train.checkpoint_every steps and at the end')
+    model = build_model(config.model, engine)
+    with _explained(newest):
+        status = tf.train.Checkpoint(model=model).restore(str(newest)).expect_partial()    # no optimizer here
+        status.assert_existing_objects_matched()
+    return model, config, categories
 
 
 class Checkpoints:
     """The checkpoints of a model directory, for a compiled model whose optimizer has its slots."""
 
-    def __init__(self, model_dir: pathlib.Path, model: keras.Model, keep: int, worker: Worker = Worker()) -> None:
+    def __init__(self, model_dir: pathlib.Path, model: keras.Model, keep: int, worker: Worker = ALONE) -> None:
         """keep: how many stay, the newest; the chief `worker` writes, and all take part."""
         self.directory = model_dir / 'checkpoints'
         self._worker = worker

@@ -8,12 +8,13 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
 
 from mrcnn_tf.config import SolverConfig
-from mrcnn_tf.training.schedules import Schedule
 
 
-def build_optimizer(solver: SolverConfig, schedule: Schedule, model: keras.Model) -> keras.optimizers.Optimizer:
+def build_optimizer(solver: SolverConfig, schedule: LearningRateSchedule, model: keras.Model
+                    ) -> keras.optimizers.Optimizer:
     """SGD or AdamW with all slots of a built model's trainable variables; call it in the strategy's scope."""
     if solver.optimizer == 'adamw':
         # 1e-8 is the published epsilon (arXiv 1412.6980) and torch's; Keras's own is ten times that.

@@ -11,10 +11,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
 
 from mrcnn_tf.config import SolverConfig
-
-Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 def scaled(solver: SolverConfig, global_batch: int) -> SolverConfig:
@@ -36,10 +35,10 @@ def scaled(solver: SolverConfig, global_batch: int) -> SolverConfig:
         warmup_steps=over_r(solver.warmup_steps))
 
 
-def learning_rate(solver: SolverConfig, global_batch: int) -> Schedule:
+def learning_rate(solver: SolverConfig, global_batch: int) -> LearningRateSchedule:
     """The schedule of `solver`, scaled to the batch and warmed up."""
     solver = scaled(solver, global_batch)
-    base: Schedule
+    base: LearningRateSchedule
     if solver.schedule == 'cosine':
         base = Cosine(solver.learning_rate, solver.steps)
     else:
@@ -48,7 +47,7 @@ def learning_rate(solver: SolverConfig, global_batch: int) -> Schedule:
 
 
 @keras.saving.register_keras_serializable('mrcnn_tf')
-class Steps(Schedule):
+class Steps(LearningRateSchedule):
     """rate x gamma^(milestones reached): the milestone's own step already runs at the lower rate."""
 
     def __init__(self, rate: float, milestones: Sequence[int], gamma: float) -> None:
@@ -64,7 +63,7 @@ class Steps(Schedule):
 
 
 @keras.saving.register_keras_serializable('mrcnn_tf')
-class Cosine(Schedule):
+class Cosine(LearningRateSchedule):
     """rate x (1 + cos(pi x min(1, step / steps))) / 2: SGDR (arXiv 1608.03983, eq. 5), one cycle down to 0."""
 
     def __init__(self, rate: float, steps: int) -> None:
@@ -79,10 +78,10 @@ class Cosine(Schedule):
 
 
 @keras.saving.register_keras_serializable('mrcnn_tf')
-class WarmUp(Schedule):
+class WarmUp(LearningRateSchedule):
     """schedule(step) x (factor + (1 - factor) x min(1, step / steps))."""
 
-    def __init__(self, schedule: Schedule, steps: int, factor: float) -> None:
+    def __init__(self, schedule: LearningRateSchedule, steps: int, factor: float) -> None:
         self.schedule, self.steps, self.factor = schedule, steps, factor
 
     def __call__(self, step: Any) -> tf.Tensor:

@@ -28,13 +28,16 @@ class Worker:
         return self.index == 0
 
 
+ALONE = Worker()
+
+
 def find_worker(train: TrainConfig) -> Worker:
     """This process's place, from TF_CONFIG under multi_worker.
 
     Raises:
         StrategyError: TF_CONFIG is missing or does not describe a cluster and a task in it.
     """
-    return _worker_of(os.environ.get('TF_CONFIG', '')) if train.strategy == 'multi_worker' else Worker()
+    return _worker_of(os.environ.get('TF_CONFIG', '')) if train.strategy == 'multi_worker' else ALONE
 
 
 def make_strategy(train: TrainConfig) -> tf.distribute.Strategy:
@@ -51,6 +54,14 @@ def make_strategy(train: TrainConfig) -> tf.distribute.Strategy:
     if train.strategy == 'mirrored' or (train.strategy == 'auto' and several):
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+def mean_over_workers(strategy: tf.distribute.Strategy, value: float) -> float:
+    """What all workers must know alike; each calls it at the same step. Alone, the value itself."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return value
+    each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(value, tf.float64))
+    return float(strategy.reduce('mean', each, axis=None))
 
 
 def _multi_worker(worker: Worker) -> tf.distribute.Strategy:

@@ -170,6 +170,7 @@ def test_the_directory_remembers_config_and_categories(tmp_path: pathlib.Path) -
 
 def test_the_same_run_may_go_on_in_other_ways(tmp_path: pathlib.Path) -> None:
     create(tmp_path, CONFIG, CATEGORIES)
+    saved(tmp_path, 1)
     elsewhere = dataclasses.replace(CONFIG, train=TrainConfig(strategy='mirrored', log_every=5))
     create(tmp_path, elsewhere, CATEGORIES)
     assert read(tmp_path)[0] == elsewhere
@@ -182,10 +183,17 @@ def test_the_same_run_may_go_on_in_other_ways(tmp_path: pathlib.Path) -> None:
 def test_another_run_is_not_mixed_in(
         tmp_path: pathlib.Path, config: Config, categories: list[Category], reason: str) -> None:
     create(tmp_path, CONFIG, CATEGORIES)
+    saved(tmp_path, 1)
     with pytest.raises(CheckpointError) as error:
         create(tmp_path, config, categories)
     one_line(error, reason, 'another --model-dir', 'resume with')
     assert read(tmp_path) == (CONFIG, CATEGORIES)
+
+
+def test_without_a_checkpoint_a_corrected_config_takes_the_place(tmp_path: pathlib.Path) -> None:
+    create(tmp_path, CONFIG, CATEGORIES)
+    create(tmp_path, Config(), CATEGORIES[:1])
+    assert read(tmp_path) == (Config(), CATEGORIES[:1])
 
 
 def test_checkpoints_without_a_config_are_left_alone(tmp_path: pathlib.Path) -> None:
@@ -195,5 +203,5 @@ def test_checkpoints_without_a_config_are_left_alone(tmp_path: pathlib.Path) -> 
 
 
 def test_not_a_model_directory(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(CheckpointError, match='not a model directory'):
+    with pytest.raises(CheckpointError, match='has no config.yaml; give a model directory'):
         read(tmp_path)

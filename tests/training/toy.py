@@ -15,25 +15,25 @@ NAMES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg
 
 
 def batches(start_step: int = 0, batch: int = 4, rows: slice = slice(None)) -> tf.data.Dataset:
-    """An endless set from batch `start_step` on: images [batch, 3] and ids; `rows` of each batch."""
+    """An endless set from batch `start_step` on: images [batch, 1, 1, 3] and ids; `rows` of each batch."""
     def batch_of(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = tf.random.stateless_uniform([batch, 3], [1, step])
+        images = tf.random.stateless_uniform([batch, 1, 1, 3], [1, step], maxval=255.0)
         return {'images': images[rows], 'image_ids': (step * batch + tf.range(batch, dtype=tf.int64))[rows]}
     return tf.data.Dataset.counter(start_step).map(batch_of)
 
 
 class ToyModel(keras.Model):
-    """images [B, 3] -> [B, 2], drawn to zero by five losses of unequal weight."""
+    """images [B, H, W, 3], 0..255 -> [B, 2], drawn to noise by five losses of unequal weight."""
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()
         self.first = keras.layers.Dense(width, activation='tanh', name='first')
         self.second = keras.layers.Dense(2, name='second')
         self.poison_at = -1    # the step (from 0) whose loss is not a number
-        self(tf.zeros([1, 3]))
+        self(tf.zeros([1, 1, 1, 3]))
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return self.second(self.first(images))
+        return self.second(self.first(tf.reduce_mean(images, axis=[1, 2]) / 255.0))
 
     def compile(self, optimizer: keras.optimizers.Optimizer, clip_norm: float | None = None, seed: int = 0,
                 jit_compile: bool = False) -> None:
