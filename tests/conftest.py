@@ -1,11 +1,13 @@
 """What all tests share: a quiet TensorFlow on a bounded number of CPU threads, and the folders of real data.
 
 The environment is set here, before any test module imports TensorFlow, and reaches the processes that tests start.
+What is tested is the installed package, or the source tree where none is installed: the report's header names it.
 """
 from __future__ import annotations
 
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -17,6 +19,9 @@ for _name, _value in {
     'CUDA_VISIBLE_DEVICES': '-1',            # expected values are float32; CUDA_VISIBLE_DEVICES=0 pytest tries a GPU
 }.items():
     os.environ.setdefault(_name, _value)
+
+_ROOT = str(pathlib.Path(__file__).resolve().parents[1])
+sys.path[:] = [*(path for path in sys.path if path not in ('', _ROOT)), _ROOT]     # an installed mrcnn_tf comes first
 
 _SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
 

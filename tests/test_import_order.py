@@ -1,6 +1,6 @@
 """ARCHITECTURE.md's table of modules is the order of imports: each module imports only what stands above its row.
 
-A row is a file, a package (`backbones/`) or several files; inside a row imports are free as long as they form no circle.
+A row is a file, a package (`backbones/`) or several files; inside a row imports are free unless they form a circle.
 """
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ _SOURCES = {
     'mrcnn_tf/input/__init__.py': '',
     'mrcnn_tf/input/records.py': 'from mrcnn_tf import __version__, config',
     'mrcnn_tf/backbones/__init__.py': '',
-    'mrcnn_tf/backbones/fpn.py': 'from . import resnet\nfrom ..input.records import encode\nimport mrcnn_tf.config as c',
+    'mrcnn_tf/backbones/fpn.py': 'from . import resnet\nfrom ..input.records import encode\nimport mrcnn_tf.config',
     'mrcnn_tf/backbones/resnet.py': 'from mrcnn_tf.config import Config',
     'data_tools/__init__.py': '',
     'data_tools/coco.py': 'from mrcnn_tf.input import records',
@@ -158,7 +158,7 @@ def test_a_violation_is_caught(path: str, source: str, expected: list[str], tmp_
 def test_a_circle_inside_a_package_is_caught(tmp_path: pathlib.Path) -> None:
     found = violations(_tree(tmp_path, **{'mrcnn_tf/backbones/resnet.py': 'from mrcnn_tf.backbones.fpn import FPN'}))
     assert len(found) == 1 and found[0].startswith('circle: ')
-    assert {'mrcnn_tf.backbones.fpn', 'mrcnn_tf.backbones.resnet'} <= set(found[0].removeprefix('circle: ').split(' <- '))
+    assert 'mrcnn_tf.backbones.fpn' in found[0] and 'mrcnn_tf.backbones.resnet' in found[0]
 
 
 def test_a_row_without_a_file_is_caught(tmp_path: pathlib.Path) -> None:
