@@ -1,0 +1,403 @@
+"""Shards to batches: training without end and evaluation of each image once, both of static shapes; ground truths.
+
+B images of a batch, H, W their canvas, G object slots, S side of a mask crop, K classes; n objects of a record. The
+Batch (keys, types, shapes) is in ARCHITECTURE.md. `manifest` is always the path of a NAME.json.
+
+What fixes a batch is `train.seed` and the number of the step: each record has a number that counts from the first step
+over all epochs and workers, and its short side and flips are drawn from the seed and that number alone.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from mrcnn_tf.config import Config, ConfigError
+from mrcnn_tf.input import images, records, transforms
+from mrcnn_tf.input.records import Manifest
+
+_log = logging.getLogger(__name__)
+
+# Shards read side by side. A fixed number: the automatic one depends on the machine, and the order would with it.
+_READERS = 8
+_BATCHES_AHEAD = 2
+_FILLER = -1      # number of what fills up the last batch of an evaluation
+# What the assertions of this package say of an image; TensorFlow puts its own words around it.
+_ASSERTION = re.compile(r'assertion failed: \[(.*: image -?\d+: .*)\]')
+
+PathLike = str | os.PathLike[str]
+
+
+class InputError(ValueError):
+    """Records that cannot be used; the message is one line: the file, the record or image, the remedy."""
+
+
+class Survey(NamedTuple):
+    """What training makes of a set."""
+    images: int           # in the shards
+    usable: int           # are trained on
+    cut_images: int       # usable, with more than G objects
+    cut_objects: int      # beyond the G that are kept
+
+
+def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, shard: tuple[int, int] = (0, 1),
+                     with_masks: bool = True) -> tf.data.Dataset:
+    """Batches without end, of one worker: each usable record once an epoch over all workers, in a new order each epoch.
+
+    Images without an object other than crowds are left out unless `data.keep_empty`; of more than `data.max_objects`
+    objects the largest are kept, crowds last. Both are counted and logged. A batch is always full and of one canvas.
+
+    Args:
+        manifest: path of the manifest.
+        config: `data`, `model.num_classes` and `train.seed` matter.
+        start_step: go on as after so many steps. With one canvas the batches are exactly those of an uninterrupted
+            run. With several, records go on at the same place, but those that waited for their batch to fill (fewer
+            than B a canvas and worker) are left out until the next epoch.
+        shard: (index, count) of the worker; it gets `data.batch_size` / count images a step.
+        with_masks: put `masks` into the batch.
+
+    Returns:
+        Dataset of the Batch dict, B = data.batch_size / count. With one canvas every shape is static, with several H
+        and W of `images` are None.
+
+    Raises:
+        ManifestError, ConfigError, InputError: the manifest, the settings, or both together cannot be used. While
+            iterating, tf.errors.OpError, which `readable` explains.
+    """
+    index, workers = shard
+    if config.data.batch_size % workers:
+        raise ConfigError(f'data.batch_size is {config.data.batch_size}: expected a multiple of the {workers} workers')
+    recipe = _recipe(manifest, config, with_masks, training=True)
+    usable = _count_usable(recipe, exact=start_step > 0)
+    start = start_step * config.data.batch_size
+    stream = tf.data.Dataset.counter(start // usable).flat_map(lambda epoch: _epoch(recipe, epoch))
+    stream = stream.skip(start % usable).enumerate(start).shard(workers, index)
+    return _batches(recipe, stream, config.data.batch_size // workers)
+
+
+def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int) -> tf.data.Dataset:
+    """Batches that hold every image once, in the order of the shards (of each canvas), at the size for tests.
+
+    The last batch of each canvas is filled up with zeros whose `image_valid` is False. There are no `masks`: what
+    predictions are compared with is `ground_truth`.
+
+    Args:
+        manifest: path of the manifest.
+        config: `data` and `model.num_classes` matter.
+        batch_size: B.
+
+    Returns:
+        Finite dataset of the Batch dict. With one canvas every shape is static.
+
+    Raises: as `training_dataset`.
+    """
+    recipe = _recipe(manifest, config, with_masks=False, training=False)
+    return _batches(recipe, tf.data.TFRecordDataset(recipe.files).enumerate(), batch_size)
+
+
+def ground_truth(manifest: PathLike) -> Iterator[dict[str, Any]]:
+    """Annotations of each image in the order of the shards, all objects of it.
+
+    Yields:
+        image_id, height, width (int, px) and, n objects: boxes float32 [n, 4] (px of the file), labels int32 [n],
+        crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n]; masks, a list of n PNG of the whole image,
+        where the set has masks.
+
+    Raises:
+        ManifestError: the manifest cannot be used.
+        InputError: a damaged shard or record.
+    """
+    described = Manifest.read(manifest)
+    dataset = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(
+        lambda serialized: _annotations(records.parse(serialized, described.has_masks)),
+        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    try:
+        for truth in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+            yield {**truth, **{key: int(truth[key]) for key in ('image_id', 'height', 'width')},
+                   **({'masks': list(truth['masks'])} if described.has_masks else {})}
+    except tf.errors.OpError as error:
+        raise readable(error, manifest) from error
+
+
+def survey(manifest: PathLike, config: Config) -> Survey:
+    """Counts what `training_dataset` leaves out, in one pass over the records that decodes no image.
+
+    Raises:
+        ManifestError: the manifest cannot be used.
+        InputError: a damaged shard or record.
+    """
+    described = Manifest.read(manifest)
+
+    def count(serialized: tf.Tensor) -> tf.Tensor:
+        record = records.parse(serialized, with_masks=False)
+        usable = tf.cast(config.data.keep_empty | _has_target(record), tf.int64)
+        beyond = usable * tf.maximum(tf.size(record['labels'], tf.int64) - config.data.max_objects, 0)
+        return tf.stack([1, usable, tf.cast(beyond > 0, tf.int64), beyond])
+
+    counts = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(count, num_parallel_calls=tf.data.AUTOTUNE)
+    try:
+        return Survey(*counts.reduce(np.zeros(4, np.int64), lambda total, each: total + each).numpy().tolist())
+    except tf.errors.OpError as error:
+        raise readable(error, manifest) from error
+
+
+def readable(error: tf.errors.OpError, manifest: PathLike) -> Exception:
+    """What to raise instead of an error that came up while batches of `manifest` were read.
+
+    Where TensorFlow does not tell which record is damaged, it is looked for: a pass that decodes all up to it.
+
+    Returns:
+        InputError that names the shard and record, or the image; ManifestError where a shard is gone; `error` itself
+        where the records are not at fault.
+    """
+    told = _ASSERTION.search(error.message or '')
+    if told:
+        return InputError(told.group(1))
+    if not isinstance(error, (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError)):
+        return error
+    if isinstance(error, tf.errors.InvalidArgumentError) and 'GetNext' not in str(error):
+        return error    # of the model's arithmetic, not of the iterator
+    try:
+        described = Manifest.read(manifest)
+    except ValueError as changed:
+        return changed
+    _log.warning('%s: looking for the damaged record', manifest)
+    found = (_damage(manifest, file, described.has_masks) for file in described.shard_paths(manifest))
+    return next((damage for damage in found if damage), error)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a record becomes an entry of a batch."""
+    manifest: PathLike
+    described: Manifest
+    config: Config
+    with_masks: bool
+    training: bool
+
+    @property
+    def files(self) -> list[str]:
+        return self.described.shard_paths(self.manifest)
+
+    def seed(self, number: tf.Tensor) -> tf.Tensor:
+        """int64 [2] of the record with this number."""
+        return tf.stack([tf.constant(self.config.train.seed, tf.int64), number])
+
+    def shape(self, record: dict[str, tf.Tensor], number: tf.Tensor) -> tf.Tensor:
+        """int32 [2], what the record's image is resized to."""
+        data = self.config.data
+        sides = (transforms.random_side(self.seed(number), data.short_sides), data.long_side) if self.training else (
+            data.test_short_side, data.test_long_side)
+        return images.resized_shape(record['height'], record['width'], *sides)
+
+    def canvas(self, index: tf.Tensor) -> list[int] | tf.Tensor:
+        """Height and width, whole numbers where there is but one canvas."""
+        canvases = self.config.data.canvases
+        return list(canvases[0]) if len(canvases) == 1 else tf.gather(tf.constant(canvases, tf.int32), index)
+
+
+def _recipe(manifest: PathLike, config: Config, with_masks: bool, training: bool) -> _Recipe:
+    images.check_canvases(config.data)
+    described = Manifest.read(manifest)
+    classes = len(described.categories)
+    if described.counts.images == 0:
+        raise InputError(f'{manifest}: holds no images; convert annotations that have some')
+    if classes > config.model.num_classes:
+        raise InputError(f'{manifest}: has {classes} categories and model.num_classes is {config.model.num_classes}; '
+                         f'set model.num_classes={classes}')
+    if with_masks and described.counts.objects and not described.has_masks:
+        raise InputError(f'{manifest}: its objects have no masks; convert annotations with masks or set '
+                         'model.kind=faster_rcnn')
+    return _Recipe(manifest, described, config, with_masks, training)
+
+
+def _count_usable(recipe: _Recipe, exact: bool) -> int:
+    """Records trained on in an epoch; logs what is left out. Reads the records only where the manifest cannot tell."""
+    data, described = recipe.config.data, recipe.described
+    counts = described.counts
+    # An image whose objects are all crowds is left out too, and the manifest does not count these.
+    unknown = 0 if data.keep_empty else counts.crowds
+    without = 0 if data.keep_empty else counts.images_without_objects
+    found = Survey(counts.images, counts.images - without, 0, 0)
+    if described.max_objects_per_image > data.max_objects or (unknown and (exact or found.usable <= unknown)):
+        found = survey(recipe.manifest, recipe.config)
+    if found.usable == 0:
+        raise InputError(f'{recipe.manifest}: no image has an object to train on; annotate some or set '
+                         'data.keep_empty=true')
+    _log_left_out(recipe, found)
+    return found.usable
+
+
+def _log_left_out(recipe: _Recipe, found: Survey) -> None:
+    if found.usable < found.images:
+        _log.warning('%s: %d of %d images have no object and are left out (data.keep_empty=true trains on them)',
+                     recipe.manifest, found.images - found.usable, found.images)
+    if found.cut_objects:
+        _log.warning('%s: %d objects beyond data.max_objects=%d in %d images are left out, the smallest ones',
+                     recipe.manifest, found.cut_objects, recipe.config.data.max_objects, found.cut_images)
+
+
+def _epoch(recipe: _Recipe, epoch: tf.Tensor) -> tf.data.Dataset:
+    """Serialized usable records, each once, in the order of this epoch."""
+    seed, data = recipe.config.train.seed, recipe.config.data
+    files = tf.random.experimental.stateless_shuffle(
+        tf.constant(recipe.files), tf.stack([tf.constant(seed, tf.int64), epoch]), alg='philox')
+    dataset = tf.data.Dataset.from_tensor_slices(files).interleave(
+        tf.data.TFRecordDataset, cycle_length=_READERS, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if not data.keep_empty:
+        dataset = dataset.filter(lambda serialized: _has_target(records.parse(serialized, with_masks=False)))
+    return _shuffle(dataset, data.shuffle_buffer, seed, epoch)
+
+
+def _shuffle(dataset: tf.data.Dataset, buffer: int, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+    # Dataset.shuffle would mix in tf.random.set_seed, and the order would depend on who called it before.
+    spec = dataset.element_spec
+    shuffled = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset), buffer_size=tf.constant(max(1, buffer), tf.int64),
+        seed=tf.constant(seed, tf.int64), seed2=epoch + 1,      # two zeros would mean: at random
+        output_types=[spec.dtype], output_shapes=[spec.shape], reshuffle_each_iteration=False)
+    return tf.data.experimental.from_variant(shuffled, spec)
+
+
+def _has_target(record: dict[str, tf.Tensor]) -> tf.Tensor:
+    return tf.reduce_any(~record['crowd'])
+
+
+def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """Numbered serialized records to batches; records wait for their batch serialized, before they grow large."""
+    def choose(number: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        if len(recipe.config.data.canvases) == 1:
+            return tf.constant(0, tf.int64), number, serialized
+        shape = recipe.shape(records.parse(serialized, with_masks=False), number)
+        return tf.cast(images.choose_canvas(shape, recipe.config.data.canvases), tf.int64), number, serialized
+
+    def fill(_: tf.Tensor, window: tf.data.Dataset) -> tf.data.Dataset:
+        filler = tf.constant(_FILLER, tf.int64)
+        fillers = window.take(1).map(lambda canvas, number, serialized: (canvas, filler, serialized)).repeat()
+        return window.concatenate(fillers).take(batch_size)
+
+    dataset = stream.map(choose, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.group_by_window(lambda canvas, *_: canvas, fill, window_size=batch_size)
+    dataset = dataset.map(lambda *element: _entry_or_filler(recipe, *element),
+                          num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    options = tf.data.Options()
+    # The workers' parts are made here; sharding by a strategy would drop records.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.batch(batch_size, drop_remainder=True).prefetch(_BATCHES_AHEAD).with_options(options)
+
+
+def _entry_or_filler(recipe: _Recipe, canvas: tf.Tensor, number: tf.Tensor, serialized: tf.Tensor,
+                     ) -> dict[str, tf.Tensor]:
+    entry = _entry(recipe, recipe.canvas(canvas), number, serialized)
+    return tf.cond(tf.equal(number, _FILLER), lambda: tf.nest.map_structure(tf.zeros_like, entry), lambda: entry)
+
+
+def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, serialized: tf.Tensor,
+           ) -> dict[str, tf.Tensor]:
+    """One image of a Batch, without the dimension B."""
+    data = recipe.config.data
+    record = records.parse(serialized, recipe.with_masks)
+    name = _name(recipe.manifest, record)
+    _check_labels(record, recipe.config.model.num_classes, name)
+    objects = _largest(record, data.max_objects)
+    sample = transforms.resize(_sample(record, objects, data.mask_size, name), recipe.shape(record, number))
+    if recipe.training:
+        sample = transforms.random_flips(sample, recipe.seed(number), data.flip_horizontal, data.flip_vertical)
+    slots = {'boxes': sample.boxes, 'labels': objects['labels'], 'crowd': objects['crowd'],
+             'valid': tf.ones_like(objects['crowd']), **({} if sample.masks is None else {'masks': sample.masks})}
+    return {
+        'images': images.pad(sample.image, canvas),
+        'sizes': tf.cast(tf.shape(sample.image)[:2], tf.float32),
+        'original_sizes': tf.stack([record['height'], record['width']]),
+        'image_ids': record['image_id'],
+        'image_valid': tf.constant(True),
+        **{key: _pad_slots(value, data.max_objects) for key, value in slots.items()},
+    }
+
+
+def _sample(record: dict[str, tf.Tensor], objects: dict[str, tf.Tensor], mask_size: int, name: tf.Tensor,
+            ) -> transforms.Sample:
+    """The image as it is in the file, with the objects given."""
+    image = images.decode(record['encoded'], name)
+    shape, found = tf.stack([record['height'], record['width']]), tf.shape(image)[:2]
+    tf.debugging.Assert(tf.reduce_all(shape == found), [tf.strings.join(
+        [name, ': is ', images.size_text(found), ', its record says ', images.size_text(shape),
+         '; convert it again'])])
+    if 'masks' not in objects:
+        return transforms.Sample(image, objects['boxes'])
+    masks = images.crop_masks(objects['masks'], objects['boxes'], shape, mask_size, name)
+    return transforms.Sample(image, objects['boxes'], masks)
+
+
+def _largest(record: dict[str, tf.Tensor], limit: int) -> dict[str, tf.Tensor]:
+    """The features of at most `limit` objects: by area, crowds after all others; in the order of the record."""
+    # Below 0 and rising with the area: crowds come last, the largest of them first.
+    rank = tf.where(record['crowd'], -1 / (1 + record['area']), record['area'])
+    kept = tf.sort(tf.argsort(rank, direction='DESCENDING', stable=True)[:limit])
+    return {key: tf.gather(record[key], kept) for key in ('boxes', 'labels', 'crowd', 'masks') if key in record}
+
+
+def _pad_slots(values: tf.Tensor, slots: int) -> tf.Tensor:
+    """[n, ...] -> [G, ...], zeros (False) in the slots without an object."""
+    padding = [[0, slots - tf.shape(values)[0]], *[[0, 0]] * (values.shape.rank - 1)]
+    return tf.ensure_shape(tf.pad(values, padding), [slots, *values.shape[1:]])
+
+
+def _check_labels(record: dict[str, tf.Tensor], classes: int, name: tf.Tensor) -> None:
+    wrong = tf.boolean_mask(record['labels'], (record['labels'] < 1) | (record['labels'] > classes))
+    tf.debugging.Assert(tf.size(wrong) == 0, [tf.strings.join(
+        [name, ': label ', tf.strings.reduce_join(tf.strings.as_string(wrong[:1])),
+         f', expected 1..{classes}; set model.num_classes or convert it again'])])
+
+
+def _name(manifest: PathLike, record: dict[str, tf.Tensor]) -> tf.Tensor:
+    """What messages call an image."""
+    return tf.strings.join([f'{manifest}: image ', tf.strings.as_string(record['image_id'])])
+
+
+def _annotations(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {key: value for key, value in record.items() if key not in ('encoded', 'source_id')}
+
+
+def _damage(manifest: PathLike, file: str, has_masks: bool) -> InputError | None:
+    """What is wrong with the first record of a shard that cannot be used, None where all can."""
+    def probe(serialized: tf.Tensor) -> transforms.Sample:
+        record = records.parse(serialized, has_masks)
+        return _sample(record, record, mask_size=1, name=_name(manifest, record))
+
+    good = 0
+    dataset = tf.data.TFRecordDataset(file)
+    try:
+        for _ in dataset.map(probe, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True):
+            good += 1
+    except tf.errors.DataLossError:
+        return InputError(f'{file}: record {good} (from 0) is damaged: its checksum or length is wrong; '
+                          'copy the shard again or convert the data again')
+    except tf.errors.InvalidArgumentError as error:
+        return InputError(f'{file}: record {good} (from 0){_image_id(dataset, good)}: {_reason(error)}; '
+                          'mend the image and convert the data again')
+    return None
+
+
+def _image_id(dataset: tf.data.Dataset, index: int) -> str:
+    """' = image 42' of the record with this index, nothing where the record cannot be parsed."""
+    try:
+        record = records.parse(next(iter(dataset.skip(index))), with_masks=False)
+    except tf.errors.InvalidArgumentError:
+        return ''
+    return f' = image {int(record["image_id"])}'
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """TensorFlow's message without the names of its nodes."""
+    told = _ASSERTION.search(error.message)
+    if told:
+        return told.group(1).partition(': image ')[2].partition(': ')[2]
+    line = re.sub(r'\{\{.*?\}\}|\[Op:.*', '', error.message.split('\n')[0])
+    return line.rpartition('Iterator::')[2].partition(': ')[2] if 'Iterator::' in line else line.strip()

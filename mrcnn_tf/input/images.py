@@ -1,0 +1,154 @@
+"""Images in a graph: decode, the resize rule, resize, the canvas, masks as crops. Training and serving share them.
+
+h, w height and width; H, W of a canvas: a fixed size that an image is padded to, right and below; n objects; S side of
+a mask crop. An image is float32 [h, w, 3], RGB 0..255; a shape is int32 [2] (height, width).
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from mrcnn_tf.config import ConfigError, DataConfig
+
+_JPEG = b'\xff\xd8\xff'
+_PNG = b'\x89PNG\r\n\x1a\n'
+
+
+def decode(encoded: tf.Tensor, name: tf.Tensor | str = 'image') -> tf.Tensor:
+    """Decodes a JPEG, or a PNG of 8 or 16 bit, grey, palette or colour; transparency is left out.
+
+    Args:
+        encoded: string [], the bytes of the file.
+        name: string [], what an error calls the image.
+
+    Returns:
+        float32 [h, w, 3], RGB 0..255; 16-bit values are divided by 257, so that 65535 becomes 255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: neither JPEG nor PNG, or damaged.
+    """
+    is_jpeg = tf.equal(tf.strings.substr(encoded, 0, len(_JPEG)), _JPEG)
+    is_png = tf.equal(tf.strings.substr(encoded, 0, len(_PNG)), _PNG)
+    tf.debugging.Assert(is_jpeg | is_png, [tf.strings.join([name, ': neither a JPEG nor a PNG; convert it to one'])])
+    return tf.cond(is_png, lambda: _decode_png(encoded), lambda: _decode_jpeg(encoded))
+
+
+def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: tf.Tensor | int,
+                  long_side: tf.Tensor | int) -> tf.Tensor:
+    """The shape that an image is resized to: scale = min(short_side / shorter, long_side / longer), sides rounded down.
+
+    Args: whole numbers [], px, at least 1.
+
+    Returns:
+        int32 [2]; each side at least 1.
+    """
+    height, width, short_side, long_side = (tf.cast(v, tf.int64) for v in (height, width, short_side, long_side))
+    shorter, longer = tf.minimum(height, width), tf.maximum(height, width)
+    short_binds = short_side * longer <= long_side * shorter
+    # The scale stays a fraction of whole numbers: as a float it loses a pixel where side * scale is whole.
+    numerator = tf.where(short_binds, short_side, long_side)
+    denominator = tf.where(short_binds, shorter, longer)
+    return tf.cast(tf.maximum(tf.stack([height, width]) * numerator // denominator, 1), tf.int32)
+
+
+def resize(image: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """Bilinear with half-pixel centres, no antialiasing (as torchvision): [h, w, 3] -> float32 [*shape, 3]."""
+    return tf.image.resize(image, shape, method='bilinear', antialias=False)
+
+
+def choose_canvas(shape: tf.Tensor, canvases: Sequence[Sequence[int]]) -> tf.Tensor:
+    """Index, int32 [], of the canvas of least area that holds `shape`; of equals the first.
+
+    `check_canvases` sees to it that there is one.
+    """
+    sides = tf.constant([list(canvas) for canvas in canvases], tf.int32)         # [canvases, 2]
+    area = tf.cast(tf.reduce_prod(sides, axis=1), tf.float32)
+    holds = tf.reduce_all(shape[None, :] <= sides, axis=1)
+    return tf.argmin(tf.where(holds, area, area.dtype.max), output_type=tf.int32)
+
+
+def check_canvases(data: DataConfig) -> None:
+    """Raises ConfigError where an image that the resize rules allow, in training or testing, fits no canvas."""
+    rules = (('short_sides', max(data.short_sides), 'long_side', data.long_side),
+             ('test_short_side', data.test_short_side, 'test_long_side', data.test_long_side))
+    for short_name, short_side, long_name, long_side in rules:
+        short_side = min(short_side, long_side)
+        for height, width in ((short_side, long_side), (long_side, short_side)):
+            if not any(height <= canvas[0] and width <= canvas[1] for canvas in data.canvases):
+                sides = [-(-side // 32) * 32 for side in (height, width)]
+                raise ConfigError(f'data.canvases: none of {data.canvases} holds an image of {height} x {width}, which '
+                                  f'data.{short_name} and data.{long_name} allow; add {sides}')
+
+
+def pad(image: tf.Tensor, canvas: Sequence[int] | tf.Tensor) -> tf.Tensor:
+    """Zeros to the right and below: [h, w, 3] -> [H, W, 3], a static shape where `canvas` is whole numbers."""
+    below, right = canvas[0] - tf.shape(image)[0], canvas[1] - tf.shape(image)[1]
+    padded = tf.pad(image, [[0, below], [0, right], [0, 0]])
+    return padded if tf.is_tensor(canvas) else tf.ensure_shape(padded, [*canvas, 3])
+
+
+def crop_masks(encoded: tf.Tensor, boxes: tf.Tensor, shape: tf.Tensor, side: int, name: tf.Tensor | str = 'image',
+               ) -> tf.Tensor:
+    """Each object's mask over its own box: what neither resizing the image nor moving it changes.
+
+    Sample i of S along an axis lies at y1 + (i + 1/2) (y2 - y1) / S in px with continuous edges, bilinear between the
+    centres of the mask's pixels and constant beyond the outermost.
+
+    Args:
+        encoded: string [n], PNG of the whole image, 8 bit grey, 0 outside.
+        boxes: float32 [n, 4], y1, x1, y2, x2 in px, inside the image.
+        shape: int32 [2], of the image, which each mask must have.
+        side: S.
+        name: string [], what an error calls the image.
+
+    Returns:
+        uint8 [n, S, S], 0..255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: no PNG, or a mask of another size than the image.
+    """
+    low = tf.clip_by_value(tf.cast(tf.floor(boxes[:, :2] - 1), tf.int32), 0, shape - 1)
+    high = tf.clip_by_value(tf.cast(tf.math.ceil(boxes[:, 2:] + 1), tf.int32), low + 1, shape)
+
+    def cut(element: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        png, first, end, corners = element
+        mask = tf.io.decode_png(png, channels=1)                                  # [h, w, 1]
+        same = tf.debugging.Assert(tf.reduce_all(tf.shape(mask)[:2] == shape), [message])
+        with tf.control_dependencies([same]):
+            near = tf.minimum(mask[first[0]:end[0], first[1]:end[1]], 1)
+        # One more pixel all around, because the op gives zeros beyond the image.
+        near = tf.pad(near, [[1, 1], [1, 1], [0, 0]], 'SYMMETRIC')
+        return tf.image.crop_and_resize(near[None], corners[None], [0], [side, side])[0, :, :, 0]
+
+    message = tf.strings.join([name, ': a mask is not of the image\'s size, ', size_text(shape), '; convert it again'])
+    elements = (encoded, low, high, _corners(boxes, low, high, side))
+    crops = tf.map_fn(cut, elements, fn_output_signature=tf.TensorSpec([side, side], tf.float32))
+    return tf.ensure_shape(tf.cast(tf.round(crops * 255.), tf.uint8), [None, side, side])
+
+
+def size_text(shape: tf.Tensor) -> tf.Tensor:
+    """'height x width' for messages: int32 [2 or more] -> string []."""
+    return tf.strings.reduce_join(tf.strings.as_string(shape[:2]), separator=' x ')
+
+
+def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    # The accurate transform gives Pillow's pixels; the default differs by up to 5.
+    return tf.cast(tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE'), tf.float32)
+
+
+def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
+    # As 16 bit, v of 8 bit reads 257 v: the division gives it back exactly.
+    return tf.cast(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), tf.float32) / 257.
+
+
+def _corners(boxes: tf.Tensor, low: tf.Tensor, high: tf.Tensor, side: int) -> tf.Tensor:
+    """What crop_and_resize is given to sample the centres of S x S cells: float32 [n, 4].
+
+    The op samples from corner to corner, as fractions of the last index of the part low - 1 .. high (padded).
+    """
+    half_cell = (boxes[:, 2:] - boxes[:, :2]) / (2 * side)
+    first = tf.tile(tf.cast(low - 1, tf.float32), [1, 2])
+    last = tf.tile(tf.cast(high - low + 1, tf.float32), [1, 2])
+    centres = tf.concat([boxes[:, :2] + half_cell, boxes[:, 2:] - half_cell], axis=1) - .5   # in indices of pixels
+    return (centres - first) / last
