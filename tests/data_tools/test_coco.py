@@ -1,0 +1,411 @@
+"""COCO to TFRecord: what goes through unchanged, what is repaired, what is dropped and why, what stops it."""
+from __future__ import annotations
+
+import collections
+import copy
+import io
+import json
+import pathlib
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from data_tools import coco, writer
+from data_tools.incidents import ConversionError
+from mrcnn_tf.input import records
+
+HEIGHT, WIDTH = 20, 30
+NAN, INFINITE = float('nan'), float('inf')
+# Pixels of rows 2..7 and columns 4..9 of an image 20 high and 30 wide: 20 to a column, 4 columns before.
+RLE = {'size': [HEIGHT, WIDTH], 'counts': [82, *[6, 14] * 5, 6, 412]}
+POLYGON = [4, 2, 10, 2, 10, 8, 4, 8]      # the same ones
+
+GOOD: dict[str, Any] = {'id': 1, 'image_id': 1, 'category_id': 7, 'iscrowd': 0, 'area': 33.5, 'bbox': [4, 2, 6, 6],
+                        'segmentation': [POLYGON]}
+DATA: dict[str, Any] = {
+    'images': [{'id': 1, 'file_name': 'a.png', 'height': HEIGHT, 'width': WIDTH}],
+    'annotations': [GOOD],
+    'categories': [{'id': 90, 'name': 'zebra'}, {'id': 7, 'name': 'cat'}, {'id': 12, 'name': 'dog'}]}
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    changed = {**copy.deepcopy(GOOD), **changes}
+    return {key: value for key, value in changed.items() if value is not ...}     # ... takes the key away
+
+
+def picture(path: pathlib.Path, height: int = HEIGHT, width: int = WIDTH) -> bytes:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(values).save(path)
+    return path.read_bytes()
+
+
+class Folder:
+    """A data set in a directory of its own: images, json, and what is made of them."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        (path / 'images').mkdir()
+        picture(path / 'images' / 'a.png')
+
+    def convert(self, annotations: list[Any] | None = None, images: list[Any] | None = None,
+                **options: Any) -> records.Manifest:
+        data = {**DATA, 'annotations': DATA['annotations'] if annotations is None else annotations,
+                'images': DATA['images'] if images is None else images}
+        (self.path / 'a.json').write_text(json.dumps(data))
+        return self.run(**options)
+
+    def run(self, **options: Any) -> records.Manifest:
+        return coco.convert(self.path / 'a.json', self.path / 'images', self.path / 'out', **options)
+
+    def parse(self, name: str = 'train', with_masks: bool = True) -> list[dict[str, Any]]:
+        path = self.path / 'out' / f'{name}.json'
+        shards = tf.data.TFRecordDataset(records.Manifest.read(path).shard_paths(path))
+        return [{key: value.numpy() for key, value in records.parse(each, with_masks).items()} for each in shards]
+
+
+@pytest.fixture()
+def folder(tmp_path: pathlib.Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def decoded(png: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(png)))
+
+
+def square() -> np.ndarray:
+    mask = np.zeros([HEIGHT, WIDTH], np.uint8)
+    mask[2:8, 4:10] = 1
+    return mask
+
+
+def test_an_image_and_its_object(folder: Folder) -> None:
+    manifest = folder.convert()
+    [record] = folder.parse()
+    assert record['encoded'] == (folder.path / 'images' / 'a.png').read_bytes()
+    assert (record['image_id'], record['source_id'], record['height'], record['width']) == (1, b'1', HEIGHT, WIDTH)
+    np.testing.assert_array_equal(record['boxes'], [[2, 4, 8, 10]])      # y1, x1, y2, x2
+    assert (record['labels'].tolist(), record['crowd'].tolist(), record['area'].tolist()) == ([1], [False], [33.5])
+    assert record['annotation_ids'].tolist() == [1]
+    np.testing.assert_array_equal(decoded(record['masks'][0]), square())
+    assert manifest == records.Manifest(
+        'train', [records.Category(1, 7, 'cat'), records.Category(2, 12, 'dog'), records.Category(3, 90, 'zebra')],
+        records.Counts(1, 0, 1, 0), 1, {}, {}, manifest.shards, True,
+        records.Source('coco', str(folder.path / 'a.json'), str(folder.path / 'images')))
+
+
+def test_sparse_category_ids_become_labels_in_order_of_id(folder: Folder) -> None:
+    folder.convert([annotation(id=i, category_id=c) for i, c in enumerate((90, 7, 12.0), 1)])
+    assert folder.parse()[0]['labels'].tolist() == [3, 1, 2]
+
+
+@pytest.mark.parametrize('crowd', [0, 1])
+@pytest.mark.parametrize('kind', ['polygon', 'counts', 'text'])
+def test_every_segmentation_with_or_without_crowd(folder: Folder, kind: str, crowd: int) -> None:
+    text = coco_mask.encode(np.asfortranarray(square()))['counts'].decode()
+    value = {'polygon': [POLYGON], 'counts': RLE, 'text': {'size': [HEIGHT, WIDTH], 'counts': text}}[kind]
+    manifest = folder.convert([annotation(iscrowd=crowd, segmentation=value)])
+    [record] = folder.parse()
+    np.testing.assert_array_equal(decoded(record['masks'][0]), square())
+    assert record['crowd'].tolist() == [bool(crowd)]
+    assert manifest.counts == records.Counts(1, 0, 1, crowd)
+
+
+def test_images_without_objects_are_kept(folder: Folder) -> None:
+    picture(folder.path / 'images' / 'b.png')
+    manifest = folder.convert([], [*DATA['images'], {'id': 5, 'file_name': 'b.png', 'height': HEIGHT, 'width': WIDTH}])
+    assert manifest.counts == records.Counts(2, 2, 0, 0) and manifest.max_objects_per_image == 0
+    assert [record['boxes'].shape for record in folder.parse()] == [(0, 4), (0, 4)]
+
+
+def test_many_objects_are_all_kept(folder: Folder) -> None:
+    manifest = folder.convert([annotation(id=i) for i in range(1, 131)])
+    assert manifest.max_objects_per_image == 130
+    assert folder.parse()[0]['annotation_ids'].tolist() == list(range(1, 131))
+
+
+@pytest.mark.parametrize('bbox, box', [
+    ([-2, 3, 8, 4], [3, 0, 7, 6]),
+    ([25, 15, 10, 10], [15, 25, 20, 30]),
+    ([-1e9, -1e9, 2e9, 2e9], [0, 0, 20, 30]),
+])
+def test_a_box_across_the_border_is_clipped_and_counted(folder: Folder, bbox: list[float], box: list[float]) -> None:
+    manifest = folder.convert([annotation(id=9, bbox=bbox)])
+    np.testing.assert_array_equal(folder.parse()[0]['boxes'], [box])
+    [incident] = manifest.repaired['box clipped']
+    assert (incident.image_id, incident.annotation_id) == (1, 9) and str(bbox[0]) in incident.detail
+    assert manifest.dropped == {}
+
+
+def test_rounding_at_the_border_is_no_repair(folder: Folder) -> None:
+    # 29.9 + 0.1 is 30, and 10.1 + 9.9 is 20; neither is exact in binary.
+    assert folder.convert([annotation(bbox=[29.9, 10.1, 0.1 + 1e-9, 9.9])]).repaired == {}
+    np.testing.assert_allclose(folder.parse()[0]['boxes'], [[10.1, 29.9, 20, 30]], rtol=1e-7)
+
+
+@pytest.mark.parametrize('changes, area', [
+    ({'area': 12}, 12.0),
+    ({'area': ...}, 36.0),                                        # of the mask
+    ({'area': ..., 'segmentation': [[4, 2, 10, 2, 10, 5, 4, 5]]}, 18.0),
+])
+def test_area(folder: Folder, changes: dict[str, Any], area: float) -> None:
+    assert folder.convert([annotation(**changes)]).repaired == {}
+    assert folder.parse()[0]['area'].tolist() == [area]
+
+
+@pytest.mark.parametrize('area', [0, -1, NAN, INFINITE, 'much', 1e300, True])
+def test_an_impossible_area_is_computed_and_counted(folder: Folder, area: Any) -> None:
+    manifest = folder.convert([annotation(area=area)])
+    assert folder.parse()[0]['area'].tolist() == [36.0]
+    assert {reason: len(found) for reason, found in manifest.repaired.items()} == {'area computed': 1}
+
+
+def test_a_short_polygon_beside_a_good_one_is_left_out_and_counted(folder: Folder) -> None:
+    manifest = folder.convert([annotation(segmentation=[[1, 1, 2, 2], POLYGON])])
+    np.testing.assert_array_equal(decoded(folder.parse()[0]['masks'][0]), square())
+    assert manifest.repaired == {'polygon with fewer than 3 points': [records.Incident(1, 1, '2 points')]}
+    assert manifest.dropped == {}
+
+
+DROPPED = [
+    ({'bbox': [4, 2, 0, 6]}, 'box without area'),
+    ({'bbox': [4, 2, 6, 0.0]}, 'box without area'),
+    ({'bbox': [4, 2, -6, 6]}, 'box without area'),
+    ({'bbox': [29, 2, 1e-9, 6]}, 'box without area'),             # nothing of it in float32
+    ({'bbox': [31, 2, 5, 6]}, 'box outside the image'),
+    ({'bbox': [30, 2, 5, 6]}, 'box outside the image'),           # touches the border
+    ({'bbox': [-6, 2, 6, 6]}, 'box outside the image'),
+    ({'bbox': [4, -20, 6, 6]}, 'box outside the image'),
+    ({'bbox': [4, 200, 6, 6]}, 'box outside the image'),
+    ({'bbox': [4, NAN, 6, 6]}, 'non-finite numbers'),
+    ({'bbox': [4, 2, INFINITE, 6]}, 'non-finite numbers'),
+    ({'bbox': [4, 2, 6]}, 'malformed box'),
+    ({'bbox': [4, 2, 6, '6']}, 'malformed box'),
+    ({'bbox': None}, 'malformed box'),
+    ({'bbox': ...}, 'malformed box'),
+    ({'category_id': 8}, 'category not in the list'),
+    ({'category_id': '7'}, 'category not in the list'),
+    ({'category_id': [7]}, 'category not in the list'),
+    ({'category_id': ...}, 'category not in the list'),
+    ({'image_id': 2}, 'annotation for a missing image'),
+    ({'image_id': [1]}, 'annotation for a missing image'),
+    ({'image_id': NAN}, 'annotation for a missing image'),
+    ({'image_id': ...}, 'annotation for a missing image'),
+    ({'segmentation': [[4, 2, 10, 8]]}, 'polygon with fewer than 3 points'),
+    ({'segmentation': [[4, 2, 10, 8], [1, 1]]}, 'polygon with fewer than 3 points'),
+    ({'segmentation': [[4, 2, 10, 2, 10, 8, 4]]}, 'malformed polygon'),
+    ({'segmentation': [[4, 2, 10, 2, NAN, 8]]}, 'non-finite numbers'),
+    ({'segmentation': []}, 'no segmentation'),
+    ({'segmentation': ...}, 'no segmentation'),
+    ({'segmentation': {**RLE, 'size': [WIDTH, HEIGHT]}}, 'mask of another size'),
+    ({'segmentation': {**RLE, 'counts': [82, 518, 3]}}, 'malformed RLE'),
+    ({'segmentation': {**RLE, 'counts': [600]}}, 'empty mask'),
+]
+
+
+@pytest.mark.parametrize('changes, reason', DROPPED)
+def test_an_annotation_is_dropped_and_counted(
+        folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any],
+        reason: str) -> None:
+    monkeypatch.setenv('COLUMNS', '200')
+    manifest = folder.convert([annotation(id=8, **changes), annotation(id=9)])
+    assert {reason: [incident.annotation_id for incident in found] for reason, found in manifest.dropped.items()} == {
+        reason: [8]}
+    assert manifest.repaired == {} and manifest.counts == records.Counts(1, 0, 1, 0)
+    assert folder.parse()[0]['annotation_ids'].tolist() == [9]
+    [row] = [line for line in capsys.readouterr().out.splitlines() if 'dropped' in line]
+    assert [cell.strip() for cell in row.split('│')[1:4]] == ['dropped', reason, '1']
+
+
+
+IMAGES = {
+    'missing image file': lambda path: None,
+    'corrupt image': lambda path: path.write_bytes((path.parent / 'a.png').read_bytes()[:-200]),
+    'unsupported image format': lambda path: Image.new('RGB', (WIDTH, HEIGHT)).save(path, 'BMP'),
+    'size mismatch': lambda path: picture(path, WIDTH, HEIGHT),
+}
+
+
+@pytest.mark.parametrize('reason', IMAGES)
+def test_an_image_is_dropped_with_its_annotations_and_counted(folder: Folder, reason: str) -> None:
+    IMAGES[reason](folder.path / 'images' / 'b.jpg')
+    manifest = folder.convert(
+        [annotation(id=1, image_id=40), annotation(id=2, image_id=40), annotation(id=3)],
+        [{'id': 40, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}, *DATA['images']])
+    [[found, [incident]]] = manifest.dropped.items()
+    assert (found, incident.image_id, incident.annotation_id) == (reason, 40, None)
+    assert 'b.jpg' in incident.detail and incident.detail.endswith(' (and its 2 annotations)')
+    assert manifest.counts == records.Counts(1, 0, 1, 0)
+    assert [record['image_id'] for record in folder.parse()] == [1]
+
+
+def test_a_corrupt_jpeg_is_dropped(folder: Folder) -> None:
+    whole = picture(folder.path / 'images' / 'b.jpg')
+    (folder.path / 'images' / 'b.jpg').write_bytes(whole[:len(whole) // 2])
+    manifest = folder.convert([], [*DATA['images'], {'id': 2, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}])
+    assert [incident.image_id for incident in manifest.dropped['corrupt image']] == [2]
+
+
+def test_a_turned_photograph_is_explained(folder: Folder) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (HEIGHT, WIDTH)).save(folder.path / 'images' / 'b.jpg', exif=exif)
+    manifest = folder.convert([], [*DATA['images'], {'id': 2, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}])
+    assert manifest.dropped['size mismatch'] == [records.Incident(
+        2, None, 'b.jpg is 30 x 20, and its EXIF says to turn it; the json says 20 x 30')]
+
+
+def test_a_size_that_is_not_stated_is_that_of_the_file(folder: Folder) -> None:
+    folder.convert(images=[{'id': 1, 'file_name': 'a.png'}])
+    assert [(record['height'], record['width']) for record in folder.parse()] == [(HEIGHT, WIDTH)]
+
+
+def test_files_in_folders_and_jpeg(folder: Folder) -> None:
+    (folder.path / 'images' / 'sub').mkdir()
+    data = picture(folder.path / 'images' / 'sub' / 'b.jpg')
+    folder.convert([], [{'id': 3, 'file_name': 'sub/b.jpg', 'height': HEIGHT, 'width': WIDTH}], name='val')
+    [record] = folder.parse('val')
+    assert (record['encoded'], record['image_id']) == (data, 3)
+
+
+def test_ids_that_are_text_become_ordinals(folder: Folder) -> None:
+    picture(folder.path / 'images' / 'b.png')
+    size = {'height': HEIGHT, 'width': WIDTH}
+    images = [{'id': 'x', 'file_name': 'a.png', **size}, {'id': 77, 'file_name': 'b.png', **size}]
+    folder.convert([annotation(id='p', image_id='x'), annotation(id=..., image_id=77), annotation(id=6, image_id=77)],
+                   images)
+    first, second = folder.parse()
+    assert (first['image_id'], first['source_id'], first['annotation_ids'].tolist()) == (1, b'x', [1])
+    assert (second['image_id'], second['source_id'], second['annotation_ids'].tolist()) == (2, b'77', [2, 6])
+
+
+def test_boxes_only(folder: Folder) -> None:
+    whole = folder.convert([annotation(segmentation=..., area=...)])
+    assert not whole.has_masks and whole.dropped == {}
+    assert folder.parse(with_masks=False)[0]['area'].tolist() == [36.0]
+    assert not folder.convert([annotation(segmentation='none')], masks=False).has_masks
+    assert folder.parse(with_masks=False)[0]['labels'].tolist() == [1]
+    with pytest.raises(tf.errors.InvalidArgumentError, match='masks of 0 objects, labels of 1'):
+        folder.parse()
+
+
+def test_the_work_can_be_sent_to_another_process(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, options = writer.write, writer.Options(images_per_shard=2)
+
+    def through_pickle(items: Any, make: Any, head: Any, *others: Any) -> records.Manifest:
+        assert others[-1] is options
+        return write(*pickle.loads(pickle.dumps((items, make, head))), *others)
+
+    plain = folder.convert()
+    monkeypatch.setattr(writer, 'write', through_pickle)
+    assert folder.convert(options=options) == plain
+
+
+def without(key: str, index: int | None = None, field: str = '') -> dict[str, Any]:
+    data = copy.deepcopy(DATA)
+    if index is None:
+        del data[key]
+    else:
+        del data[key][index][field]
+    return data
+
+
+def with_(key: str, value: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(DATA), key: value}
+
+
+@pytest.mark.parametrize('data, message', [
+    ('', r'not JSON at line 1 column 1'),
+    ('{"images": [\n  {"id": 1,}\n]}', r'not JSON at line 2 column \d+: .*; copy the file again'),
+    (json.dumps(DATA)[:-20], r'not JSON at line 1 column \d+'),
+    (b'{"a": "\xff"}', "not JSON: 'utf-8' codec can't decode byte 0xff in position 7"),
+    ('[1]', "no list 'images'; give an instances json"),
+    (without('images'), "no list 'images'"),
+    (without('annotations'), "no list 'annotations'"),
+    (with_('categories', {}), "no list 'categories'"),
+    (with_('annotations', [GOOD, 5]), r'annotations\[1\] is 5, expected an object in braces'),
+    (without('images', 0, 'file_name'), r'images\[0\] needs an "id"'),
+    (without('images', 0, 'id'), r'images\[0\] needs an "id"'),
+    (with_('images', DATA['images'] * 2), 'image id 1 is listed twice'),
+    (with_('images', []), r'no image is left to write \(1 annotation for a missing image\)'),
+    (without('categories', 1, 'name'), r'categories\[1\] needs an int "id" and a text "name"'),
+    (without('categories', 2, 'id'), r'categories\[2\] needs an int "id" and a text "name"'),
+    (with_('categories', []), 'categories is empty'),
+    (with_('categories', [{'id': 7, 'name': 'a'}] * 2), 'category id 7 is listed twice'),
+])
+def test_a_json_that_is_not_cocos_is_one_clear_line(folder: Folder, data: Any, message: str) -> None:
+    path = folder.path / 'a.json'
+    path.write_bytes(data if isinstance(data, bytes) else data.encode() if isinstance(data, str) else
+                     json.dumps(data).encode())
+    with pytest.raises(ConversionError, match=f'^{path}: .*{message}') as error:
+        folder.run()
+    assert '\n' not in str(error.value)
+    assert not (folder.path / 'out').exists() or not list((folder.path / 'out').iterdir())
+
+
+def test_a_json_that_is_not_there(folder: Folder) -> None:
+    with pytest.raises(ConversionError, match='a.json: No such file or directory; give an instances json'):
+        folder.run()
+
+
+def test_a_wrong_directory_of_images(folder: Folder) -> None:
+    (folder.path / 'images' / 'a.png').unlink()
+    message = r'no image is left to write \(1 missing image file\); is .*images its directory'
+    with pytest.raises(ConversionError, match=message):
+        folder.convert()
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_nuclei(tmp_path: pathlib.Path, nuclei_dir: pathlib.Path, split: str) -> None:
+    path = nuclei_dir / 'annotations' / f'instances_{split}.json'
+    manifest = coco.convert(path, nuclei_dir / 'images', tmp_path, split)
+    assert manifest.counts == {'train': records.Counts(267, 0, 7680, 0), 'val': records.Counts(40, 0, 1067, 0)}[split]
+    assert manifest.max_objects_per_image == {'train': 99, 'val': 90}[split]
+    assert manifest.dropped == {} and manifest.repaired == {} and manifest.has_masks
+    _agree(path, nuclei_dir / 'images', tmp_path / f'{split}.json')
+
+
+@pytest.mark.parametrize('split', ['train2017', 'val2017'])
+def test_coco(tmp_path: pathlib.Path, coco_dir: pathlib.Path, split: str) -> None:
+    path = coco_dir / 'annotations' / f'instances_{split}.json'
+    manifest = coco.convert(path, coco_dir / split, tmp_path, split)
+    assert manifest.counts == {
+        'train2017': records.Counts(47, 0, 524, 6), 'val2017': records.Counts(57, 2, 517, 7)}[split]
+    assert manifest.dropped == {}
+    assert [(c.label, c.id, c.name) for c in manifest.categories][::79] == [(1, 1, 'person'), (80, 90, 'toothbrush')]
+    _agree(path, coco_dir / split, tmp_path / f'{split}.json')
+
+
+def _agree(annotations: pathlib.Path, images: pathlib.Path, path: pathlib.Path) -> None:
+    """Each record against the json, its masks as pycocotools decodes them."""
+    data = json.loads(annotations.read_text())
+    manifest = records.Manifest.read(path)
+    ids = {category.label: category.id for category in manifest.categories}
+    listed = {image['id']: image for image in data['images']}
+    of_image = collections.defaultdict(list)
+    for each in data['annotations']:
+        of_image[each['image_id']].append(each)
+    shards = tf.data.TFRecordDataset(manifest.shard_paths(path))
+    for record in shards.map(lambda serialized: records.parse(serialized, True)).as_numpy_iterator():
+        image, expected = listed.pop(int(record['image_id'])), of_image[int(record['image_id'])]
+        assert record['encoded'] == (images / image['file_name']).read_bytes()
+        boxes = np.array([each['bbox'] for each in expected]).reshape(-1, 4)
+        np.testing.assert_allclose(record['boxes'][:, [1, 0]], boxes[:, :2], rtol=1e-6)
+        np.testing.assert_allclose(record['boxes'][:, [3, 2]], boxes[:, :2] + boxes[:, 2:], rtol=1e-6)
+        assert [ids[label] for label in record['labels']] == [each['category_id'] for each in expected]
+        assert record['annotation_ids'].tolist() == [each['id'] for each in expected]
+        assert record['crowd'].tolist() == [each['iscrowd'] == 1 for each in expected]
+        np.testing.assert_allclose(record['area'], [each['area'] for each in expected], rtol=1e-6)
+        for each, png in list(zip(expected, record['masks'], strict=True))[:5]:
+            np.testing.assert_array_equal(decoded(png), _mask(each['segmentation'], image['height'], image['width']))
+    assert not listed
+
+
+def _mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    if isinstance(segmentation, list) or isinstance(segmentation['counts'], list):
+        segmentation = coco_mask.frPyObjects(segmentation, height, width)
+    return coco_mask.decode(coco_mask.merge(segmentation) if isinstance(segmentation, list) else segmentation)
