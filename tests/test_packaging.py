@@ -1,0 +1,29 @@
+"""setup.cfg says by hand what is installed: held against the source tree."""
+from __future__ import annotations
+
+import configparser
+import importlib
+import pathlib
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='module')
+def setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(_ROOT / 'setup.cfg')
+    return parser
+
+
+def test_every_package_is_installed(setup: configparser.ConfigParser) -> None:
+    sources = [path.relative_to(_ROOT) for top in ('mrcnn_tf', 'data_tools') for path in (_ROOT / top).rglob('*.py')]
+    expected = {'.'.join(path.parent.parts) for path in sources} | {'mrcnn_tf.configs'}
+    assert set(setup['options']['packages'].split()) == expected
+
+
+def test_the_command_leads_to_a_function(setup: configparser.ConfigParser) -> None:
+    name, target = setup['options.entry_points']['console_scripts'].strip().split(' = ')
+    module, function = target.split(':')
+    assert name == 'mrcnn' and callable(getattr(importlib.import_module(module), function))
