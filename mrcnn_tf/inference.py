@@ -69,12 +69,11 @@ def split_batch(detections: Mapping[str, Any], batch: Mapping[str, Any]) -> Iter
         batch: what the detections were made from: sizes, original_sizes [B, 2], image_ids and image_valid [B].
     """
     columns = {name: np.asarray(column) for name, column in detections.items()}
-    original = np.asarray(batch['original_sizes'])
-    scales = original / np.asarray(batch['sizes'], np.float64)
+    sizes, original_sizes = np.asarray(batch['sizes'], np.float64), np.asarray(batch['original_sizes'])
     for i in np.flatnonzero(np.asarray(batch['image_valid'])):
-        height, width = original[i].tolist()
+        height, width = original_sizes[i].tolist()
         instances = _instances({name: column[i] for name, column in columns.items()})
-        boxes = instances.boxes * np.tile(scales[i], 2)
+        boxes = instances.boxes * np.tile(original_sizes[i] / sizes[i], 2)
         instances.boxes = np.clip(boxes, 0, [height, width, height, width]).astype(np.float32)
         yield int(np.asarray(batch['image_ids'])[i]), (height, width), instances
 
@@ -83,7 +82,7 @@ def to_coco(instances: Instances, size: tuple[int, int], categories: Sequence[Ca
             dialect: str) -> list[dict[str, Any]]:
     """COCO's results of one image, without its id: category_id, bbox [x, y, width, height], score, segmentation (RLE).
 
-    Numbers are the shortest decimals that give the same float32.
+    Edges and scores are the shortest decimals that give the same float32.
 
     Args:
         instances: of the image.
@@ -97,11 +96,9 @@ def to_coco(instances: Instances, size: tuple[int, int], categories: Sequence[Ca
     unknown = [label for label in instances.labels.tolist() if not 1 <= label <= len(categories)]
     if unknown:
         raise ValueError(f'label {unknown[0]}: the model has categories 1..{len(categories)}')
-    y1, x1, y2, x2 = instances.boxes.T.reshape(4, -1)
     results: list[dict[str, Any]] = [
-        {'category_id': categories[label - 1].id, 'bbox': [_short(edge) for edge in box], 'score': _short(score)}
-        for label, box, score in zip(instances.labels.tolist(), np.stack([x1, y1, x2 - x1, y2 - y1], 1),
-                                     instances.scores, strict=True)]
+        {'category_id': categories[label - 1].id, 'bbox': _coco_box(box), 'score': _short(score)}
+        for label, box, score in zip(instances.labels.tolist(), instances.boxes, instances.scores, strict=True)]
     if instances.masks is not None:
         for result, mask in zip(results, instances.image_masks(*size, dialect), strict=True):
             result['segmentation'] = paste.encode(mask)
@@ -137,7 +134,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     path = pathlib.Path(path)
     if (path / 'config.yaml').is_file():
         return ModelDirectory(path)
-    versions = [p for p in path.iterdir() if p.name.isdigit()] if path.is_dir() else []
+    versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
     for candidate in (path, *sorted(versions, key=lambda p: int(p.name), reverse=True)):
         if (candidate / 'saved_model.pb').is_file():
             return SavedModel(candidate)
@@ -231,6 +228,11 @@ def _decode(path: str | os.PathLike[str], encoded: bytes) -> tf.Tensor:
         return images.decode(tf.constant(encoded), str(path))
     except tf.errors.InvalidArgumentError:
         raise InferenceError(f'{path}: neither a JPEG nor a PNG, or damaged; save it again as one of them') from None
+
+
+def _coco_box(box: np.ndarray) -> list[float]:
+    y1, x1, y2, x2 = (_short(edge) for edge in box)
+    return [x1, y1, round(x2 - x1, 6), round(y2 - y1, 6)]    # the sixth decimal is below the step of float32
 
 
 def _short(value: np.floating[Any]) -> float:
