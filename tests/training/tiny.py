@@ -38,8 +38,10 @@ def write_data(directory: pathlib.Path) -> None:
             writer.write(records.encode(example))
     size = (directory / 'train-0.tfrecord').stat().st_size
     objects = sum(len(example.objects) for example in examples)
-    Manifest('train', [Category(1, 1, 'low'), Category(2, 2, 'high')], records.Counts(16, 0, objects, 0), 2, {}, {},
-             [records.Shard('train-0.tfrecord', 16, size, '')], True, records.Source('test', '', '')).write(directory / 'train.json')
+    manifest = Manifest(
+        'train', [Category(1, 1, 'low'), Category(2, 2, 'high')], records.Counts(16, 0, objects, 0), 2, {}, {},
+        [records.Shard('train-0.tfrecord', 16, size, '')], True, records.Source('test', '', ''))
+    manifest.write(directory / 'train.json')
 
 
 def _example(index: int) -> Annotated:

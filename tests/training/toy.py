@@ -29,11 +29,12 @@ class ToyModel(keras.Model):
         super().__init__()
         self.first = keras.layers.Dense(width, activation='tanh', name='first')
         self.second = keras.layers.Dense(2, name='second')
-        self.poison_at = -1    # the step (from 0) whose loss is not a number
+        self.poison_at = -1                                   # the step (from 0) whose loss is not finite
+        self.before_step: dict[int, Callable[[], None]] = {}  # by step, what happens at its beginning
         self(tf.zeros([1, 1, 1, 3]))
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return self.second(self.first(tf.reduce_mean(images, axis=[1, 2]) / 255.0))
+        return tf.cast(self.second(self.first(tf.reduce_mean(images, axis=[1, 2]) / 255.0)), tf.float32)
 
     def compile(self, optimizer: keras.optimizers.Optimizer, clip_norm: float | None = None, seed: int = 0,
                 jit_compile: bool = False) -> None:
@@ -48,6 +49,7 @@ class ToyModel(keras.Model):
 
         def train_function(iterator: Any) -> dict[str, tf.Tensor]:
             batch = next(iterator)
+            self.before_step.get(int(self.optimizer.iterations.numpy()), lambda: None)()
             self.last_image_ids = batch['image_ids']
             return step(batch)
         self.train_function = train_function

@@ -1,0 +1,52 @@
+"""Run as a process: `replica TOY_OR_DETECTOR DATA MODEL_DIR WEIGHTS.npz [override ...]` trains and leaves its weights.
+
+Under train.strategy=mirrored the CPU is split in two devices. With SIGNAL_AT=N in the environment the process sends
+itself SIGTERM in step N.
+"""
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mrcnn_tf.model import build_model
+from mrcnn_tf.training import trainer
+from mrcnn_tf.training.callbacks import step_of
+
+from .tiny import tiny_config
+from .toy import ToyModel
+
+
+def main(kind: str, data: str, model_dir: str, weights: str, *overrides: str) -> None:
+    config = tiny_config(pathlib.Path(data), *overrides)
+    if config.train.strategy == 'mirrored':
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+    built: list[keras.Model] = []
+
+    def build(model_config: Any, engine: str) -> keras.Model:
+        built.append(toy() if kind == 'toy' else build_model(model_config, engine))
+        return built[-1]
+
+    trainer.build_model = build
+    try:
+        trainer.train(config, model_dir)
+    finally:
+        np.savez(weights, step_of(built[0]), *built[0].get_weights())
+
+
+def toy() -> ToyModel:
+    model = ToyModel()
+    if 'SIGNAL_AT' in os.environ:
+        model.before_step = {int(os.environ['SIGNAL_AT']): lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    return model
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -1,0 +1,144 @@
+"""Callbacks fed by hand, step by step, as `fit` would."""
+from __future__ import annotations
+
+import io
+import math
+import os
+import pathlib
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mrcnn_tf.training import callbacks as module
+from mrcnn_tf.training.callbacks import Interruption, NonFiniteStop, Save, Scalars, Show, TrainingError
+from mrcnn_tf.training.schedules import Steps
+
+
+class Model:
+    """What callbacks see of a model."""
+    def __init__(self) -> None:
+        self.optimizer = SimpleNamespace(iterations=tf.Variable(0))
+        self.distribute_strategy = tf.distribute.get_strategy()
+        self.last_image_ids = tf.constant([41, 42], tf.int64)
+        self.trainable_variables = [tf.Variable([1.0, 2.0], name='kernel')]
+        self.stop_training = False
+
+
+def after_step(callback: object, model: Model, **logs: float) -> None:
+    model.optimizer.iterations.assign_add(1)
+    callback.set_model(model)
+    callback.on_train_batch_end(0, logs)
+
+
+class Clock:
+    """A perf_counter that says what the test wants."""
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(module.time, 'perf_counter', lambda: self.now)
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+def test_the_first_loss_that_is_not_finite_is_named(value: float) -> None:
+    stop, model = NonFiniteStop(), Model()
+    after_step(stop, model, loss=3.0, loss_mask=2.0, loss_classifier=1.0)
+    with pytest.raises(TrainingError) as error:
+        after_step(stop, model, loss=value, loss_mask=value, loss_classifier=1.0)
+    message = str(error.value)
+    assert f'step 2: loss_mask is {value} on the images [41, 42]' in message
+    assert 'loss_classifier' not in message and '\n' not in message and 'solver.learning_rate' in message
+
+
+class Saved:
+    """Checkpoints that note what is saved."""
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def save(self, step: int) -> None:
+        self.steps.append(step)
+
+
+def test_saved_every_three_and_at_the_end() -> None:
+    checkpoints, model = Saved(), Model()
+    save = Save(checkpoints, 3, 7, lambda step: False)
+    for _ in range(7):
+        after_step(save, model, loss=1.0)
+    assert checkpoints.steps == [3, 6, 7]
+    assert not model.stop_training
+
+
+def test_an_interruption_saves_and_stops() -> None:
+    checkpoints, model = Saved(), Model()
+    save = Save(checkpoints, 3, 7, lambda step: step == 2)
+    after_step(save, model, loss=1.0)
+    assert not model.stop_training
+    after_step(save, model, loss=1.0)
+    assert checkpoints.steps == [2]
+    assert model.stop_training
+
+
+def test_weights_that_are_not_finite_are_not_saved() -> None:
+    checkpoints, model = Saved(), Model()
+    model.trainable_variables[0].assign([1.0, math.nan])
+    with pytest.raises(TrainingError, match='step 1: weights of kernel'):
+        after_step(Save(checkpoints, 1, 7, lambda step: False), model, loss=1.0)
+    assert checkpoints.steps == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_waits_and_the_second_acts(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        os.kill(os.getpid(), number)
+        assert interruption.name == number.name
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_scalars_are_means_of_their_steps(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, model = Clock(monkeypatch), Model()
+    scalars = Scalars(tmp_path, Steps(0.5, [2, 4], 0.1), every=2, total=5, batch_size=8)
+    for seconds, loss in ((60.0, 1.0), (2.0, 3.0), (4.0, 5.0), (4.0, 6.0), (1.0, 7.0)):
+        clock.now += seconds
+        after_step(scalars, model, loss=loss, loss_mask=loss / 2)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    def read(tag: str) -> dict[int, float]:
+        return {event.step: tf.make_ndarray(event.tensor_proto).item() for event in events.Tensors(tag)}
+    assert read('loss') == {2: 2.0, 4: 5.5, 5: 7.0}
+    assert read('loss_mask') == {2: 1.0, 4: 2.75, 5: 3.5}
+    # The first minute compiled: 8 images in 2 s, then 16 in 8 s, then 8 in 1 s.
+    assert read('images_per_second') == {2: 4.0, 4: 2.0, 5: 8.0}
+    np.testing.assert_allclose(list(read('learning_rate').values()), [0.5, 0.05, 0.005], rtol=1e-6)
+
+
+def test_lines_away_from_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, model, stream = Clock(monkeypatch), Model(), io.StringIO()
+    with Show(every=2, total=100, batch_size=8, console=Console(file=stream)) as show:
+        show.set_model(model)
+        show.on_train_begin()
+        for seconds, loss in ((60.0, 1.0), (2.0, 3.0), (2.0, 5.0)):
+            clock.now += seconds
+            after_step(show, model, loss=loss, loss_mask=loss / 2)
+    # 98 steps of 2 s are left.
+    assert stream.getvalue().splitlines() == [
+        'first step, with its compilation: 60.0 s',
+        'step 2/100  4.00 images/s  0:03:16 left  loss 2.0000 (mask 1.000)']
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TERM', 'xterm')
+    clock, model, stream = Clock(monkeypatch), Model(), io.StringIO()
+    with Show(every=1, total=3, batch_size=8, console=Console(file=stream, force_terminal=True, width=200)) as show:
+        show.set_model(model)
+        show.on_train_begin()
+        for _ in range(2):
+            clock.now += 4.0
+            after_step(show, model, loss=1.0, loss_mask=0.5)
+    text = stream.getvalue()
+    assert '2/3' in text and '2.00 images/s  0:00:04 left  loss 1.0000 (mask 0.500)' in text
+    assert text.rindex('\x1b[?25h') > text.rindex('\x1b[?25l')    # the cursor is back

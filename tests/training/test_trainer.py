@@ -1,0 +1,154 @@
+"""Whole runs: real records and input, and the toy where the detector itself does not matter."""
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf.input.dataset import InputError
+from mrcnn_tf.training import checkpoints, trainer
+from mrcnn_tf.training.callbacks import TrainingError, step_of
+from mrcnn_tf.training.checkpoints import CheckpointError, find_newest, restore_model
+
+from .tiny import tiny_config, write_data
+from .toy import ToyModel
+
+# Keras 2 draws its own seeds so after keras.utils.set_random_seed.
+pytestmark = pytest.mark.filterwarnings('ignore:non-integer arguments to randrange:DeprecationWarning')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    directory = tmp_path_factory.mktemp('data')
+    write_data(directory)
+    return directory
+
+
+class Built(list[ToyModel]):
+    """The toys that train() has built."""
+    prepare: Any = staticmethod(lambda model: None)
+
+    def __call__(self, config: Any, engine: str = 'op') -> ToyModel:
+        self.append(ToyModel())
+        self.prepare(self[-1])
+        return self[-1]
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Built:
+    toys = Built()
+    monkeypatch.setattr(trainer, 'build_model', toys)
+    monkeypatch.setattr(checkpoints, 'build_model', toys)
+    return toys
+
+
+def assert_equal(model: keras.Model, other: keras.Model) -> None:
+    for a, b in zip([*model.variables, *model.optimizer.variables], [*other.variables, *other.optimizer.variables],
+                    strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+def test_a_run_that_failed_and_resumes_ends_where_an_unbroken_one_does(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, optimizer: str) -> None:
+    config = tiny_config(data, f'solver.optimizer={optimizer}')
+    trainer.train(config, tmp_path / 'unbroken')
+    built.prepare = lambda model: setattr(model, 'poison_at', 4)
+    with pytest.raises(TrainingError, match=r'step 5: loss_mask is inf on the images \[\d+, \d+, \d+, \d+\]'):
+        trainer.train(config, tmp_path / 'broken')
+    assert find_newest(tmp_path / 'broken' / 'checkpoints').name == 'step-3'
+    built.prepare = lambda model: None
+    trainer.train(config, tmp_path / 'broken')
+    assert step_of(built[-1]) == 6
+    assert_equal(built[0], built[-1])
+
+
+def test_a_signal_saves_and_the_same_call_goes_on(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny_config(data)
+    trainer.train(config, tmp_path / 'unbroken')
+    built.prepare = lambda model: setattr(model, 'before_step', {1: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    with pytest.raises(TrainingError, match='stopped by SIGTERM at step 2 of 6.*the same command goes on'):
+        trainer.train(config, tmp_path / 'broken')
+    built.prepare = lambda model: None
+    trainer.train(config, tmp_path / 'broken')
+    assert_equal(built[0], built[-1])
+    assert 'resumes at step 2 of 6' in capsys.readouterr().out
+
+
+def test_a_trained_directory_is_left_as_it_is(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer.train(tiny_config(data), tmp_path)
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / 'checkpoints').iterdir())
+    trainer.train(tiny_config(data), tmp_path)
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / 'checkpoints').iterdir())
+    assert capsys.readouterr().out.count('is trained: step 6 of 6') == 2
+
+
+def test_steps_scale_with_the_batch(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+    trainer.train(tiny_config(data, 'data.batch_size=8'), tmp_path)
+    assert step_of(built[-1]) == 3
+
+
+def test_what_is_trained_is_what_is_restored(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+    config = tiny_config(data, 'train.precision=mixed_bfloat16')
+    trainer.train(config, tmp_path)
+    model, config_there, categories = restore_model(tmp_path)
+    assert config_there == config
+    assert [category.name for category in categories] == ['low', 'high']
+    for a, b in zip(built[0].get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert built[0].first.compute_dtype == 'bfloat16' and model.first.compute_dtype == 'float32'
+
+
+def test_nothing_to_restore_yet(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+    built.prepare = lambda model: setattr(model, 'poison_at', 0)
+    with pytest.raises(TrainingError):
+        trainer.train(tiny_config(data), tmp_path)
+    with pytest.raises(CheckpointError, match='has no checkpoint yet'):
+        restore_model(tmp_path)
+
+
+@pytest.mark.parametrize('override, reason', [
+    ('data.train=null', 'data.train is not set; give data.train='),
+    ('model.num_classes=3', 'has 2 categories and model.num_classes is 3; set model.num_classes=2')])
+def test_settings_that_do_not_fit_the_data(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, override: str, reason: str) -> None:
+    with pytest.raises(TrainingError) as error:
+        trainer.train(tiny_config(data, override), tmp_path / 'run')
+    assert reason in str(error.value)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_batch_that_replicas_cannot_share(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, 'make_strategy', lambda train: SimpleNamespace(num_replicas_in_sync=3))
+    with pytest.raises(TrainingError, match='data.batch_size is 4: expected a multiple of the 3 replicas'):
+        trainer.train(tiny_config(data), tmp_path)
+
+
+def test_a_damaged_record_is_named(tmp_path: pathlib.Path, built: Built) -> None:
+    write_data(tmp_path)
+    shard = tmp_path / 'train-0.tfrecord'
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 255
+    shard.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        trainer.train(tiny_config(tmp_path), tmp_path / 'run')
+    assert str(shard) in str(error.value) and '\n' not in str(error.value)
+
+
+def test_too_little_memory_is_one_line(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+    def exhaust() -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor\nand more')
+    built.prepare = lambda model: setattr(model, 'before_step', {0: exhaust})
+    with pytest.raises(TrainingError, match=r'step 0: out of memory; lower data.batch_size.*\Z'):
+        trainer.train(tiny_config(data), tmp_path)
