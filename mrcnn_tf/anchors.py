@@ -32,7 +32,7 @@ class AnchorGenerator(keras.layers.Layer):
 
     def __init__(self, sizes: Sequence[Sequence[float]], ratios: Sequence[float], rounded: bool = False,
                  offset: float = 0., **kwargs: Any) -> None:
-        super().__init__(autocast=False, dtype='float32', **kwargs)
+        super().__init__(**{'autocast': False, 'dtype': 'float32', **kwargs})
         self.sizes, self.ratios, self.rounded, self.offset = sizes, ratios, rounded, offset
 
     @property

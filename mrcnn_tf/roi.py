@@ -83,7 +83,7 @@ class RoIAlign(keras.layers.Layer):
 
     def __init__(self, size: int, strides: Sequence[int], sampling_ratio: int, aligned: bool, engine: str = 'op',
                  canonical_size: float = 224., canonical_level: int = 4, **kwargs: Any) -> None:
-        super().__init__(autocast=False, dtype='float32', **kwargs)
+        super().__init__(**{'autocast': False, 'dtype': 'float32', **kwargs})
         self.size, self.strides = size, tuple(strides)
         self.sampling_ratio, self.aligned, self.engine = sampling_ratio, aligned, engine
         self.canonical_size, self.canonical_level = canonical_size, canonical_level
