@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
+
+from mrcnn_tf import files
 
 
 class ConfigError(ValueError):
@@ -246,9 +247,8 @@ def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
 
 def save(config: Config, path: str | pathlib.Path) -> None:
     """Writes the resolved config, whole or not at all, as YAML that `load` reads back to an equal object."""
-    partial = pathlib.Path(f'{path}.partial')
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding='utf-8')
-    os.replace(partial, path)
+    with files.atomic_path(path) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding='utf-8')
 
 
 def validate(config: Config) -> None:
