@@ -185,6 +185,7 @@ class ModelDirectory:
         from mrcnn_tf.training import checkpoints
 
         model, self._config, self.categories = checkpoints.restore_model(directory)
+        images.check_canvases(self._config.data)
         self.paste: str = self._config.model.detections.paste
         self._detect = tf.function(lambda inputs: model(inputs, training=False), autograph=False)    # a trace a canvas
 

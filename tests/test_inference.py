@@ -221,7 +221,8 @@ def test_images_are_read_as_the_model_sees_them(tmp_path):
 def tiny_config():
     config = Config()
     data, model = config.data, config.model
-    data.test_short_side, data.test_long_side, data.canvases = 32, 64, [[32, 64], [64, 32]]
+    data.short_sides, data.test_short_side, data.canvases = [32], 32, [[32, 64], [64, 32]]
+    data.long_side = data.test_long_side = 64
     model.num_classes, model.backbone.name, model.backbone.fpn_channels = 2, 'resnet18', 8
     model.anchors.sizes = [[8.], [16.], [32.], [64.], [128.]]
     model.box_head.width, model.mask_head.width = 8, 8
