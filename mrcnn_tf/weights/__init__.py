@@ -1,0 +1,1 @@
+"""Weights trained elsewhere, brought into our layers."""
