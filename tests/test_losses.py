@@ -1,0 +1,161 @@
+"""The five losses: the reference's values and gradients, cases worked by hand, and batches with nothing in them."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf import losses
+
+from .modes import MODES, tolerance
+
+TV_BETA = 1 / 9
+
+
+def gradients_of(function, *values):
+    """The losses that `function` returns, and the gradients of their sum."""
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        parts = function(*values)
+        total = tf.add_n(list(parts))
+    return parts, tape.gradient(total, values)
+
+
+def assert_close(actual, expected) -> None:
+    np.testing.assert_allclose(np.squeeze(actual), np.squeeze(expected), rtol=0, atol=tolerance(expected))
+
+
+def test_smooth_l1_reference(ops_kit) -> None:
+    assert_close(losses.smooth_l1(tf.constant(ops_kit['smooth_l1_x']), TV_BETA), ops_kit['smooth_l1_y'])
+
+
+def test_smooth_l1_by_hand() -> None:
+    """Beta 1: half the square below 1, less half a pixel above. Beta 0 is the absolute value."""
+    x = tf.constant([-3., -.5, 0., .5, 1., 3.])
+    assert losses.smooth_l1(x, 1.).numpy().tolist() == [2.5, .125, 0, .125, .5, 2.5]
+    assert losses.smooth_l1(x, 0.).numpy().tolist() == [3, .5, 0, .5, 1, 3]
+
+
+@pytest.mark.parametrize('beta', [0., TV_BETA, 1.])
+def test_smooth_l1_has_no_gradient_at_its_goal(beta) -> None:
+    x = tf.constant([0., 2., -2.])
+    (_,), (gradient,) = gradients_of(lambda x: (tf.reduce_sum(losses.smooth_l1(x, beta)),), x)
+    assert gradient.numpy().tolist() == [0, 1, -1]
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_rpn_reference(ops_kit, mode) -> None:
+    """Ignored anchors among them; both losses over the number of the sampled."""
+    labels = tf.constant(ops_kit['rpn_loss_labels'][None])
+    goals, positive, sampled = tf.constant(ops_kit['rpn_loss_targets'][None]), labels == 1, labels >= 0
+    count = tf.reduce_sum(tf.cast(sampled, tf.float32))
+
+    def run(logits, deltas):
+        return gradients_of(lambda x, d: (losses.objectness_loss(x, positive, sampled, count),
+                                          losses.box_loss(d, goals, positive, TV_BETA, count)), logits, deltas)
+
+    parts, gradients = MODES[mode](run)(
+        tf.constant(ops_kit['rpn_loss_logits'][None]), tf.constant(ops_kit['rpn_loss_deltas'][None]))
+    assert_close(parts[0], ops_kit['rpn_loss_objectness'])
+    assert_close(parts[1], ops_kit['rpn_loss_box'])
+    assert_close(gradients[0], ops_kit['rpn_loss_logits_grad'])
+    assert_close(gradients[1], ops_kit['rpn_loss_deltas_grad'])
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_box_head_reference(ops_kit, mode) -> None:
+    """The reference regresses a background box that has no part in the loss; ours has none."""
+    labels = tf.constant(ops_kit['box_loss_labels'][None].astype(np.int32))
+    goals, every = tf.constant(ops_kit['box_loss_targets'][None]), tf.ones(labels.shape, tf.bool)
+    theirs = ops_kit['box_loss_deltas'].reshape(1, 20, 5, 4)
+
+    def run(logits, deltas):
+        return gradients_of(lambda x, d: (
+            losses.classification_loss(x, labels, every),
+            losses.box_loss(losses.of_class(d, labels, 2), goals, labels > 0, TV_BETA, tf.constant(20.))), logits, deltas)
+
+    parts, gradients = MODES[mode](run)(tf.constant(ops_kit['box_loss_logits'][None]), tf.constant(theirs[:, :, 1:]))
+    assert_close(parts[0], ops_kit['box_loss_classifier'])
+    assert_close(parts[1], ops_kit['box_loss_box'])
+    assert_close(gradients[0], ops_kit['box_loss_logits_grad'])
+    assert_close(gradients[1], ops_kit['box_loss_deltas_grad'].reshape(20, 5, 4)[:, 1:])
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_mask_reference(ops_kit, mode) -> None:
+    matched = ops_kit['target_matched']
+    labels = tf.constant(ops_kit['mask_loss_gt_labels'][matched][None].astype(np.int32))
+    goals, positive = tf.constant(ops_kit['target_out'][None]), tf.ones(labels.shape, tf.bool)
+    theirs = ops_kit['mask_loss_logits'].transpose(0, 2, 3, 1)[None]                   # [1, 10, 28, 28, K + 1]
+
+    def run(logits):
+        return gradients_of(
+            lambda x: (losses.mask_loss(losses.of_class(x, labels, 4), goals, positive),), logits)
+
+    (part,), (gradient,) = MODES[mode](run)(tf.constant(theirs[..., 1:]))
+    assert_close(part, ops_kit['mask_loss'])
+    # Held to the kit's limit for the gradient's own size: the largest is a ten-thousandth.
+    expected = ops_kit['mask_loss_logits_grad'].transpose(0, 2, 3, 1)[..., 1:]
+    np.testing.assert_allclose(gradient[0], expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def test_objectness_by_hand() -> None:
+    """Logit 0 costs log 2 either way; log 3 costs log(4/3) where positive. Not sampled: nothing. Over the count given."""
+    logits = tf.constant([[0., math.log(3.), 9.], [0., 5., -9.]])
+    positive = tf.constant([[False, True, False], [True, True, True]])
+    sampled = tf.constant([[True, True, False], [True, False, False]])
+    loss = losses.objectness_loss(logits, positive, sampled, tf.constant(8.))
+    np.testing.assert_allclose(loss, (2 * math.log(2) + math.log(4 / 3)) / 8, rtol=1e-6)
+
+
+def test_box_loss_by_hand() -> None:
+    """Only the positive count, each by the sum of its four differences: (1 + 2 + 0 + 3 + 4 * 0.5) / 4."""
+    deltas = tf.constant([[[1., -2., 0., 3.], [9., 9., 9., 9.]], [[0., 0., 0., 0.], [.5, 1.5, .5, 1.5]]])
+    goals = tf.constant([[[0.] * 4, [0.] * 4], [[5.] * 4, [1.] * 4]])
+    positive = tf.constant([[True, False], [False, True]])
+    assert float(losses.box_loss(deltas, goals, positive, 0., tf.constant(4.))) == 2.
+
+
+def test_classification_by_hand() -> None:
+    """The mean over samples of -log of the true class's share: 1/2 and 1/4."""
+    logits = tf.math.log([[[2., 1., 1.], [1., 1., 2.], [1., 7., 2.]]])
+    labels, sampled = tf.constant([[0, 1, 2]]), tf.constant([[True, True, False]])
+    np.testing.assert_allclose(losses.classification_loss(logits, labels, sampled),
+                               (math.log(2) + math.log(4)) / 2, rtol=1e-6)
+
+
+def test_mask_loss_by_hand() -> None:
+    """The mean over the cells of the positive: one mask at even odds, one at 3 to 1 and right in half its cells."""
+    goals = tf.reshape(tf.constant([1., 0., 1., 0.] * 3), [1, 3, 2, 2])
+    logits = tf.stack([tf.zeros([2, 2]), tf.fill([2, 2], math.log(3.)), tf.fill([2, 2], 99.)])[None]
+    loss = losses.mask_loss(logits, goals, tf.constant([[True, True, False]]))
+    np.testing.assert_allclose(loss, (math.log(2) + (math.log(4 / 3) + math.log(4)) / 2) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_batch_without_anything_costs_nothing(mode) -> None:
+    """No sample, no positive, count 0: zeros with zero gradients, although the numbers behind the mask are wild."""
+    wild = tf.constant(np.random.default_rng(0).normal(0, 50, (2, 3, 4)), tf.float32)
+    none, zero = tf.zeros([2, 3], tf.bool), tf.constant(0.)
+
+    def run(x):
+        return gradients_of(lambda x: (
+            losses.objectness_loss(x[..., 0], none, none, zero), losses.box_loss(x, -x, none, 0., zero),
+            losses.classification_loss(x, tf.zeros([2, 3], tf.int32), none),
+            losses.mask_loss(x[..., None], tf.zeros([2, 3, 4, 1]), none)), x)
+
+    parts, (gradient,) = MODES[mode](run)(wild)
+    assert [float(p) for p in parts] == [0.] * 4
+    np.testing.assert_array_equal(gradient, tf.zeros_like(wild))
+
+
+def test_the_entry_of_a_class() -> None:
+    """Classes count from 1; background takes the first entry; what holds one entry for all gives that."""
+    values = tf.reshape(tf.range(24.), [1, 2, 3, 4])
+    assert losses.of_class(values, tf.constant([[3, 1]]), 2).numpy().tolist() == [[[8, 9, 10, 11], [12, 13, 14, 15]]]
+    assert losses.of_class(values, tf.constant([[0, 2]]), 2).numpy().tolist() == [[[0, 1, 2, 3], [16, 17, 18, 19]]]
+    assert losses.of_class(values, tf.constant([[2, 4]]), 3).numpy().tolist() == [[[1, 5, 9], [15, 19, 23]]]
+    agnostic = losses.of_class(values[:, :, :1], tf.constant([[3, 0]]), 2)
+    assert agnostic.numpy().tolist() == [[[0, 1, 2, 3], [12, 13, 14, 15]]]

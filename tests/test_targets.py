@@ -1,0 +1,229 @@
+"""Matching, sampling and mask targets: the reference's tables and cases worked by hand."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf import boxes as box_ops
+from mrcnn_tf import targets
+from mrcnn_tf.anchors import AnchorGenerator
+
+from .modes import MODES, ours, tolerance
+
+SEED = tf.constant([7, 0])
+
+
+def match_rows(candidates, gt_boxes, positive=.7, negative=.3, low_quality=True, crowd_iof=1., usable=None, crowd=None):
+    """Labels and matched indices of one image, as lists."""
+    gt = tf.constant([gt_boxes], tf.float32)
+    flags = [tf.constant([flag if flag is not None else [default] * gt.shape[1]])
+             for flag, default in ((usable, True), (crowd, False))]
+    found = targets.match(tf.constant(candidates, tf.float32), gt, *flags, positive, negative, low_quality, crowd_iof)
+    assert found.label.dtype == found.matched_gt_index.dtype == tf.int32
+    return found.label[0].numpy().tolist(), found.matched_gt_index[0].numpy().tolist()
+
+
+# The reference gives overlaps, not boxes: they take the place of what `match` would compute.
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('quality', ['', 'real_'])
+@pytest.mark.parametrize(('thresholds', 'positive', 'negative'), [('75_25', .75, .25), ('50_50', .5, .5)])
+@pytest.mark.parametrize('low', [False, True])
+def test_matching_reference(ops_kit, monkeypatch, mode, quality, thresholds, positive, negative, low) -> None:
+    """Ties between objects, between candidates and with the thresholds among them."""
+    table = ops_kit['matcher_quality' + ('_real' if quality else '')]
+    monkeypatch.setattr(box_ops, 'iou', lambda gt, candidates: tf.constant(table[None]))
+    objects, candidates = table.shape
+    # The function under the compiled one, so that no trace with this table outlives the test.
+    found = MODES[mode](lambda c, g, usable, crowd: targets.match.python_function(
+        c, g, usable, crowd, positive, negative, low, 1.))(
+        tf.zeros([candidates, 4]), tf.zeros([1, objects, 4]), tf.ones([1, objects], tf.bool),
+        tf.zeros([1, objects], tf.bool))
+    expected = ops_kit[f'matcher_match_{quality}{thresholds}_{"low" if low else "plain"}']
+    np.testing.assert_array_equal(found.label[0], np.select([expected >= 0, expected == -1], [1, 0], -1))
+    np.testing.assert_array_equal(found.matched_gt_index[0], np.maximum(expected, 0))
+
+
+@pytest.mark.parametrize('case', ['train_maskrcnn_resnet18_fpn_0', 'train_maskrcnn_resnet18_fpn_1'])
+def test_matching_of_a_reference_training_step(parity_dir, case) -> None:
+    """Anchors and RoIs of whole images; many anchors hold a tiny object whole and tie for it."""
+    with np.load(parity_dir / f'{case}.npz') as arrays:
+        kit = dict(arrays)
+    heights, widths = zip(*(kit[f'image_{i}'].shape[:2] for i in range(2)), strict=True)
+    canvas = tuple(-(-max(sides) // 32) * 32 for sides in (heights, widths))
+    grids = [(canvas[0] // s, canvas[1] // s) for s in (4, 8, 16, 32)]
+    grids.append(tuple(-(-side // 2) for side in grids[-1]))
+    anchors = AnchorGenerator([[32.], [64.], [128.], [256.], [512.]], [.5, 1., 2.], rounded=True)(
+        [tf.zeros([2, *grid, 1]) for grid in grids], canvas=canvas)
+    for i in range(2):
+        gt = ours(kit[f'gt_boxes_{i}'])
+        slots = tf.constant(np.concatenate([gt, np.zeros([8 - len(gt), 4])]), tf.float32)[None]
+        usable, crowd = tf.range(8)[None] < len(gt), tf.zeros([1, 8], tf.bool)
+        found = targets.match(anchors, slots, usable, crowd, .7, .3, True, 1.)
+        np.testing.assert_array_equal(found.label[0], kit[f'anchor_labels_{i}'])
+        found = targets.match(ours(kit[f'rois_{i}']), slots, usable, crowd, .5, .5, False, 1.)
+        classes = kit[f'roi_labels_{i}']
+        np.testing.assert_array_equal(found.label[0], classes > 0)
+        np.testing.assert_array_equal(found.matched_gt_index[0], np.where(classes > 0, kit[f'roi_matched_{i}'], 0))
+
+
+BOX = [0., 0., 10., 10.]
+
+
+def test_matching_by_hand() -> None:
+    """IoU 1, 0.7 (equality is positive), 0.5 (between), 0.3 (equality is not negative), 0.29 and 0."""
+    candidates = [BOX, [0, 0, 7, 10], [0, 0, 5, 10], [0, 0, 3, 10], [0, 0, 2.9, 10], [50, 50, 60, 60]]
+    assert match_rows(candidates, [BOX]) == ([1, 1, -1, -1, 0, 0], [0] * 6)
+
+
+def test_a_poorly_covered_object_takes_its_best_candidates_all_that_tie() -> None:
+    """Both halves of it are positive at IoU 0.5; an object that nothing overlaps takes none."""
+    halves = [[0, 0, 5, 10], [5, 0, 10, 10], [0, 0, 4, 10], [50, 50, 60, 60]]
+    gt = [BOX, [200., 200., 210., 210.]]
+    assert match_rows(halves, gt) == ([1, 1, -1, 0], [0, 0, 0, 0])
+    assert match_rows(halves, gt, low_quality=False) == ([-1, -1, -1, 0], [0, 0, 0, 0])
+
+
+def test_a_candidate_goes_to_the_object_that_it_overlaps_most() -> None:
+    """Even if it is positive only for being another's best: at IoU 0.5 with the large object, 0.01 with the tiny one."""
+    large, tiny = [0., 0., 10., 5.], [7., 7., 8., 8.]
+    assert match_rows([BOX, large], [large, tiny]) == ([1, 1], [0, 0])
+    assert match_rows([BOX, large], [tiny, large]) == ([1, 1], [1, 1])
+    assert match_rows([BOX, large], [large]) == ([-1, 1], [0, 0])
+
+
+def test_equal_overlaps_go_to_the_first_object() -> None:
+    assert match_rows([BOX], [[0, 0, 10, 8], [0, 2, 10, 10], [0, 0, 8, 10]], positive=.5) == ([1], [0])
+
+
+def test_slots_without_an_object_match_nothing() -> None:
+    """Not even where a box stands in the slot; without any object all candidates are negative."""
+    candidates = [BOX, [0., 0., 0., 0.]]
+    assert match_rows(candidates, [BOX, [0.] * 4], usable=[False, True]) == ([0, 0], [0, 0])
+    assert match_rows(candidates, [BOX, [0.] * 4], usable=[False, False]) == ([0, 0], [0, 0])
+
+
+def test_candidates_in_a_crowd_are_ignored() -> None:
+    """Those with more than 0.7 of their own area inside and no object of their own; small ones all the same."""
+    crowd_box = [0., 0., 100., 100.]
+    candidates = [[10., 10., 20., 20.], [95., 0., 105., 10.], [91., 0., 101., 10.], [0., 0., 12., 10.], [200.] * 4]
+    gt, flags = [crowd_box, BOX], {'usable': [False, True], 'crowd': [True, False]}
+    assert match_rows(candidates, gt, crowd_iof=.7, **flags) == ([-1, 0, -1, 1, 0], [0, 0, 0, 1, 0])
+    assert match_rows(candidates, gt, crowd_iof=1., **flags) == ([0, 0, 0, 1, 0], [0, 0, 0, 1, 0])
+
+
+def test_each_image_has_its_own_candidates_or_all_the_same() -> None:
+    gt = tf.constant([[BOX], [[20., 20., 30., 30.]]])
+    flags = tf.ones([2, 1], tf.bool), tf.zeros([2, 1], tf.bool)
+    common = tf.constant([BOX, [20., 20., 30., 30.]])
+    assert targets.match(common, gt, *flags, .7, .3, True, .7).label.numpy().tolist() == [[1, 0], [0, 1]]
+    own = tf.stack([common, common[::-1]])
+    assert targets.match(own, gt, *flags, .7, .3, True, .7).label.numpy().tolist() == [[1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize(('positives', 'negatives', 'drawn_positive', 'drawn_negative'), [
+    (100, 100, 4, 12), (3, 100, 3, 13), (100, 5, 4, 5), (0, 100, 0, 16), (100, 0, 4, 0), (0, 0, 0, 0), (2, 3, 2, 3)])
+def test_how_many_are_drawn(mode, positives, negatives, drawn_positive, drawn_negative) -> None:
+    """16 slots, a quarter of them positive at most; negatives fill the rest; positives first, then negatives."""
+    labels = np.full([2, 250], -1)
+    labels[0, 10:10 + positives], labels[0, 120:120 + negatives] = 1, 0
+    samples, most = MODES[mode](lambda x: targets.sample(x, 16, .25, SEED))(tf.constant(labels, tf.int32))
+    assert int(most) == 4 and samples.index.shape == samples.positive.shape == samples.valid.shape == [2, 16]
+    drawn = drawn_positive + drawn_negative
+    assert samples.positive[0].numpy().tolist() == [s < drawn_positive for s in range(16)]
+    assert samples.valid[0].numpy().tolist() == [s < drawn for s in range(16)]
+    index = samples.index[0].numpy()
+    assert (labels[0, index[:drawn_positive]] == 1).all() and (labels[0, index[drawn_positive:drawn]] == 0).all()
+    assert len(set(index[:drawn])) == drawn                                # without repetition
+    assert not index[drawn:].any()
+    assert not samples.valid[1].numpy().any() and not samples.index[1].numpy().any()
+
+
+def test_fewer_candidates_than_slots() -> None:
+    """The shapes shrink to what there is, the share of positives stays that of the limit."""
+    samples, most = targets.sample(tf.constant([[1, 0, 1, 1, -1, 0]]), 8, .25, SEED)
+    assert most == 2 and samples.index.shape == [1, 6]
+    assert samples.positive.numpy().sum() == 2 and samples.valid.numpy().sum() == 4
+    samples, most = targets.sample(tf.constant([[1, 1, 1]]), 512, 1., SEED)
+    assert most == 3 and sorted(samples.index[0].numpy().tolist()) == [0, 1, 2]
+
+
+def test_draws_depend_on_the_seed_and_on_the_image_only() -> None:
+    labels = tf.constant([[1] * 40 + [0] * 200] * 2)
+    first = targets.sample(labels, 32, .5, tf.constant([1, 4]))[0].index.numpy()
+    np.testing.assert_array_equal(first, targets.sample(labels, 32, .5, tf.constant([1, 4]))[0].index)
+    for seed in ([2, 4], [1, 5], [1, 6]):
+        assert (np.sort(first) != np.sort(targets.sample(labels, 32, .5, tf.constant(seed))[0].index)).any()
+    assert (np.sort(first[0]) != np.sort(first[1])).any()
+
+
+def test_draws_are_even() -> None:
+    """Of 20 positives and 20 negatives half are drawn: over 200 seeds each about 100 times (sigma 7)."""
+    counts = np.zeros(40)
+    draw = tf.function(lambda seed: targets.sample(tf.constant([[1, 0] * 20]), 20, .5, seed)[0].index)
+    for seed in range(200):
+        counts[draw(tf.constant([seed, 0]))[0].numpy()] += 1
+    assert counts.sum() == 4000 and np.abs(counts - 100).max() < 35
+
+
+def test_what_is_gathered_for_each_sample() -> None:
+    values = tf.constant([[10, 20, 30], [40, 50, 60]])
+    assert targets.gather_matched(values, tf.constant([[2, 0], [1, 1]])).numpy().tolist() == [[30, 10], [50, 50]]
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_mask_target_reference(ops_kit, mode, dtype) -> None:
+    """Masks over the whole image; boxes across edges, tiny and large among them. uint8 counts to 255."""
+    masks = ops_kit['target_masks'][ops_kit['target_matched']]
+    masks = (masks * 255 if dtype == np.uint8 else masks).astype(dtype)
+    extent = tf.tile(tf.constant([[0., 0., *masks.shape[1:]]]), [len(masks), 1])
+    found = MODES[mode](lambda b, m: targets.mask_targets(b, m, extent, 28, False, False))(
+        tf.constant(ours(ops_kit['target_boxes'])), tf.constant(masks))
+    np.testing.assert_allclose(found, ops_kit['target_out'], rtol=0, atol=tolerance(ops_kit['target_out']))
+
+
+def test_binary_mask_targets_are_cut_at_a_half(ops_kit) -> None:
+    masks = ops_kit['target_masks'][ops_kit['target_matched']] * 255
+    extent = tf.tile(tf.constant([[0., 0., *masks.shape[1:]]]), [len(masks), 1])
+    found = targets.mask_targets(ours(ops_kit['target_boxes']), tf.constant(masks), extent, 28, False, True)
+    clear = np.abs(ops_kit['target_out'] - .5) > 1e-4
+    np.testing.assert_array_equal(found.numpy()[clear], ops_kit['target_out'][clear] > .5)
+    even = targets.mask_targets(tf.constant([[0., 0., 1., 1.]]), tf.constant([[[.5]]]), tf.constant([[0., 0., 1., 1.]]),
+                                1, True, True)
+    assert even.numpy().tolist() == [[[1]]]
+
+
+def test_a_mask_stored_over_its_box_by_hand() -> None:
+    """An object of 8 x 8 px at (10, 20), its left half full, in 4 x 4 cells. A RoI of the box reads those cells; a RoI
+    of twice the size about it reads them in the middle and nothing around; one that misses it reads nothing."""
+    mask = tf.constant([[[255, 255, 0, 0]] * 4] * 3, tf.uint8)
+    extent = tf.constant([[10., 20., 18., 28.]] * 3)
+    rois = tf.constant([[10., 20., 18., 28.], [6., 16., 22., 32.], [40., 50., 60., 60.]])
+    found = targets.mask_targets(rois, mask, extent, 4, True, True).numpy()
+    assert found[0].tolist() == [[1, 1, 0, 0]] * 4
+    assert found[1].tolist() == [[0] * 4, [0, 1, 0, 0], [0, 1, 0, 0], [0] * 4]
+    assert not found[2].any()
+
+
+def test_a_box_crop_gives_what_the_whole_image_gives() -> None:
+    """A mask on whole pixels, cut to its box, loses nothing: RoIs inside get the same targets."""
+    rng = np.random.default_rng(0)
+    whole = np.zeros([1, 40, 50], np.float32)
+    whole[0, 8:24, 12:36] = rng.integers(0, 2, (16, 24))
+    roi = tf.constant([[9.3, 13.1, 22.2, 33.7]])
+    from_whole = targets.mask_targets(roi, tf.constant(whole), tf.constant([[0., 0., 40., 50.]]), 14, True, False)
+    from_crop = targets.mask_targets(roi, tf.constant(whole[:, 8:24, 12:36]), tf.constant([[8., 12., 24., 36.]]), 14, True,
+                                     False)
+    np.testing.assert_allclose(from_crop, from_whole, atol=1e-4)
+    assert .2 < from_whole.numpy().mean() < .8
+
+
+@pytest.mark.parametrize('aligned', [False, True])
+def test_mask_targets_of_empty_boxes_are_finite(aligned) -> None:
+    """The padding of RoIs, and objects without area."""
+    empty = tf.constant([[0., 0., 0., 0.], [5., 5., 5., 9.]])
+    for rois, extent in ((empty, empty), (empty, empty + [0., 0., 8., 8.]), (empty + [0., 0., 8., 8.], empty)):
+        found = targets.mask_targets(rois, tf.fill([2, 6, 6], tf.constant(255, tf.uint8)), extent, 4, aligned, False)
+        assert np.isfinite(found).all() and found.numpy().min() >= 0 and found.numpy().max() <= 1 + 1e-6
