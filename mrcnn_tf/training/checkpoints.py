@@ -75,7 +75,7 @@ def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
                               'train.checkpoint_every steps and at the end')
     model = build_model(config.model, engine)
     with _explained(newest):
-        status = tf.train.Checkpoint(model=model).restore(str(newest)).expect_partial()    # no optimizer here
+        status = _checkpoint(model=model.variables).restore(str(newest)).expect_partial()    # no optimizer here
         status.assert_existing_objects_matched()
     return model, config, categories
 
@@ -88,7 +88,8 @@ class Checkpoints:
         self.directory = model_dir / 'checkpoints'
         self._worker = worker
         self._keep = keep
-        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        self._optimizer = model.optimizer
+        self._checkpoint = _checkpoint(model=model.variables, optimizer=model.optimizer.variables)
 
     def restore(self) -> int:
         """Restores the newest checkpoint, where there is one, whole; returns its step, 0 without.
@@ -105,7 +106,7 @@ class Checkpoints:
                 status.assert_consumed()
             finally:
                 status.expect_partial()    # or TensorFlow lists on stderr what was not consumed, below the one line
-        return int(self._checkpoint.optimizer.iterations.numpy())
+        return int(self._optimizer.iterations.numpy())
 
     def save(self, step: int) -> None:
         """Writes step-N, then forgets the oldest beyond `keep`.
@@ -123,6 +124,22 @@ class Checkpoints:
                                       'before are whole: make room and resume with the same command') from None
             finally:
                 _sweep(directory)
+
+
+def _checkpoint(**parts: Sequence[Any]) -> tf.train.Checkpoint:
+    """A checkpoint of variables under their paths.
+
+    Given the model itself, TensorFlow would follow its attributes, and pass over what Keras 3 holds in lists.
+    """
+    return tf.train.Checkpoint(**{name: _by_path(variables) for name, variables in parts.items()})
+
+
+def _by_path(variables: Sequence[Any]) -> dict[str, tf.Variable]:
+    keras_3 = hasattr(keras, 'Variable')
+    named = {v.path if keras_3 else v.name.split(':')[0]: v.value if keras_3 else v for v in variables}
+    if len(named) != len(variables):
+        raise AssertionError('two variables share a path')
+    return named
 
 
 def find_newest(directory: pathlib.Path) -> pathlib.Path | None:

@@ -18,9 +18,10 @@ def build_optimizer(solver: SolverConfig, schedule: LearningRateSchedule, model:
     """SGD or AdamW with all slots of a built model's trainable variables; call it in the strategy's scope."""
     if solver.optimizer == 'adamw':
         # 1e-8 is the published epsilon (arXiv 1412.6980) and torch's; Keras's own is ten times that.
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=solver.weight_decay, epsilon=1e-8)
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=solver.weight_decay, epsilon=1e-8,
+                                           name='adamw')    # named, or a second one's checkpoint has other keys
     else:
-        optimizer = SGD(schedule, momentum=solver.momentum, weight_decay=solver.weight_decay)
+        optimizer = SGD(schedule, momentum=solver.momentum, weight_decay=solver.weight_decay, name='sgd')
     variables = model.trainable_variables
     optimizer.exclude_from_weight_decay([v for v in variables if not is_decayed(v, solver.decay_biases)])
     optimizer.build(variables)

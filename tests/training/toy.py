@@ -26,15 +26,15 @@ class ToyModel(keras.Model):
     """images [B, H, W, 3], 0..255 -> [B, 2], drawn to noise by five losses of unequal weight."""
 
     def __init__(self, width: int = 4) -> None:
-        super().__init__()
+        super().__init__(name='toy')
         self.first = keras.layers.Dense(width, activation='tanh', name='first')
-        self.second = keras.layers.Dense(2, name='second')
+        self.rest = [keras.layers.Dense(2, name='second')]    # in a list, as the real model's blocks are
         self.poison_at = -1                                   # the step (from 0) whose loss is not finite
         self.before_step: dict[int, Callable[[], None]] = {}  # by step, what happens at its beginning
         self(tf.zeros([1, 1, 1, 3]))
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return tf.cast(self.second(self.first(tf.reduce_mean(images, axis=[1, 2]) / 255.0)), tf.float32)
+        return tf.cast(self.rest[0](self.first(tf.reduce_mean(images, axis=[1, 2]) / 255.0)), tf.float32)
 
     def compile(self, optimizer: keras.optimizers.Optimizer, clip_norm: float | None = None, seed: int = 0,
                 jit_compile: bool = False) -> None:
