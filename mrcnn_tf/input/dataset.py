@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 _READERS = 8
 _BATCHES_AHEAD = 2
 _FILLER = -1      # number of what fills up the last batch of an evaluation
+# The functions of the graph have no Python branches on tensors: AutoGraph would bring nothing and take seconds.
+_in_graph = tf.autograph.experimental.do_not_convert
 # What the assertions of this package say of an image; TensorFlow puts its own words around it.
 _ASSERTION = re.compile(r'assertion failed: \[(.*: image -?\d+: .*)\]')
 
@@ -115,7 +117,7 @@ def ground_truth(manifest: PathLike) -> Iterator[dict[str, Any]]:
     """
     described = Manifest.read(manifest)
     dataset = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(
-        lambda serialized: _annotations(records.parse(serialized, described.has_masks)),
+        lambda serialized: _annotations(serialized, described.has_masks),
         num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     try:
         for truth in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
@@ -134,6 +136,7 @@ def survey(manifest: PathLike, config: Config) -> Survey:
     """
     described = Manifest.read(manifest)
 
+    @_in_graph
     def count(serialized: tf.Tensor) -> tf.Tensor:
         record = records.parse(serialized, with_masks=False)
         usable = tf.cast(config.data.keep_empty | _has_target(record), tf.int64)
@@ -156,9 +159,9 @@ def readable(error: tf.errors.OpError, manifest: PathLike) -> Exception:
         InputError that names the shard and record, or the image; ManifestError where a shard is gone; `error` itself
         where the records are not at fault.
     """
-    told = _ASSERTION.search(error.message or '')
+    told = _told(error)
     if told:
-        return InputError(told.group(1))
+        return InputError(told)
     if not isinstance(error, (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError)):
         return error
     if isinstance(error, tf.errors.InvalidArgumentError) and 'GetNext' not in str(error):
@@ -243,6 +246,7 @@ def _log_left_out(recipe: _Recipe, found: Survey) -> None:
                      recipe.manifest, found.cut_objects, recipe.config.data.max_objects, found.cut_images)
 
 
+@_in_graph
 def _epoch(recipe: _Recipe, epoch: tf.Tensor) -> tf.data.Dataset:
     """Serialized usable records, each once, in the order of this epoch."""
     seed, data = recipe.config.train.seed, recipe.config.data
@@ -265,12 +269,14 @@ def _shuffle(dataset: tf.data.Dataset, buffer: int, seed: int, epoch: tf.Tensor)
     return tf.data.experimental.from_variant(shuffled, spec)
 
 
+@_in_graph
 def _has_target(record: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.reduce_any(~record['crowd'])
 
 
 def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     """Numbered serialized records to batches; records wait for their batch serialized, before they grow large."""
+    @_in_graph
     def choose(number: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         if len(recipe.config.data.canvases) == 1:
             return tf.constant(0, tf.int64), number, serialized
@@ -292,6 +298,7 @@ def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.da
     return dataset.batch(batch_size, drop_remainder=True).prefetch(_BATCHES_AHEAD).with_options(options)
 
 
+@_in_graph
 def _entry_or_filler(recipe: _Recipe, canvas: tf.Tensor, number: tf.Tensor, serialized: tf.Tensor,
                      ) -> dict[str, tf.Tensor]:
     entry = _entry(recipe, recipe.canvas(canvas), number, serialized)
@@ -361,12 +368,15 @@ def _name(manifest: PathLike, record: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.strings.join([f'{manifest}: image ', tf.strings.as_string(record['image_id'])])
 
 
-def _annotations(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+@_in_graph
+def _annotations(serialized: tf.Tensor, with_masks: bool) -> dict[str, tf.Tensor]:
+    record = records.parse(serialized, with_masks)
     return {key: value for key, value in record.items() if key not in ('encoded', 'source_id')}
 
 
 def _damage(manifest: PathLike, file: str, has_masks: bool) -> InputError | None:
     """What is wrong with the first record of a shard that cannot be used, None where all can."""
+    @_in_graph
     def probe(serialized: tf.Tensor) -> transforms.Sample:
         record = records.parse(serialized, has_masks)
         return _sample(record, record, mask_size=1, name=_name(manifest, record))
@@ -385,6 +395,12 @@ def _damage(manifest: PathLike, file: str, has_masks: bool) -> InputError | None
     return None
 
 
+def _told(error: tf.errors.OpError) -> str:
+    """The words of this package's assertion, empty where it was none."""
+    found = _ASSERTION.search(error.message or '')
+    return re.sub(r'\\([\'"\\])', r'\1', found.group(1)) if found else ''    # TensorFlow escapes quotes
+
+
 def _image_id(dataset: tf.data.Dataset, index: int) -> str:
     """' = image 42' of the record with this index, nothing where the record cannot be parsed."""
     try:
@@ -396,8 +412,8 @@ def _image_id(dataset: tf.data.Dataset, index: int) -> str:
 
 def _reason(error: tf.errors.OpError) -> str:
     """TensorFlow's message without the names of its nodes."""
-    told = _ASSERTION.search(error.message)
+    told = _told(error)
     if told:
-        return told.group(1).partition(': image ')[2].partition(': ')[2]
+        return told.partition(': image ')[2].partition(': ')[2]
     line = re.sub(r'\{\{.*?\}\}|\[Op:.*', '', error.message.split('\n')[0])
     return line.rpartition('Iterator::')[2].partition(': ')[2] if 'Iterator::' in line else line.strip()

@@ -30,8 +30,10 @@ def decode(encoded: tf.Tensor, name: tf.Tensor | str = 'image') -> tf.Tensor:
     """
     is_jpeg = tf.equal(tf.strings.substr(encoded, 0, len(_JPEG)), _JPEG)
     is_png = tf.equal(tf.strings.substr(encoded, 0, len(_PNG)), _PNG)
-    tf.debugging.Assert(is_jpeg | is_png, [tf.strings.join([name, ': neither a JPEG nor a PNG; convert it to one'])])
-    return tf.cond(is_png, lambda: _decode_png(encoded), lambda: _decode_jpeg(encoded))
+    message = tf.strings.join([name, ': neither a JPEG nor a PNG; convert it to one'])
+    known = tf.debugging.Assert(is_jpeg | is_png, [message])
+    with tf.control_dependencies([known]):      # the decoders take other formats too, each in its way
+        return tf.cond(is_png, lambda: _decode_png(encoded), lambda: _decode_jpeg(encoded))
 
 
 def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: tf.Tensor | int,
@@ -121,7 +123,7 @@ def crop_masks(encoded: tf.Tensor, boxes: tf.Tensor, shape: tf.Tensor, side: int
         near = tf.pad(near, [[1, 1], [1, 1], [0, 0]], 'SYMMETRIC')
         return tf.image.crop_and_resize(near[None], corners[None], [0], [side, side])[0, :, :, 0]
 
-    message = tf.strings.join([name, ': a mask is not of the image\'s size, ', size_text(shape), '; convert it again'])
+    message = tf.strings.join([name, ": a mask is not of the image's size, ", size_text(shape), '; convert it again'])
     elements = (encoded, low, high, _corners(boxes, low, high, side))
     crops = tf.map_fn(cut, elements, fn_output_signature=tf.TensorSpec([side, side], tf.float32))
     return tf.ensure_shape(tf.cast(tf.round(crops * 255.), tf.uint8), [None, side, side])

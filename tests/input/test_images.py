@@ -1,0 +1,210 @@
+"""Decoding against Pillow, resizing against torchvision's numbers, mask crops against a plain loop."""
+from __future__ import annotations
+
+import dataclasses
+import fractions
+import io
+import itertools
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from mrcnn_tf.config import ConfigError, DataConfig
+from mrcnn_tf.input import images, records
+
+Decode = Callable[[bytes], np.ndarray]
+COLOURS = np.random.default_rng(0).integers(0, 256, (13, 21, 4), np.uint8)
+GREY = Image.fromarray(COLOURS[..., 0])
+RGB = Image.fromarray(COLOURS[..., :3])
+SMOOTH = RGB.resize((90, 70))      # not noise alone: what a JPEG's transform treats differently shows on edges too
+
+
+def save(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def decode_in_dataset(encoded: bytes) -> np.ndarray:
+    return next(iter(tf.data.Dataset.from_tensors(encoded).map(images.decode))).numpy()
+
+
+@pytest.fixture(params=['eager', 'dataset'])
+def decode(request: pytest.FixtureRequest) -> Decode:
+    return (lambda encoded: images.decode(encoded).numpy()) if request.param == 'eager' else decode_in_dataset
+
+
+@pytest.mark.parametrize('encoded', [
+    save(SMOOTH, 'JPEG', quality=80), save(SMOOTH, 'JPEG', quality=95, progressive=True),
+    save(SMOOTH.convert('L'), 'JPEG'), save(SMOOTH.convert('CMYK'), 'JPEG'), save(RGB, 'PNG'), save(GREY, 'PNG'),
+    save(Image.fromarray(COLOURS), 'PNG'), save(Image.merge('LA', [GREY, GREY.rotate(180)]), 'PNG'),
+    save(RGB.quantize(8), 'PNG'), save(RGB.quantize(8), 'PNG', transparency=0), save(GREY.convert('1'), 'PNG'),
+], ids=['jpeg', 'jpeg-progressive', 'jpeg-grey', 'jpeg-cmyk', 'png', 'png-grey', 'png-alpha', 'png-grey-alpha',
+        'png-palette', 'png-palette-transparent', 'png-1bit'])
+def test_decode_gives_the_pixels_of_pillow(decode: Decode, encoded: bytes) -> None:
+    decoded = decode(encoded)
+    assert decoded.dtype == np.float32
+    np.testing.assert_array_equal(decoded, np.array(Image.open(io.BytesIO(encoded)).convert('RGB'), np.float32))
+
+
+def test_decode_keeps_all_values_of_8_bit(decode: Decode) -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    np.testing.assert_array_equal(decode(save(Image.fromarray(ramp), 'PNG')), np.repeat(ramp[..., None], 3, axis=2))
+
+
+def test_decode_scales_16_bit_to_255(decode: Decode) -> None:
+    values = np.array([[0, 257, 32896, 65535, 100]], np.uint16)      # 0, 1 x 257, 128 x 257, 255 x 257
+    decoded = decode(save(Image.fromarray(values), 'PNG'))
+    np.testing.assert_allclose(decoded[0, :, 0], [0, 1, 128, 255, 100 / 257], rtol=1e-7)
+    np.testing.assert_array_equal(decoded, np.repeat(decoded[..., :1], 3, axis=2))
+
+
+def test_static_channels_in_a_dataset() -> None:
+    dataset = tf.data.Dataset.from_tensors(b'').map(images.decode)
+    assert dataset.element_spec == tf.TensorSpec([None, None, 3], tf.float32)
+
+
+@pytest.mark.parametrize('encoded', [b'', b'\xff', b'GIF89a', save(GREY, 'BMP')])
+def test_other_formats_are_named(encoded: bytes) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match='photo 7: neither a JPEG nor a PNG; convert it to one'):
+        images.decode(encoded, 'photo 7')
+
+
+@pytest.mark.parametrize('encoded', [save(SMOOTH, 'JPEG')[:900], save(RGB, 'PNG')[:200], b'\xff\xd8\xff'])
+def test_damaged_files_are_refused(decode: Decode, encoded: bytes) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode(encoded)
+
+
+def test_resized_shape_equals_the_reference(ops_kit: dict[str, np.ndarray]) -> None:
+    for (height, width), expected in zip(ops_kit['resize_sizes'], ops_kit['resize_sizes_800_1333'], strict=True):
+        np.testing.assert_array_equal(images.resized_shape(height, width, 800, 1333), expected)
+    for name, short_side, long_side in (('up', 64, 90), ('down', 24, 40)):
+        np.testing.assert_array_equal(images.resized_shape(37, 53, short_side, long_side),
+                                      ops_kit[f'resize_image_{name}'].shape[1:])
+
+
+@pytest.mark.parametrize(('short_side', 'long_side'), [(384, 384), (800, 1333), (24, 40), (50, 30)])
+def test_resized_shape_loses_no_pixel(short_side: int, long_side: int) -> None:
+    sizes = np.array(list(itertools.product([*range(1, 130, 3), 333, 480, 500, 612, 999, 6000], repeat=2)))
+    shapes = images.resized_shape(sizes[:, 0], sizes[:, 1], short_side, long_side).numpy().T
+    for size, shape in zip(sizes.tolist(), shapes.tolist(), strict=True):
+        scale = min(fractions.Fraction(short_side, min(size)), fractions.Fraction(long_side, max(size)))
+        assert shape == [max(1, math.floor(side * scale)) for side in size], size
+
+
+def test_resized_shape_is_at_least_one_pixel() -> None:
+    shape = images.resized_shape(tf.constant(2), 5000, 800, 1333)
+    assert (shape.dtype, shape.numpy().tolist()) == (tf.int32, [1, 1333])
+
+
+@pytest.mark.parametrize('name', ['up', 'down'])
+def test_resize_equals_the_reference(ops_kit: dict[str, np.ndarray], name: str) -> None:
+    image, expected = (ops_kit[key].transpose(1, 2, 0) for key in ('resize_image', f'resize_image_{name}'))
+    resized = images.resize(image, expected.shape[:2]).numpy()
+    np.testing.assert_allclose(resized, expected, atol=2e-5 * max(1, np.abs(expected).max()))
+
+
+def test_resize_by_hand() -> None:
+    # Centres of four cells lie at -1/4, 1/4, 3/4, 5/4 of the two pixels; the outer ones are held at the edge.
+    image = tf.constant([0., 100.])[None, :, None] * tf.ones([1, 1, 3])
+    np.testing.assert_allclose(images.resize(image, [1, 4])[0, :, 1], [0, 25, 75, 100], atol=1e-4)
+
+
+@pytest.mark.parametrize(('shape', 'expected'), [
+    ([800, 1300], 0), ([832, 1344], 0), ([1300, 800], 1), ([900, 900], 2), ([600, 600], 3), ([1088, 1088], 2)])
+def test_choose_canvas_takes_the_smallest_that_holds(shape: list[int], expected: int) -> None:
+    canvases = [[832, 1344], [1344, 832], [1088, 1088], [640, 640]]
+    chosen = images.choose_canvas(tf.constant(shape), canvases)
+    assert (chosen.dtype, int(chosen)) == (tf.int32, expected)
+
+
+def test_check_canvases() -> None:
+    images.check_canvases(DataConfig())
+    nuclei = DataConfig(short_sides=[384], long_side=384, test_short_side=384, test_long_side=384,
+                        canvases=[[384, 384]])
+    images.check_canvases(nuclei)
+    expected = (r'^data.canvases: none of \[\[384, 384\]\] holds an image of 384 x 400, which data.test_short_side and '
+                r'data.test_long_side allow; add \[384, 416\]$')
+    with pytest.raises(ConfigError, match=expected):
+        images.check_canvases(dataclasses.replace(nuclei, test_long_side=400))
+    with pytest.raises(ConfigError, match=r'holds an image of 1333 x 800, which data.short_sides'):
+        images.check_canvases(dataclasses.replace(DataConfig(), canvases=[[832, 1344]]))
+    # A short side above the long side never comes about.
+    images.check_canvases(dataclasses.replace(nuclei, short_sides=[500]))
+
+
+def test_pad_puts_zeros_right_and_below() -> None:
+    image = tf.ones([2, 3, 3])
+    expected = np.zeros([4, 5, 3])
+    expected[:2, :3] = 1
+    np.testing.assert_array_equal(images.pad(image, [4, 5]), expected)
+    np.testing.assert_array_equal(images.pad(image, tf.constant([4, 5])), expected)
+
+
+def test_pad_to_whole_numbers_has_a_static_shape() -> None:
+    dataset = tf.data.Dataset.from_tensors(save(RGB, 'PNG')).map(lambda e: images.pad(images.decode(e), [32, 64]))
+    assert dataset.element_spec.shape == [32, 64, 3]
+
+
+def encode_masks(masks: Iterable[np.ndarray]) -> tf.Tensor:
+    return tf.constant([records.encode_mask(mask) for mask in masks])
+
+
+def crop_by_loop(mask: np.ndarray, box: np.ndarray, side: int) -> np.ndarray:
+    """Each sample for itself, in float64."""
+    crop = np.zeros([side, side])
+    for i, j in np.ndindex(side, side):
+        y = np.clip(box[0] + (i + .5) * (box[2] - box[0]) / side - .5, 0, mask.shape[0] - 1)
+        x = np.clip(box[1] + (j + .5) * (box[3] - box[1]) / side - .5, 0, mask.shape[1] - 1)
+        for row, column in itertools.product((math.floor(y), math.ceil(y)), (math.floor(x), math.ceil(x))):
+            weight = (1 - abs(y - row)) * (1 - abs(x - column))
+            # Where y is whole, floor and ceil are one pixel: count it once.
+            crop[i, j] += weight / (1 + (y == math.floor(y))) / (1 + (x == math.floor(x))) * mask[row, column]
+    return crop
+
+
+def test_crop_masks_by_hand() -> None:
+    mask = np.array([[1, 1, 0, 0], [1, 0, 0, 1], [0, 0, 1, 1]])
+    boxes = [[0, 0, 3, 4], [0, 0, 2, 2], [1, 2, 3, 4]]
+    crops = images.crop_masks(encode_masks([mask] * 3), np.float32(boxes), tf.constant([3, 4]), 2).numpy()
+    # Box of 2 x 2 px, two cells: the pixels themselves. Box of 3 x 4: rows 1/4 and 7/4, columns 1/2 and 5/2.
+    np.testing.assert_array_equal(crops[1], [[255, 255], [255, 0]])
+    np.testing.assert_array_equal(crops[2], [[0, 255], [255, 255]])
+    expected = [[.75 * 1 + .25 * .5, .75 * 0 + .25 * .5], [.25 * .5 + .75 * 0, .25 * .5 + .75 * 1]]
+    np.testing.assert_allclose(crops[0] / 255, expected, atol=.5 / 255)
+
+
+def test_crop_masks_equals_a_loop_over_the_samples() -> None:
+    generator = np.random.default_rng(3)
+    masks = (generator.random([7, 17, 23]) < .5).astype(np.uint8)
+    boxes = np.float32([[0, 0, 17, 23], [0, 0, 1, 1], [16, 22, 17, 23], [3.3, 4.4, 3.9, 20.1], [0.2, 0.1, 16.9, 0.6],
+                        [5, 5, 12, 12], [2.5, 7.25, 15.125, 22.75]])
+    crops = images.crop_masks(encode_masks(masks), boxes, tf.constant([17, 23]), 7)
+    assert crops.dtype == tf.uint8
+    expected = [crop_by_loop(mask, box.astype(np.float64), 7) for mask, box in zip(masks, boxes, strict=True)]
+    np.testing.assert_allclose(crops.numpy() / 255, expected, atol=.51 / 255)
+
+
+def test_crop_masks_is_full_up_to_the_border_of_the_image() -> None:
+    whole = tf.constant([[0., 0., 5., 6.]])
+    crops = images.crop_masks(encode_masks([np.ones([5, 6])]), whole, tf.constant([5, 6]), 112)
+    np.testing.assert_array_equal(crops, np.full([1, 112, 112], 255))
+
+
+def test_crop_masks_of_no_objects() -> None:
+    mask, box = records.encode_mask(np.ones([5, 6])), tf.constant([[0., 0., 5., 6.]])
+    dataset = tf.data.Dataset.range(2).map(      # of no and of one object
+        lambda n: images.crop_masks(tf.fill([n], mask), tf.repeat(box, n, axis=0), tf.constant([5, 6]), 9))
+    assert dataset.element_spec == tf.TensorSpec([None, 9, 9], tf.uint8)
+    assert [crops.shape for crops in dataset] == [[0, 9, 9], [1, 9, 9]]
+
+
+def test_crop_masks_refuses_a_mask_of_another_size() -> None:
+    masks, box = encode_masks([np.ones([6, 5])]), tf.constant([[0., 0., 5., 6.]])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="photo 7: a mask is not of the image's size, 5 x 6; conv"):
+        images.crop_masks(masks, box, tf.constant([5, 6]), 4, 'photo 7')
