@@ -65,7 +65,7 @@ class BackboneConfig:
     norm_momentum: float = 0.9            # of the running statistics, as Keras defines it (torch: 1 - this)
     stride_in_1x1: bool = True            # dialect: D2/MSRA and Keras R50/R101 True, TV and ResNeXt False
     frozen_stages: int = 2                # not trained: 1 = stem, 2 = stem and res2 (D2), ... 5 = all
-    weights: str = 'none'                 # 'none' (random), 'imagenet' (keras.applications), or a model directory
+    weights: str = _choice('none', 'imagenet')     # what training starts from: random, or keras.applications
 
 
 @dataclass

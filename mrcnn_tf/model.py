@@ -5,7 +5,8 @@ that ARCHITECTURE.md describes. Convolutions and dense layers run in the global 
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -103,11 +104,12 @@ class FasterRCNN(keras.Model):
         drawn, most = targets.sample(matches.label, config.batch_per_image, config.positive_fraction, seed)
         count = tf.reduce_sum(tf.cast(drawn.valid, tf.float32)) if config.loss_normalizer == 'sampled' else (
             tf.constant(float(config.batch_per_image * logits.shape[0])))
-        objectness = loss_ops.objectness_loss(tf.gather(logits, drawn.index, batch_dims=1), drawn.positive, drawn.valid,
-                                              count)
+        logits = tf.gather(logits, drawn.index, batch_dims=1)
+        objectness = loss_ops.objectness_loss(logits, drawn.positive, drawn.valid, count)
         index = drawn.index[:, :most]                                            # only positives have a box target
         goals = targets.gather_matched(batch['boxes'], targets.gather_matched(matches.matched_gt_index, index))
-        box = loss_ops.box_loss(tf.gather(deltas, index, batch_dims=1), box_ops.encode(tf.gather(anchors, index), goals),
+        box = loss_ops.box_loss(tf.gather(deltas, index, batch_dims=1),
+                                box_ops.encode(tf.gather(anchors, index), goals),
                                 drawn.positive[:, :most], config.smooth_l1_beta, count)
         return {'loss_objectness': objectness, 'loss_rpn_box_reg': box}
 
@@ -145,7 +147,7 @@ class FasterRCNN(keras.Model):
             gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
             # The optimizer sums over replicas once more.
             gradients = [g / replicas for g in gradients]
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return losses
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:

@@ -1,7 +1,7 @@
 """What the losses compare with: matching, sampling, mask targets. No gradient flows through any of it.
 
-B images, N candidates (anchors or RoIs), G ground-truth slots, S samples, T true masks, m side of a mask target. Matches:
-1 positive, 0 negative, -1 ignored.
+B images, N candidates (anchors or RoIs), G ground-truth slots, S samples, T true masks, m side of a mask target.
+Matches: 1 positive, 0 negative, -1 ignored.
 """
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def match(candidates: tf.Tensor, gt_boxes: tf.Tensor, usable: tf.Tensor, crowd: 
           negative_iou: float, low_quality: bool, crowd_iof: float) -> Matches:
     """Labels candidates by their overlap with ground truth (Faster 3.1.2, Fast 2.3).
 
-    Positive from `positive_iou` on, negative below `negative_iou`, else ignored. With `low_quality`, the candidates that
-    overlap an object most (all of them where several tie) are positive as well; each is assigned to the object
+    Positive from `positive_iou` on, negative below `negative_iou`, else ignored. With `low_quality`, the candidates
+    that overlap an object most (all of them where several tie) are positive as well; each is assigned to the object
     that it overlaps most itself. Negatives with more than `crowd_iof` of their area in a crowd are ignored.
 
     Args:
@@ -111,7 +111,7 @@ def mask_targets(rois: tf.Tensor, masks: tf.Tensor, mask_boxes: tf.Tensor, size:
 
 
 def _axis_weights(roi: tf.Tensor, extent: tf.Tensor, cells: int, size: int, aligned: bool) -> tf.Tensor:
-    """How much each of a mask's cells counts in each of a RoI's bins along one axis: [T, 2], [T, 2] -> [T, m, cells]."""
+    """Weight of each of a mask's cells in each of a RoI's bins along one axis: [T, 2], [T, 2] -> [T, m, cells]."""
     side = roi[:, 1] - roi[:, 0]
     if not aligned:
         side = tf.maximum(side, 1.)

@@ -4,6 +4,7 @@ All padding is symmetric, as published weights expect ('same' pads a stride of 2
 """
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import keras
@@ -46,7 +47,8 @@ class ResidualBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         if config.name in BOTTLENECKS:
             outer, inner = (stride, 1) if config.stride_in_1x1 else (1, stride)
-            self.convs = [ConvNorm(config, width, 1, outer, name='conv1'), ConvNorm(config, width, 3, inner, name='conv2'),
+            self.convs = [ConvNorm(config, width, 1, outer, name='conv1'),
+                          ConvNorm(config, width, 3, inner, name='conv2'),
                           ConvNorm(config, 4 * width, 1, activate=False, name='conv3')]
         else:
             self.convs = [ConvNorm(config, width, 3, stride, name='conv1'),
@@ -71,9 +73,9 @@ class ResNet(keras.layers.Layer):
         super().__init__(**kwargs)
         self.stem = ConvNorm(config, 64, 7, 2, name='stem')
         self.stages = [self._stage(config, index, count) for index, count in enumerate(BLOCKS[config.name])]
-        for part in [[self.stem], *self.stages][:config.frozen_stages]:
-            for layer in part:
-                layer.trainable = False
+        parts: list[list[keras.layers.Layer]] = [[self.stem], *self.stages]
+        for layer in itertools.chain(*parts[:config.frozen_stages]):
+            layer.trainable = False
 
     @staticmethod
     def _stage(config: BackboneConfig, index: int, count: int) -> list[ResidualBlock]:

@@ -22,9 +22,10 @@ from mrcnn_tf.input.records import Manifest
 from mrcnn_tf.model import FasterRCNN, build_model
 from mrcnn_tf.training import schedules
 from mrcnn_tf.training.callbacks import Interruption, NonFiniteStop, Save, Scalars, Show, TrainingError, step_of
-from mrcnn_tf.training.checkpoints import Checkpoints, create
+from mrcnn_tf.training.checkpoints import Checkpoints, create, find_newest
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.strategies import Worker, find_worker, make_strategy, mean_over_workers
+from mrcnn_tf.weights.keras_applications import load_imagenet
 
 
 def train(config: Config, model_dir: str | os.PathLike[str]) -> None:
@@ -119,6 +120,8 @@ def _build(run: _Run) -> FasterRCNN:
     config = run.config
     with run.strategy.scope():
         model = build_model(config.model, engine='xla' if run.jit_compile else 'op')
+        if config.model.backbone.weights == 'imagenet' and find_newest(run.directory / 'checkpoints') is None:
+            load_imagenet(model.backbone.trunk, config.model.backbone)
         model.compile(optimizer=build_optimizer(config.solver, run.schedule, model), clip_norm=config.solver.clip_norm,
                       seed=config.train.seed, jit_compile=run.jit_compile)
     return model

@@ -1,11 +1,12 @@
 """Weights under torchvision's parameter names -> our model.
 
-Theirs: convolutions [out, in, h, w], dense layers [out, in], transposed convolutions [in, out, h, w]; deltas dx, dy, dw,
-dh; a box and a mask for the background too, which ours leave out; pooled maps flattened channel first.
+Theirs: convolutions [out, in, h, w], dense layers [out, in], transposed convolutions [in, out, h, w]; deltas dx, dy,
+dw, dh; a box and a mask for the background too, which ours leave out; pooled maps flattened channel first.
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,8 @@ def _mask_head(model: MaskRCNN) -> Iterator[Rule]:
     for index, conv in enumerate(head.convs):
         yield from _biased(conv, f'roi_heads.mask_head.{index}.0', _kernel)
     yield from _biased(head.upsample, 'roi_heads.mask_predictor.conv5_mask', _kernel)
-    yield from _biased(head.masks, 'roi_heads.mask_predictor.mask_fcn_logits', lambda w: _kernel(w[1:]), lambda b: b[1:])
+    yield from _biased(head.masks, 'roi_heads.mask_predictor.mask_fcn_logits', lambda w: _kernel(w[1:]),
+                       lambda b: b[1:])
 
 
 def _same(value: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The reference's cases as our model sees them: configs, weights, batches; layouts and box order turned at this door."""
+"""The reference's cases as our model sees them: configs, weights, batches; layouts and box order turned here."""
 from __future__ import annotations
 
 import importlib.util
@@ -81,7 +81,8 @@ class Case:
 
     def _ground_truth(self, height: int, width: int) -> dict[str, np.ndarray]:
         slots = 1 + max(len(self[f'gt_boxes_{i}']) for i in range(self.count))       # one is always padding
-        truth = {'boxes': np.zeros([self.count, slots, 4], np.float32), 'labels': np.zeros([self.count, slots], np.int32),
+        truth = {'boxes': np.zeros([self.count, slots, 4], np.float32),
+                 'labels': np.zeros([self.count, slots], np.int32),
                  'crowd': np.zeros([self.count, slots], bool), 'valid': np.zeros([self.count, slots], bool),
                  'masks': np.zeros([self.count, slots, height, width], np.uint8),
                  'mask_boxes': np.tile(np.float32([0, 0, height, width]), [self.count, slots, 1])}

@@ -76,5 +76,5 @@ def test_training_case(parity_dir, name):
         rounding = 2. ** -22 * np.abs(case['param_samples'][0]).max(1)
         compare_samples(case['param_samples'][step], [v.numpy() for v in variables], entries, 5e-2 * moved + rounding,
                         f'after step {step} parameter')
-        optimizer.apply_gradients(zip(gradients, variables))
-    assert any(np.abs(v.numpy() - s).max() > 0 for v, s in zip(variables, start))
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    assert any(np.abs(v.numpy() - s).max() > 0 for v, s in zip(variables, start, strict=True))
