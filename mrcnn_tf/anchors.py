@@ -4,7 +4,8 @@ A anchors of all levels, flattened by level, row, column, ratio, size.
 """
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np

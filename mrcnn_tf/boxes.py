@@ -6,7 +6,7 @@ A box is float32 [y1, x1, y2, x2] in absolute pixels, edges continuous, height =
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import tensorflow as tf
 

@@ -4,7 +4,8 @@ B images, A anchors of all levels, a anchors of one cell, P proposals kept.
 """
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
