@@ -1,0 +1,135 @@
+"""The choice of detections: the reference's stage, cases worked by hand, and the two engines against each other."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf import detections
+from mrcnn_tf.config import DetectionConfig
+
+from .modes import ENGINES_AND_MODES, MODES, ours
+
+WEIGHTS = [10., 10., 5., 5.]
+GRAPHS = [('op', 'graph'), ('xla', 'graph'), ('xla', 'jit')]
+
+
+def select(rois, scores, engine='op', mode='graph', deltas=None, valid=None, sizes=(100., 100.), **settings):
+    """Detections of one image; a RoI's `scores` are those of its classes, the background takes the rest to 1."""
+    scores = np.asarray(scores, np.float64)
+    logits = np.log(np.concatenate([1 - scores.sum(-1, keepdims=True), scores], -1))
+    number, classes = scores.shape
+    deltas = np.zeros([number, classes, 4]) if deltas is None else np.asarray(deltas)
+    valid = np.ones(number, bool) if valid is None else np.asarray(valid)
+    config = DetectionConfig(**{'max_detections': 5, **settings})
+    inputs = (tf.constant(np.asarray(x)[None], t) for x, t in (
+        (rois, tf.float32), (valid, tf.bool), (logits, tf.float32), (deltas, tf.float32), (sizes, tf.float32)))
+    found = MODES[mode](lambda *x: detections.select(*x, config, WEIGHTS, engine))(*inputs)
+    limit = config.max_detections
+    assert [x.shape.as_list() for x in found] == [[1, limit, 4], [1, limit], [1, limit], [1, limit]]
+    assert [x.dtype for x in found] == [tf.float32, tf.float32, tf.int32, tf.bool]
+    kept = found.valid[0].numpy()
+    assert kept.tolist() == sorted(kept, reverse=True)                     # padding at the end, all zero
+    assert not np.any(found.boxes[0].numpy()[~kept]) and not np.any(found.scores[0].numpy()[~kept])
+    assert not np.any(found.labels[0].numpy()[~kept])
+    return [x[0].numpy()[kept].tolist() for x in found[:3]]
+
+
+A, B, C = [0., 0., 10., 10.], [40., 40., 50., 60.], [70., 10., 90., 30.]
+
+
+@pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
+def test_suppression_is_within_a_class(engine, mode) -> None:
+    """A near copy of A falls where it has the same class, and stays where it has the other; best first."""
+    near = [0., 0., 10., 9.]
+    boxes, scores, labels = select([A, near, B], [[.5, .1], [.3, .6], [.06, .01]], engine, mode)
+    assert boxes == [near, A, B]
+    np.testing.assert_allclose(scores, [.6, .5, .06], rtol=1e-5)
+    assert labels == [2, 1, 1]
+
+
+@pytest.mark.parametrize(('engine', 'mode'), GRAPHS)
+def test_what_is_dropped(engine, mode) -> None:
+    """Scores up to the threshold, RoIs that are padding, boxes without an area in the image."""
+    rois = [A, B, C, [90., 200., 99., 300.], [5., 5., 5., 30.]]
+    scores = [[.4, .55], [.5, .2], [.61, .2], [.9, .05], [.9, .05]]
+    boxes, _, labels = select(rois, scores, engine, mode, valid=[True, True, False, True, True], score_threshold=.45)
+    assert (boxes, labels) == ([A, B], [2, 1])
+    assert select(rois, scores, engine, mode, score_threshold=.95) == [[], [], []]
+
+
+@pytest.mark.parametrize(('engine', 'mode'), GRAPHS)
+def test_the_best_of_all_classes_up_to_the_limit(engine, mode) -> None:
+    rois, scores = [A, B, C], [[.3, .5], [.6, .2], [.1, .4]]
+    boxes, found, labels = select(rois, scores, engine, mode, max_detections=4)
+    assert (boxes, labels) == ([B, A, C, A], [1, 2, 2, 1])
+    np.testing.assert_allclose(found, [.6, .5, .4, .3], rtol=1e-5)
+    boxes, _, labels = select(rois, scores, engine, mode, max_detections=50)
+    assert (boxes, labels) == ([B, A, C, A, B, C], [1, 2, 2, 1, 2, 1])     # 6 candidates fill 6 of 50 slots
+
+
+def test_candidates_beyond_the_limit_of_the_xla_engine_are_the_weakest() -> None:
+    boxes, _, labels = select([A, B, C], [[.3, .5], [.6, .2], [.1, .4]], 'xla', 'jit', pre_nms=3)
+    assert (boxes, labels) == ([B, A, C], [1, 2, 2])
+
+
+@pytest.mark.parametrize(('engine', 'mode'), GRAPHS)
+def test_each_class_has_its_box(engine, mode) -> None:
+    """Weights divide the deltas: 10 half sides down, 5 log 2 taller; then the box is clipped to its image."""
+    deltas = np.zeros([1, 2, 4])
+    deltas[0, 1] = [5., 0., 5 * math.log(2), 0.]
+    boxes, _, labels = select([A], [[.3, .6]], engine, mode, deltas=deltas, sizes=(18., 7.))
+    np.testing.assert_allclose(boxes, [[0, 0, 18, 7], [0, 0, 10, 7]], atol=1e-4)
+    assert labels == [2, 1]
+
+
+@pytest.mark.parametrize(('engine', 'mode'), GRAPHS)
+def test_one_box_for_all_classes(engine, mode) -> None:
+    """Class-agnostic: the same box under each label; suppression still within a class."""
+    deltas = np.array([[[0., 10., 0., 0.]], [[0., 0., 0., 0.]]])
+    boxes, _, labels = select([A, B], [[.3, .6], [.5, .1]], engine, mode, deltas=deltas)
+    moved = [0., 10., 10., 20.]
+    np.testing.assert_allclose(boxes, [moved, B, moved, B], atol=1e-5)
+    assert labels == [2, 1, 1, 2]
+
+
+@pytest.mark.parametrize(('engine', 'mode'), GRAPHS)
+@pytest.mark.parametrize('case', ['infer_maskrcnn_resnet18_fpn_0', 'infer_maskrcnn_resnet18_fpn_2'])
+def test_detections_of_the_reference(parity_dir, case, engine, mode) -> None:
+    """From the reference's own proposals and predictions; in the second case one image has no detection, one has one."""
+    with np.load(parity_dir / f'{case}.npz') as arrays:
+        kit = dict(arrays)
+    threshold = {'infer_maskrcnn_resnet18_fpn_0': .05, 'infer_maskrcnn_resnet18_fpn_2': .9326}[case]
+    config = DetectionConfig(score_threshold=threshold)
+    stacked = [np.stack([kit[f'{name}_{i}'] for i in range(2)]) for name in ('proposals', 'box_logits', 'box_deltas')]
+    rois, logits, deltas = (tf.constant(x) for x in stacked)
+    deltas = tf.reshape(deltas, [2, -1, 5, 4])[:, :, 1:]                   # the reference's first is the background's
+    sizes = tf.constant([kit[f'image_{i}'].shape[:2] for i in range(2)], tf.float32)
+    found = MODES[mode](lambda *x: detections.select(*x, config, WEIGHTS, engine))(
+        tf.gather(rois, [1, 0, 3, 2], axis=2), tf.ones(rois.shape[:2], tf.bool), logits,
+        tf.gather(deltas, [1, 0, 3, 2], axis=3), sizes)
+    for i in range(2):
+        kept = found.valid[i].numpy()
+        np.testing.assert_array_equal(found.labels[i].numpy()[kept], kit[f'det_labels_{i}'])
+        np.testing.assert_allclose(found.boxes[i].numpy()[kept], ours(kit[f'det_boxes_{i}']), atol=3e-3)
+        np.testing.assert_allclose(found.scores[i].numpy()[kept], kit[f'det_scores_{i}'], atol=1e-4)
+
+
+@pytest.mark.parametrize('agnostic', [False, True])
+def test_engines_agree(agnostic) -> None:
+    """Two images of crowded random boxes, three classes: the same detections in the same order."""
+    rng = np.random.default_rng(5)
+    corner = rng.uniform(-10, 70, (2, 60, 2))
+    rois = tf.constant(np.concatenate([corner, corner + rng.uniform(5, 50, (2, 60, 2))], -1), tf.float32)
+    logits = tf.constant(rng.normal(0, 3, (2, 60, 4)), tf.float32)
+    deltas = tf.constant(rng.normal(0, 1, (2, 60, 1 if agnostic else 3, 4)), tf.float32)
+    valid = tf.constant(rng.uniform(size=(2, 60)) < .9)
+    sizes = tf.constant([[80., 100.], [100., 60.]])
+    by_op, by_xla = (MODES[mode](lambda *x, engine=engine: detections.select(
+        *x, DetectionConfig(max_detections=40), WEIGHTS, engine))(rois, valid, logits, deltas, sizes)
+        for engine, mode in (('op', 'graph'), ('xla', 'jit')))
+    assert by_op.valid.numpy().sum() > 40
+    for a, b in zip(by_xla, by_op, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)

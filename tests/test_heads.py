@@ -1,0 +1,84 @@
+"""The heads' layouts, by weights set by hand, and their types under mixed precision."""
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf.config import BoxHeadConfig, MaskHeadConfig
+from mrcnn_tf.heads import BoxHead, MaskHead
+
+
+def test_box_head_by_hand() -> None:
+    """Pooled maps are flattened by row, column, channel; the first hidden layer picks one number each of them."""
+    head = BoxHead(BoxHeadConfig(width=4), num_classes=2)
+    pooled = tf.reshape(tf.range(2. * 3 * 2 * 2 * 2), [2, 3, 2, 2, 2])                 # 8 numbers a RoI
+    head(pooled)
+    pick = np.zeros([8, 4], np.float32)
+    pick[[0, 1, 2, 4], [0, 1, 2, 3]] = 1                                               # origin, channel, column, row
+    head.fc6.set_weights([pick, np.zeros(4)])
+    head.fc7.set_weights([np.eye(4), np.array([0, 0, 0, -1e3])])                                 # the last one is rectified away
+    head.classes.set_weights([np.eye(4)[:, :3], np.array([.5, 0, 0])])
+    head.deltas.set_weights([np.concatenate([np.eye(4), 10 * np.eye(4)], 1), np.zeros(8)])
+    logits, deltas = head(pooled)
+    assert logits.shape == [2, 3, 3] and deltas.shape == [2, 3, 2, 4]
+    assert logits[1, 2].numpy().tolist() == [40.5, 41, 42]
+    assert deltas[1, 2].numpy().tolist() == [[40, 41, 42, 0], [400, 410, 420, 0]]
+
+
+def test_box_head_sizes() -> None:
+    """Two hidden layers of the width given, K + 1 classes, 4 K deltas; agnostic of class 4."""
+    for agnostic, regressions in ((False, 7), (True, 1)):
+        head = BoxHead(BoxHeadConfig(width=16, class_agnostic=agnostic), num_classes=7)
+        logits, deltas = head(tf.zeros([2, 5, 3, 3, 6]))
+        assert logits.shape == [2, 5, 8] and deltas.shape == [2, 5, regressions, 4]
+        assert [tuple(v.shape) for v in head.trainable_variables] == [
+            (54, 16), (16,), (16, 16), (16,), (16, 8), (8,), (16, 4 * regressions), (4 * regressions,)]
+
+
+def test_mask_head_by_hand() -> None:
+    """A cell becomes 2 x 2: the deconvolution's kernel stands at each cell unflipped; then ReLU, then classes."""
+    head = MaskHead(MaskHeadConfig(width=1, convolutions=0), num_classes=2)
+    pooled = tf.constant([[[[[1.], [2.]], [[-3.], [4.]]]]])                           # [1, 1, 2, 2, 1]
+    head(pooled)
+    head.upsample.set_weights([np.array([[1, 2], [3, 4]]).reshape(2, 2, 1, 1), np.zeros(1)])
+    head.masks.set_weights([np.array([1, -1]).reshape(1, 1, 1, 2), np.array([0, .5])])
+    out = head(pooled)
+    expected = np.array([[1, 2, 2, 4], [3, 4, 6, 8], [0, 0, 4, 8], [0, 0, 12, 16]])
+    assert out.shape == [1, 1, 4, 4, 2]
+    assert out[0, 0, :, :, 0].numpy().tolist() == expected.tolist()
+    assert out[0, 0, :, :, 1].numpy().tolist() == (.5 - expected).tolist()
+
+
+def test_mask_head_sizes() -> None:
+    for agnostic, channels in ((False, 7), (True, 1)):
+        head = MaskHead(MaskHeadConfig(width=5, convolutions=3, class_agnostic=agnostic), num_classes=7)
+        assert head(tf.zeros([2, 3, 14, 14, 6])).shape == [2, 3, 28, 28, channels]
+        kernels = [tuple(v.shape) for v in head.trainable_variables if len(v.shape) == 4]
+        assert kernels == [(3, 3, 6, 5), (3, 3, 5, 5), (3, 3, 5, 5), (2, 2, 5, 5), (1, 1, 5, channels)]
+
+
+def test_rois_do_not_see_each_other() -> None:
+    """Permuted RoIs give permuted results, in both heads."""
+    pooled = tf.constant(np.random.default_rng(0).normal(size=(2, 4, 3, 3, 2)), tf.float32)
+    order = [2, 0, 3, 1]
+    box, mask = BoxHead(BoxHeadConfig(width=8), 3), MaskHead(MaskHeadConfig(width=4, convolutions=2), 3)
+    for head in (lambda x: box(x)[0], lambda x: box(x)[1], mask):
+        np.testing.assert_allclose(head(tf.gather(pooled, order, axis=1)), tf.gather(head(pooled), order, axis=1),
+                                   atol=1e-6)
+
+
+@pytest.fixture
+def bfloat16():
+    keras.mixed_precision.set_global_policy('mixed_bfloat16')
+    yield
+    keras.mixed_precision.set_global_policy('float32')
+
+
+def test_heads_give_float32_under_mixed_precision(bfloat16) -> None:
+    box, mask = BoxHead(BoxHeadConfig(width=8), 3), MaskHead(MaskHeadConfig(width=4, convolutions=2), 3)
+    outputs = [*box(tf.ones([1, 2, 3, 3, 2])), mask(tf.ones([1, 2, 3, 3, 2]))]
+    assert [x.dtype for x in outputs] == [tf.float32] * 3
+    assert all('float32' in str(v.dtype) for v in [*box.weights, *mask.weights])
+    assert box.compute_dtype == mask.compute_dtype == 'bfloat16'
