@@ -1,4 +1,4 @@
-"""Run as a process: `replica TOY_OR_DETECTOR DATA MODEL_DIR WEIGHTS.npz [override ...]` trains and leaves its weights.
+"""Run as a process: `replica TOY_OR_DETECTOR DATA MODEL_DIR WEIGHTS.npz [override ...]` trains, leaves all weights.
 
 Under train.strategy=mirrored the CPU is split in two devices. With SIGNAL_AT=N in the environment the process sends
 itself SIGTERM in step N.
@@ -29,16 +29,19 @@ def main(kind: str, data: str, model_dir: str, weights: str, *overrides: str) ->
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
     built: list[keras.Model] = []
+    before: list[np.ndarray] = []
 
     def build(model_config: Any, engine: str) -> keras.Model:
         built.append(toy() if kind == 'toy' else build_model(model_config, engine))
+        before.extend(built[-1].get_weights())
         return built[-1]
 
     trainer.build_model = build
     try:
         trainer.train(config, model_dir)
     finally:
-        np.savez(weights, step_of(built[0]), *built[0].get_weights())
+        after = {f'after_{i}': array for i, array in enumerate(built[0].get_weights())}
+        np.savez(weights, step=step_of(built[0]), **after, **{f'before_{i}': array for i, array in enumerate(before)})
 
 
 def toy() -> ToyModel:

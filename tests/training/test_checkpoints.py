@@ -15,15 +15,15 @@ import pytest
 
 from mrcnn_tf.config import Config, SolverConfig, TrainConfig
 from mrcnn_tf.input.records import Category
-from mrcnn_tf.training.checkpoints import CheckpointError, Checkpoints, create, find_newest, read
+from mrcnn_tf.model import build_model
+from mrcnn_tf.training.checkpoints import CheckpointError, Checkpoints, create, find_newest, read, restore_model
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.schedules import Steps
 from mrcnn_tf.training.strategies import Worker
 
+from .tiny import tiny_config
 from .toy import ToyModel, batches
 
-# Keras 2 draws its own seeds so after keras.utils.set_random_seed.
-pytestmark = pytest.mark.filterwarnings('ignore:non-integer arguments to randrange:DeprecationWarning')
 CATEGORIES = [Category(1, 7, 'cell'), Category(2, 9, 'nucleus')]
 CONFIG = Config(solver=SolverConfig(steps=50))
 
@@ -63,6 +63,26 @@ def test_weights_slots_and_step_come_back(tmp_path: pathlib.Path) -> None:
                     [*other.variables, *other.optimizer.momentums], strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
     assert np.abs(other.optimizer.momentums[0].numpy()).max() > 0
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+def test_every_weight_and_slot_of_the_detector_comes_back(tmp_path: pathlib.Path, optimizer: str) -> None:
+    config = tiny_config(tmp_path, f'solver.optimizer={optimizer}')
+    create(tmp_path, config, CATEGORIES)
+    models = []
+    for _ in range(2):
+        models.append(build_model(config.model))
+        models[-1].compile(build_optimizer(config.solver, Steps(0.1, [], 0.1), models[-1]))
+    generator = np.random.default_rng(0)
+    for variable in [*models[0].variables, *models[0].optimizer.variables[1:]]:    # the first is the step
+        variable.assign(generator.uniform(size=variable.shape))
+    Checkpoints(tmp_path, models[0], 3).save(1)
+    Checkpoints(tmp_path, models[1], 3).restore()
+    for a, b in zip([*models[0].variables, *models[0].optimizer.variables],
+                    [*models[1].variables, *models[1].optimizer.variables], strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    for a, b in zip(models[0].get_weights(), restore_model(tmp_path)[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_an_empty_directory_starts_at_step_zero(tmp_path: pathlib.Path) -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from .tiny import write_data
 
-TIMEOUT = 300    # s
+TIMEOUT = 900    # s: a detector compiles for half a minute, on a machine that is free
+DETECTOR = ('solver.steps=3', 'data.batch_size=2', 'solver.scale_with_batch=false', 'solver.learning_rate=0.01',
+            'solver.clip_norm=1')
 
 
 class Replicas:
@@ -38,10 +40,10 @@ class Replicas:
             TF_CONFIG=json.dumps({'cluster': cluster, 'task': {'type': 'worker', 'index': index}}),
             **({'SIGNAL_AT': signal_at} if signal_at and index else {})) for index in range(2)]
 
-    def weights(self, name: str) -> list[np.ndarray]:
-        """The step, then the weights, that a process left."""
+    def trained(self, name: str) -> dict[str, np.ndarray]:
+        """step, and before_i and after_i of each weight i, that a process left."""
         with np.load(self.directory / f'{name}.npz') as arrays:
-            return list(arrays.values())
+            return dict(arrays)
 
 
 def free_ports(count: int) -> list[int]:
@@ -64,40 +66,62 @@ def finish(*processes: subprocess.Popen[str], code: int = 0) -> list[str]:
     return outputs
 
 
-def assert_close(weights: list[np.ndarray], others: list[np.ndarray], tolerance: float) -> None:
-    assert len(weights) == len(others) > 4
-    for a, b in zip(weights, others, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+def assert_learnt_the_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray], tolerance: float) -> None:
+    """Each weight begins alike and changes alike: the changes differ by at most this part of their norm."""
+    assert one.keys() == other.keys() and len(one) > 8
+    assert one['step'] == other['step']
+    for key, before in one.items():
+        if key.startswith('before_'):
+            np.testing.assert_array_equal(before, other[key])
+            a, b = (each[key.replace('before', 'after')] for each in (one, other))
+            assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(a - before) + 1e-6, key
 
 
-@pytest.fixture
-def replicas(tmp_path: pathlib.Path) -> Replicas:
-    return Replicas(tmp_path)
+@pytest.fixture(scope='module')
+def replicas(tmp_path_factory: pytest.TempPathFactory) -> Replicas:
+    return Replicas(tmp_path_factory.mktemp('replicas'))
 
 
-def test_replicas_learn_what_one_device_does(replicas: Replicas) -> None:
+@pytest.fixture(scope='module')
+def one(replicas: Replicas) -> dict[str, np.ndarray]:
+    """The toy after six steps on one device."""
+    finish(replicas.run('one', 'toy'))
+    trained = replicas.trained('one')
+    assert trained['step'] == 6
+    assert np.abs(trained['after_0'] - trained['before_0']).max() > 1e-3
+    return trained
+
+
+def test_replicas_learn_what_one_device_does(replicas: Replicas, one: dict[str, np.ndarray]) -> None:
     """The toy's loss is a mean over images, so equal batches mean equal weights however they are split."""
-    finish(replicas.run('one', 'toy'), *replicas.run_workers('cluster', 'toy'),
-           replicas.run('mirrored', 'toy', 'train.strategy=mirrored'))
-    one = replicas.weights('one')
-    assert one[0] == 6
+    finish(*replicas.run_workers('cluster', 'toy'), replicas.run('mirrored', 'toy', 'train.strategy=mirrored'))
     for name in ('cluster-0', 'cluster-1', 'mirrored'):
-        assert_close(replicas.weights(name), one, 1e-6)
+        assert_learnt_the_same(replicas.trained(name), one, 1e-4)
 
 
-def test_a_signal_to_one_worker_stops_all_and_all_resume(replicas: Replicas) -> None:
-    outputs = finish(*replicas.run_workers('cluster', 'toy', signal_at='2'), code=1)
+@pytest.mark.slow
+def test_a_signal_to_one_worker_stops_all_and_all_resume(replicas: Replicas, one: dict[str, np.ndarray]) -> None:
+    outputs = finish(*replicas.run_workers('stopped', 'toy', signal_at='2'), code=1)
     assert 'stopped by another worker at step 4 of 6' in outputs[0]    # workers ask each other every 2 steps
     assert 'stopped by SIGTERM at step 4 of 6' in outputs[1]
-    finish(replicas.run('one', 'toy'), *replicas.run_workers('cluster', 'toy'))
-    for name in ('cluster-0', 'cluster-1'):
-        assert_close(replicas.weights(name), replicas.weights('one'), 1e-6)
+    finish(*replicas.run_workers('stopped', 'toy'))
+    for name in ('stopped-0', 'stopped-1'):
+        assert_learnt_the_same(replicas.trained(name), one, 1e-4)
+
+
+@pytest.mark.slow
+def test_workers_on_different_canvases_learn_the_same(replicas: Replicas) -> None:
+    """Each worker fills its own canvases, so in a step their graphs may differ; their weights may not."""
+    finish(*replicas.run_workers('canvases', 'toy', 'data.short_sides=[64,96]', 'data.long_side=96',
+                                 'data.canvases=[[64,64],[96,96]]'))
+    assert_learnt_the_same(replicas.trained('canvases-0'), replicas.trained('canvases-1'), 0.0)
 
 
 @pytest.mark.slow
 def test_two_workers_train_the_detector_as_two_devices_do(replicas: Replicas) -> None:
-    """Three steps, and two canvases, so that the workers' graphs differ from step to step."""
-    settings = ('solver.steps=3', 'data.batch_size=2', 'solver.scale_with_batch=false', 'solver.learning_rate=0.001',
-                'solver.clip_norm=1', 'data.short_sides=[48,64]', 'data.canvases=[[64,64],[96,64]]')
-    finish(*replicas.run_workers('cluster', 'detector', *settings))
-    assert_close(replicas.weights('cluster-0'), replicas.weights('cluster-1'), 0.0)
+    """One image a replica: both cut the global batch, and draw their samples, alike."""
+    finish(replicas.run('devices', 'detector', 'train.strategy=mirrored', *DETECTOR))
+    finish(*replicas.run_workers('workers', 'detector', *DETECTOR))
+    assert replicas.trained('devices')['step'] == 3
+    for name in ('workers-0', 'workers-1'):
+        assert_learnt_the_same(replicas.trained(name), replicas.trained('devices'), 0.02)

@@ -20,9 +20,6 @@ from mrcnn_tf.training.checkpoints import CheckpointError, find_newest, restore_
 from .tiny import tiny_config, write_data
 from .toy import ToyModel
 
-# Keras 2 draws its own seeds so after keras.utils.set_random_seed.
-pytestmark = pytest.mark.filterwarnings('ignore:non-integer arguments to randrange:DeprecationWarning')
-
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
