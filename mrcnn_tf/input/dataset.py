@@ -59,8 +59,8 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
         manifest: path of the manifest.
         config: `data`, `model.num_classes` and `train.seed` matter.
         start_step: go on as after so many steps. With one canvas the batches are exactly those of an uninterrupted
-            run. With several, records go on at the same place, but those that waited for their batch to fill (fewer
-            than B a canvas and worker) are left out until the next epoch.
+            run. With several, records go on at the same place; fewer than B a canvas and worker, those that waited for
+            their batch to fill, are left out of this epoch, and as many come twice.
         shard: (index, count) of the worker; it gets `data.batch_size` / count images a step.
         with_masks: put `masks` into the batch.
 
