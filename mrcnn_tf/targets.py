@@ -68,7 +68,7 @@ def sample(label: tf.Tensor, limit: int, fraction: float, seed: tf.Tensor) -> tu
     most_positive = min(int(limit * fraction), number)
     limit = min(limit, number)
     most_positive = min(most_positive, limit)
-    keys = tf.random.stateless_uniform(tf.shape(label), seed)                                 # 0..1
+    keys = _random_keys(tuple(label.shape), seed)
     ranked, index = tf.math.top_k(tf.where(label == 1, keys, -1.), most_positive)             # [B, most_positive]
     positive = ranked >= 0.
     room = limit - tf.reduce_sum(tf.cast(positive, tf.int32), axis=1, keepdims=True)
@@ -83,6 +83,13 @@ def sample(label: tf.Tensor, limit: int, fraction: float, seed: tf.Tensor) -> tu
     index = tf.gather(both, order[:, :limit], batch_dims=1)
     first = tf.range(limit) < limit - room
     return Samples(tf.where(chosen, index, 0), chosen & first, chosen), most_positive
+
+
+# XLA hands out a generator's numbers in another order than TensorFlow's kernels do. Always compiled, a seed draws the
+# same samples whether the step around is compiled or not.
+@tf.function(jit_compile=True, autograph=False)
+def _random_keys(shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
+    return tf.random.stateless_uniform(shape, seed)                                           # 0..1
 
 
 def gather_matched(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
