@@ -1,0 +1,104 @@
+"""A trained model over a converted set, image by image, to COCO's numbers; and the progress that long loops show."""
+from __future__ import annotations
+
+import datetime
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from mrcnn_tf.config import Config
+from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, Metrics, read_manifest
+from mrcnn_tf.inference import Instances, split_batch
+from mrcnn_tf.input.dataset import evaluation_dataset, readable
+from mrcnn_tf.model import FasterRCNN
+from mrcnn_tf.training.checkpoints import restore_model
+
+LINE_EVERY = 20.0    # seconds between lines of progress where there is no terminal
+
+T = TypeVar('T')
+
+
+def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None) -> Metrics:
+    """COCO's numbers of the newest checkpoint on every image of a set; see `CocoEvaluator.evaluate`.
+
+    Shows its progress, and writes metrics.json and detections.json into the model directory.
+
+    Args:
+        model_dir: what `train` wrote.
+        manifest: of the set; the config's `data.validation` where it is None.
+
+    Raises:
+        CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
+        EvaluationError: no set is named, or its categories are not the model's.
+        OSError: the disk is full, no permission.
+    """
+    directory = pathlib.Path(model_dir)
+    model, config, categories = restore_model(directory)
+    manifest = manifest or config.data.validation
+    if not manifest:
+        raise EvaluationError(f'{directory / "config.yaml"}: data.validation is not set; say with --data which '
+                              'NAME.json to evaluate on')
+    evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
+    found = predictions(model, config, manifest)
+    for image_id, _, instances in tracked(found, len(evaluator.truth.sizes), 'evaluated'):
+        evaluator.add(image_id, instances)
+    metrics = evaluator.evaluate(config.model.detections.max_detections)
+    evaluator.write(directory, metrics)
+    return metrics
+
+
+def predictions(model: FasterRCNN, config: Config, manifest: str | os.PathLike[str]
+                ) -> Iterator[tuple[int, tuple[int, int], Instances]]:
+    """(image id, (height, width), instances in px of the original image) of every image of a set, each once.
+
+    Raises:
+        ManifestError, ConfigError, InputError: the set, the settings, or both together cannot be used.
+    """
+    # Shapes are static inside: a trace for each canvas.
+    detect = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    try:
+        for batch in evaluation_dataset(manifest, config, config.data.evaluation_batch_size):
+            yield from split_batch(detect({'images': batch['images'], 'sizes': batch['sizes']}), batch)
+    except tf.errors.OpError as error:
+        explained = readable(error, manifest)
+        if explained is error:
+            raise
+        raise explained from None
+
+
+def tracked(items: Iterable[T], total: int, what: str, console: Console | None = None) -> Iterator[T]:
+    """The images one after the other, with a bar that tells rate and time left; lines now and then in a log."""
+    console = console or Console()
+    if not console.is_terminal:
+        yield from _with_lines(items, total, what, console)
+        return
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total)
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def _with_lines(items: Iterable[T], total: int, what: str, console: Console) -> Iterator[T]:
+    begun = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if done == total or now - last >= LINE_EVERY:
+            last, rate = now, done / max(now - begun, 1e-9)
+            left = f', {datetime.timedelta(seconds=round((total - done) / rate))} left' if done < total else ''
+            line = f'{what} {done} of {total} images, {rate:.2f} images/s{left}'
+            console.print(line, soft_wrap=True, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f'{task.speed:.2f} images/s' if task.speed else '')

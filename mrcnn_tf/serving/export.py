@@ -1,0 +1,153 @@
+"""A trained model as a SavedModel for TF Serving: the bytes of image files in, instances in px of those images out.
+
+B images of a request (any number, 0 too), D detections an image, K classes, m cells a side of a mask (28). All
+preprocessing is in the graph, and nothing of this package or of Keras is needed to load it.
+
+Each image of a request goes through the model alone, on the smallest canvas that holds it, as in evaluation: so an
+image gets the same answer whatever else is in its request, and all shapes inside are static.
+"""
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from mrcnn_tf import __version__, files
+from mrcnn_tf.config import Config, DataConfig
+from mrcnn_tf.input import images
+from mrcnn_tf.input.records import Category
+from mrcnn_tf.model import FasterRCNN
+from mrcnn_tf.training.checkpoints import restore_model
+
+Detections = dict[str, tf.Tensor]
+
+_DESCRIPTION = 'assets.extra/mrcnn.json'    # a directory that TF Serving leaves alone
+_SIGNATURE = 'serving_default'
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported; the message is one line: what is wrong, the remedy."""
+
+
+def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) -> pathlib.Path:
+    """Writes the newest checkpoint as the next version of the SavedModel `output`: `output/1`, `output/2`, ...
+
+    The version is written under a name that TF Serving does not look at, and gets its own when it is whole. The
+    signature `serving_default` takes `image_bytes` string [B] (JPEG or PNG) and gives `boxes` float32 [B, D, 4]
+    (y1, x1, y2, x2 px of the image), `scores` float32 [B, D], `labels` int32 [B, D] (1..K), `category_ids` int32
+    [B, D] (the data set's), `valid` bool [B, D], `sizes` int32 [B, 2] (height, width of the image) and, of Mask R-CNN,
+    `masks` float32 [B, D, m, m], probabilities over the box; best first, zeros where not valid. The file
+    `assets.extra/mrcnn.json` says what the numbers mean: categories, dialect of pasting, score threshold.
+
+    Args:
+        model_dir: what `train` wrote.
+        output: directory of all versions, made where it is missing; its name is what TF Serving calls the model.
+
+    Returns:
+        The path of the version.
+
+    Raises:
+        CheckpointError, ConfigError, ManifestError: no model directory, nothing saved yet, a damaged part.
+        ExportError: category ids beyond int32.
+        OSError: the disk is full, no permission, another export took the version.
+    """
+    model, config, categories = restore_model(model_dir, engine='op')
+    images.check_canvases(config.data)
+    module, signature = _traced(serving_function(model, config.data, _category_ids(categories)))
+    version = pathlib.Path(output) / str(_newest_version(pathlib.Path(output)) + 1)
+    with files.atomic_path(version) as temporary:
+        tf.saved_model.save(module, str(temporary), {_SIGNATURE: signature})
+        files.write_json(temporary / _DESCRIPTION, _description(config, categories))
+    return version
+
+
+def serving_function(model: FasterRCNN, data: DataConfig, category_ids: Sequence[int]
+                     ) -> Callable[[tf.Tensor], Detections]:
+    """What the signature computes, for a graph or eagerly: `image_bytes` string [B] -> the outputs of `export`.
+
+    Args:
+        model: with the 'op' engine.
+        category_ids: of the labels 1..K, in order.
+    """
+    ids = tf.constant([0, *category_ids], tf.int32)
+
+    def one(encoded: tf.Tensor, number: tf.Tensor) -> Detections:
+        image = images.decode(encoded, tf.strings.join(['image_bytes[', tf.strings.as_string(number), ']']))
+        found = _detect(model, data, image)
+        return {**found, 'category_ids': tf.gather(ids, found['labels']), 'sizes': tf.shape(image)[:2]}
+
+    def serve(image_bytes: tf.Tensor) -> Detections:
+        elements = image_bytes, tf.range(tf.size(image_bytes))
+        # One at a time: the arithmetic of one keeps all cores busy, and memory does not grow with the request.
+        return tf.map_fn(lambda element: one(*element), elements, parallel_iterations=1,
+                         fn_output_signature=_output_spec(model))
+
+    return serve
+
+
+def _detect(model: FasterRCNN, data: DataConfig, image: tf.Tensor) -> Detections:
+    """Image float32 [h, w, 3] -> detections [D, ...], boxes in its own px."""
+    size = tf.shape(image)[:2]
+    shape = images.resized_shape(size[0], size[1], data.test_short_side, data.test_long_side)
+    resized = images.resize(image, shape)
+
+    def on_canvas(canvas: Sequence[int]) -> Detections:
+        batch = {'images': images.pad(resized, canvas)[None], 'sizes': tf.cast(shape, tf.float32)[None]}
+        return {name: value[0] for name, value in model(batch, training=False).items()}
+
+    branches = [lambda canvas=canvas: on_canvas(canvas) for canvas in data.canvases]
+    found = tf.switch_case(images.choose_canvas(shape, data.canvases), branches)
+    return {**found, 'boxes': _to_original(found['boxes'], shape, size)}
+
+
+def _to_original(boxes: tf.Tensor, shape: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Boxes [D, 4] from px of an image resized to `shape` to px of the original of `size`, clipped to it."""
+    limits = tf.cast(tf.tile(size, [2]), tf.float64)
+    scaled = tf.cast(boxes, tf.float64) * (limits / tf.cast(tf.tile(shape, [2]), tf.float64))
+    return tf.cast(tf.clip_by_value(scaled, 0., limits), tf.float32)
+
+
+def _output_spec(model: FasterRCNN) -> dict[str, tf.TensorSpec]:
+    """Of one image."""
+    limit = model.settings.detections.max_detections
+    spec = {'boxes': tf.TensorSpec([limit, 4], tf.float32), 'scores': tf.TensorSpec([limit], tf.float32),
+            'labels': tf.TensorSpec([limit], tf.int32), 'category_ids': tf.TensorSpec([limit], tf.int32),
+            'valid': tf.TensorSpec([limit], tf.bool), 'sizes': tf.TensorSpec([2], tf.int32)}
+    if model.settings.kind == 'mask_rcnn':
+        side = 2 * model.settings.mask_head.pool_size
+        spec['masks'] = tf.TensorSpec([limit, side, side], tf.float32)
+    return spec
+
+
+def _traced(serve: Callable[[tf.Tensor], Detections]) -> tuple[tf.Module, Any]:
+    """The signature and what holds its variables; not the Keras model, which would be saved layer by layer."""
+    function = tf.function(serve, autograph=False, input_signature=[tf.TensorSpec([None], tf.string, 'image_bytes')])
+    signature = function.get_concrete_function()    # saving would trace a tf.function once more
+    module = tf.Module()
+    module.weights = list(signature.graph.variables)
+    return module, signature
+
+
+def _category_ids(categories: Sequence[Category]) -> list[int]:
+    for category in categories:
+        if not -2 ** 31 <= category.id < 2 ** 31:
+            raise ExportError(f'category {category.name!r} has the id {category.id}, which int32 does not hold; '
+                              'give it a smaller one in categories.json')
+    return [category.id for category in categories]
+
+
+def _newest_version(output: pathlib.Path) -> int:
+    """0 where there is none."""
+    return max((int(path.name) for path in output.glob('*') if path.name.isdecimal()), default=0)
+
+
+def _description(config: Config, categories: Sequence[Category]) -> dict[str, object]:
+    return {'categories': [dataclasses.asdict(category) for category in categories],
+            'paste': config.model.detections.paste,
+            'score_threshold': config.model.detections.score_threshold,
+            'model': config.model.kind,
+            'mrcnn_tf_version': __version__}

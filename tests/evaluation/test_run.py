@@ -1,0 +1,86 @@
+"""Evaluation of a model directory: each image once, even in a last batch that is not full; data that cannot be used."""
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from rich.console import Console
+
+from mrcnn_tf.evaluation import run
+from mrcnn_tf.evaluation.coco import EvaluationError
+from mrcnn_tf.input.dataset import InputError
+from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.model import build_model
+from mrcnn_tf.training import checkpoints
+
+from ..training.tiny import tiny_config, write_data
+
+LIMIT = 4
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """train.json of 16 images and `run`, a model of random weights that finds LIMIT objects in every image."""
+    directory = tmp_path_factory.mktemp('evaluation')
+    write_data(directory)
+    config = tiny_config(directory, 'data.evaluation_batch_size=3', 'model.detections.score_threshold=0',
+                         f'model.detections.max_detections={LIMIT}')
+    model = build_model(config.model)
+    model.compile(keras.optimizers.SGD(0.1))
+    checkpoints.create(directory / 'run', config, Manifest.read(directory / 'train.json').categories)
+    checkpoints.Checkpoints(directory / 'run', model, keep=1).save(1)
+    return directory
+
+
+def test_every_image_counts_once(trained: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = run.evaluate(trained / 'run', trained / 'train.json')
+    assert len([name for name in metrics if name.startswith('segm/A') and 'AP/' not in name]) == 12
+    written = json.loads((trained / 'run' / 'metrics.json').read_text())
+    # 16 images in batches of 3; every other one has two objects
+    assert (written['images'], written['objects'], written['detections']) == (16, 24, 16 * LIMIT)
+    assert {name: written[name] for name in metrics} == metrics
+    detections = json.loads((trained / 'run' / 'detections.json').read_text())
+    ids, counts = np.unique([each['image_id'] for each in detections], return_counts=True)
+    assert ids.tolist() == list(range(16)) and counts.tolist() == [LIMIT] * 16
+    assert re.search(r'^evaluated 16 of 16 images, [\d.]+ images/s$', capsys.readouterr().out, re.MULTILINE)
+
+
+def test_no_set_is_named(trained: pathlib.Path) -> None:
+    with pytest.raises(EvaluationError, match='config.yaml: data.validation is not set; say with --data'):
+        run.evaluate(trained / 'run')
+
+
+def test_a_damaged_record_is_named(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    write_data(tmp_path)
+    manifest = Manifest.read(tmp_path / 'train.json')
+    shard = tmp_path / 'train-0.tfrecord'
+    records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
+    at = records[5].index(b'IDAT') + 8    # the compressed pixels of a PNG
+    records[5] = records[5][:at] + bytes(16) + records[5][at + 16:]
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in records:
+            writer.write(record)
+    assert shard.stat().st_size == manifest.shards[0].bytes
+    with pytest.raises(InputError, match=r'train-0.tfrecord: record 5 \(from 0\) = image 5: .*mend the image'):
+        run.evaluate(trained / 'run', tmp_path / 'train.json')
+
+
+def test_progress_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, 'LINE_EVERY', 0.)
+    console = Console(file=io.StringIO(), width=20)
+    assert list(run.tracked('abc', 3, 'seen', console)) == ['a', 'b', 'c']
+    lines = console.file.getvalue().splitlines()
+    assert re.fullmatch(r'seen 1 of 3 images, [\d.]+ images/s, 0:00:0\d left', lines[0])
+    assert len(lines) == 3 and re.fullmatch(r'seen 3 of 3 images, [\d.]+ images/s', lines[2])
+
+
+def test_progress_on_a_terminal() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    assert list(run.tracked(range(3), 3, 'seen', console)) == [0, 1, 2]
+    assert '3/3' in console.file.getvalue()

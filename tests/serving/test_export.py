@@ -1,0 +1,245 @@
+"""The exported SavedModel against the model that it came from, in this process and where the package is missing."""
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
+
+from mrcnn_tf import __version__, inference
+from mrcnn_tf.config import Config
+from mrcnn_tf.input.records import Category
+from mrcnn_tf.model import build_model
+from mrcnn_tf.serving import alone
+from mrcnn_tf.serving import export as exporting
+from mrcnn_tf.training import checkpoints
+
+CATEGORIES = [Category(1, 7, 'cat'), Category(2, 3, 'dog')]
+LIMIT = 6
+Outputs = dict[str, np.ndarray]
+
+
+def tiny_config(kind: str = 'mask_rcnn') -> Config:
+    config = Config()
+    data, model = config.data, config.model
+    data.short_sides, data.test_short_side, data.canvases = [32], 32, [[32, 64], [64, 32]]
+    data.long_side = data.test_long_side = 64
+    model.kind, model.num_classes, model.backbone.name, model.backbone.fpn_channels = kind, 2, 'resnet18', 8
+    model.anchors.sizes = [[8.], [16.], [32.], [64.], [128.]]
+    model.roi.sampling_ratio, model.box_head.width, model.mask_head.width = 2, 8, 8
+    model.rpn.pre_nms_test = model.rpn.post_nms_test = 20
+    model.detections.max_detections, model.detections.score_threshold = LIMIT, 0.
+    return config
+
+
+def write_model(directory: pathlib.Path, config: Config, categories: list[Category] = CATEGORIES) -> pathlib.Path:
+    """A model directory with one checkpoint, of weights large enough for scores that lie apart."""
+    model = build_model(config.model)
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(rng.normal(0, 1 / np.sqrt(max(1, np.prod(variable.shape[:-1]))), variable.shape))
+    checkpoints.create(directory, config, categories)
+    model.compile(keras.optimizers.SGD(0.1))
+    checkpoints.Checkpoints(directory, model, keep=1).save(3)
+    return directory
+
+
+@pytest.fixture(scope='module')
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return write_model(tmp_path_factory.mktemp('run') / 'model', tiny_config())
+
+
+@pytest.fixture(scope='module')
+def saved(model_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return exporting.export(model_dir, tmp_path_factory.mktemp('saved') / 'pets')
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
+    """Wide, tall, square, tiny; of 8 and 16 bit; colour and grey: both canvases are needed."""
+    folder, rng = tmp_path_factory.mktemp('pictures'), np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 256, (50, 90, 3), np.uint8)).save(folder / 'wide.png')
+    Image.fromarray(rng.integers(0, 256, (90, 51, 3), np.uint8)).save(folder / 'tall.jpg', quality=90)
+    Image.fromarray(rng.integers(0, 65536, (40, 40), np.uint16)).save(folder / 'grey16.png')
+    Image.fromarray(rng.integers(0, 256, (7, 9), np.uint8)).save(folder / 'tiny.jpg')
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope='module')
+def loaded(saved: pathlib.Path) -> Any:
+    return tf.saved_model.load(str(saved))
+
+
+def predict(loaded: Any, requests: list[bytes]) -> Outputs:
+    found = loaded.signatures['serving_default'](image_bytes=tf.constant(requests, tf.string))
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def contents(paths: list[pathlib.Path]) -> list[bytes]:
+    return [path.read_bytes() for path in paths]
+
+
+@pytest.fixture(scope='module')
+def served(loaded: Any, pictures: list[pathlib.Path]) -> Outputs:
+    """All pictures in one request."""
+    return predict(loaded, contents(pictures))
+
+
+def test_the_signature(loaded: Any) -> None:
+    signature = loaded.signatures['serving_default']
+    assert signature.structured_input_signature[1] == {'image_bytes': tf.TensorSpec([None], tf.string, 'image_bytes')}
+    outputs = {name: (spec.shape.as_list(), spec.dtype) for name, spec in signature.structured_outputs.items()}
+    assert outputs == {
+        'boxes': ([None, LIMIT, 4], tf.float32), 'scores': ([None, LIMIT], tf.float32),
+        'labels': ([None, LIMIT], tf.int32), 'category_ids': ([None, LIMIT], tf.int32),
+        'valid': ([None, LIMIT], tf.bool), 'masks': ([None, LIMIT, 28, 28], tf.float32), 'sizes': ([None, 2], tf.int32)}
+
+
+def test_images_of_all_kinds_in_one_request(
+        model_dir: pathlib.Path, served: Outputs, pictures: list[pathlib.Path]) -> None:
+    assert served['sizes'].tolist() == [[40, 40], [90, 51], [7, 9], [50, 90]]    # by name
+    for i, expected in enumerate(inference.load_predictor(model_dir)(pictures)):
+        valid = served['valid'][i]
+        assert valid.sum() == len(expected) > 0
+        assert served['labels'][i][valid].tolist() == expected.labels.tolist()
+        assert served['category_ids'][i][valid].tolist() == [{1: 7, 2: 3}[label] for label in expected.labels.tolist()]
+        np.testing.assert_allclose(served['boxes'][i][valid], expected.boxes, atol=1e-2)
+        np.testing.assert_allclose(served['scores'][i][valid], expected.scores, atol=1e-4)
+        np.testing.assert_allclose(served['masks'][i][valid], expected.masks, atol=1e-3)
+        for name in ('boxes', 'scores', 'labels', 'category_ids', 'masks'):
+            assert not served[name][i][~valid].any()
+
+
+def test_an_image_is_answered_alike_whatever_else_is_in_the_request(
+        loaded: Any, served: Outputs, pictures: list[pathlib.Path]) -> None:
+    for name, value in predict(loaded, contents(pictures[1:2])).items():
+        np.testing.assert_array_equal(value[0], served[name][1], name)
+
+
+def test_a_request_without_images(loaded: Any) -> None:
+    nothing = predict(loaded, [])
+    assert nothing['boxes'].shape == (0, LIMIT, 4) and nothing['masks'].shape == (0, LIMIT, 28, 28)
+
+
+@pytest.mark.parametrize(('broken', 'message'), [
+    (b'hello', r'image_bytes\[1\]: neither a JPEG nor a PNG; convert it to one'),
+    (b'', r'image_bytes\[1\]: neither a JPEG nor a PNG'),
+    ('png', 'Invalid PNG data, size 3000'),
+    ('jpeg', 'Invalid JPEG data')])
+def test_a_corrupt_image(loaded: Any, pictures: list[pathlib.Path], broken: bytes | str, message: str) -> None:
+    whole = contents(pictures)
+    broken = {'png': whole[3][:3000], 'jpeg': whole[1][:2000]}[broken] if isinstance(broken, str) else broken
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        predict(loaded, [whole[0], broken])
+
+
+def test_it_needs_neither_this_package_nor_keras(
+        saved: pathlib.Path, served: Outputs, pictures: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
+    assert {'mrcnn_tf', 'data_tools'} <= set(alone.BLOCKED)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith('PYTHON')}
+    subprocess.run([sys.executable, '-I', alone.__file__, str(saved), str(tmp_path / 'found.npz'), *map(str, pictures)],
+                   check=True, cwd=tmp_path, env=environment, timeout=300)
+    with np.load(tmp_path / 'found.npz') as found:
+        for name, value in served.items():
+            np.testing.assert_array_equal(found[name], value, name)
+
+
+def test_nothing_in_it_is_of_keras_or_for_xla_only(saved: pathlib.Path) -> None:
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((saved / 'saved_model.pb').read_bytes())
+    graph = proto.meta_graphs[0]
+    users = [node.user_object.identifier for node in graph.object_graph_def.nodes if node.HasField('user_object')]
+    assert users and not [identifier for identifier in users if 'keras' in identifier]
+    functions = graph.graph_def.library.function
+    assert functions and not [f.signature.name for f in functions if f.attr['_XlaMustCompile'].b]
+    operations = {node.op for f in functions for node in f.node_def}
+    assert not [name for name in operations if name.startswith('Xla') or 'PyFunc' in name]
+
+
+def test_what_stands_beside_it(saved: pathlib.Path) -> None:
+    assert saved.name == '1' and [path.name for path in saved.parent.iterdir()] == ['1']
+    assert json.loads((saved / 'assets.extra' / 'mrcnn.json').read_text()) == {
+        'categories': [{'label': 1, 'id': 7, 'name': 'cat'}, {'label': 2, 'id': 3, 'name': 'dog'}],
+        'paste': 'pixel_center', 'score_threshold': 0., 'model': 'mask_rcnn', 'mrcnn_tf_version': __version__}
+
+
+def test_it_is_a_predictor(loaded: Any, saved: pathlib.Path, served: Outputs, pictures: list[pathlib.Path],
+                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf.saved_model, 'load', {str(saved): loaded}.__getitem__)
+    predictor = inference.load_predictor(saved.parent)
+    assert list(predictor.categories) == CATEGORIES
+    found, = predictor(pictures[:1])
+    np.testing.assert_array_equal(found.boxes, served['boxes'][0][served['valid'][0]])
+
+
+def test_faster_rcnn_trained_in_bfloat16(tmp_path: pathlib.Path, pictures: list[pathlib.Path]) -> None:
+    config = tiny_config('faster_rcnn')
+    config.train.precision, config.data.canvases = 'mixed_bfloat16', [[64, 64]]
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy('mixed_bfloat16')
+    try:
+        write_model(tmp_path / 'run', config)
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+    version = exporting.export(tmp_path / 'run', tmp_path / 'saved')
+    served = predict(tf.saved_model.load(str(version)), contents(pictures[:1]))
+    assert 'masks' not in served and served['boxes'].dtype == np.float32
+    expected, = inference.load_predictor(tmp_path / 'run')(pictures[:1])
+    np.testing.assert_allclose(served['boxes'][0][served['valid'][0]], expected.boxes, atol=1e-2)
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved does not matter: a file in place of the SavedModel."""
+    def save(module: tf.Module, path: str, signatures: dict[str, object]) -> None:
+        pathlib.Path(path).mkdir()
+        (pathlib.Path(path) / 'saved_model.pb').write_bytes(b'')
+
+    monkeypatch.setattr(tf.saved_model, 'save', save)
+    monkeypatch.setattr(exporting, '_traced', lambda serve: (tf.Module(), None))
+
+
+@pytest.mark.usefixtures('light')
+def test_versions_are_counted_on(model_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    assert exporting.export(model_dir, tmp_path / 'm').name == '1'
+    assert exporting.export(model_dir, tmp_path / 'm').name == '2'
+    (tmp_path / 'm' / '9').mkdir()
+    (tmp_path / 'm' / 'notes.txt').write_text('')
+    assert exporting.export(model_dir, tmp_path / 'm').name == '10'
+
+
+@pytest.mark.usefixtures('light')
+def test_an_export_that_fails_leaves_nothing(
+        model_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def fail(path: pathlib.Path, obj: object) -> None:
+        seen.extend(path.name for path in (tmp_path / 'm').iterdir())
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(exporting.files, 'write_json', fail)
+    with pytest.raises(OSError, match='No space left'):
+        exporting.export(model_dir, tmp_path / 'm')
+    assert seen and not [name for name in seen if name.isdecimal()]    # TF Serving loads what has a number for a name
+    assert list((tmp_path / 'm').iterdir()) == []
+
+
+def test_a_category_id_beyond_int32(tmp_path: pathlib.Path) -> None:
+    directory = write_model(tmp_path / 'run', tiny_config(), [CATEGORIES[0], Category(2, 2 ** 31, 'dog')])
+    with pytest.raises(exporting.ExportError, match="category 'dog' has the id 2147483648"):
+        exporting.export(directory, tmp_path / 'saved')
+    assert not (tmp_path / 'saved').exists()
+
+
+def test_no_model(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(checkpoints.CheckpointError, match='has no config.yaml; give a model directory'):
+        exporting.export(tmp_path, tmp_path / 'saved')
