@@ -85,7 +85,7 @@ def test_a_poorly_covered_object_takes_its_best_candidates_all_that_tie() -> Non
 
 
 def test_a_candidate_goes_to_the_object_that_it_overlaps_most() -> None:
-    """Even if it is positive only for being another's best: at IoU 0.5 with the large object, 0.01 with the tiny one."""
+    """Even if it is positive only as another's best: at IoU 0.5 with the large object, 0.01 with the tiny one."""
     large, tiny = [0., 0., 10., 5.], [7., 7., 8., 8.]
     assert match_rows([BOX, large], [large, tiny]) == ([1, 1], [0, 0])
     assert match_rows([BOX, large], [tiny, large]) == ([1, 1], [1, 1])
@@ -158,6 +158,34 @@ def test_draws_depend_on_the_seed_and_on_the_image_only() -> None:
     assert (np.sort(first[0]) != np.sort(first[1])).any()
 
 
+def test_a_seed_draws_the_same_in_every_mode() -> None:
+    """Also where it is a constant, which TensorFlow computes ahead."""
+    labels = tf.constant(np.random.default_rng(0).integers(-1, 2, (2, 300)), tf.int32)
+    expected = targets.sample(labels, 64, .5, SEED)[0].index
+    for mode in MODES:
+        np.testing.assert_array_equal(MODES[mode](lambda x, s: targets.sample(x, 64, .5, s)[0].index)(labels, SEED),
+                                      expected)
+        np.testing.assert_array_equal(MODES[mode](lambda x: targets.sample(x, 64, .5, SEED)[0].index)(labels), expected)
+
+
+def murmur_finaliser(h: int) -> int:
+    for shift, factor in ((16, 0x85ebca6b), (13, 0xc2b2ae35)):
+        h = (h ^ h >> shift) * factor % 2 ** 32
+    return h ^ h >> 16
+
+
+def test_the_first_key_by_hand() -> None:
+    """The highest of the images' keys is drawn first: the published hash of position and seed, in Python's integers."""
+    def key(position: int) -> int:
+        mixed = murmur_finaliser(position + 1)
+        for word in (7, 2 ** 32 - 3):
+            mixed = murmur_finaliser(mixed ^ word)
+        return mixed
+
+    samples = targets.sample(tf.zeros([2, 50], tf.int32), 1, 0., tf.constant([7, -3]))[0]
+    assert samples.index[:, 0].numpy().tolist() == [max(range(50), key=key), max(range(50), key=lambda i: key(50 + i))]
+
+
 def test_draws_are_even() -> None:
     """Of 20 positives and 20 negatives half are drawn: over 200 seeds each about 100 times (sigma 7)."""
     counts = np.zeros(40)
@@ -213,9 +241,9 @@ def test_a_box_crop_gives_what_the_whole_image_gives() -> None:
     whole = np.zeros([1, 40, 50], np.float32)
     whole[0, 8:24, 12:36] = rng.integers(0, 2, (16, 24))
     roi = tf.constant([[9.3, 13.1, 22.2, 33.7]])
-    from_whole = targets.mask_targets(roi, tf.constant(whole), tf.constant([[0., 0., 40., 50.]]), 14, True, False)
-    from_crop = targets.mask_targets(roi, tf.constant(whole[:, 8:24, 12:36]), tf.constant([[8., 12., 24., 36.]]), 14, True,
-                                     False)
+    from_whole, from_crop = (
+        targets.mask_targets(roi, tf.constant(masks), tf.constant([extent]), 14, True, False)
+        for masks, extent in ((whole, [0., 0., 40., 50.]), (whole[:, 8:24, 12:36], [8., 12., 24., 36.])))
     np.testing.assert_allclose(from_crop, from_whole, atol=1e-4)
     assert .2 < from_whole.numpy().mean() < .8
 
