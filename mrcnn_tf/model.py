@@ -33,6 +33,9 @@ class FasterRCNN(keras.Model):
         engine: 'op' (TensorFlow's kernels; fast on a CPU) or 'xla' (arithmetic that XLA compiles).
     """
 
+    train_function: Any    # Keras clears both in `compile`
+    test_function: Any
+
     def __init__(self, config: ModelConfig, engine: str = 'op', **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.settings, self.engine = config, engine
@@ -194,13 +197,15 @@ class FasterRCNN(keras.Model):
     # each canvas, reduce here.
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
-        """Used by `fit`."""
-        self.train_function = self._function_of_iterator(self.train_step)
+        """Used by `fit`; made anew after `compile` only, since tracing and compiling take long."""
+        if force or self.train_function is None:
+            self.train_function = self._function_of_iterator(self.train_step)
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
-        """Used by `evaluate`."""
-        self.test_function = self._function_of_iterator(self.test_step)
+        """Used by `evaluate`; made anew after `compile` only, since tracing and compiling take long."""
+        if force or self.test_function is None:
+            self.test_function = self._function_of_iterator(self.test_step)
         return self.test_function
 
     def _function_of_iterator(self, step: Callable[[Batch], dict[str, tf.Tensor]]
@@ -208,10 +213,18 @@ class FasterRCNN(keras.Model):
         strategy = self.distribute_strategy
         step = self._compiled(step) if strategy.num_replicas_in_sync == 1 else step
 
+        names: list[str] = []
+
+        def on_replica(batch: Batch) -> tf.Tensor:
+            logs = step(batch)
+            names[:] = logs
+            return tf.stack([logs[name] for name in names])
+
         @tf.function(autograph=False)
         def on_replicas(batch: Batch) -> dict[str, tf.Tensor]:
-            logs = strategy.run(step, args=(batch,))
-            return {name: strategy.reduce('mean', value, axis=None) for name, value in logs.items()}
+            # As one vector: one exchange between the replicas, not one a loss.
+            mean = strategy.reduce('mean', strategy.run(on_replica, args=(batch,)), axis=None)
+            return dict(zip(names, tf.unstack(mean), strict=True))
 
         def from_iterator(iterator: Any) -> dict[str, tf.Tensor]:
             batch = next(iterator)
