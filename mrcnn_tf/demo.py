@@ -35,7 +35,7 @@ from mrcnn_tf.training.trainer import train
 
 CONFIG = 'shapes_r18_fpn'
 SETS = (('train', 240, 1), ('val', 40, 2))    # name, images, seed
-SHOWN = 8                                     # images in the picture
+SHOWN = 6                                     # images in the picture
 TIMED_STEPS = 8
 LEAST_STEPS = 20
 
@@ -187,7 +187,7 @@ def _pair(truth: Instances, image: np.ndarray, found: Instances) -> np.ndarray:
     pictures = [visualize.draw(image, truth, shapes.CLASSES, confidence=False),
                 visualize.draw(image, found, shapes.CLASSES)]
     sheet = Image.fromarray(visualize.side_by_side(pictures, ('ground truth', 'prediction')))
-    return np.asarray(sheet.reduce(3))    # they were enlarged for legible text
+    return np.asarray(sheet.reduce(2))    # they were enlarged for legible text
 
 
 def _truths(directory: pathlib.Path) -> Iterator[Instances]:
