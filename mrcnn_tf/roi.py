@@ -136,6 +136,7 @@ def _crop_boxes(plan: SamplingPlan, s: tf.Tensor | int, size: int, height: int, 
     """crop_and_resize reads from the first to the last sample; its coordinates run over the padded level's cells."""
     y, x, weight = plan.points(s, size)
     corners = tf.stack([y[:, 0], x[:, 0], y[:, -1], x[:, -1]], axis=-1)
+    corners = tf.where(weight[:, None] > 0., corners, -9.)    # far outside, the kernel has nothing to read
     return (corners + 1.) / tf.constant([height + 1., width + 1.] * 2), weight[:, None, None, None]
 
 
