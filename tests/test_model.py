@@ -1,0 +1,442 @@
+"""The whole detector: compiled by XLA and not, both engines, both precisions, and batches of every kind.
+
+The model is the real one, small: ResNet-18, 64 x 64 px, two images. Functions are traced once a module and shared.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf.config import ModelConfig
+from mrcnn_tf.model import LOSSES, FasterRCNN, MaskRCNN, build_model
+
+from .modes import MODES
+
+RATE, CLIP = .05, .5
+
+
+def small_config(**changes: Any) -> ModelConfig:
+    """Changes are given as section__field=value."""
+    config = ModelConfig(num_classes=3, channel_order='rgb', pixel_mean=[110., 120., 130.], pixel_std=[60., 55., 50.])
+    values = dict(
+        backbone__name='resnet18', backbone__fpn_channels=16, backbone__norm='batch', backbone__frozen_stages=2,
+        anchors__sizes=[[8.], [16.], [32.], [64.], [128.]], rpn__batch_per_image=32, rpn__pre_nms_train=40,
+        rpn__pre_nms_test=40, rpn__post_nms_train=24, rpn__post_nms_test=24, roi__batch_per_image=16,
+        box_head__pool_size=3, box_head__width=32, mask_head__pool_size=4, mask_head__width=8, mask_head__convolutions=1,
+        detections__max_detections=16, detections__score_threshold=.6)
+    for name, value in {**values, **changes}.items():
+        *section, field = name.split('__')
+        assert hasattr(getattr(config, *section) if section else config, field)
+        setattr(getattr(config, *section) if section else config, field, value)
+    return config
+
+
+def make_batch(width: int = 64, **changes: Any) -> dict[str, tf.Tensor]:
+    """Two images, the second with padding; three objects, one of them a crowd, and two; four slots."""
+    rng = np.random.default_rng(4)
+    sizes = np.float32([[64, width], [48, 56]])
+    images = rng.uniform(0, 255, (2, 64, width, 3)).astype(np.float32)
+    images[1, 48:], images[1, :, 56:] = 0, 0
+    boxes = np.zeros([2, 4, 4], np.float32)
+    boxes[0, :3] = [[5, 5, 30, 40], [20, 30, 50, 60], [30, 0, 64, 60]]
+    boxes[1, :2] = [[3, 3, 40, 20], [10, 30, 28, 50]]
+    batch = {
+        'images': images, 'sizes': sizes, 'original_sizes': sizes.astype(np.int32), 'image_ids': np.array([7, 9]),
+        'image_valid': np.ones(2, bool), 'boxes': boxes, 'labels': np.int32([[1, 3, 2, 0], [2, 1, 0, 0]]),
+        'crowd': np.array([[False, False, True, False], [False] * 4]), 'valid': boxes.any(-1),
+        'masks': rng.integers(0, 256, (2, 4, 14, 14)).astype(np.uint8)}
+    return {name: tf.constant(value) for name, value in {**batch, **changes}.items()}
+
+
+def without_objects(**changes: Any) -> dict[str, tf.Tensor]:
+    """As the input pads: zeros in every slot."""
+    batch = make_batch()
+    return {**batch, **{name: tf.zeros_like(batch[name]) for name in ('boxes', 'labels', 'crowd', 'valid', 'masks')},
+            **changes}
+
+
+def scale_to(layer: Any, output: tf.Tensor, deviation: float) -> None:
+    layer.kernel.assign(layer.kernel * deviation / (np.std(output) + 1e-9))
+
+
+def enliven(model: MaskRCNN, batch: dict[str, tf.Tensor]) -> None:
+    """Fresh weights score everything alike; these give well separated scores, boxes and masks."""
+    features, _, logits, deltas = model.describe(batch['images'], batch['sizes'], False)
+    scale_to(model.rpn_head.objectness, tf.concat(logits, 1), 2.)
+    scale_to(model.rpn_head.deltas, tf.concat(deltas, 1), .3)
+    boxes = tf.constant([[[4. * i, 3. * i, 30. + 2 * i, 24. + 3 * i] for i in range(12)]] * len(batch['images']))
+    scores, shifts = model.box_head(model.box_pool(features[:4], boxes))
+    scale_to(model.box_head.classes, scores, 2.)
+    scale_to(model.box_head.deltas, shifts, 1.)
+    scale_to(model.mask_head.masks, model.mask_head(model.mask_pool(features[:4], boxes)), 2.)
+
+
+@pytest.fixture(scope='module')
+def weights() -> list[np.ndarray]:
+    keras.utils.set_random_seed(1)
+    model = build_model(small_config())
+    enliven(model, make_batch())
+    return model.get_weights()
+
+
+def compiled_model(engine: str, weights: list[np.ndarray], jit: bool = False, config: ModelConfig | None = None
+                   ) -> FasterRCNN:
+    model = build_model(config or small_config(), engine)
+    model.set_weights(weights)
+    model.compile(keras.optimizers.SGD(RATE), clip_norm=CLIP, seed=3, jit_compile=jit)
+    return model
+
+
+def fit(model: FasterRCNN, *batches: dict[str, tf.Tensor], steps: int | None = None) -> dict[str, list[float]]:
+    """`model.fit` on a tf.data set of these batches, over and over if `steps` says so; the losses of the last step."""
+    dataset = tf.data.Dataset.from_tensors(batches[0])
+    for batch in batches[1:]:
+        dataset = dataset.concatenate(tf.data.Dataset.from_tensors(batch))
+    if steps:
+        dataset = dataset.repeat()
+    history = model.fit(dataset, steps_per_epoch=steps or len(batches), shuffle=False, verbose=0).history
+    return {name: values[-1] for name, values in history.items()}
+
+
+@pytest.fixture(scope='module')
+def op_model(weights) -> FasterRCNN:
+    return compiled_model('op', weights)
+
+
+@pytest.fixture(scope='module')
+def detect(op_model, weights) -> Callable[..., dict[str, np.ndarray]]:
+    function = tf.function(lambda batch: op_model(batch), autograph=False)
+
+    def run(batch: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+        op_model.set_weights(weights)
+        return {name: value.numpy() for name, value in function(
+            {name: batch[name] for name in ('images', 'sizes')}).items()}
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def differentiate(op_model, weights) -> Callable[..., tuple[dict[str, float], list[np.ndarray]]]:
+    """Losses by name and gradients of their sum; nothing is updated but running statistics, which are put back."""
+    @tf.function(autograph=False)
+    def function(batch: dict[str, tf.Tensor], seed: tf.Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            losses = op_model.losses_of(batch, seed)
+            total = tf.add_n(list(losses.values()))
+        return losses, tape.gradient(total, op_model.trainable_variables)
+
+    def run(batch: dict[str, tf.Tensor], seed: tuple[int, int] = (0, 0)) -> Any:
+        op_model.set_weights(weights)
+        losses, gradients = function(batch, tf.constant(seed))
+        op_model.set_weights(weights)
+        return {name: float(value) for name, value in losses.items()}, [g.numpy() for g in gradients]
+
+    return run
+
+
+def assert_same_detections(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert sorted(found) == sorted(expected)
+    np.testing.assert_array_equal(found['valid'], expected['valid'])
+    np.testing.assert_array_equal(found['labels'], expected['labels'])
+    for name, limit in (('boxes', 1e-2), ('scores', 1e-4), ('masks', 1e-3)):
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=limit, err_msg=name)
+
+
+# One step and one inference, compiled and not ------------------------------------------------------------------------
+
+def names_of(model: FasterRCNN) -> list[str]:
+    return [getattr(v, 'path', v.name) for v in model.weights]
+
+
+@pytest.fixture(scope='module')
+def op_step(op_model, weights) -> tuple[dict[str, list[float]], list[np.ndarray]]:
+    """Losses of one step of `fit` on the 'op' engine, and the weights after it."""
+    op_model.set_weights(weights)
+    losses = fit(op_model, make_batch())
+    return losses, op_model.get_weights()
+
+
+def test_a_step_moves_what_is_trained_and_nothing_else(op_model, weights, op_step) -> None:
+    """Stem and res2 stay, statistics included; all else moves, by the clipped gradient times the rate in all."""
+    losses, after = op_step
+    frozen = {id(v) for part in (op_model.backbone.trunk.stem, *op_model.backbone.trunk.stages[0]) for v in part.weights}
+    trained = {id(v) for v in op_model.trainable_variables}
+    assert len(frozen) == 25 and not frozen & trained
+    square = 0.
+    for variable, old, new in zip(op_model.weights, weights, after, strict=True):
+        assert np.array_equal(old, new) is (id(variable) in frozen), variable.name
+        square += np.sum((new - old) ** 2) if id(variable) in trained else 0.
+    np.testing.assert_allclose(np.sqrt(square), RATE * CLIP, rtol=1e-4)
+    assert sorted(losses) == sorted(['loss', *LOSSES])
+    np.testing.assert_allclose(losses['loss'], sum(losses[name] for name in LOSSES), rtol=1e-5)
+    assert all(losses[name] > 0 for name in LOSSES)
+
+
+@pytest.fixture(scope='module')
+def jit_model(weights) -> FasterRCNN:
+    return compiled_model('xla', weights, jit=True)
+
+
+@pytest.mark.parametrize('jit', [False, True])
+def test_the_train_step_of_the_xla_engine(weights, op_model, op_step, jit_model, jit) -> None:
+    """The same losses and the same weights after one step of `fit`: uncompiled, and compiled as a whole."""
+    model = jit_model if jit else compiled_model('xla', weights)
+    model.set_weights(weights)
+    losses, expected = fit(model, make_batch()), op_step[0]
+    assert sorted(losses) == sorted(expected)
+    for name, value in losses.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
+    for name, old, ours, theirs in zip(names_of(model), weights, model.get_weights(), op_step[1], strict=True):
+        moved = np.abs(theirs - old).max()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-3 * moved + 1e-8, err_msg=name)
+
+
+def test_a_compiled_step_on_a_batch_without_objects(jit_model, weights) -> None:
+    """Follows the test above, whose compiled function takes this batch too."""
+    if jit_model.train_function is None:
+        fit(jit_model, make_batch())
+    jit_model.set_weights(weights)
+    losses = {name: float(value) for name, value in jit_model.train_function(iter([without_objects()])).items()}
+    assert losses['loss_rpn_box_reg'] == losses['loss_box_reg'] == losses['loss_mask'] == 0
+    assert losses['loss_objectness'] > 0 and losses['loss_classifier'] > 0
+    assert all(np.isfinite(w).all() for w in jit_model.get_weights())
+
+
+@pytest.mark.parametrize('mode', ['graph', 'jit'])
+def test_the_inference_of_the_xla_engine(weights, detect, jit_model, mode) -> None:
+    """Uncompiled, and compiled as a whole: the detections of the 'op' engine, in shapes that are known beforehand."""
+    batch = {name: make_batch()[name] for name in ('images', 'sizes')}
+    jit_model.set_weights(weights)
+    function = tf.function(lambda batch: jit_model(batch), autograph=False, jit_compile=mode == 'jit')
+    expected = detect(batch)
+    assert expected['valid'].sum() > 5 and not expected['valid'].all()
+    assert_same_detections(function(batch), expected)
+    shapes = {name: (x.shape.as_list(), x.dtype) for name, x in function.get_concrete_function(
+        batch).structured_outputs.items()}
+    assert shapes == {'boxes': ([2, 16, 4], tf.float32), 'scores': ([2, 16], tf.float32), 'labels': ([2, 16], tf.int32),
+                      'valid': ([2, 16], tf.bool), 'masks': ([2, 16, 8, 8], tf.float32)}
+
+
+def test_jit_compile_takes_the_xla_engine() -> None:
+    with pytest.raises(ValueError, match="engine='xla'"):
+        build_model(small_config()).compile(keras.optimizers.SGD(.1), jit_compile=True)
+
+
+# Properties of the detections ----------------------------------------------------------------------------------------
+
+def test_detections_lie_in_their_images_best_first(detect) -> None:
+    found = detect(make_batch())
+    for i, (height, width) in enumerate(make_batch()['sizes'].numpy()):
+        kept = found['valid'][i]
+        boxes, scores = found['boxes'][i], found['scores'][i]
+        assert (boxes >= 0).all() and (boxes <= [height, width, height, width]).all()
+        assert (boxes[kept, 2:] > boxes[kept, :2]).all()
+        assert (np.diff(scores) <= 0).all() and (scores[kept] > .6).all()
+        assert ((found['labels'][i] >= 1) == kept).all() and (found['labels'][i] <= 3).all()
+        assert (found['masks'][i][kept] > 0).all() and (found['masks'][i] < 1).all()
+        assert not any(np.any(found[name][i][~kept]) for name in found)
+
+
+def test_permuted_images_give_permuted_detections(detect) -> None:
+    batch = make_batch()
+    found = detect(batch)
+    flipped = detect({name: value[::-1] for name, value in batch.items()})
+    assert_same_detections({name: value[::-1] for name, value in flipped.items()}, found)
+
+
+def test_what_lies_beyond_an_image_does_not_count(detect, differentiate) -> None:
+    """The canvas of the second image is filled with noise beyond 48 x 56 px."""
+    batch = make_batch()
+    images = np.random.default_rng(1).uniform(0, 255, batch['images'].shape).astype(np.float32)
+    images[0], images[1, :48, :56] = batch['images'][0], batch['images'][1, :48, :56]
+    noisy = {**batch, 'images': tf.constant(images)}
+    for name, value in detect(batch).items():
+        np.testing.assert_array_equal(detect(noisy)[name], value)
+    assert differentiate(noisy)[0] == differentiate(batch)[0]
+
+
+def test_a_larger_canvas_gives_the_same_detections(weights) -> None:
+    """Where convolutions cannot see beyond their own cell, nothing of the canvas is left but its zeros: the picture
+    fills 28 x 28 of the image's 64 x 64 px, so that the border's half cells, which RoIAlign repeats on the small canvas
+    and not on the large one, hold zeros too."""
+    model = build_model(small_config(rpn__post_nms_test=16, detections__score_threshold=.1))
+    model.set_weights(weights)
+    for variable in [*model.backbone.weights, *model.rpn_head.weights]:
+        if len(variable.shape) == 4 and variable.shape[0] > 1:
+            middle, kernel = variable.shape[0] // 2, np.zeros(variable.shape)
+            kernel[middle, middle] = variable.numpy()[middle, middle]
+            variable.assign(kernel)
+    images = np.broadcast_to(np.float32(model.settings.pixel_mean), [1, 64, 64, 3]).copy()
+    images[:, :28, :28] = make_batch()['images'][0, :28, :28]
+    small = {'images': tf.constant(images), 'sizes': tf.constant([[64., 64.]])}
+    enliven(model, small)
+    model.rpn_head.objectness.bias.assign(tf.fill([3], -6.))               # of cells that hold nothing
+    large = {**small, 'images': tf.pad(small['images'], [[0, 0], [0, 64], [0, 128], [0, 0]])}
+    found, expected = (tf.function(model.call, autograph=False)(batch) for batch in (large, small))
+    assert expected['valid'].numpy().sum() > 4
+    assert_same_detections(found, expected)
+
+
+def test_images_are_normalised_in_the_order_of_the_weights() -> None:
+    """(x - mean) / deviation by channel; BGR turns the channels first; zeros beyond the image."""
+    images, sizes = tf.constant([[[[10., 20., 30.]] * 2] * 2]), tf.constant([[1., 2.]])
+    settings = dict(pixel_mean=[1., 2., 3.], pixel_std=[1., 2., 9.])
+    rgb = FasterRCNN(small_config(channel_order='rgb', **settings)).normalize(images, sizes)
+    np.testing.assert_allclose(rgb, [[[[9, 9, 3]] * 2, [[0, 0, 0]] * 2]], rtol=1e-6)
+    bgr = FasterRCNN(small_config(channel_order='bgr', **settings)).normalize(images, sizes)
+    np.testing.assert_allclose(bgr, [[[[29, 9, 7 / 9]] * 2, [[0, 0, 0]] * 2]], rtol=1e-6)
+
+
+# Losses of batches of every kind -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('kind', ['empty', 'only crowds'])
+def test_a_batch_without_objects_to_find(differentiate, op_model, kind) -> None:
+    """Nothing to regress, only background: losses and gradients are finite, those of box and mask outputs zero."""
+    batch = make_batch()
+    batch = without_objects() if kind == 'empty' else {**batch, 'crowd': batch['valid']}
+    losses, gradients = differentiate(batch)
+    assert losses['loss_rpn_box_reg'] == losses['loss_box_reg'] == losses['loss_mask'] == 0
+    assert 0 < losses['loss_objectness'] < 99 and 0 < losses['loss_classifier'] < 99
+    assert all(np.isfinite(g).all() for g in gradients)
+    by_name = dict(zip([id(v) for v in op_model.trainable_variables], gradients, strict=True))
+    for layer, moves in ((op_model.mask_head, False), (op_model.box_head.deltas, False), (op_model.rpn_head.deltas, False),
+                         (op_model.box_head.classes, True), (op_model.rpn_head.objectness, True)):
+        assert all(np.any(by_name[id(v)]) is np.bool_(moves) for v in layer.trainable_variables)
+
+
+def test_a_crowd_is_neither_object_nor_background(differentiate) -> None:
+    """What a crowd's slot holds as label and mask does not matter; its box does, and taking it for an object does."""
+    batch = make_batch()
+    losses, _ = differentiate(batch)
+    changed = {**batch, 'labels': tf.constant([[1, 3, 1, 0], [2, 1, 0, 0]]),
+               'masks': tf.concat([batch['masks'][:, :2], 255 - batch['masks'][:, 2:]], axis=1)}
+    assert differentiate(changed)[0] == losses
+    assert differentiate({**batch, 'crowd': tf.zeros_like(batch['crowd'])})[0] != losses
+    gone = np.array(batch['valid'])
+    gone[0, 2] = False
+    assert differentiate({**batch, 'valid': tf.constant(gone)})[0] != losses
+
+
+def test_what_stands_in_unused_slots_does_not_count(differentiate) -> None:
+    batch = make_batch()
+    unused = ~batch['valid'].numpy()
+    boxes, labels, masks = (batch[name].numpy() for name in ('boxes', 'labels', 'masks'))
+    boxes[unused], labels[unused], masks[unused] = [8, 8, 40, 40], 2, 255
+    stuffed = {**batch, 'boxes': tf.constant(boxes), 'labels': tf.constant(labels), 'masks': tf.constant(masks)}
+    assert differentiate(stuffed)[0] == differentiate(batch)[0]
+
+
+def test_an_object_without_an_area_leaves_everything_finite(differentiate) -> None:
+    boxes = make_batch()['boxes'].numpy()
+    boxes[0, 0], boxes[1, 1] = [20, 20, 20, 20], [10, 30, 10, 50]
+    losses, gradients = differentiate(make_batch(boxes=boxes))
+    assert all(np.isfinite(value) for value in losses.values())
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_the_seed_decides_what_is_drawn(differentiate) -> None:
+    first, gradients = differentiate(make_batch(), (5, 2))
+    again, same = differentiate(make_batch(), (5, 2))
+    assert first == again
+    for a, b in zip(gradients, same, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+    for seed in ((6, 2), (5, 4)):
+        other, _ = differentiate(make_batch(), seed)
+        assert other['loss_objectness'] != first['loss_objectness']
+        assert other['loss_classifier'] != first['loss_classifier']
+
+
+@pytest.mark.parametrize('changes', [
+    dict(kind='faster_rcnn', box_head__class_agnostic=True),
+    dict(box_head__class_agnostic=True, mask_head__class_agnostic=True, roi__batch_per_image=99, rpn__batch_per_image=9999),
+    dict(roi__batch_per_image=2, roi__positive_fraction=.5, rpn__batch_per_image=2, rpn__loss_normalizer='sampled')])
+def test_other_models(changes) -> None:
+    """Without masks; one box and mask for all classes, more slots than candidates; two slots, one of them for a positive."""
+    model = build_model(small_config(roi__sampling_ratio=1, **changes))
+    count = len(model.weights)
+    batch, with_masks = make_batch(), model.settings.kind == 'mask_rcnn'
+    if not with_masks:
+        del batch['masks']
+    with tf.GradientTape() as tape:
+        losses = model.losses_of(batch, tf.constant([0, 0]))
+        total = tf.add_n(list(losses.values()))
+    gradients = tape.gradient(total, model.trainable_variables)
+    assert list(losses) == list(LOSSES[:None if with_masks else -1])
+    assert all(np.isfinite(x) for x in losses.values()) and float(losses['loss_classifier']) > 0
+    assert all(np.isfinite(g).all() for g in gradients)
+    found = model(batch)
+    assert ('masks' in found) is with_masks
+    assert isinstance(model, MaskRCNN) is with_masks
+    assert len(model.weights) == count                                     # all were made before the first batch
+
+
+# Through Keras -------------------------------------------------------------------------------------------------------
+
+def test_several_canvases_in_one_fit(op_model, weights) -> None:
+    """Two canvases take turns; every step counts, and the losses are logged by name."""
+    op_model.set_weights(weights)
+    before = int(op_model.optimizer.iterations)
+    losses = fit(op_model, make_batch(), make_batch(width=96), steps=5)
+    assert int(op_model.optimizer.iterations) == before + 5
+    assert sorted(losses) == sorted(['loss', *LOSSES]) and all(np.isfinite(x) for x in losses.values())
+    assert op_model.last_image_ids.numpy().tolist() == [7, 9]
+
+
+def test_evaluate_gives_the_losses_and_changes_nothing(op_model, weights) -> None:
+    op_model.set_weights(weights)
+    found = op_model.evaluate(tf.data.Dataset.from_tensors(make_batch()), return_dict=True, verbose=0)
+    for old, new in zip(weights, op_model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+    expected = op_model.losses_of(make_batch(), tf.zeros([2], tf.int32), training=False)
+    for name in LOSSES:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(found['loss'], sum(float(x) for x in expected.values()), rtol=1e-4)
+
+
+def test_functions_are_traced_once(op_model, weights) -> None:
+    """A second `fit` goes on with the function of the first, a second `compile` makes a new one."""
+    fit(op_model, make_batch())
+    function = op_model.train_function
+    fit(op_model, make_batch())
+    assert op_model.train_function is function
+    op_model.compile(keras.optimizers.SGD(RATE), clip_norm=CLIP, seed=3)
+    assert op_model.train_function is None
+
+
+@pytest.fixture(scope='module')
+def bfloat16_model(weights) -> Iterator[FasterRCNN]:
+    keras.mixed_precision.set_global_policy('mixed_bfloat16')
+    try:
+        yield compiled_model('op', weights)
+    finally:
+        keras.mixed_precision.set_global_policy('float32')
+
+
+def test_mixed_precision_trains(bfloat16_model, weights, op_step) -> None:
+    """Convolutions run in bfloat16, variables stay float32, the first losses are near those of float32, and fall."""
+    model = bfloat16_model
+    model.set_weights(weights)
+    assert model.rpn_head.conv.compute_dtype == model.backbone.trunk.stem.conv.compute_dtype == 'bfloat16'
+    assert all('float32' in str(v.dtype) for v in model.weights)
+    first = fit(model, make_batch())
+    for name, limit in (('loss_objectness', .02), ('loss_rpn_box_reg', .05), ('loss_classifier', .2),
+                        ('loss_box_reg', .2), ('loss_mask', .2)):
+        np.testing.assert_allclose(first[name], op_step[0][name], rtol=limit, err_msg=name)
+    last = fit(model, make_batch(), steps=8)
+    assert last['loss'] < .9 * first['loss']
+
+
+def test_boxes_are_not_rounded_under_mixed_precision(bfloat16_model, weights) -> None:
+    bfloat16_model.set_weights(weights)
+    found = bfloat16_model(make_batch())
+    assert {name: x.dtype.name for name, x in found.items()} == {
+        'boxes': 'float32', 'scores': 'float32', 'labels': 'int32', 'valid': 'bool', 'masks': 'float32'}
+    edges = tf.boolean_mask(found['boxes'], found['valid'])
+    edges = tf.boolean_mask(edges, (edges > 0) & (edges % 1 > 0))
+    rounded = tf.cast(tf.cast(edges, tf.bfloat16), tf.float32)
+    assert len(edges) > 10 and np.mean(edges == rounded) < .1
