@@ -7,6 +7,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +16,13 @@ from .tiny import write_data
 
 TIMEOUT = 900    # s: a detector compiles for half a minute, on a machine that is free
 DETECTOR = ('solver.steps=3', 'data.batch_size=2', 'solver.scale_with_batch=false', 'solver.learning_rate=0.01',
-            'solver.clip_norm=1')
+            'solver.clip_norm=1', 'model.backbone.norm=sync')
+
+
+class Replica(NamedTuple):
+    """A process and where it prints."""
+    process: subprocess.Popen[bytes]
+    log: pathlib.Path
 
 
 class Replicas:
@@ -25,14 +32,17 @@ class Replicas:
         self.directory = directory
         write_data(directory)
 
-    def run(self, name: str, kind: str, *overrides: str, **environment: str) -> subprocess.Popen[str]:
+    def run(self, name: str, kind: str, *overrides: str, **environment: str) -> Replica:
         model_dir = self.directory / name.split('-')[0]
         arguments = [kind, str(self.directory), str(model_dir), str(self.directory / f'{name}.npz'), *overrides]
-        return subprocess.Popen(
-            [sys.executable, '-m', f'{__package__}.replica', *arguments], text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), **environment})
+        # Into a file: workers wait for each other, and one whose full pipe nobody empties would stop all.
+        with (self.directory / f'{name}.log').open('w') as log:
+            process = subprocess.Popen(
+                [sys.executable, '-m', f'{__package__}.replica', *arguments], stdout=log, stderr=subprocess.STDOUT,
+                env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), **environment})
+        return Replica(process, pathlib.Path(log.name))
 
-    def run_workers(self, name: str, kind: str, *overrides: str, signal_at: str = '') -> list[subprocess.Popen[str]]:
+    def run_workers(self, name: str, kind: str, *overrides: str, signal_at: str = '') -> list[Replica]:
         """Two processes; `signal_at` is for the second."""
         cluster = {'worker': [f'localhost:{port}' for port in free_ports(2)]}
         return [self.run(
@@ -54,15 +64,17 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def finish(*processes: subprocess.Popen[str], code: int = 0) -> list[str]:
+def finish(*replicas: Replica, code: int = 0) -> list[str]:
     """What the processes print, once all have ended with this code."""
     try:
-        outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
+        for replica in replicas:
+            replica.process.wait(timeout=TIMEOUT)
     finally:
-        for process in processes:
-            process.kill()
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == code, output[-5000:]
+        for replica in replicas:
+            replica.process.kill()
+    outputs = [replica.log.read_text() for replica in replicas]
+    for replica, output in zip(replicas, outputs, strict=True):
+        assert replica.process.returncode == code, output[-5000:]
     return outputs
 
 
