@@ -98,7 +98,7 @@ def test_one_box_for_all_classes(engine, mode) -> None:
 @pytest.mark.parametrize(('engine', 'mode'), GRAPHS)
 @pytest.mark.parametrize('case', ['infer_maskrcnn_resnet18_fpn_0', 'infer_maskrcnn_resnet18_fpn_2'])
 def test_detections_of_the_reference(parity_dir, case, engine, mode) -> None:
-    """From the reference's own proposals and predictions; in the second case one image has no detection, one has one."""
+    """From the reference's own proposals and predictions; in the second case an image has none and one has one."""
     with np.load(parity_dir / f'{case}.npz') as arrays:
         kit = dict(arrays)
     threshold = {'infer_maskrcnn_resnet18_fpn_0': .05, 'infer_maskrcnn_resnet18_fpn_2': .9326}[case]

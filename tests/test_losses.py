@@ -74,7 +74,8 @@ def test_box_head_reference(ops_kit, mode) -> None:
     def run(logits, deltas):
         return gradients_of(lambda x, d: (
             losses.classification_loss(x, labels, every),
-            losses.box_loss(losses.of_class(d, labels, 2), goals, labels > 0, TV_BETA, tf.constant(20.))), logits, deltas)
+            losses.box_loss(losses.of_class(d, labels, 2), goals, labels > 0, TV_BETA, tf.constant(20.))),
+            logits, deltas)
 
     parts, gradients = MODES[mode](run)(tf.constant(ops_kit['box_loss_logits'][None]), tf.constant(theirs[:, :, 1:]))
     assert_close(parts[0], ops_kit['box_loss_classifier'])
@@ -102,7 +103,7 @@ def test_mask_reference(ops_kit, mode) -> None:
 
 
 def test_objectness_by_hand() -> None:
-    """Logit 0 costs log 2 either way; log 3 costs log(4/3) where positive. Not sampled: nothing. Over the count given."""
+    """Logit 0 costs log 2 either way, log 3 log(4/3) where positive, what is not sampled nothing; over the count."""
     logits = tf.constant([[0., math.log(3.), 9.], [0., 5., -9.]])
     positive = tf.constant([[False, True, False], [True, True, True]])
     sampled = tf.constant([[True, True, False], [True, False, False]])

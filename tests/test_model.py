@@ -4,7 +4,7 @@ The model is the real one, small: ResNet-18, 64 x 64 px, two images. Functions a
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,8 +14,6 @@ import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.model import LOSSES, FasterRCNN, MaskRCNN, build_model
-
-from .modes import MODES
 
 RATE, CLIP = .05, .5
 
@@ -27,8 +25,8 @@ def small_config(**changes: Any) -> ModelConfig:
         backbone__name='resnet18', backbone__fpn_channels=16, backbone__norm='batch', backbone__frozen_stages=2,
         anchors__sizes=[[8.], [16.], [32.], [64.], [128.]], rpn__batch_per_image=32, rpn__pre_nms_train=40,
         rpn__pre_nms_test=40, rpn__post_nms_train=24, rpn__post_nms_test=24, roi__batch_per_image=16,
-        box_head__pool_size=3, box_head__width=32, mask_head__pool_size=4, mask_head__width=8, mask_head__convolutions=1,
-        detections__max_detections=16, detections__score_threshold=.6)
+        box_head__pool_size=3, box_head__width=32, mask_head__pool_size=4, mask_head__width=8,
+        mask_head__convolutions=1, detections__max_detections=16, detections__score_threshold=.6)
     for name, value in {**values, **changes}.items():
         *section, field = name.split('__')
         assert hasattr(getattr(config, *section) if section else config, field)
@@ -164,7 +162,8 @@ def op_step(op_model, weights) -> tuple[dict[str, list[float]], list[np.ndarray]
 def test_a_step_moves_what_is_trained_and_nothing_else(op_model, weights, op_step) -> None:
     """Stem and res2 stay, statistics included; all else moves, by the clipped gradient times the rate in all."""
     losses, after = op_step
-    frozen = {id(v) for part in (op_model.backbone.trunk.stem, *op_model.backbone.trunk.stages[0]) for v in part.weights}
+    trunk = op_model.backbone.trunk
+    frozen = {id(v) for part in (trunk.stem, *trunk.stages[0]) for v in part.weights}
     trained = {id(v) for v in op_model.trainable_variables}
     assert len(frozen) == 25 and not frozen & trained
     square = 0.
@@ -224,7 +223,7 @@ def test_the_inference_of_the_xla_engine(weights, detect, jit_model, mode) -> No
 
 def test_jit_compile_takes_the_xla_engine() -> None:
     with pytest.raises(ValueError, match="engine='xla'"):
-        build_model(small_config()).compile(keras.optimizers.SGD(.1), jit_compile=True)
+        FasterRCNN(small_config()).compile(keras.optimizers.SGD(.1), jit_compile=True)
 
 
 # Properties of the detections ----------------------------------------------------------------------------------------
@@ -304,9 +303,10 @@ def test_a_batch_without_objects_to_find(differentiate, op_model, kind) -> None:
     assert 0 < losses['loss_objectness'] < 99 and 0 < losses['loss_classifier'] < 99
     assert all(np.isfinite(g).all() for g in gradients)
     by_name = dict(zip([id(v) for v in op_model.trainable_variables], gradients, strict=True))
-    for layer, moves in ((op_model.mask_head, False), (op_model.box_head.deltas, False), (op_model.rpn_head.deltas, False),
-                         (op_model.box_head.classes, True), (op_model.rpn_head.objectness, True)):
-        assert all(np.any(by_name[id(v)]) is np.bool_(moves) for v in layer.trainable_variables)
+    box_head, rpn_head = op_model.box_head, op_model.rpn_head
+    for layer, moves in ((op_model.mask_head, False), (box_head.deltas, False), (rpn_head.deltas, False),
+                         (box_head.classes, True), (rpn_head.objectness, True)):
+        assert all(bool(np.any(by_name[id(v)])) is moves for v in layer.trainable_variables)
 
 
 def test_a_crowd_is_neither_object_nor_background(differentiate) -> None:
@@ -353,10 +353,11 @@ def test_the_seed_decides_what_is_drawn(differentiate) -> None:
 
 @pytest.mark.parametrize('changes', [
     dict(kind='faster_rcnn', box_head__class_agnostic=True),
-    dict(box_head__class_agnostic=True, mask_head__class_agnostic=True, roi__batch_per_image=99, rpn__batch_per_image=9999),
+    dict(box_head__class_agnostic=True, mask_head__class_agnostic=True, roi__batch_per_image=99,
+         rpn__batch_per_image=9999),
     dict(roi__batch_per_image=2, roi__positive_fraction=.5, rpn__batch_per_image=2, rpn__loss_normalizer='sampled')])
 def test_other_models(changes) -> None:
-    """Without masks; one box and mask for all classes, more slots than candidates; two slots, one of them for a positive."""
+    """Without masks; one box and mask for all classes, more slots than candidates; two slots, one for a positive."""
     model = build_model(small_config(roi__sampling_ratio=1, **changes))
     count = len(model.weights)
     batch, with_masks = make_batch(), model.settings.kind == 'mask_rcnn'
@@ -408,27 +409,39 @@ def test_functions_are_traced_once(op_model, weights) -> None:
     assert op_model.train_function is None
 
 
-@pytest.fixture(scope='module')
-def bfloat16_model(weights) -> Iterator[FasterRCNN]:
+def mixed_model(weights: list[np.ndarray], config: ModelConfig | None = None) -> FasterRCNN:
     keras.mixed_precision.set_global_policy('mixed_bfloat16')
     try:
-        yield compiled_model('op', weights)
+        return compiled_model('op', weights, config=config)
     finally:
         keras.mixed_precision.set_global_policy('float32')
 
 
-def test_mixed_precision_trains(bfloat16_model, weights, op_step) -> None:
-    """Convolutions run in bfloat16, variables stay float32, the first losses are near those of float32, and fall."""
+@pytest.fixture(scope='module')
+def bfloat16_model(weights) -> FasterRCNN:
+    return mixed_model(weights)
+
+
+def test_mixed_precision_trains(bfloat16_model, weights) -> None:
+    """Convolutions run in bfloat16, variables stay float32, and the loss falls."""
     model = bfloat16_model
     model.set_weights(weights)
     assert model.rpn_head.conv.compute_dtype == model.backbone.trunk.stem.conv.compute_dtype == 'bfloat16'
     assert all('float32' in str(v.dtype) for v in model.weights)
     first = fit(model, make_batch())
-    for name, limit in (('loss_objectness', .02), ('loss_rpn_box_reg', .05), ('loss_classifier', .2),
-                        ('loss_box_reg', .2), ('loss_mask', .2)):
-        np.testing.assert_allclose(first[name], op_step[0][name], rtol=limit, err_msg=name)
-    last = fit(model, make_batch(), steps=8)
+    last = fit(model, make_batch(), steps=7)
     assert last['loss'] < .9 * first['loss']
+
+
+def test_losses_of_mixed_precision_are_near_those_of_float32(weights) -> None:
+    """Without proposals, whose order a rounding may change: the objects' own boxes are the RoIs."""
+    config = small_config(rpn__min_side=999.)
+    exact, mixed = (model.losses_of(make_batch(), tf.constant([0, 0])) for model in (
+        compiled_model('op', weights, config=config), mixed_model(weights, config)))
+    for name in LOSSES:
+        assert mixed[name].dtype == tf.float32
+        np.testing.assert_allclose(mixed[name], exact[name], rtol=.03, err_msg=name)
+    assert any(float(mixed[name]) != float(exact[name]) for name in LOSSES)
 
 
 def test_boxes_are_not_rounded_under_mixed_precision(bfloat16_model, weights) -> None:

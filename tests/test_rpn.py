@@ -144,7 +144,8 @@ def test_no_gradient_flows_through_the_proposals() -> None:
     logits, deltas = tf.constant([[1., 2.]]), tf.zeros([1, 2, 4])
     with tf.GradientTape() as tape:
         tape.watch([logits, deltas])
-        found = rpn.propose([logits], [deltas], tf.constant(apart(2)), tf.constant([[90., 90.]]), RPNConfig(), True, 'xla')
+        found = rpn.propose([logits], [deltas], tf.constant(apart(2)), tf.constant([[90., 90.]]), RPNConfig(), True,
+                            'xla')
         total = tf.reduce_sum(found.boxes) + tf.reduce_sum(found.logits)
     assert tape.gradient(total, [logits, deltas]) == [None, None]
 
@@ -154,8 +155,8 @@ def test_proposals_of_the_reference(parity_dir, engine, mode) -> None:
     """Two images of different size from the reference's own RPN maps: the same boxes in the same order."""
     with np.load(parity_dir / 'infer_maskrcnn_resnet18_fpn_0.npz') as arrays:
         kit = dict(arrays)
-    settings = json.loads(str(kit['config']))['settings']
-    config = RPNConfig(pre_nms_test=settings['rpn_pre_nms_top_n_test'], post_nms_test=settings['rpn_post_nms_top_n_test'])
+    limits = json.loads(str(kit['config']))['settings']
+    config = RPNConfig(pre_nms_test=limits['rpn_pre_nms_top_n_test'], post_nms_test=limits['rpn_post_nms_top_n_test'])
     logits, deltas = [], []
     for level in ('0', '1', '2', '3', 'pool'):
         logits.append(tf.constant(kit[f'rpn_logits_{level}'].transpose(0, 2, 3, 1).reshape(2, -1)))

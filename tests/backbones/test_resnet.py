@@ -29,7 +29,7 @@ def test_published_sizes(name, published, channels) -> None:
 
 
 def test_convolutions_pad_both_sides_alike() -> None:
-    """A 3 x 3 box filter of stride 2 over six cells 1, 2, 4, ... starts half outside at the left: 1 + 2, 2 + 4 + 8, ..."""
+    """A 3 x 3 box filter of stride 2 over six cells 1, 2, 4, ... starts outside at the left: 1 + 2, 2 + 4 + 8, ..."""
     layer = ConvNorm(BackboneConfig(norm_epsilon=0.), 1, 3, 2)
     x = tf.reshape(2. ** tf.range(6.), [1, 1, 6, 1])
     layer(x)
