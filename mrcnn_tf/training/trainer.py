@@ -192,12 +192,11 @@ def _explained(run: _Run, model: FasterRCNN) -> Iterator[None]:
     try:
         yield
     except tf.errors.ResourceExhaustedError:
-        raise TrainingError(f'step {step_of(model)}: out of memory; lower data.batch_size, or data.short_sides, '
+        raise TrainingError(f'out of memory after {step_of(model)} steps; lower data.batch_size, or data.short_sides, '
                             'data.long_side and data.canvases') from None
-    except tf.errors.UnavailableError as error:
-        reason = str(error.message).splitlines()[0][:200]
-        raise TrainingError(f'step {step_of(model)}: a worker is gone ({reason}); start all again with the same '
-                            'command, they go on from the newest checkpoint') from None
+    except tf.errors.UnavailableError:
+        raise TrainingError('another worker is gone, its own output tells why; start all again with the same command, '
+                            'they go on from the newest checkpoint') from None
     except tf.errors.OpError as error:
         explained = readable(error, str(run.config.data.train))
         if explained is error:

@@ -1,7 +1,7 @@
 """Run as a process: `replica TOY_OR_DETECTOR DATA MODEL_DIR WEIGHTS.npz [override ...]` trains, leaves all weights.
 
-Under train.strategy=mirrored the CPU is split in two devices. With SIGNAL_AT=N in the environment the process sends
-itself SIGTERM in step N.
+Under train.strategy=mirrored the CPU is split in two devices. With SIGNAL=SIGTERM@N in the environment the process
+sends itself that signal in step N.
 """
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ def main(kind: str, data: str, model_dir: str, weights: str, *overrides: str) ->
 
 def toy() -> ToyModel:
     model = ToyModel()
-    if 'SIGNAL_AT' in os.environ:
-        model.before_step = {int(os.environ['SIGNAL_AT']): lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    if 'SIGNAL' in os.environ:
+        name, step = os.environ['SIGNAL'].split('@')
+        model.before_step = {int(step): lambda: os.kill(os.getpid(), signal.Signals[name])}
     return model
 
 

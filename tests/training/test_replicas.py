@@ -42,13 +42,13 @@ class Replicas:
                 env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), **environment})
         return Replica(process, pathlib.Path(log.name))
 
-    def run_workers(self, name: str, kind: str, *overrides: str, signal_at: str = '') -> list[Replica]:
-        """Two processes; `signal_at` is for the second."""
+    def run_workers(self, name: str, kind: str, *overrides: str, sent: str = '') -> list[Replica]:
+        """Two processes; `sent`, such as SIGTERM@2, is for the second in that step."""
         cluster = {'worker': [f'localhost:{port}' for port in free_ports(2)]}
         return [self.run(
             f'{name}-{index}', kind, 'train.strategy=multi_worker', *overrides,
             TF_CONFIG=json.dumps({'cluster': cluster, 'task': {'type': 'worker', 'index': index}}),
-            **({'SIGNAL_AT': signal_at} if signal_at and index else {})) for index in range(2)]
+            **({'SIGNAL': sent} if sent and index else {})) for index in range(2)]
 
     def trained(self, name: str) -> dict[str, np.ndarray]:
         """step, and before_i and after_i of each weight i, that a process left."""
@@ -64,8 +64,8 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def finish(*replicas: Replica, code: int = 0) -> list[str]:
-    """What the processes print, once all have ended with this code."""
+def finish(*replicas: Replica, codes: tuple[int, ...] = ()) -> list[str]:
+    """What the processes print, once all have ended, with these codes or else well."""
     try:
         for replica in replicas:
             replica.process.wait(timeout=TIMEOUT)
@@ -73,7 +73,7 @@ def finish(*replicas: Replica, code: int = 0) -> list[str]:
         for replica in replicas:
             replica.process.kill()
     outputs = [replica.log.read_text() for replica in replicas]
-    for replica, output in zip(replicas, outputs, strict=True):
+    for replica, output, code in zip(replicas, outputs, codes or (0,) * len(replicas), strict=True):
         assert replica.process.returncode == code, output[-5000:]
     return outputs
 
@@ -113,11 +113,20 @@ def test_replicas_learn_what_one_device_does(replicas: Replicas, one: dict[str, 
 
 @pytest.mark.slow
 def test_a_signal_to_one_worker_stops_all_and_all_resume(replicas: Replicas, one: dict[str, np.ndarray]) -> None:
-    outputs = finish(*replicas.run_workers('stopped', 'toy', signal_at='2'), code=1)
+    outputs = finish(*replicas.run_workers('stopped', 'toy', sent='SIGTERM@2'), codes=(1, 1))
     assert 'stopped by another worker at step 4 of 6' in outputs[0]    # workers ask each other every 2 steps
     assert 'stopped by SIGTERM at step 4 of 6' in outputs[1]
     finish(*replicas.run_workers('stopped', 'toy'))
     for name in ('stopped-0', 'stopped-1'):
+        assert_learnt_the_same(replicas.trained(name), one, 1e-4)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_other_and_both_resume(replicas: Replicas, one: dict[str, np.ndarray]) -> None:
+    outputs = finish(*replicas.run_workers('killed', 'toy', sent='SIGKILL@4'), codes=(1, -9))
+    assert 'TrainingError: another worker is gone' in outputs[0]
+    finish(*replicas.run_workers('killed', 'toy'))
+    for name in ('killed-0', 'killed-1'):
         assert_learnt_the_same(replicas.trained(name), one, 1e-4)
 
 

@@ -147,5 +147,5 @@ def test_too_little_memory_is_one_line(
     def exhaust() -> None:
         raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor\nand more')
     built.prepare = lambda model: setattr(model, 'before_step', {0: exhaust})
-    with pytest.raises(TrainingError, match=r'step 0: out of memory; lower data.batch_size.*\Z'):
+    with pytest.raises(TrainingError, match=r'out of memory after 0 steps; lower data.batch_size.*\Z'):
         trainer.train(tiny_config(data), tmp_path)
