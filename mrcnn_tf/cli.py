@@ -85,7 +85,7 @@ def _command(function: Callable[P, None]) -> Callable[P, None]:
 @app.command()
 @_command
 def demo(output: Annotated[pathlib.Path, typer.Option(help='Directory for all that it makes.')] = pathlib.Path('demo'),
-         minutes: Annotated[float, typer.Option(min=0.1, help='Time to train; all else takes about two more.')] = 3.0,
+         minutes: Annotated[float, typer.Option(min=0.1, help='Time to train; all else takes about one more.')] = 4.0,
          ) -> None:
     """Draw a small set of shapes and go the whole way: convert, train, evaluate, export, predict.
 
@@ -93,7 +93,7 @@ def demo(output: Annotated[pathlib.Path, typer.Option(help='Directory for all th
 
     \b
     Example:
-      mrcnn demo --output demo --minutes 3
+      mrcnn demo --output demo --minutes 4
     """
     from mrcnn_tf.demo import run
 
