@@ -18,7 +18,7 @@ def test_the_whole_way(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str
     metrics = demo.run(tmp_path / 'demo', minutes=0.1)
     assert metrics['segm/AP50'] is not None and 'bbox/AP' in metrics
     written = json.loads((tmp_path / 'demo' / 'metrics.json').read_text())
-    assert written['segm/AP50'] == metrics['segm/AP50'] and written['images'] == 40 and written['steps'] >= 20
+    assert written['segm/AP50'] == metrics['segm/AP50'] and written['steps'] >= 20 and written['seconds'] > 0
     assert (tmp_path / 'demo' / 'saved_model' / '1' / 'saved_model.pb').is_file()
     with Image.open(tmp_path / 'demo' / 'prediction.png') as picture:
         assert picture.width > 2000 and len(picture.getcolors(2 ** 24)) > 1000
