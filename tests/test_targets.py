@@ -248,6 +248,16 @@ def test_a_box_crop_gives_what_the_whole_image_gives() -> None:
     assert .2 < from_whole.numpy().mean() < .8
 
 
+@pytest.mark.parametrize(('aligned', 'expected'), [(False, .45), (True, .36)])
+def test_a_roi_of_less_than_a_pixel_by_hand(aligned, expected) -> None:
+    """0.2 px at 4 on a ramp that is i / 10 at the centre of pixel i, i + 0.5. Aligned, its middle is at 4.1. Unaligned, it
+    counts as a whole pixel and pixels lie at i: its middle is at 4.5."""
+    ramp = tf.tile(tf.range(10.)[None, :, None] / 10., [1, 1, 10])
+    found = targets.mask_targets(tf.constant([[4., 4., 4.2, 4.2]]), ramp, tf.constant([[0., 0., 10., 10.]]), 1, aligned,
+                                 False)
+    np.testing.assert_allclose(found, [[[expected]]], rtol=1e-5)
+
+
 @pytest.mark.parametrize('aligned', [False, True])
 def test_mask_targets_of_empty_boxes_are_finite(aligned) -> None:
     """The padding of RoIs, and objects without area."""
