@@ -64,6 +64,7 @@ class Part:
     shard: Shard
     counts: Counts = field(default_factory=Counts)
     max_objects: int = 0
+    max_proposals: int = 0
     log: Log = field(default_factory=Log)
 
 
@@ -222,6 +223,8 @@ def _count_example(part: Part, example: Annotated) -> None:
     part.counts.objects += objects
     part.counts.crowds += sum(each.crowd for each in example.objects)
     part.max_objects = max(part.max_objects, objects)
+    if example.proposals is not None:
+        part.max_proposals = max(part.max_proposals, len(example.proposals.scores))
 
 
 @contextlib.contextmanager
@@ -258,6 +261,7 @@ def _complete(head: Manifest, parts: Sequence[Part]) -> Manifest:
                               f'({describe(log.dropped) or "it lists none"}); is {head.source.images} its directory?')
     return replace(
         head, counts=counts, max_objects_per_image=max(part.max_objects for part in parts),
+        max_proposals_per_image=max(part.max_proposals for part in parts),
         dropped=dict(sorted(log.dropped.items())), repaired=dict(sorted(log.repaired.items())),
         shards=[replace(part.shard, file=f'{head.name}-{k:05d}-of-{len(parts):05d}.tfrecord')
                 for k, part in enumerate(parts)])

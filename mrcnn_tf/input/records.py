@@ -1,8 +1,9 @@
 """THE record of one image, its TFRecord schema and the manifest of a set: encode (numpy) and parse (tf) side by side.
 
-n objects of an image, K classes. Boxes are float32 [y1, x1, y2, x2] in px of the image, continuous edges; labels are
-1..K. The feature keys are those of the TF Object Detection API, so TF Model Garden reads our shards and we read its;
-`image/id`, `image/object/box` and `image/object/annotation_id` are ours, and replaced where a record lacks them.
+n objects and m proposals of an image, K classes. Boxes are float32 [y1, x1, y2, x2] in px of the image, continuous
+edges; labels are 1..K. The feature keys are those of the TF Object Detection API, so TF Model Garden reads our shards
+and we read its; `image/id`, `image/object/box` and `image/object/annotation_id` are ours, and replaced where a record
+lacks them; `image/proposal/*` are ours.
 """
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -25,18 +26,19 @@ from PIL import Image
 from mrcnn_tf import files
 
 FORMATS = ('jpeg', 'png')
-_SIDES = ('ymin', 'xmin', 'ymax', 'xmax')
+SIDES = ('ymin', 'xmin', 'ymax', 'xmax')
 _REQUIRED = {'image/encoded': tf.string, 'image/height': tf.int64, 'image/width': tf.int64}
 _OPTIONAL = {
     'image/id': tf.int64,
     'image/source_id': tf.string,
     'image/object/box': tf.float32,
-    **{f'image/object/bbox/{side}': tf.float32 for side in _SIDES},
+    **{f'image/object/bbox/{side}': tf.float32 for side in SIDES},
     'image/object/class/label': tf.int64,
     'image/object/is_crowd': tf.int64,
     'image/object/area': tf.float32,
     'image/object/annotation_id': tf.int64,
 }
+_PROPOSALS = {'image/proposal/box': tf.float32, 'image/proposal/score': tf.float32}
 
 
 class ManifestError(ValueError):
@@ -55,6 +57,12 @@ class ObjectAnnotation:
     mask: bytes | None = None                 # what encode_mask gives
 
 
+class Proposals(NamedTuple):
+    """Boxes that may hold an object of any class, found beforehand; best first."""
+    boxes: np.ndarray                         # float32 [m, 4], px
+    scores: np.ndarray                        # float32 [m]
+
+
 @dataclass
 class Annotated:
     """One image and what is on it."""
@@ -66,6 +74,8 @@ class Annotated:
     height: int                               # px
     width: int
     objects: list[ObjectAnnotation] = field(default_factory=list)
+    proposals: Proposals | None = None        # None: nobody has looked for any
+    extra: dict[str, tf.train.Feature] = field(default_factory=dict)    # further features, written as they are
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
@@ -80,7 +90,8 @@ def encode(example: Annotated) -> bytes:
     """The serialized tf.train.Example of one image, equal bytes for equal examples.
 
     Raises:
-        ValueError: an unknown image format, a label below 1, masks on some objects and not on others.
+        ValueError: an unknown image format, a label below 1, masks on some objects and not on others, proposals whose
+            boxes and scores are not [m, 4] and [m].
     """
     _check(example)
     objects = example.objects
@@ -104,10 +115,14 @@ def encode(example: Annotated) -> bytes:
     masks = [o.mask for o in objects if o.mask is not None]
     if masks:
         features['image/object/mask'] = _bytes(masks)
+    if example.proposals is not None:
+        features['image/proposal/box'] = _floats(example.proposals.boxes.ravel().tolist())
+        features['image/proposal/score'] = _floats(example.proposals.scores.tolist())
+    features |= example.extra
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
 
-def parse(serialized: tf.Tensor, with_masks: bool) -> dict[str, tf.Tensor]:
+def parse(serialized: tf.Tensor, with_masks: bool, with_proposals: bool = False) -> dict[str, tf.Tensor]:
     """Reads one record, ours or Model Garden's, inside a graph.
 
     Where a record lacks it, `image_id` is the number in `image/source_id`, else a hash of it; boxes come from the
@@ -115,13 +130,15 @@ def parse(serialized: tf.Tensor, with_masks: bool) -> dict[str, tf.Tensor]:
 
     Returns:
         encoded string [], image_id int64 [], source_id string [], height and width int32 [] (px), boxes
-        float32 [n, 4] (px), labels int32 [n], crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n] and,
-        when `with_masks`, masks string [n] (PNG of the whole image, 0 or 1).
+        float32 [n, 4] (px), labels int32 [n], crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n];
+        when `with_masks`, masks string [n] (PNG of the whole image, 0 or 1); when `with_proposals`, proposals float32
+        [m, 4] (px) and proposal_scores float32 [m], best first, none where the record has none.
 
     Raises:
         tf.errors.InvalidArgumentError: image bytes or size are missing, features of unequal length, no masks.
     """
-    optional = {**_OPTIONAL, **({'image/object/mask': tf.string} if with_masks else {})}
+    optional = {**_OPTIONAL, **({'image/object/mask': tf.string} if with_masks else {}),
+                **(_PROPOSALS if with_proposals else {})}
     values = tf.io.parse_single_example(serialized, {
         **{key: tf.io.FixedLenFeature([], kind) for key, kind in _REQUIRED.items()},
         **{key: tf.io.FixedLenSequenceFeature([], kind, allow_missing=True) for key, kind in optional.items()}})
@@ -141,6 +158,10 @@ def parse(serialized: tf.Tensor, with_masks: bool) -> dict[str, tf.Tensor]:
     }
     if with_masks:
         parsed['masks'] = _masks(values, tf.size(labels))
+    if with_proposals:
+        parsed['proposals'] = tf.reshape(values['image/proposal/box'], [-1, 4])
+        parsed['proposal_scores'] = values['image/proposal/score']
+        _same_length(values, 'proposals', tf.shape(parsed['proposals'])[0], tf.size(parsed['proposal_scores']))
     return parsed
 
 
@@ -201,6 +222,8 @@ class Manifest:
     shards: list[Shard]
     has_masks: bool
     source: Source
+    has_proposals: bool = False
+    max_proposals_per_image: int = 0
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Manifest:
@@ -272,12 +295,15 @@ def _check(example: Annotated) -> None:
             raise ValueError(f'{example.filename}: annotation {each.annotation_id} has label {each.label}, not 1..K')
     if len({each.mask is None for each in example.objects}) > 1:
         raise ValueError(f'{example.filename}: some objects have a mask and some have none')
+    if example.proposals is not None and example.proposals.boxes.shape != (len(example.proposals.scores), 4):
+        raise ValueError(f'{example.filename}: proposals of shape {example.proposals.boxes.shape} and scores of '
+                         f'{example.proposals.scores.shape}, expected [m, 4] and [m]')
 
 
 def _normalised(example: Annotated) -> dict[str, tf.train.Feature]:
     sizes = (example.height, example.width) * 2
     return {f'image/object/bbox/{side}': _floats([each.box[i] / sizes[i] for each in example.objects])
-            for i, side in enumerate(_SIDES)}
+            for i, side in enumerate(SIDES)}
 
 
 def _bytes(values: Sequence[bytes | str]) -> tf.train.Feature:
@@ -309,7 +335,7 @@ def _image_id(values: dict[str, tf.Tensor]) -> tf.Tensor:
 
 def _boxes(values: dict[str, tf.Tensor], count: tf.Tensor) -> tf.Tensor:
     size = tf.cast(tf.stack([values['image/height'], values['image/width']] * 2), tf.float32)
-    normalised = tf.stack([values[f'image/object/bbox/{side}'] for side in _SIDES], axis=1)    # [n, 4]
+    normalised = tf.stack([values[f'image/object/bbox/{side}'] for side in SIDES], axis=1)    # [n, 4]
     exact = tf.reshape(values['image/object/box'], [-1, 4])
     boxes = tf.cond(tf.size(exact) > 0, lambda: exact, lambda: normalised * size)
     _same_length(values, 'boxes', tf.shape(boxes)[0], count)
@@ -366,12 +392,15 @@ def _build(kind: Any, value: Any, path: str, key: str) -> Any:
 def _build_fields(kind: Any, value: dict[str, Any], path: str, prefix: str) -> Any:
     hints = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]
-    for name in [*names, *value]:
+    # What a later release of this version has added has a default, so that older files are read.
+    needed = [f.name for f in dataclasses.fields(kind)
+              if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    for name in [*needed, *value]:
         if name not in value or name not in names:
             state = 'unknown' if name in value else 'missing'
             raise ManifestError(f'{path}: {prefix}{name} is {state}; the file was changed or is of another release: '
                                 'make it again')
-    return kind(**{name: _build(hints[name], value[name], path, prefix + name) for name in names})
+    return kind(**{name: _build(hints[name], value[name], path, prefix + name) for name in value})
 
 
 def _check_categories(categories: Sequence[Category], path: pathlib.Path) -> None:

@@ -186,7 +186,7 @@ def test_manifest_file_has_the_keys_of_the_contract(tmp_path: pathlib.Path) -> N
     data = json.loads(written(tmp_path).read_text())
     assert data['format'] == 'mrcnn_tf manifest' and data['version'] == 1
     assert set(data) == {'format', 'version', 'name', 'categories', 'counts', 'max_objects_per_image', 'dropped',
-                         'repaired', 'shards', 'has_masks', 'source'}
+                         'repaired', 'shards', 'has_masks', 'has_proposals', 'max_proposals_per_image', 'source'}
     assert data['categories'][1] == {'label': 2, 'id': 90, 'name': 'dog'}
     assert data['counts'] == {'images': 3, 'images_without_objects': 1, 'objects': 4, 'crowds': 1}
     assert data['dropped']['zero area'] == [{'image_id': 5, 'annotation_id': 11, 'detail': 'width 0'}]
@@ -270,3 +270,38 @@ def test_categories_of_a_model_directory(tmp_path: pathlib.Path) -> None:
         records.read_categories(path)
     with pytest.raises(records.ManifestError, match='none.json: no such file; give a directory'):
         records.read_categories(tmp_path / 'none.json')
+
+
+PROPOSALS = records.Proposals(np.array([[0, 0.5, 1, 2], [1, 1, 2, 3]], np.float32), np.array([0.75, 0.5], np.float32))
+
+
+def test_proposals_come_back(parse: Parse) -> None:
+    parsed = records.parse(records.encode(example(proposals=PROPOSALS)), False, with_proposals=True)
+    np.testing.assert_array_equal(parsed['proposals'], [[0, 0.5, 1, 2], [1, 1, 2, 3]])
+    np.testing.assert_array_equal(parsed['proposal_scores'], [0.75, 0.5])
+    assert 'proposals' not in parse(records.encode(example(proposals=PROPOSALS)), True)
+
+
+def test_a_record_without_proposals_has_none() -> None:
+    parsed = records.parse(records.encode(example()), False, with_proposals=True)
+    assert parsed['proposals'].shape == (0, 4) and parsed['proposal_scores'].shape == (0,)
+
+
+def test_proposals_of_unequal_length() -> None:
+    with pytest.raises(ValueError, match=r'a.png: proposals of shape \(2, 4\) and scores of \(1,\)'):
+        records.encode(example(proposals=records.Proposals(PROPOSALS.boxes, PROPOSALS.scores[:1])))
+    cut = records.encode(example(extra={
+        'image/proposal/box': feature([0.0] * 8), 'image/proposal/score': feature([1.0])}))
+    with pytest.raises(tf.errors.InvalidArgumentError, match='42: proposals of 2 objects'):
+        records.parse(cut, False, with_proposals=True)
+
+
+def test_a_manifest_of_before_proposals(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / 'a.json'
+    records.Manifest('a', [records.Category(1, 1, 'x')], records.Counts(), 0, {}, {}, [], False,
+                     records.Source('coco', '', '')).write(path)
+    data = json.loads(path.read_text())
+    assert data['has_proposals'] is False and data['max_proposals_per_image'] == 0
+    del data['has_proposals'], data['max_proposals_per_image']
+    path.write_text(json.dumps(data))
+    assert records.Manifest.read(path).has_proposals is False

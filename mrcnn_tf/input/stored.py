@@ -1,0 +1,177 @@
+"""Records that lie in shards, outside of graphs: where each one lies, and back to what was encoded.
+
+n objects of an image. A TFRecord file holds of each record: its length (8 bytes), the checksum of that (4), the
+record, its checksum (4).
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from mrcnn_tf.input import records
+
+_HEAD, _TAIL = 12, 4     # bytes around a record
+_SIGNATURES = {b'\xff\xd8\xff': 'jpeg', b'\x89PNG': 'png'}
+_OURS = {
+    **dict.fromkeys(('image/encoded', 'image/format', 'image/filename', 'image/source_id', 'image/key/sha256',
+                     'image/object/class/text', 'image/object/mask'), 'bytes_list'),
+    **dict.fromkeys(('image/id', 'image/height', 'image/width', 'image/object/class/label', 'image/object/is_crowd',
+                     'image/object/annotation_id'), 'int64_list'),
+    **dict.fromkeys(('image/object/box', 'image/object/area', 'image/proposal/box', 'image/proposal/score',
+                     *(f'image/object/bbox/{side}' for side in records.SIDES)), 'float_list')}
+
+
+class RecordError(ValueError):
+    """A shard or record that cannot be used; the message is one line: the file, which record, the remedy."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record lies; without its checksums."""
+    file: str
+    number: int      # in its file, from 0
+    start: int       # bytes
+    length: int
+
+
+def places(manifest: str | os.PathLike[str]) -> Iterator[tuple[Place, bytes]]:
+    """Each record of a set, in order, with its place; checksums are compared on the way.
+
+    Raises:
+        ManifestError: the manifest cannot be used.
+        RecordError: a damaged shard.
+    """
+    for file in records.Manifest.read(manifest).shard_paths(manifest):
+        start, number = 0, 0
+        try:
+            for serialized in tf.data.TFRecordDataset(file).as_numpy_iterator():
+                yield Place(file, number, start + _HEAD, len(serialized)), serialized
+                start, number = start + _HEAD + len(serialized) + _TAIL, number + 1
+        except tf.errors.OpError as error:
+            raise RecordError(f'{file}: record {number} is damaged ({_one_line(error)}); copy the shard again or '
+                              'convert the data again') from None
+
+
+def read(place: Place) -> bytes:
+    """The serialized record that lies there.
+
+    Raises:
+        OSError: the file is gone.
+        RecordError: it has become shorter.
+    """
+    with open(place.file, 'rb') as stream:
+        stream.seek(place.start)
+        serialized = stream.read(place.length)
+    if len(serialized) < place.length:
+        raise RecordError(f'{place.file}: record {place.number} is cut; copy the shard again or convert the data again')
+    return serialized
+
+
+def decode(serialized: bytes, origin: str = 'record') -> records.Annotated:
+    """One record, ours or Model Garden's: `records.encode` of it gives ours back byte for byte.
+
+    What a record lacks is replaced as by `records.parse`; features that are not ours are kept in `extra`.
+
+    Args:
+        origin: what messages call it.
+
+    Raises:
+        RecordError: not a record, no image bytes, size or labels of objects, features of unequal length or wrong type.
+    """
+    found = _Features(serialized, origin)
+    encoded, height, width = found.one('image/encoded'), found.one('image/height'), found.one('image/width')
+    labels = found.all('image/object/class/label')
+    boxes = _boxes(found, len(labels), height, width)
+    columns = zip(
+        boxes.tolist(), labels, map(_text, found.column('class/text', [b''] * len(labels))),
+        found.column('area', np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).tolist()),
+        map(bool, found.column('is_crowd', [0] * len(labels))),
+        found.column('annotation_id', list(range(1, len(labels) + 1))),
+        found.column('mask', [None] * len(labels)), strict=True)
+    source_id = _text(found.one('image/source_id', b''))
+    return records.Annotated(
+        encoded=encoded, format=_format(encoded, found), filename=_text(found.one('image/filename', b'')),
+        source_id=source_id, image_id=_image_id(found, serialized), height=height, width=width,
+        objects=[records.ObjectAnnotation(tuple(box), *rest) for box, *rest in columns],
+        proposals=_proposals(found), extra={k: v for k, v in found.features.items() if k not in _OURS})
+
+
+class _Features:
+    """The features of a record by name."""
+
+    def __init__(self, serialized: bytes, origin: str) -> None:
+        try:
+            self.features: dict[str, Any] = dict(tf.train.Example.FromString(serialized).features.feature)
+        except DecodeError as error:
+            raise RecordError(f'{origin}: not an Example ({_one_line(error)}); convert the data again') from None
+        self.origin = origin
+
+    def all(self, key: str) -> list[Any]:
+        feature = self.features.get(key)
+        kind = feature.WhichOneof('kind') if feature is not None else None
+        if kind is None:
+            return []
+        if kind != _OURS[key]:
+            raise RecordError(f'{self.origin}: {key} is a {kind}, expected a {_OURS[key]}; convert the data again')
+        return list(getattr(feature, kind).value)
+
+    def one(self, key: str, default: Any = None) -> Any:
+        values = self.all(key) or ([] if default is None else [default])
+        if len(values) != 1:
+            raise RecordError(f'{self.origin}: {key} holds {len(values)} values, expected one; convert the data again')
+        return values[0]
+
+    def column(self, name: str, default: list[Any]) -> list[Any]:
+        """A feature of the objects, or the default where the record does not have it."""
+        values = self.all(f'image/object/{name}') or default
+        if len(values) != len(default):
+            raise RecordError(f'{self.origin}: {name} of {len(values)} objects, labels of {len(default)}; '
+                              'convert the data again')
+        return values
+
+
+def _boxes(found: _Features, count: int, height: int, width: int) -> np.ndarray:
+    """float32 [n, 4], px."""
+    normalised = [found.column(f'bbox/{side}', [0.0] * count) for side in records.SIDES]
+    exact = found.all('image/object/box')
+    if exact and len(exact) != 4 * count:
+        raise RecordError(f'{found.origin}: {len(exact)} numbers in image/object/box for {count} objects; '
+                          'convert the data again')
+    if exact or not count:
+        return np.array(exact, np.float32).reshape(-1, 4)
+    return np.array(normalised, np.float32).T * np.array([height, width] * 2, np.float32)
+
+
+def _proposals(found: _Features) -> records.Proposals | None:
+    if 'image/proposal/box' not in found.features:
+        return None
+    boxes, scores = found.all('image/proposal/box'), found.all('image/proposal/score')
+    if len(boxes) != 4 * len(scores):
+        raise RecordError(f'{found.origin}: {len(boxes)} numbers in image/proposal/box for {len(scores)} scores; '
+                          'attach the proposals again')
+    return records.Proposals(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32))
+
+
+def _image_id(found: _Features, serialized: bytes) -> int:
+    stated = found.all('image/id')
+    return stated[0] if stated else int(records.parse(tf.constant(serialized), with_masks=False)['image_id'])
+
+
+def _format(encoded: bytes, found: _Features) -> str:
+    """By the bytes themselves: Model Garden writes 'jpg' whatever they are."""
+    return next((name for signature, name in _SIGNATURES.items() if encoded.startswith(signature)),
+                _text(found.one('image/format', b'')))
+
+
+def _text(value: bytes) -> str:
+    return value.decode('utf-8', 'backslashreplace')
+
+
+def _one_line(error: BaseException) -> str:
+    return ' '.join(str(error).split())
