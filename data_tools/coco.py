@@ -6,20 +6,21 @@ counted by reason in the manifest and printed. Nothing stops the conversion but 
 """
 from __future__ import annotations
 
+import array
 import functools
-import json
+import hashlib
 import math
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_tools import images as image_files
-from data_tools import segmentation, writer
+from data_tools import json_lists, segmentation, writer
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
 from mrcnn_tf.input import records
 
@@ -27,23 +28,50 @@ _CLIP_TOLERANCE = 1e-6    # px: x + width of two decimals is not exact
 _LARGEST = 3e38           # float32
 
 
-@dataclass(frozen=True)
-class Item:
+class Listed(NamedTuple):
     """What the json says of one image."""
-    id: Any
+    id: int | str
+    file_name: str
+    size: tuple[int, int] | None                     # height, width; None: not stated
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image, its file, and where its annotations stand: a json may be larger than the memory."""
+    id: int | str
     number: int                                      # `image/id`
     file_name: str
     size: tuple[int, int] | None                     # height, width; None: not stated
-    annotations: list[tuple[int, dict[str, Any]]]    # each with its ordinal in the json, from 1
+    places: np.ndarray                               # int64 [n, 3]: ordinal in the json, from 1; first byte; length
     bytes: int                                       # of the record, roughly
+    modified: int                                    # ns, of the file
+
+
+class Version(NamedTuple):
+    """What tells a file from another or a later one."""
+    sha256: str
+    modified: int                                    # ns
 
 
 @dataclass(frozen=True)
 class Context:
     """What is the same for all images of a set."""
+    annotations: pathlib.Path
+    version: Version                                 # of the json
     images: pathlib.Path
     categories: dict[float, records.Category]        # by COCO's id
     masks: bool
+
+
+@dataclass
+class Contents:
+    """What is kept of a json that was read once."""
+    images: list[Listed]
+    categories: list[dict[str, Any]]
+    image_ids: dict[Any, int]                        # as annotations name them, numbered as they come
+    places: np.ndarray                               # int64 [annotations, 3]: number of image_ids; first byte; length
+    segmentations: bool                              # an annotation has one
+    version: Version
 
 
 def convert(annotations: str | os.PathLike[str], images: str | os.PathLike[str], output: str | os.PathLike[str],
@@ -64,39 +92,74 @@ def convert(annotations: str | os.PathLike[str], images: str | os.PathLike[str],
         OSError: the disk is full or would be, no permission; nothing of the new set is left.
     """
     path = pathlib.Path(annotations)
-    data = _read(path)
-    categories = _categories(data['categories'], path)
+    contents = _read(path)
+    categories = _categories(contents.categories, path)
     log = Log()
-    items = _items(data, path, pathlib.Path(images), log)
-    masks = masks and any(annotation.get('segmentation') for annotation in data['annotations'])
+    items = _items(contents, path, pathlib.Path(images), log)
+    masks = masks and contents.segmentations
     head = records.Manifest(
         name=name, categories=categories, counts=records.Counts(), max_objects_per_image=0, dropped=log.dropped,
         repaired=log.repaired, shards=[], has_masks=masks, source=records.Source('coco', str(path), str(images)))
-    context = Context(pathlib.Path(images), {category.id: category for category in categories}, masks)
+    context = Context(path, contents.version, pathlib.Path(images), {each.id: each for each in categories}, masks)
     manifest = writer.write(items, functools.partial(_example, context), head, output, options)
     writer.summarize(manifest)
     return manifest
 
 
-def _read(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-    """The json, whose three lists are there and hold objects."""
+def _read(path: pathlib.Path) -> Contents:
+    """What the json lists, read once from end to end; of its annotations only their places are kept."""
+    contents, digest = Contents([], [], {}, np.empty([0, 3], np.int64), False, Version('', 0)), hashlib.sha256()
+    found = []
     try:
-        data = json.loads(path.read_bytes())
+        modified = path.stat().st_mtime_ns
+        for key, elements in json_lists.members(path, digest):
+            if elements is not None and key in _LISTS:
+                found.append(key)
+                _LISTS[key](contents, _objects(elements, key, path), path)
     except OSError as error:
         raise ConversionError(f'{path}: {error.strerror}; give an instances json of COCO') from None
-    except json.JSONDecodeError as error:
-        raise ConversionError(f'{path}: not JSON at line {error.lineno} column {error.colno}: {error.msg}; '
-                              'copy the file again') from None
-    except (ValueError, RecursionError) as error:
+    except json_lists.MalformedError as error:
+        raise ConversionError(f'{path}: not JSON at {error}; copy the file again') from None
+    except RecursionError as error:
         raise ConversionError(f'{path}: not JSON: {error}; copy the file again') from None
-    for key in ('images', 'annotations', 'categories'):
-        values = data.get(key) if isinstance(data, dict) else None
-        if not isinstance(values, list):
-            raise ConversionError(f'{path}: no list {key!r}; give an instances json of COCO')
-        for i, value in enumerate(values):
-            if not isinstance(value, dict):
-                raise ConversionError(f'{path}: {key}[{i}] is {value!r:.40}, expected an object in braces')
-    return dict(data)
+    for key in _LISTS:
+        if found.count(key) != 1:
+            raise ConversionError(f'{path}: {"two lists" if key in found else "no list"} {key!r}; '
+                                  'give an instances json of COCO')
+    contents.version = Version(digest.hexdigest(), modified)
+    return contents
+
+
+def _objects(elements: Iterable[json_lists.Element], key: str, path: pathlib.Path) -> Iterator[json_lists.Element]:
+    for i, element in enumerate(elements):
+        if not isinstance(element.value, dict):
+            raise ConversionError(f'{path}: {key}[{i}] is {element.value!r:.40}, expected an object in braces')
+        yield element
+
+
+def _list_images(contents: Contents, elements: Iterable[json_lists.Element], path: pathlib.Path) -> None:
+    for i, (image, _, _) in enumerate(elements):
+        if type(image.get('id')) not in (int, str) or not isinstance(image.get('file_name'), str):
+            raise ConversionError(f'{path}: images[{i}] needs an "id", an int or text, and a text "file_name"')
+        size = (image['height'], image['width']) if 'height' in image and 'width' in image else None
+        contents.images.append(Listed(image['id'], image['file_name'], size))
+
+
+def _list_categories(contents: Contents, elements: Iterable[json_lists.Element], path: pathlib.Path) -> None:
+    contents.categories = [category for category, _, _ in elements]
+
+
+def _list_annotations(contents: Contents, elements: Iterable[json_lists.Element], path: pathlib.Path) -> None:
+    places, ids = array.array('q'), contents.image_ids
+    for annotation, start, length in elements:
+        image_id = annotation.get('image_id')
+        known = isinstance(image_id, (int, float, str))      # tables give 12.0 for 12
+        places.extend((ids.setdefault(image_id, len(ids)) if known else -1, start, length))
+        contents.segmentations |= bool(annotation.get('segmentation'))
+    contents.places = np.array(places, np.int64).reshape(-1, 3)
+
+
+_LISTS = {'images': _list_images, 'annotations': _list_annotations, 'categories': _list_categories}
 
 
 def _categories(listed: list[dict[str, Any]], path: pathlib.Path) -> list[records.Category]:
@@ -112,38 +175,39 @@ def _categories(listed: list[dict[str, Any]], path: pathlib.Path) -> list[record
     return [records.Category(label, category['id'], category['name']) for label, category in enumerate(ordered, 1)]
 
 
-def _items(data: dict[str, list[dict[str, Any]]], path: pathlib.Path, directory: pathlib.Path, log: Log) -> list[Item]:
-    ids = _image_ids(data['images'], path)
-    of_image: dict[Any, list[tuple[int, dict[str, Any]]]] = {image_id: [] for image_id in ids}
-    for ordinal, annotation in enumerate(data['annotations'], 1):
-        image_id = annotation.get('image_id')
-        if isinstance(image_id, (int, float, str)) and image_id in of_image:      # tables give 12.0 for 12
-            of_image[image_id].append((ordinal, annotation))
-        else:
-            log.drop(Fault('annotation for a missing image', f'image_id {image_id!r:.40} is not in the list'),
-                     image_id, annotation.get('id'))
-    numbered = all(_is_int64(image_id) for image_id in ids)
-    return [_item(image, image['id'] if numbered else ordinal, of_image[image['id']], directory)
-            for ordinal, image in enumerate(data['images'], 1)]
-
-
-def _image_ids(images: list[dict[str, Any]], path: pathlib.Path) -> list[Any]:
-    for i, image in enumerate(images):
-        if type(image.get('id')) not in (int, str) or not isinstance(image.get('file_name'), str):
-            raise ConversionError(f'{path}: images[{i}] needs an "id", an int or text, and a text "file_name"')
-    ids = [image['id'] for image in images]
+def _items(contents: Contents, path: pathlib.Path, directory: pathlib.Path, log: Log) -> list[Item]:
+    ids = [image.id for image in contents.images]
     if len(set(ids)) < len(ids):
         raise ConversionError(f'{path}: image id {_twice(ids)} is listed twice; keep one')
-    return ids
+    of_image = _places_by_image(contents, path, log)
+    numbered = all(_is_int64(image_id) for image_id in ids)
+    return [_item(image, int(image.id) if numbered else ordinal, places, directory)
+            for ordinal, (image, places) in enumerate(zip(contents.images, of_image, strict=True), 1)]
 
 
-def _item(image: dict[str, Any], number: int, annotations: list[tuple[int, dict[str, Any]]],
-          directory: pathlib.Path) -> Item:
-    file = directory / image['file_name']
-    size = (image['height'], image['width']) if 'height' in image and 'width' in image else None
-    held = os.path.getsize(file) if os.path.isfile(file) else 0
+def _places_by_image(contents: Contents, path: pathlib.Path, log: Log) -> list[np.ndarray]:
+    """For each image the places of its annotations, as in `Item`; those of no image are dropped."""
+    index = {image.id: i for i, image in enumerate(contents.images)}
+    # The -1 at the end is what an annotation has whose image_id is nothing that could be one.
+    owners = np.array([*(index.get(image_id, -1) for image_id in contents.image_ids), -1])[contents.places[:, 0]]
+    for annotation in json_lists.read(path, contents.places[owners < 0, 1:].tolist()):
+        image_id = annotation.get('image_id')
+        log.drop(Fault('annotation for a missing image', f'image_id {image_id!r:.40} is not in the list'),
+                 image_id, annotation.get('id'))
+    order = np.argsort(owners, kind='stable')
+    places = np.column_stack([order + 1, contents.places[order, 1:]])
+    edges = np.searchsorted(owners[order], np.arange(len(contents.images) + 1))
+    return [places[first:last] for first, last in zip(edges, edges[1:], strict=False)]
+
+
+def _item(image: Listed, number: int, places: np.ndarray, directory: pathlib.Path) -> Item:
+    try:
+        file = os.stat(directory / image.file_name)
+        held, modified = file.st_size, file.st_mtime_ns
+    except (OSError, ValueError):      # ValueError: a NUL in the name
+        held = modified = 0
     # Names and numbers of the image and each object; deflate makes little of a mask.
-    return Item(image['id'], number, image['file_name'], size, annotations, held + 400 + 600 * len(annotations))
+    return Item(image.id, number, image.file_name, image.size, places, held + 400 + 600 * len(places), modified)
 
 
 def _example(context: Context, item: Item) -> tuple[records.Annotated | None, Log]:
@@ -152,13 +216,23 @@ def _example(context: Context, item: Item) -> tuple[records.Annotated | None, Lo
     try:
         file = _image(context, item)
     except Unusable as unusable:
-        with_it = f' (and its {len(item.annotations)} annotations)' if item.annotations else ''
+        with_it = f' (and its {len(item.places)} annotations)' if len(item.places) else ''
         log.drop(Fault(unusable.fault.reason, unusable.fault.detail + with_it), item.id)
         return None, log
-    found = [_object(context, item.id, ordinal, annotation, file, log) for ordinal, annotation in item.annotations]
+    annotations = _annotations(context, item)
+    found = [_object(context, item.id, ordinal, annotation, file, log) for ordinal, annotation in annotations]
     return records.Annotated(
         encoded=file.data, format=file.format, filename=item.file_name, source_id=str(item.id), image_id=item.number,
         height=file.height, width=file.width, objects=[each for each in found if each is not None]), log
+
+
+def _annotations(context: Context, item: Item) -> list[tuple[int, dict[str, Any]]]:
+    """The annotations of an image, each with its ordinal, read again."""
+    path = context.annotations
+    if path.stat().st_mtime_ns != context.version.modified:
+        raise ConversionError(f'{path}: it was changed while its images were converted; convert it again')
+    found = json_lists.read(path, item.places[:, 1:].tolist())
+    return list(zip(item.places[:, 0].tolist(), found, strict=True))
 
 
 def _image(context: Context, item: Item) -> image_files.ImageFile:

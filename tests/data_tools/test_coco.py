@@ -5,6 +5,7 @@ import collections
 import copy
 import io
 import json
+import os
 import pathlib
 import pickle
 from typing import Any
@@ -322,7 +323,7 @@ def with_(key: str, value: Any) -> dict[str, Any]:
     ('', r'not JSON at line 1 column 1'),
     ('{"images": [\n  {"id": 1,}\n]}', r'not JSON at line 2 column \d+: .*; copy the file again'),
     (json.dumps(DATA)[:-20], r'not JSON at line 1 column \d+'),
-    (b'{"a": "\xff"}', "not JSON: 'utf-8' codec can't decode byte 0xff in position 7"),
+    (b'{"a": "\xff"}', 'not JSON at byte 7: not UTF-8'),
     ('[1]', "no list 'images'; give an instances json"),
     (without('images'), "no list 'images'"),
     (without('annotations'), "no list 'annotations'"),
@@ -334,6 +335,7 @@ def with_(key: str, value: Any) -> dict[str, Any]:
     (with_('images', []), r'no image is left to write \(1 annotation for a missing image\)'),
     (without('categories', 1, 'name'), r'categories\[1\] needs an int "id" and a text "name"'),
     (without('categories', 2, 'id'), r'categories\[2\] needs an int "id" and a text "name"'),
+    (json.dumps(DATA)[:-1] + ', "images": []}', "two lists 'images'"),
     (with_('categories', []), 'categories is empty'),
     (with_('categories', [{'id': 7, 'name': 'a'}] * 2), 'category id 7 is listed twice'),
 ])
@@ -345,6 +347,31 @@ def test_a_json_that_is_not_cocos_is_one_clear_line(folder: Folder, data: Any, m
         folder.run()
     assert '\n' not in str(error.value)
     assert not (folder.path / 'out').exists() or not list((folder.path / 'out').iterdir())
+
+
+def test_a_json_that_changes_meanwhile_is_noticed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def touch(*arguments: Any) -> records.Manifest:
+        os.utime(folder.path / 'a.json', ns=(0, 0))
+        return write(*arguments)
+
+    write = writer.write
+    monkeypatch.setattr(writer, 'write', touch)
+    with pytest.raises(ConversionError, match='a.json: it was changed while its images were converted; convert it aga'):
+        folder.convert()
+
+
+def test_annotations_before_images_and_images_in_any_order(folder: Folder) -> None:
+    picture(folder.path / 'images' / 'b.png')
+    images = [{'id': i, 'file_name': f'{name}.png'} for i, name in ((5, 'b'), (1, 'a'), (3, 'a'))]
+    found = [annotation(id=i, image_id=image) for i, image in enumerate((3, 5, 3, 77, 5, 3.0), 1)]
+    (folder.path / 'a.json').write_text(json.dumps({
+        'annotations': found, 'info': {'images': [1]}, 'licenses': [{}], 'categories': DATA['categories'],
+        'images': images}))
+    manifest = folder.run()
+    assert [(r['image_id'], r['annotation_ids'].tolist()) for r in folder.parse()] == [
+        (5, [2, 5]), (1, []), (3, [1, 3, 6])]
+    assert manifest.dropped == {'annotation for a missing image': [
+        records.Incident(77, 4, 'image_id 77 is not in the list')]}
 
 
 def test_a_json_that_is_not_there(folder: Folder) -> None:
