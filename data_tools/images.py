@@ -1,8 +1,13 @@
-"""Image files as they come: which of them TensorFlow will be able to decode, found out before training."""
+"""Image files as they come: which of them TensorFlow will be able to decode, found out before training.
+
+A photograph may ask viewers to turn it (EXIF orientation). TensorFlow does not; most annotation tools do, and then its
+boxes are of the turned picture.
+"""
 from __future__ import annotations
 
 import io
 import pathlib
+import warnings
 from typing import NamedTuple
 
 from PIL import Image
@@ -12,15 +17,30 @@ from data_tools.incidents import Unusable
 # MPO: what many cameras write, a JPEG with further pictures behind the first.
 FORMATS = {'JPEG': 'jpeg', 'MPO': 'jpeg', 'PNG': 'png'}
 _ORIENTATION = 0x0112    # EXIF
+# By EXIF's number; 1 is upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90}
+_QUARTERS = (5, 6, 7, 8)    # these exchange height and width
+_CHANNELS_OF_MODE = {'L': 1, 'RGB': 3, 'CMYK': 4}
+_CHANNELS_OF_PNG = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}    # by the header's colour type; 3 is a palette of colours
+_EXACT_AS_PNG = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16')
 
 
 class ImageFile(NamedTuple):
     """A file that decodes."""
     data: bytes
-    format: str      # 'jpeg' or 'png'
-    height: int      # px, as stored: an EXIF orientation is not applied, as tf.io does not apply it
+    format: str            # 'jpeg' or 'png'
+    height: int            # px, as stored: an EXIF orientation is not applied, as tf.io does not apply it
     width: int
-    rotated: bool    # EXIF asks viewers to turn it by a quarter
+    channels: int          # as stored: 1 grey, 2 with transparency, 3 colour, 4 with transparency or CMYK
+    dtype: str             # 'uint8' or 'uint16'
+    orientation: int = 1   # EXIF's; 1 is upright
+
+    def turned_size(self) -> tuple[int, int]:
+        """Height and width as a viewer shows it, which heeds the orientation."""
+        return (self.width, self.height) if self.orientation in _QUARTERS else (self.height, self.width)
 
 
 def read(path: pathlib.Path) -> ImageFile:
@@ -29,20 +49,68 @@ def read(path: pathlib.Path) -> ImageFile:
     Raises:
         Unusable: missing, unreadable or corrupt file, another format.
     """
-    data = _read_bytes(path)
+    return check(_read_bytes(path), str(path))
+
+
+def check(data: bytes, name: str) -> ImageFile:
+    """Decodes the bytes of a file whole; `name` is what messages call it.
+
+    Raises:
+        Unusable: corrupt, another format.
+    """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format not in FORMATS:
-                raise Unusable('unsupported image format', f'{path} is {image.format}; JPEG and PNG can be read')
-            image.verify()      # checksums, which loading leaves out
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return ImageFile(data, FORMATS[str(image.format)], image.height, image.width,
-                             image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')     # Pillow's, of tags that do not matter here
+            return _checked(data, name)
     except (Unusable, MemoryError):
         raise
     except Exception as error:      # Pillow's decoders raise almost anything
-        raise Unusable('corrupt image', f'{path}: {_one_line(error)}') from None
+        raise Unusable('corrupt image', f'{name}: {_one_line(error)}') from None
+
+
+def turn(file: ImageFile, name: str) -> ImageFile:
+    """The picture as a viewer shows it: exactly the pixels of the file, turned, as a PNG.
+
+    A JPEG is not written as a JPEG again: that would change its pixels.
+
+    Raises:
+        Unusable: CMYK, or colours of 16 bit, which cannot be written so.
+    """
+    with Image.open(io.BytesIO(file.data)) as image:
+        if image.mode not in _EXACT_AS_PNG or (file.dtype == 'uint16' and file.channels > 1):
+            raise Unusable('image cannot be turned', f'{name}: {image.mode} of {file.dtype}; store it upright')
+        turned = image.transpose(_TURNS[file.orientation])
+    stream = io.BytesIO()
+    turned.info.pop('exif', None)
+    turned.save(stream, 'PNG', compress_level=1, exif=b'')
+    return check(stream.getvalue(), name)
+
+
+def _checked(data: bytes, name: str) -> ImageFile:
+    with Image.open(io.BytesIO(data)) as image:
+        if image.format not in FORMATS:
+            raise Unusable('unsupported image format', f'{name} is {image.format}; JPEG and PNG can be read')
+        image.verify()      # checksums, which loading leaves out
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        kind = FORMATS[str(image.format)]
+        channels, dtype = _of_png(data) if kind == 'png' else (_CHANNELS_OF_MODE[image.mode], 'uint8')
+        return ImageFile(data, kind, image.height, image.width, channels, dtype, _orientation(image))
+
+
+def _of_png(data: bytes) -> tuple[int, str]:
+    """Channels and type out of the header: Pillow reads colours of 16 bit as 8."""
+    if data[12:16] != b'IHDR':
+        raise ValueError('its header is not the first chunk')
+    return _CHANNELS_OF_PNG[data[25]], 'uint16' if data[24] == 16 else 'uint8'
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:      # a damaged EXIF block says nothing, to viewers neither
+        return 1
+    return value if value in _TURNS else 1
 
 
 def _read_bytes(path: pathlib.Path) -> bytes:

@@ -1,4 +1,6 @@
-"""What a converter could not use as it was: dropped or repaired, each with its reason, counted in the manifest."""
+"""What a converter could not use as it was: dropped, repaired, or odd and kept; each with its reason, counted in the
+manifest.
+"""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -28,21 +30,26 @@ class Unusable(Exception):
 
 @dataclass
 class Log:
-    """Incidents by reason."""
+    """Incidents by reason. `file` is the image or the annotation file at fault, as the data set names it."""
     dropped: dict[str, list[Incident]] = field(default_factory=dict)
     repaired: dict[str, list[Incident]] = field(default_factory=dict)
+    kept: dict[str, list[Incident]] = field(default_factory=dict)
 
-    def drop(self, fault: Fault, image_id: Any, annotation_id: Any = None) -> None:
+    def drop(self, fault: Fault, image_id: Any, annotation_id: Any = None, file: str = '') -> None:
         """An image, or one annotation of it, is left out."""
-        self.dropped.setdefault(fault.reason, []).append(_incident(fault, image_id, annotation_id))
+        self.dropped.setdefault(fault.reason, []).append(_incident(fault, image_id, annotation_id, file))
 
-    def repair(self, fault: Fault, image_id: Any, annotation_id: Any = None) -> None:
+    def repair(self, fault: Fault, image_id: Any, annotation_id: Any = None, file: str = '') -> None:
         """An image, or one annotation of it, is kept in another form."""
-        self.repaired.setdefault(fault.reason, []).append(_incident(fault, image_id, annotation_id))
+        self.repaired.setdefault(fault.reason, []).append(_incident(fault, image_id, annotation_id, file))
+
+    def keep(self, fault: Fault, image_id: Any, annotation_id: Any = None, file: str = '') -> None:
+        """An image, or one annotation of it, is odd and kept as it is."""
+        self.kept.setdefault(fault.reason, []).append(_incident(fault, image_id, annotation_id, file))
 
     def extend(self, other: Log) -> None:
         """Adds the incidents of `other` behind these."""
-        for mine, others in ((self.dropped, other.dropped), (self.repaired, other.repaired)):
+        for mine, others in ((self.dropped, other.dropped), (self.repaired, other.repaired), (self.kept, other.kept)):
             for reason, incidents in others.items():
                 mine.setdefault(reason, []).extend(incidents)
 
@@ -53,10 +60,15 @@ def describe(incidents: Mapping[str, list[Incident]]) -> str:
     return ', '.join(f'{len(found)} {reason}' for reason, found in by_count)
 
 
-def _incident(fault: Fault, image_id: Any, annotation_id: Any) -> Incident:
-    return Incident(_as_id(image_id), _as_id(annotation_id), fault.detail)
+def _incident(fault: Fault, image_id: Any, annotation_id: Any, file: str) -> Incident:
+    return Incident(_as_id(image_id), _as_id(annotation_id), _printable(fault.detail), _printable(file))
 
 
 def _as_id(value: Any) -> int | str | None:
     """The data set's id as it is where it is an int or text; anything else, as an annotation may hold, as text."""
-    return value if value is None or type(value) in (int, str) else str(value)
+    return value if value is None or type(value) is int else _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    """Halves of characters, which json lets through, cannot be written."""
+    return text.encode('utf-8', 'backslashreplace').decode()

@@ -14,6 +14,8 @@ from data_tools.incidents import Fault, Unusable
 
 # Beyond any image; the rasteriser takes memory with the length of the outline.
 FARTHEST = 1e6    # px
+_LONGEST = 1e7    # px, of an outline
+_LONGEST_NUMBER = 60    # bits
 
 
 def decode(segmentation: Any, height: int, width: int) -> tuple[np.ndarray, list[Fault]]:
@@ -40,7 +42,7 @@ def counts_from_text(text: str) -> list[int]:
     follow, bit 4 of the last is the sign; from the third (counting from 0) on, the difference to the last but one.
 
     Raises:
-        ValueError: another character, or an end within a number.
+        ValueError: another character, an end within a number, a number beyond 60 bits.
     """
     counts: list[int] = []
     value = shift = 0
@@ -50,6 +52,8 @@ def counts_from_text(text: str) -> list[int]:
             raise ValueError(f'character {character!r}')
         value |= (code & 31) << shift
         shift += 5
+        if shift > _LONGEST_NUMBER:
+            raise ValueError('a number without end')
         if not code & 32:
             value -= (code & 16) << (shift - 4)     # the sign bit is worth -2^shift
             counts.append(value + counts[-2] if len(counts) > 2 else value)
@@ -79,7 +83,15 @@ def _fault(polygon: Any) -> Fault | None:
         return Fault('polygon with fewer than 3 points', f'{len(polygon) // 2} points')
     if max(map(abs, polygon)) > FARTHEST:
         return Fault('malformed polygon', f'a coordinate lies more than {FARTHEST:.0f} px away')
+    if len(polygon) * max(map(abs, polygon)) > _LONGEST and _outline(polygon) > _LONGEST:
+        return Fault('malformed polygon', f'its outline is longer than {_LONGEST:.0f} px')
     return None
+
+
+def _outline(polygon: list[float]) -> float:
+    """Length of the closed outline, px, along the longer axis of each edge."""
+    points = np.array(polygon, float).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def _from_rle(segmentation: dict[str, Any], height: int, width: int) -> np.ndarray:

@@ -114,7 +114,7 @@ def plan(sizes: Sequence[int], options: Options) -> list[range]:
 
 
 def summarize(manifest: Manifest, console: Console | None = None) -> None:
-    """Prints what was written, and a table of what was dropped or repaired."""
+    """Prints what was written, and a table of what was dropped, repaired, or odd and kept."""
     console = console or Console()
     counts = manifest.counts
     size = sum(shard.bytes for shard in manifest.shards) / 2 ** 20
@@ -123,13 +123,13 @@ def summarize(manifest: Manifest, console: Console | None = None) -> None:
         f'objects ({counts.crowds} crowds), at most {manifest.max_objects_per_image} an image, '
         f'{len(manifest.categories)} categories; {len(manifest.shards)} shards, {size:.1f} MiB',
         soft_wrap=True, highlight=False)
-    if manifest.dropped or manifest.repaired:
+    if manifest.dropped or manifest.repaired or manifest.kept:
         console.print(_table(manifest))
 
 
 def _table(manifest: Manifest) -> Table:
     table = Table('', 'reason', 'count', 'the first')
-    for what, incidents in (('dropped', manifest.dropped), ('repaired', manifest.repaired)):
+    for what, incidents in (('dropped', manifest.dropped), ('repaired', manifest.repaired), ('kept', manifest.kept)):
         for reason, found in incidents.items():
             table.add_row(what, reason, str(len(found)), Text(_name(found[0])))
     return table
@@ -251,7 +251,7 @@ def _staged(index: int) -> str:
 
 def _complete(head: Manifest, parts: Sequence[Part]) -> Manifest:
     log = Log()
-    log.extend(Log(head.dropped, head.repaired))
+    log.extend(Log(head.dropped, head.repaired, head.kept))
     for part in parts:
         log.extend(part.log)
     counts = Counts(*(sum(getattr(part.counts, name) for part in parts)
@@ -263,6 +263,7 @@ def _complete(head: Manifest, parts: Sequence[Part]) -> Manifest:
         head, counts=counts, max_objects_per_image=max(part.max_objects for part in parts),
         max_proposals_per_image=max(part.max_proposals for part in parts),
         dropped=dict(sorted(log.dropped.items())), repaired=dict(sorted(log.repaired.items())),
+        kept=dict(sorted(log.kept.items())),
         shards=[replace(part.shard, file=f'{head.name}-{k:05d}-of-{len(parts):05d}.tfrecord')
                 for k, part in enumerate(parts)])
 

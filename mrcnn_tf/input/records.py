@@ -3,7 +3,7 @@
 n objects and m proposals of an image, K classes. Boxes are float32 [y1, x1, y2, x2] in px of the image, continuous
 edges; labels are 1..K. The feature keys are those of the TF Object Detection API, so TF Model Garden reads our shards
 and we read its; `image/id`, `image/object/box` and `image/object/annotation_id` are ours, and replaced where a record
-lacks them; `image/proposal/*` are ours.
+lacks them; `image/proposal/*`, `image/channels`, `image/dtype`, `image/split` and `image/city` are ours.
 """
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from PIL import Image
 from mrcnn_tf import files
 
 FORMATS = ('jpeg', 'png')
+DTYPES = ('uint8', 'uint16')
 SIDES = ('ymin', 'xmin', 'ymax', 'xmax')
 _REQUIRED = {'image/encoded': tf.string, 'image/height': tf.int64, 'image/width': tf.int64}
 _OPTIONAL = {
@@ -37,6 +38,8 @@ _OPTIONAL = {
     'image/object/is_crowd': tf.int64,
     'image/object/area': tf.float32,
     'image/object/annotation_id': tf.int64,
+    'image/object/difficult': tf.int64,
+    'image/object/truncated': tf.int64,
 }
 _PROPOSALS = {'image/proposal/box': tf.float32, 'image/proposal/score': tf.float32}
 
@@ -55,6 +58,8 @@ class ObjectAnnotation:
     crowd: bool = False                       # the region holds many objects that nobody told apart
     annotation_id: int = 0
     mask: bytes | None = None                 # what encode_mask gives
+    difficult: bool | None = None             # VOC: not counted by its evaluation; None: the set does not say
+    truncated: bool | None = None             # VOC: goes on beyond the box
 
 
 class Proposals(NamedTuple):
@@ -74,6 +79,10 @@ class Annotated:
     height: int                               # px
     width: int
     objects: list[ObjectAnnotation] = field(default_factory=list)
+    channels: int | None = None               # of the file: 1 grey, 2 with transparency, 3 colour, 4; None: not known
+    dtype: str = ''                           # of the file's pixels: 'uint8', 'uint16'; empty: not known
+    split: str = ''                           # the data set's own: 'train', ...; empty: it has none
+    city: str = ''                            # Cityscapes
     proposals: Proposals | None = None        # None: nobody has looked for any
     extra: dict[str, tf.train.Feature] = field(default_factory=dict)    # further features, written as they are
 
@@ -112,13 +121,7 @@ def encode(example: Annotated) -> bytes:
         'image/object/area': _floats([o.area for o in objects]),
         'image/object/annotation_id': _ints([o.annotation_id for o in objects]),
     }
-    masks = [o.mask for o in objects if o.mask is not None]
-    if masks:
-        features['image/object/mask'] = _bytes(masks)
-    if example.proposals is not None:
-        features['image/proposal/box'] = _floats(example.proposals.boxes.ravel().tolist())
-        features['image/proposal/score'] = _floats(example.proposals.scores.tolist())
-    features |= example.extra
+    features |= _where_known(example) | example.extra
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
 
@@ -126,13 +129,14 @@ def parse(serialized: tf.Tensor, with_masks: bool, with_proposals: bool = False)
     """Reads one record, ours or Model Garden's, inside a graph.
 
     Where a record lacks it, `image_id` is the number in `image/source_id`, else a hash of it; boxes come from the
-    normalised ones; crowd is False, area that of the box, annotation_ids 1..n.
+    normalised ones; crowd, difficult and truncated are False, area that of the box, annotation_ids 1..n.
 
     Returns:
         encoded string [], image_id int64 [], source_id string [], height and width int32 [] (px), boxes
-        float32 [n, 4] (px), labels int32 [n], crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n];
-        when `with_masks`, masks string [n] (PNG of the whole image, 0 or 1); when `with_proposals`, proposals float32
-        [m, 4] (px) and proposal_scores float32 [m], best first, none where the record has none.
+        float32 [n, 4] (px), labels int32 [n], crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n],
+        difficult and truncated bool [n]; when `with_masks`, masks string [n] (PNG of the whole image, 0 or 1); when
+        `with_proposals`, proposals float32 [m, 4] (px) and proposal_scores float32 [m], best first, none where the
+        record has none.
 
     Raises:
         tf.errors.InvalidArgumentError: image bytes or size are missing, features of unequal length, no masks.
@@ -143,7 +147,7 @@ def parse(serialized: tf.Tensor, with_masks: bool, with_proposals: bool = False)
         **{key: tf.io.FixedLenFeature([], kind) for key, kind in _REQUIRED.items()},
         **{key: tf.io.FixedLenSequenceFeature([], kind, allow_missing=True) for key, kind in optional.items()}})
     labels = tf.cast(values['image/object/class/label'], tf.int32)
-    boxes = _boxes(values, tf.size(labels))
+    boxes, zeros = _boxes(values, tf.size(labels)), tf.zeros_like(labels, tf.int64)
     parsed = {
         'encoded': values['image/encoded'],
         'image_id': _image_id(values),
@@ -152,9 +156,11 @@ def parse(serialized: tf.Tensor, with_masks: bool, with_proposals: bool = False)
         'width': tf.cast(values['image/width'], tf.int32),
         'boxes': boxes,
         'labels': labels,
-        'crowd': _column(values, 'is_crowd', tf.zeros_like(labels, tf.int64)) > 0,
+        'crowd': _column(values, 'is_crowd', zeros) > 0,
         'area': _column(values, 'area', tf.reduce_prod(boxes[:, 2:] - boxes[:, :2], axis=1)),
         'annotation_ids': _column(values, 'annotation_id', tf.range(1, tf.size(labels, tf.int64) + 1)),
+        'difficult': _column(values, 'difficult', zeros) > 0,
+        'truncated': _column(values, 'truncated', zeros) > 0,
     }
     if with_masks:
         parsed['masks'] = _masks(values, tf.size(labels))
@@ -175,10 +181,11 @@ class Category:
 
 @dataclass
 class Incident:
-    """Something that was dropped or repaired; the ids are the data set's own."""
+    """Something that was dropped, repaired, or odd and kept; the ids are the data set's own."""
     image_id: int | str | None
     annotation_id: int | str | None
     detail: str
+    file: str = ''                            # the image or the annotation file at fault, as the data set names it
 
 
 @dataclass
@@ -224,6 +231,7 @@ class Manifest:
     source: Source
     has_proposals: bool = False
     max_proposals_per_image: int = 0
+    kept: dict[str, list[Incident]] = field(default_factory=dict)    # odd, and in the records as it is
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Manifest:
@@ -240,7 +248,8 @@ class Manifest:
             raise ManifestError(f'{path}: version {data.get("version")!r}, this release reads {cls.VERSION}; '
                                 'convert the data again')
         manifest = _build(cls, {k: v for k, v in data.items() if k not in ('format', 'version')}, str(path), '')
-        _check_categories(manifest.categories, path)
+        if manifest.categories or manifest.counts.objects:      # a test set may list none
+            _check_categories(manifest.categories, path)
         manifest.check_shards(path)
         return typing.cast(Manifest, manifest)
 
@@ -290,6 +299,8 @@ def read_categories(path: str | os.PathLike[str]) -> list[Category]:
 def _check(example: Annotated) -> None:
     if example.format not in FORMATS:
         raise ValueError(f'{example.filename}: format {example.format!r}, expected one of {", ".join(FORMATS)}')
+    if example.dtype not in ('', *DTYPES):
+        raise ValueError(f'{example.filename}: dtype {example.dtype!r}, expected one of {", ".join(DTYPES)}')
     for each in example.objects:
         if each.label < 1:
             raise ValueError(f'{example.filename}: annotation {each.annotation_id} has label {each.label}, not 1..K')
@@ -298,6 +309,26 @@ def _check(example: Annotated) -> None:
     if example.proposals is not None and example.proposals.boxes.shape != (len(example.proposals.scores), 4):
         raise ValueError(f'{example.filename}: proposals of shape {example.proposals.boxes.shape} and scores of '
                          f'{example.proposals.scores.shape}, expected [m, 4] and [m]')
+
+
+def _where_known(example: Annotated) -> dict[str, tf.train.Feature]:
+    """Features that are absent where the data set does not have them."""
+    objects, proposals = example.objects, example.proposals
+    features = {f'image/{name}': _bytes([getattr(example, name)])
+                for name in ('dtype', 'split', 'city') if getattr(example, name)}
+    if example.channels is not None:
+        features['image/channels'] = _ints([example.channels])
+    for name in ('difficult', 'truncated'):
+        flags = [getattr(each, name) for each in objects]
+        if any(flag is not None for flag in flags):
+            features[f'image/object/{name}'] = _ints([int(bool(flag)) for flag in flags])
+    masks = [o.mask for o in objects if o.mask is not None]
+    if masks:
+        features['image/object/mask'] = _bytes(masks)
+    if proposals is not None:
+        features['image/proposal/box'] = _floats(proposals.boxes.ravel().tolist())
+        features['image/proposal/score'] = _floats(proposals.scores.tolist())
+    return features
 
 
 def _normalised(example: Annotated) -> dict[str, tf.train.Feature]:

@@ -17,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data_tools import coco, writer
+from data_tools.conversion import Rules
 from data_tools.incidents import ConversionError
 from mrcnn_tf.input import records
 
@@ -168,7 +169,7 @@ def test_an_impossible_area_is_computed_and_counted(folder: Folder, area: Any) -
 def test_a_short_polygon_beside_a_good_one_is_left_out_and_counted(folder: Folder) -> None:
     manifest = folder.convert([annotation(segmentation=[[1, 1, 2, 2], POLYGON])])
     np.testing.assert_array_equal(decoded(folder.parse()[0]['masks'][0]), square())
-    assert manifest.repaired == {'polygon with fewer than 3 points': [records.Incident(1, 1, '2 points')]}
+    assert manifest.repaired == {'polygon with fewer than 3 points': [records.Incident(1, 1, '2 points', 'a.json')]}
     assert manifest.dropped == {}
 
 
@@ -186,8 +187,9 @@ DROPPED = [
     ({'bbox': [4, 2, INFINITE, 6]}, 'non-finite numbers'),
     ({'bbox': [4, 2, 6]}, 'malformed box'),
     ({'bbox': [4, 2, 6, '6']}, 'malformed box'),
-    ({'bbox': None}, 'malformed box'),
-    ({'bbox': ...}, 'malformed box'),
+    ({'bbox': [4, 2, 6, 10 ** 400]}, 'non-finite numbers'),
+    ({'bbox': {}}, 'malformed box'),
+    ({'bbox': ..., 'segmentation': ...}, 'no segmentation'),
     ({'category_id': 8}, 'category not in the list'),
     ({'category_id': '7'}, 'category not in the list'),
     ({'category_id': [7]}, 'category not in the list'),
@@ -216,6 +218,7 @@ def test_an_annotation_is_dropped_and_counted(
     manifest = folder.convert([annotation(id=8, **changes), annotation(id=9)])
     assert {reason: [incident.annotation_id for incident in found] for reason, found in manifest.dropped.items()} == {
         reason: [8]}
+    assert {incident.file for found in manifest.dropped.values() for incident in found} == {'a.json'}
     assert manifest.repaired == {} and manifest.counts == records.Counts(1, 0, 1, 0)
     assert folder.parse()[0]['annotation_ids'].tolist() == [9]
     [row] = [line for line in capsys.readouterr().out.splitlines() if 'dropped' in line]
@@ -238,7 +241,7 @@ def test_an_image_is_dropped_with_its_annotations_and_counted(folder: Folder, re
         [annotation(id=1, image_id=40), annotation(id=2, image_id=40), annotation(id=3)],
         [{'id': 40, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}, *DATA['images']])
     [[found, [incident]]] = manifest.dropped.items()
-    assert (found, incident.image_id, incident.annotation_id) == (reason, 40, None)
+    assert (found, incident.image_id, incident.annotation_id, incident.file) == (reason, 40, None, 'b.jpg')
     assert 'b.jpg' in incident.detail and incident.detail.endswith(' (and its 2 annotations)')
     assert manifest.counts == records.Counts(1, 0, 1, 0)
     assert [record['image_id'] for record in folder.parse()] == [1]
@@ -251,13 +254,14 @@ def test_a_corrupt_jpeg_is_dropped(folder: Folder) -> None:
     assert [incident.image_id for incident in manifest.dropped['corrupt image']] == [2]
 
 
-def test_a_turned_photograph_is_explained(folder: Folder) -> None:
+def test_a_photograph_to_be_turned_that_is_not(folder: Folder) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', (HEIGHT, WIDTH)).save(folder.path / 'images' / 'b.jpg', exif=exif)
-    manifest = folder.convert([], [*DATA['images'], {'id': 2, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}])
+    manifest = folder.convert([], [*DATA['images'], {'id': 2, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}],
+                              rules=Rules(exif='ignore'))
     assert manifest.dropped['size mismatch'] == [records.Incident(
-        2, None, 'b.jpg is 30 x 20, and its EXIF says to turn it; the json says 20 x 30')]
+        2, None, 'b.jpg is 30 x 20, and its EXIF says to turn it; the annotations say 20 x 30', 'b.jpg')]
 
 
 def test_a_size_that_is_not_stated_is_that_of_the_file(folder: Folder) -> None:
@@ -282,6 +286,66 @@ def test_ids_that_are_text_become_ordinals(folder: Folder) -> None:
     first, second = folder.parse()
     assert (first['image_id'], first['source_id'], first['annotation_ids'].tolist()) == (1, b'x', [1])
     assert (second['image_id'], second['source_id'], second['annotation_ids'].tolist()) == (2, b'77', [2, 6])
+
+
+def test_a_missing_box_is_that_of_the_mask(folder: Folder) -> None:
+    manifest = folder.convert([annotation(bbox=None), annotation(id=2, bbox=...)])
+    assert [incident.annotation_id for incident in manifest.repaired['box computed']] == [1, 2]
+    np.testing.assert_array_equal(folder.parse()[0]['boxes'], [[2, 4, 8, 10]] * 2)
+
+
+def test_a_box_beside_its_mask_is_kept_and_counted(folder: Folder) -> None:
+    # Of the mask 4..10 x 2..8: half of a box twice as wide, the whole of itself, nothing elsewhere.
+    manifest = folder.convert([annotation(id=i, bbox=box) for i, box in enumerate(
+        ([4, 2, 6, 6], [4, 2, 12, 6], [4, 2, 12.5, 6], [20, 12, 6, 6]), 1)])
+    assert [incident.annotation_id for incident in manifest.kept['box and mask disagree']] == [3, 4]
+    assert manifest.counts.objects == 4 and manifest.dropped == {}
+
+
+@pytest.mark.parametrize('categories', [DATA['categories'], ...])
+@pytest.mark.parametrize('annotations', [[], ...])
+def test_a_test_set_without_annotations(folder: Folder, annotations: Any, categories: Any) -> None:
+    data = {'images': DATA['images'], 'annotations': annotations, 'categories': categories}
+    (folder.path / 'a.json').write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
+    manifest = folder.run()
+    assert manifest.counts == records.Counts(1, 1, 0, 0) and not manifest.has_masks
+    assert len(manifest.categories) == (0 if categories is ... else 3)
+    assert [record['image_id'] for record in folder.parse(with_masks=False)] == [1]
+
+
+def test_lvis(folder: Folder) -> None:
+    """No iscrowd, a URL in place of the name, ids beyond 32 bits; its folders may lie in one."""
+    for path in (folder.path / 'images' / 'train2017', folder.path / 'images' / 'val2017'):
+        path.mkdir()
+    first = picture(folder.path / 'images' / 'train2017' / '000000000009.png')
+    second = picture(folder.path / 'images' / '000000000025.png')
+    url, size = 'http://images.cocodataset.org', {'height': HEIGHT, 'width': WIDTH}
+    images = [{'id': 9, 'coco_url': f'{url}/train2017/000000000009.png', 'not_exhaustive_category_ids': [], **size},
+              {'id': 2 ** 40, 'coco_url': f'{url}/val2017/000000000025.png', **size}]
+    manifest = folder.convert([annotation(id=2 ** 50, image_id=9, iscrowd=...)], images)
+    assert manifest.dropped == {} and manifest.counts == records.Counts(2, 1, 1, 0)
+    records_ = folder.parse()
+    assert [record['encoded'] for record in records_] == [first, second]
+    assert [record['image_id'] for record in records_] == [9, 2 ** 40]
+    assert (records_[0]['annotation_ids'].tolist(), records_[0]['crowd'].tolist()) == ([2 ** 50], [False])
+
+
+def test_many_categories_with_large_ids(folder: Folder) -> None:
+    (folder.path / 'a.json').write_text(json.dumps({
+        **DATA, 'categories': [{'id': 2 ** 40 - 7 * i, 'name': f'c{i}'} for i in range(1203)],
+        'annotations': [annotation(category_id=2 ** 40), annotation(category_id=2 ** 40 - 7 * 1202)]}))
+    manifest = folder.run()
+    assert [(c.label, c.id, c.name) for c in manifest.categories[::1202]] == [
+        (1, 2 ** 40 - 7 * 1202, 'c1202'), (1203, 2 ** 40, 'c0')]
+    assert folder.parse()[0]['labels'].tolist() == [1203, 1]
+
+
+def test_ids_beyond_64_bits_become_ordinals(folder: Folder) -> None:
+    image = {**DATA['images'][0], 'id': 2 ** 64}
+    folder.convert([annotation(id=2 ** 63, image_id=2 ** 64)], [image])
+    [record] = folder.parse()
+    assert (record['image_id'], record['source_id'], record['annotation_ids'].tolist()) == (
+        1, str(2 ** 64).encode(), [1])
 
 
 def test_boxes_only(folder: Folder) -> None:
@@ -326,11 +390,19 @@ def with_(key: str, value: Any) -> dict[str, Any]:
     (b'{"a": "\xff"}', 'not JSON at byte 7: not UTF-8'),
     ('[1]', "no list 'images'; give an instances json"),
     (without('images'), "no list 'images'"),
-    (without('annotations'), "no list 'annotations'"),
-    (with_('categories', {}), "no list 'categories'"),
+    (with_('annotations', None), "'annotations' is no list"),
+    (without('categories'), "no list 'categories'"),
+    (with_('annotations', [{'id': 1, 'image_id': 1, 'keypoints': [1, 2, 2]}]),
+     'its annotations are keypoints and have neither "bbox" nor "segmentation", so there is nothing to detect; give'),
+    (with_('annotations', [{'id': 1, 'image_id': 1, 'caption': 'a cat'}]), 'its annotations are captions'),
+    (with_('annotations', [{'image_id': 1, 'segments_info': [{'id': 9}]}]), 'its annotations are panoptic segments'),
+    (with_('categories', {}), "'categories' is no list"),
     (with_('annotations', [GOOD, 5]), r'annotations\[1\] is 5, expected an object in braces'),
     (without('images', 0, 'file_name'), r'images\[0\] needs an "id"'),
     (without('images', 0, 'id'), r'images\[0\] needs an "id"'),
+    (with_('images', [{'id': '\ud800', 'file_name': 'a.png'}]), r'images\[0\] needs an "id"'),
+    (with_('images', [{'id': 1, 'file_name': '\udfff.png'}]), r'images\[0\] needs an "id"'),
+    (with_('images', [{'id': 1, 'file_name': ''}]), r'images\[0\] needs an "id"'),
     (with_('images', DATA['images'] * 2), 'image id 1 is listed twice'),
     (with_('images', []), r'no image is left to write \(1 annotation for a missing image\)'),
     (without('categories', 1, 'name'), r'categories\[1\] needs an int "id" and a text "name"'),
@@ -371,7 +443,7 @@ def test_annotations_before_images_and_images_in_any_order(folder: Folder) -> No
     assert [(r['image_id'], r['annotation_ids'].tolist()) for r in folder.parse()] == [
         (5, [2, 5]), (1, []), (3, [1, 3, 6])]
     assert manifest.dropped == {'annotation for a missing image': [
-        records.Incident(77, 4, 'image_id 77 is not in the list')]}
+        records.Incident(77, 4, 'image_id 77 is not in the list', 'a.json')]}
 
 
 def test_a_json_that_is_not_there(folder: Folder) -> None:

@@ -52,16 +52,83 @@ def test_read_gives_the_bytes_and_what_tensorflow_decodes(tmp_path: pathlib.Path
     (tmp_path / 'a').write_bytes(data)
     file = images.read(tmp_path / 'a')
     decode = {'png': tf.io.decode_png, 'jpeg': tf.io.decode_jpeg}[kind]
-    assert file == (data, kind, *decode(data, channels=3).shape[:2], False)
+    assert file[:4] == (data, kind, *decode(data, channels=3).shape[:2]) and file.orientation == 1
+
+
+@pytest.mark.parametrize('name, channels, dtype', [
+    ('PNG 1', 1, 'uint8'), ('PNG L', 1, 'uint8'), ('PNG LA', 2, 'uint8'), ('PNG P', 3, 'uint8'),
+    ('PNG RGB', 3, 'uint8'), ('PNG RGBA', 4, 'uint8'), ('PNG I;16', 1, 'uint16'),
+    ('PNG RGB 16', 3, 'uint16'), ('JPEG L', 1, 'uint8'), ('JPEG RGB', 3, 'uint8'), ('JPEG CMYK', 4, 'uint8')])
+def test_channels_and_type_are_those_of_the_file(name: str, channels: int, dtype: str) -> None:
+    file = images.check(READABLE[name][1], 'a')
+    assert (file.channels, file.dtype) == (channels, dtype)
+    # As TensorFlow finds them when it may choose; in CMYK it sees three colours.
+    if file.format == 'png':
+        decoded = tf.io.decode_png(file.data, dtype=tf.uint16 if dtype == 'uint16' else tf.uint8)
+        assert decoded.shape[2] == channels
 
 
 def test_size_is_that_of_the_stored_pixels(tmp_path: pathlib.Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6      # to be turned by 90 degrees
-    (tmp_path / 'a.jpg').write_bytes(encoded('JPEG', 'RGB', exif=exif))
+    (tmp_path / 'a.jpg').write_bytes(encoded('JPEG', 'RGB', exif=orientation(6)))     # to be turned by 90 degrees
     file = images.read(tmp_path / 'a.jpg')
-    assert (file.height, file.width, file.rotated) == (12, 20, True)
+    assert (file.height, file.width, file.orientation, file.turned_size()) == (12, 20, 6, (20, 12))
     assert tf.io.decode_jpeg(file.data).shape == [12, 20, 3]
+
+
+def orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+# What EXIF says of the stored rows and columns: of 1 2 3 / 4 5 6, row 0 is the visual ...
+UPRIGHT = {
+    1: [[1, 2, 3], [4, 5, 6]],       # top, column 0 the left
+    2: [[3, 2, 1], [6, 5, 4]],       # top, right
+    3: [[6, 5, 4], [3, 2, 1]],       # bottom, right
+    4: [[4, 5, 6], [1, 2, 3]],       # bottom, left
+    5: [[1, 4], [2, 5], [3, 6]],     # left, top
+    6: [[4, 1], [5, 2], [6, 3]],     # right, top
+    7: [[6, 3], [5, 2], [4, 1]],     # right, bottom
+    8: [[3, 6], [2, 5], [1, 4]],     # left, bottom
+}
+
+
+@pytest.mark.parametrize('value', UPRIGHT)
+@pytest.mark.parametrize('kind', [np.uint8, np.uint16])
+def test_turned_pixels_are_exactly_those_of_the_file(value: int, kind: type) -> None:
+    stream = io.BytesIO()
+    pixels = np.array(UPRIGHT[1], kind) * (np.iinfo(kind).max // 7)
+    Image.fromarray(pixels).save(stream, 'PNG', exif=orientation(value))
+    file = images.check(stream.getvalue(), 'a')
+    assert file.orientation == value
+    if value == 1:
+        return
+    turned = images.turn(file, 'a')
+    expected = np.array(UPRIGHT[value], kind) * (np.iinfo(kind).max // 7)
+    np.testing.assert_array_equal(tf.io.decode_png(turned.data, dtype=tf.as_dtype(kind))[:, :, 0], expected)
+    assert (turned.height, turned.width) == file.turned_size() == expected.shape
+    assert (turned.orientation, turned.channels, turned.dtype) == (1, 1, np.dtype(kind).name)
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGB'])
+def test_a_turned_jpeg_has_the_pixels_that_tensorflow_decodes(mode: str) -> None:
+    data = encoded('JPEG', mode, exif=orientation(6))
+    turned = images.turn(images.check(data, 'a'), 'a')
+    stored = tf.io.decode_jpeg(data, dct_method='INTEGER_ACCURATE').numpy()
+    np.testing.assert_array_equal(tf.io.decode_png(turned.data).numpy(), np.rot90(stored, -1))
+
+
+@pytest.mark.parametrize('value', [0, 9, 65535])
+def test_an_orientation_that_is_none(value: int) -> None:
+    assert images.check(encoded('JPEG', 'RGB', exif=orientation(value)), 'a').orientation == 1
+
+
+def test_what_cannot_be_turned_exactly() -> None:
+    with pytest.raises(Unusable, match='image cannot be turned: a.jpg: CMYK of uint8; store it upright'):
+        images.turn(images.check(encoded('JPEG', 'CMYK', exif=orientation(3)), 'a.jpg'), 'a.jpg')
+    with pytest.raises(Unusable, match='image cannot be turned: a.png: RGB of uint16'):
+        images.turn(images.check(png_of_16_bit_rgb(), 'a.png')._replace(orientation=3), 'a.png')
 
 
 def flipped(data: bytes, at: int) -> bytes:

@@ -64,7 +64,8 @@ def test_parse_gives_what_was_encoded(parse: Parse) -> None:
         'height': (tf.int32, 2), 'width': (tf.int32, 3),
         'boxes': (tf.float32, np.array([[0.1, 1, 1.9, 3], [0, 0, 2, 1.5]], np.float32)), 'labels': (tf.int32, [2, 1]),
         'crowd': (tf.bool, [False, True]), 'area': (tf.float32, [3.0, 2.5]),
-        'annotation_ids': (tf.int64, [71, 900000000001])}
+        'annotation_ids': (tf.int64, [71, 900000000001]), 'difficult': (tf.bool, [False, False]),
+        'truncated': (tf.bool, [False, False])}
     assert set(parsed) == {*expected, 'masks'}
     for name, (kind, value) in expected.items():
         assert parsed[name].dtype == kind, name
@@ -77,7 +78,8 @@ def test_static_shapes_in_a_dataset() -> None:
     dataset = tf.data.Dataset.from_tensors(records.encode(example())).map(lambda s: records.parse(s, True))
     shapes = {name: spec.shape.as_list() for name, spec in dataset.element_spec.items()}
     assert shapes == {'encoded': [], 'image_id': [], 'source_id': [], 'height': [], 'width': [], 'boxes': [None, 4],
-                      'labels': [None], 'crowd': [None], 'area': [None], 'annotation_ids': [None], 'masks': [None]}
+                      'labels': [None], 'crowd': [None], 'area': [None], 'annotation_ids': [None],
+                      'difficult': [None], 'truncated': [None], 'masks': [None]}
 
 
 def test_image_without_objects(parse: Parse) -> None:
@@ -102,6 +104,22 @@ def test_features_that_other_readers_expect() -> None:
     np.testing.assert_allclose(sides, [[0.05, 0], [1 / 3, 0], [0.95, 1], [1, 0.5]], rtol=1e-6)
 
 
+def test_what_only_some_sets_know(parse: Parse) -> None:
+    flags = ({'difficult': True, 'truncated': None}, {'difficult': False, 'truncated': True})
+    objects = [dataclasses.replace(each, **more) for each, more in zip(example().objects, flags, strict=True)]
+    record = records.encode(example(objects=objects, channels=1, dtype='uint16', split='train', city='ulm'))
+    features = tf.train.Example.FromString(record).features.feature
+    assert {key: list(features[f'image/{key}'].bytes_list.value) for key in ('dtype', 'split', 'city')} == {
+        'dtype': [b'uint16'], 'split': [b'train'], 'city': [b'ulm']}
+    assert features['image/channels'].int64_list.value == [1]
+    # The keys of the TF Object Detection API.
+    assert features['image/object/difficult'].int64_list.value == [1, 0]
+    assert features['image/object/truncated'].int64_list.value == [0, 1]
+    parsed = parse(record, True)
+    assert parsed['difficult'].numpy().tolist() == [True, False]
+    assert parsed['truncated'].numpy().tolist() == [False, True]
+
+
 def test_encode_gives_equal_bytes_for_equal_examples() -> None:
     assert records.encode(example()) == records.encode(example())
 
@@ -115,6 +133,7 @@ def test_mask_is_a_grey_png_of_zeros_and_ones() -> None:
 
 @pytest.mark.parametrize('changes, message', [
     ({'format': 'gif'}, "a.png: format 'gif', expected one of jpeg, png"),
+    ({'dtype': 'int8'}, "a.png: dtype 'int8', expected one of uint8, uint16"),
     ({'objects': [records.ObjectAnnotation((0, 0, 1, 1), 0, 'x', 1.0)]}, 'a.png: annotation 0 has label 0'),
     ({'objects': [records.ObjectAnnotation((0, 0, 1, 1), 1, 'x', 1.0),
                   records.ObjectAnnotation((0, 0, 1, 1), 1, 'x', 1.0, mask=b'png')]},
@@ -165,7 +184,8 @@ def manifest() -> records.Manifest:
         dropped={'zero area': [records.Incident(5, 11, 'width 0')], 'missing image': [records.Incident('a', None, '')]},
         repaired={}, shards=[records.Shard('train-00000-of-00002.tfrecord', 2, 4, 'ab'),
                              records.Shard('train-00001-of-00002.tfrecord', 1, 3, 'cd')],
-        has_masks=True, source=records.Source('coco', 'a.json', 'images'))
+        has_masks=True, source=records.Source('coco', 'a.json', 'images'),
+        kept={'odd': [records.Incident(5, 12, 'box', 'b.png')]})
 
 
 def written(directory: pathlib.Path) -> pathlib.Path:
@@ -186,10 +206,12 @@ def test_manifest_file_has_the_keys_of_the_contract(tmp_path: pathlib.Path) -> N
     data = json.loads(written(tmp_path).read_text())
     assert data['format'] == 'mrcnn_tf manifest' and data['version'] == 1
     assert set(data) == {'format', 'version', 'name', 'categories', 'counts', 'max_objects_per_image', 'dropped',
-                         'repaired', 'shards', 'has_masks', 'has_proposals', 'max_proposals_per_image', 'source'}
+                         'repaired', 'kept', 'shards', 'has_masks', 'has_proposals', 'max_proposals_per_image',
+                         'source'}
     assert data['categories'][1] == {'label': 2, 'id': 90, 'name': 'dog'}
     assert data['counts'] == {'images': 3, 'images_without_objects': 1, 'objects': 4, 'crowds': 1}
-    assert data['dropped']['zero area'] == [{'image_id': 5, 'annotation_id': 11, 'detail': 'width 0'}]
+    assert data['dropped']['zero area'] == [{'image_id': 5, 'annotation_id': 11, 'detail': 'width 0', 'file': ''}]
+    assert data['kept'] == {'odd': [{'image_id': 5, 'annotation_id': 12, 'detail': 'box', 'file': 'b.png'}]}
     assert data['shards'][0] == {'file': 'train-00000-of-00002.tfrecord', 'records': 2, 'bytes': 4, 'sha256': 'ab'}
     assert data['source'] == {'kind': 'coco', 'annotations': 'a.json', 'images': 'images'}
 
@@ -244,6 +266,13 @@ def test_missing_manifest_and_directory(tmp_path: pathlib.Path) -> None:
         records.Manifest.read(tmp_path / 'none.json')
     with pytest.raises(records.ManifestError, match='Is a directory; give the NAME.json'):
         records.Manifest.read(tmp_path)
+
+
+def test_a_set_without_objects_needs_no_categories(tmp_path: pathlib.Path) -> None:
+    test_set = dataclasses.replace(manifest(), categories=[], counts=records.Counts(3, 3))
+    written(tmp_path)
+    test_set.write(tmp_path / 'train.json')
+    assert records.Manifest.read(tmp_path / 'train.json') == test_set
 
 
 def test_missing_and_cut_shards(tmp_path: pathlib.Path) -> None:

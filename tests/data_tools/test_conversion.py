@@ -1,0 +1,220 @@
+"""What holds for every kind of annotations: EXIF, strictness, empty images; a check finds what writing does."""
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from data_tools import conversion
+from data_tools.conversion import DataSet, Item, Rules, Told
+from data_tools.images import ImageFile
+from data_tools.incidents import ConversionError, Fault, Unusable
+from mrcnn_tf.input import records
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Tells what the item holds; an object is its left edge."""
+    images: pathlib.Path
+
+    def path(self, item: Item) -> pathlib.Path:
+        return self.images / item.file_name
+
+    def tell(self, item: Item) -> Told:
+        if item.told == 'unreadable':
+            raise Unusable('malformed xml', 'line 1')
+        size, lefts = item.told
+        return Told(list(enumerate(lefts, 1)), 'a.json', size, 3, [Fault('odd', 'its name')] if 5 in lefts else [])
+
+    def annotate(self, item: Item, value: Any, file: ImageFile) -> Any:
+        if value < 0:
+            raise Unusable('box outside the image', f'at {value}')
+        repairs = [Fault('box clipped', 'by 2')] if value == 2 else []
+        odd = [Fault('box and mask disagree', 'a lot')] if value == 3 else []
+        return records.ObjectAnnotation((0, value, 1, value + 1), 1, 'cat', 1., value == 4), repairs, odd
+
+
+def data_set(path: pathlib.Path, told: dict[str, Any], orientation: int = 1, mode: str = 'RGB') -> DataSet:
+    """Images of 8 x 12, each with what is told of it."""
+    for name in told:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(PIXELS).convert(mode).save(path / name, exif=exif)
+    items = [Item(f'id {i}', i, name, 100, 0, value, 'val') for i, (name, value) in
+             enumerate(told.items(), 1)]
+    head = records.Manifest('', [records.Category(1, 1, 'cat')], records.Counts(), 0, {}, {}, [], False,
+                            records.Source('coco', 'a.json', str(path)))
+    return DataSet(head, items, Fixed(path))
+
+
+def written(path: pathlib.Path) -> list[dict[str, list[Any]]]:
+    shards = records.Manifest.read(path).shard_paths(path)
+    features = [tf.train.Example.FromString(each.numpy()).features.feature for each in tf.data.TFRecordDataset(shards)]
+    return [{key: list(getattr(value, value.WhichOneof('kind')).value) if value.WhichOneof('kind') else []
+             for key, value in record.items()} for record in features]
+
+
+TOLD = {'a.png': ((8, 12), [0, 1, 4]), 'b.png': ((8, 12), []), 'c.png': ((12, 8), [0, 1]), 'd.jpg': ((8, 12), [2, -1]),
+        'e.jpg': (None, [-1]), 'f.jpg': 'unreadable', 'g.png': ((8, 12), [3, 5])}
+DROPPED = {
+    'size mismatch': [records.Incident(
+        'id 3', None, 'c.png is 8 x 12; the annotations say 12 x 8 (and its 2 annotations)', 'c.png')],
+    'box outside the image': [records.Incident('id 4', 2, 'at -1', 'a.json'),
+                              records.Incident('id 5', 1, 'at -1', 'a.json')],
+    'malformed xml': [records.Incident('id 6', None, 'line 1', 'f.jpg')]}
+REPAIRED = {'box clipped': [records.Incident('id 4', 1, 'by 2', 'a.json')]}
+KEPT = {'odd': [records.Incident('id 7', None, 'its name', 'a.json')],
+        'box and mask disagree': [records.Incident('id 7', 1, 'a lot', 'a.json')]}
+
+
+def test_check_lists_what_convert_drops_repairs_and_keeps(tmp_path: pathlib.Path) -> None:
+    found = data_set(tmp_path, TOLD)
+    checked = conversion.check(found)
+    assert (checked.dropped, checked.repaired, checked.kept) == (DROPPED, REPAIRED, KEPT)
+    assert checked.counts == records.Counts(images=5, images_without_objects=2, objects=6, crowds=1)
+    assert checked.max_objects_per_image == 3 and checked.shards == []
+    manifest = conversion.convert(found, tmp_path / 'out', 'val')
+    assert (manifest.counts, manifest.dropped, manifest.repaired, manifest.kept, manifest.max_objects_per_image) == (
+        checked.counts, checked.dropped, checked.repaired, checked.kept, checked.max_objects_per_image)
+    assert manifest == records.Manifest.read(tmp_path / 'out' / 'val.json')
+    assert [record['image/source_id'] for record in written(tmp_path / 'out' / 'val.json')] == [
+        [f'id {i}'.encode()] for i in (1, 2, 4, 5, 7)]
+
+
+def test_two_processes_find_the_same(tmp_path: pathlib.Path) -> None:
+    found = data_set(tmp_path, TOLD)
+    assert conversion.check(found, workers=2) == conversion.check(found)
+
+
+def test_images_without_objects_are_left_out_on_request(tmp_path: pathlib.Path) -> None:
+    manifest = conversion.convert(data_set(tmp_path, TOLD), tmp_path / 'out', 'val', Rules(keep_empty=False))
+    assert [incident.image_id for incident in manifest.dropped['image without objects']] == ['id 2', 'id 5']
+    assert manifest.counts == records.Counts(3, 0, 6, 1)
+
+
+@pytest.mark.parametrize('told, message', [
+    ({'a.png': ((8, 12), [0]), 'd.png': ((8, 12), [2])},
+     'a.json: image id 2, annotation 1: would be repaired, box clipped: by 2; mend it or convert without strict'),
+    ({'c.png': ((12, 8), [])},
+     'c.png: image id 1: would be dropped, size mismatch: c.png is 8 x 12; the annotations say 12 x 8; mend it or '
+     'convert without strict')])
+def test_strict_stops_at_the_first(tmp_path: pathlib.Path, told: dict[str, Any], message: str) -> None:
+    found = data_set(tmp_path, told)
+    for run in (lambda: conversion.check(found, Rules(strict=True)),
+                lambda: conversion.convert(found, tmp_path / 'out', 'val', Rules(strict=True))):
+        with pytest.raises(ConversionError) as error:
+            run()
+        assert str(error.value) == message
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
+def test_strict_stops_at_what_was_found_before_any_image(tmp_path: pathlib.Path) -> None:
+    found = data_set(tmp_path, {'a.png': ((8, 12), [0])})
+    found.head.dropped['annotation for a missing image'] = [records.Incident(7, 1, '7', 'a.json')]
+    for run in (lambda: conversion.check(found, Rules(strict=True)),
+                lambda: conversion.convert(found, tmp_path / 'out', 'val', Rules(strict=True))):
+        with pytest.raises(ConversionError, match='a.json: image 7, annotation 1: would be dropped, annotation for'):
+            run()
+
+
+def test_strict_lets_pass_what_is_kept_or_was_asked_for(tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'odd').mkdir()
+    odd = data_set(tmp_path / 'odd', {'a.png': ((8, 12), [3, 5]), 'b.png': ((8, 12), [])})
+    assert conversion.check(odd, Rules(strict=True, keep_empty=False)).counts.images == 1
+    turned = data_set(tmp_path, {'a.jpg': ((12, 8), [0])}, orientation=6)
+    assert conversion.check(turned, Rules(strict=True, exif='apply')).counts.images == 1
+
+
+@pytest.mark.parametrize('size, hint', [
+    ((12, 8), '; the annotated size is that of exif apply'), ((8, 12), '; the annotated size is that of exif ignore'),
+    (None, ''), ((5, 5), '')])
+def test_a_photograph_to_be_turned_stops_the_conversion(tmp_path: pathlib.Path, size: Any, hint: str) -> None:
+    found = data_set(tmp_path, {'a.jpg': (size, [0])}, orientation=6)
+    with pytest.raises(ConversionError) as error:
+        conversion.convert(found, tmp_path / 'out', 'val')
+    detail = ('its EXIF says to turn it (6): choose exif apply where annotations are of the turned picture, ignore '
+              f'where of the pixels as stored{hint} (and its 1 annotations)')
+    assert str(error.value) == f'a.jpg: image id 1: stopped, EXIF orientation: {detail}'
+    # A check goes on and lists them all.
+    assert conversion.check(found).dropped == {'EXIF orientation': [records.Incident('id 1', None, detail, 'a.jpg')]}
+
+
+def test_a_turned_photograph_is_a_png_of_the_same_pixels(tmp_path: pathlib.Path) -> None:
+    found = data_set(tmp_path, {'a.jpg': ((12, 8), [0])}, orientation=6)
+    manifest = conversion.convert(found, tmp_path / 'out', 'val', Rules(exif='apply'))
+    assert manifest.repaired == {
+        'EXIF orientation applied': [records.Incident('id 1', None, 'orientation 6', 'a.jpg')]}
+    [record] = written(tmp_path / 'out' / 'val.json')
+    assert (record['image/format'], record['image/height'], record['image/width']) == ([b'png'], [12], [8])
+    stored = np.array(Image.open(tmp_path / 'a.jpg'))
+    np.testing.assert_array_equal(Image.open(io.BytesIO(record['image/encoded'][0])), np.rot90(stored, -1))
+
+
+def test_a_photograph_left_as_stored_is_copied_and_counted(tmp_path: pathlib.Path) -> None:
+    found = data_set(tmp_path, {'a.jpg': ((8, 12), [0])}, orientation=6)
+    manifest = conversion.convert(found, tmp_path / 'out', 'val', Rules(exif='ignore'))
+    assert manifest.kept == {'EXIF orientation ignored': [records.Incident('id 1', None, 'orientation 6', 'a.jpg')]}
+    [record] = written(tmp_path / 'out' / 'val.json')
+    assert record['image/encoded'] == [(tmp_path / 'a.jpg').read_bytes()]
+
+
+def test_an_upright_photograph_is_copied_under_every_rule(tmp_path: pathlib.Path) -> None:
+    for rule in conversion.EXIF:
+        found = data_set(tmp_path, {'a.jpg': ((8, 12), [0])})
+        manifest = conversion.convert(found, tmp_path / 'out', 'val', Rules(exif=rule))
+        assert manifest.repaired == manifest.kept == {}
+        assert written(tmp_path / 'out' / 'val.json')[0]['image/encoded'] == [(tmp_path / 'a.jpg').read_bytes()]
+
+
+def test_channels_type_and_split_are_in_the_record(tmp_path: pathlib.Path) -> None:
+    manifest = conversion.convert(data_set(tmp_path, {'a.png': ((8, 12), [0])}, mode='L'), tmp_path / 'out', 'val')
+    [record] = written(tmp_path / 'out' / 'val.json')
+    assert (record['image/channels'], record['image/dtype'], record['image/split']) == ([1], [b'uint8'], [b'val'])
+    assert manifest.kept == {'channels differ': [
+        records.Incident('id 1', None, 'the file has 1, the annotations say 3', 'a.json')]}
+
+
+def test_an_unknown_rule() -> None:
+    with pytest.raises(ConversionError, match="exif is 'rotate', expected one of error, apply, ignore"):
+        Rules(exif='rotate')
+
+
+def test_a_report_lists_every_problem(tmp_path: pathlib.Path) -> None:
+    checked = conversion.check(data_set(tmp_path, TOLD))
+    report = json.loads(conversion.report(checked))
+    assert {key: report[key] for key in ('format', 'version', 'counts')} == {
+        'format': 'mrcnn_tf report', 'version': 1,
+        'counts': {'images': 5, 'images_without_objects': 2, 'objects': 6, 'crowds': 1}}
+    assert report['problem_counts'] == {
+        'dropped': {'box outside the image': 2, 'malformed xml': 1, 'size mismatch': 1}, 'repaired': {'box clipped': 1},
+        'kept': {'box and mask disagree': 1, 'odd': 1}}
+    assert len(report['problems']) == 7
+    assert report['problems'][0] == {'action': 'dropped', 'reason': 'box outside the image', 'file': 'a.json',
+                                     'image_id': 'id 4', 'annotation_id': 2, 'detail': 'at -1'}
+    assert [conversion.line(*problem) for problem in conversion.problems(checked)][:3] == [
+        'a.json: image id 4, annotation 2: dropped, box outside the image: at -1',
+        'a.json: image id 5, annotation 1: dropped, box outside the image: at -1',
+        'f.jpg: image id 6: dropped, malformed xml: line 1']
+
+
+def test_numbers() -> None:
+    assert conversion.numbers(['7', '012', '0']) == [7, 12, 0]
+    assert conversion.numbers(['7', '2007_000032']) == [1, 2]
+    assert conversion.numbers(['7', '007']) == [1, 2]      # equal as numbers
+    assert conversion.numbers(['7', '9' * 19]) == [1, 2]   # beyond 64 bits
+    assert conversion.numbers(['²']) == [1]
+
+
+def test_a_data_set_can_be_sent_to_another_process(tmp_path: pathlib.Path) -> None:
+    found = data_set(tmp_path, TOLD)
+    assert conversion.check(pickle.loads(pickle.dumps(found))) == conversion.check(found)
