@@ -103,8 +103,8 @@ def convert(found: DataSet, output: str | os.PathLike[str], name: str, rules: Ru
                         replace(found.head, name=name), output, options)
 
 
-def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1) -> records.Manifest:
-    """What `convert` would write, without shards: a manifest in which each problem is listed.
+def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str = 'checked') -> records.Manifest:
+    """What `convert` would write, without shards: a manifest of that name in which each problem is listed.
 
     Every image is decoded and every object made. Photographs to be turned, at which `convert` would stop, are listed
     too.
@@ -124,8 +124,8 @@ def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1) -> records.
             counts = records.Counts(counts.images + 1, counts.images_without_objects + (objects == 0),
                                     counts.objects + objects, counts.crowds + crowds)
             most = max(most, objects)
-    return replace(found.head, counts=counts, max_objects_per_image=most, dropped=log.dropped, repaired=log.repaired,
-                   kept=log.kept)
+    return replace(found.head, name=name, counts=counts, max_objects_per_image=most, dropped=log.dropped,
+                   repaired=log.repaired, kept=log.kept)
 
 
 def problems(manifest: records.Manifest) -> Iterator[tuple[str, str, records.Incident]]:

@@ -20,7 +20,7 @@ from mrcnn_tf.training.callbacks import TrainingError
 
 from .training.tiny import SETTINGS, write_data
 
-COMMANDS = (['demo'], ['convert', 'coco'], ['train'], ['evaluate'], ['export'], ['predict'])
+COMMANDS = (['demo'], ['convert', 'coco'], ['validate', 'coco'], ['train'], ['evaluate'], ['export'], ['predict'])
 
 
 def mrcnn(*arguments: object) -> Result:
@@ -110,20 +110,6 @@ def test_train(arguments: list[str], directory: str, monkeypatch: pytest.MonkeyP
     assert config.model.num_classes == 1 and model_dir == pathlib.Path(directory)
 
 
-def test_convert(monkeypatch: pytest.MonkeyPatch) -> None:
-    from data_tools.writer import Options
-
-    convert = Recorder()
-    monkeypatch.setattr('data_tools.coco.convert', convert)
-    needed = ['--annotations', 'a.json', '--images', 'i', '--output', 'o']
-    assert mrcnn('convert', 'coco', *needed).exit_code == 0
-    assert mrcnn('convert', 'coco', *needed, '--name', 'val', '--boxes', '--images-per-shard', 5, '--workers', 2
-                 ).exit_code == 0
-    paths = pathlib.Path('a.json'), pathlib.Path('i'), pathlib.Path('o')
-    assert convert.calls == [(*paths, 'train', True, Options()),
-                             (*paths, 'val', False, Options(images_per_shard=5, workers=2))]
-
-
 def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl')
     numbers = {f'{kind}/{name}': i / 100 for kind in ('bbox', 'segm') for i, name in enumerate(names, 11)}
@@ -168,7 +154,7 @@ KEPT = 'F0000 00:00:1.2 3 x.cc:4] Check failed\nW0000 is not always a log line\n
 
 @pytest.mark.parametrize('end', ['', 'os.abort()', '1 / 0'])
 def test_tensorflows_noise_is_dropped_and_nothing_else(end: str) -> None:
-    code = ('import os, sys; from mrcnn_tf import cli\nwith cli._quiet_tensorflow():\n'
+    code = ('import os, sys; from mrcnn_tf import command\nwith command.quiet_tensorflow():\n'
             '    print("of python", file=sys.stderr)\n    os.write(2, sys.argv[1].encode())\n    ' + (end or 'pass'))
     result = python(code, f'{NOISE}\n{KEPT}' + ('\n' if end else ''))
     assert result.returncode == {'': 0, 'os.abort()': -signal.SIGABRT, '1 / 0': 1}[end]
@@ -179,7 +165,8 @@ def test_tensorflows_noise_is_dropped_and_nothing_else(end: str) -> None:
 
 
 def test_the_user_may_hear_the_noise() -> None:
-    code = 'import os; from mrcnn_tf import cli\nwith cli._quiet_tensorflow(): os.write(2, b"W0000 00:00:1 3 x] y")'
+    code = ('import os; from mrcnn_tf import command\n'
+            'with command.quiet_tensorflow(): os.write(2, b"W0000 00:00:1 3 x] y")')
     assert python(code, TF_CPP_MIN_LOG_LEVEL='0').stderr == 'W0000 00:00:1 3 x] y'
 
 

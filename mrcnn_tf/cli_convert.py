@@ -1,0 +1,118 @@
+"""`mrcnn convert KIND` and `mrcnn validate KIND`: for each kind of annotations a function that finds a set is both.
+
+TensorFlow takes seconds to import, so what needs it is imported inside of the functions.
+"""
+from __future__ import annotations
+
+import contextlib
+import enum
+import inspect
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from mrcnn_tf.command import command
+
+DataSet = Any     # data_tools.conversion's, which needs TensorFlow
+
+convert_app = typer.Typer(no_args_is_help=True, help='Write annotations and images as TFRecord shards with a manifest.')
+validate_app = typer.Typer(no_args_is_help=True, help='List every problem of annotations and images; write nothing.')
+
+
+class Exif(str, enum.Enum):
+    """What becomes of photographs that are to be turned."""
+    error = 'error'
+    apply = 'apply'
+    ignore = 'ignore'
+
+
+_Workers = Annotated[int, typer.Option(min=1, help='Processes.')]
+_Exif = Annotated[Exif, typer.Option(help='Photographs whose EXIF says to turn them: stop, turn the pixels, or leave '
+                                          'them as stored.')]
+_Strict = Annotated[bool, typer.Option('--strict', help='Stop at the first problem.')]
+_Json = Annotated[bool, typer.Option('--json', help='Print a report as JSON, with every problem.')]
+
+
+def _kind(find: Callable[..., DataSet]) -> Callable[..., DataSet]:
+    """A function that finds a set becomes `convert KIND` and `validate KIND`: its options, then those of the verb."""
+    for app, verb, follow in ((convert_app, 'convert', _convert), (validate_app, 'validate', _validate)):
+        app.command(name=find.__name__, help=_help(find, verb))(command(_joined(find, follow)))
+    return find
+
+
+def _joined(find: Callable[..., DataSet], follow: Callable[..., None]) -> Callable[..., None]:
+    """What takes the options of both, gives `find` its own, and `follow` the set with the others."""
+    own = inspect.signature(find, eval_str=True).parameters
+    others = dict(list(inspect.signature(follow, eval_str=True).parameters.items())[1:])
+
+    def run(**given: Any) -> None:
+        follow(find(**{name: given[name] for name in own}), **{name: given[name] for name in others})
+
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own.values(), *others.values())]
+    run.__signature__ = inspect.Signature(parameters)      # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def _help(find: Callable[..., DataSet], verb: str) -> str:
+    text = inspect.cleandoc(find.__doc__ or '').replace('mrcnn VERB', f'mrcnn {verb}')
+    does, more = {
+        'convert': ('Write OUTPUT/NAME-00000-of-0000N.tfrecord and the manifest OUTPUT/NAME.json from ',
+                    ' \\\n    --output data/mine --name train'),
+        'validate': ('List what would be dropped, repaired, or kept though it is odd, in ', '')}[verb]
+    return does + text[0].lower() + text[1:] + more
+
+
+def _convert(found: DataSet,
+             output: Annotated[pathlib.Path, typer.Option(help='Directory for the shards and the manifest.')],
+             name: Annotated[str, typer.Option(help='Name of the set.')] = 'train',
+             images_per_shard: Annotated[int, typer.Option(min=1, help='At most, on average.')] = 1000,
+             workers: _Workers = 1, exif: _Exif = Exif.error,
+             empty: Annotated[bool, typer.Option('--keep-empty/--drop-empty', help='Images without objects.')] = True,
+             dry_run: Annotated[bool, typer.Option('--dry-run', help='Read everything and write nothing.')] = False,
+             json: _Json = False, strict: _Strict = False) -> None:
+    from data_tools import conversion, writer
+
+    rules = conversion.Rules(exif.value, empty, strict)
+    with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():     # of progress
+        if dry_run:
+            manifest = conversion.check(found, rules, workers, name)
+        else:
+            options = writer.Options(images_per_shard=images_per_shard, workers=workers)
+            manifest = conversion.convert(found, output, name, rules, options)
+    if json:
+        typer.echo(conversion.report(manifest))
+    else:
+        writer.summarize(manifest)
+
+
+def _validate(found: DataSet, workers: _Workers = 1, exif: _Exif = Exif.error, json: _Json = False,
+              strict: _Strict = False) -> None:
+    from data_tools import conversion, writer
+
+    manifest = conversion.check(found, conversion.Rules(exif.value, strict=strict), workers)
+    if json:
+        typer.echo(conversion.report(manifest))
+        return
+    for problem in conversion.problems(manifest):
+        typer.echo(conversion.line(*problem))
+    writer.summarize(manifest)
+
+
+@_kind
+def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json of COCO; images only: a test set.')],
+         images: Annotated[pathlib.Path, typer.Option(help='Directory of its images, JPEG or PNG.')],
+         masks: Annotated[bool, typer.Option('--masks/--boxes', help='Masks and boxes, or boxes only.')] = True,
+         ) -> DataSet:
+    """COCO's json: of COCO itself, LVIS, Objects365, or any tool that writes this format.
+
+    \b
+    Example:
+      mrcnn VERB coco --annotations annotations/instances_val2017.json --images val2017
+    """
+    from data_tools import coco as source
+
+    return source.find(annotations, images, masks)

@@ -1,0 +1,109 @@
+"""`mrcnn convert` and `mrcnn validate`: what reaches the functions behind them, and what they print."""
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from data_tools import conversion, shapes, writer
+from data_tools.conversion import Rules
+from mrcnn_tf import cli, cli_convert
+from mrcnn_tf.input import records
+
+
+def mrcnn(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+class Recorder:
+    """Takes the place of a function."""
+
+    def __init__(self, result: Any = None) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self._result = result
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.calls.append(arguments)
+        return self._result
+
+
+EMPTY = records.Manifest('x', [], records.Counts(), 0, {}, {}, [], False, records.Source('coco', 'a.json', 'i'))
+
+
+def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    find, convert, check = Recorder('found'), Recorder(EMPTY), Recorder(EMPTY)
+    monkeypatch.setattr('data_tools.coco.find', find)
+    monkeypatch.setattr('data_tools.conversion.convert', convert)
+    monkeypatch.setattr('data_tools.conversion.check', check)
+    source = ['coco', '--annotations', 'a.json', '--images', 'i']
+    for arguments in (
+            ['convert', *source, '--output', 'o'],
+            ['convert', *source, '--output', 'o', '--name', 'val', '--boxes', '--images-per-shard', 5, '--workers', 2,
+             '--exif', 'apply', '--drop-empty', '--strict'],
+            ['convert', *source, '--output', 'o', '--dry-run', '--workers', 2],
+            ['validate', *source, '--exif', 'ignore', '--strict']):
+        result = mrcnn(*arguments)
+        assert result.exit_code == 0, result.output
+    paths, output = (pathlib.Path('a.json'), pathlib.Path('i')), pathlib.Path('o')
+    assert find.calls == [(*paths, True), (*paths, False), (*paths, True), (*paths, True)]
+    assert convert.calls == [
+        ('found', output, 'train', Rules(), writer.Options()),
+        ('found', output, 'val', Rules('apply', False, True), writer.Options(images_per_shard=5, workers=2))]
+    assert check.calls == [('found', Rules(), 2, 'train'), ('found', Rules('ignore', strict=True), 1)]
+
+
+def test_choices_are_those_of_the_converters() -> None:
+    assert tuple(each.value for each in cli_convert.Exif) == conversion.EXIF
+
+
+def test_an_unknown_choice_is_explained() -> None:
+    result = mrcnn('convert', 'coco', '--annotations', 'a', '--images', 'i', '--output', 'o', '--exif', 'turn')
+    assert result.exit_code == 2 and re.search("'turn' is not one of .*error.*, .*apply.*, .*ignore", result.stderr)
+
+
+@pytest.fixture()
+def drawn(tmp_path: pathlib.Path) -> shapes.DrawnSet:
+    """Three pictures, of which one is missing, and an annotation without area."""
+    made = shapes.draw(tmp_path, 3, seed=1, size=(40, 40))
+    data = json.loads(made.annotations.read_text())
+    data['annotations'][0]['bbox'][2] = 0
+    made.annotations.write_text(json.dumps(data))
+    (made.images / '000003.png').unlink()
+    return made
+
+
+def test_validate_prints_a_line_for_each_problem_and_a_summary(drawn: shapes.DrawnSet) -> None:
+    result = mrcnn('validate', 'coco', '--annotations', drawn.annotations, '--images', drawn.images)
+    assert result.exit_code == 0, result.output
+    first, second, third, *_ = result.stdout.splitlines()
+    assert re.match(r'annotations.json: image 1, annotation 1: dropped, box without area: bbox is \[.*\]$', first)
+    assert re.match(r'000003.png: image 3: dropped, missing image file: .*000003.png', second)
+    assert re.match(r'checked: 2 images \(0 without objects\), \d+ objects', third)
+
+
+@pytest.mark.parametrize('verb', ['validate', 'convert', 'dry'])
+def test_a_report_is_json_and_nothing_else(drawn: shapes.DrawnSet, tmp_path: pathlib.Path, verb: str) -> None:
+    more = [] if verb == 'validate' else ['--output', tmp_path / 'out', *(['--dry-run'] if verb == 'dry' else [])]
+    result = mrcnn('convert' if verb == 'dry' else verb, 'coco', '--annotations', drawn.annotations,
+                   '--images', drawn.images, '--json', *more)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report['problem_counts'] == {
+        'dropped': {'box without area': 1, 'missing image file': 1}, 'repaired': {}, 'kept': {}}
+    assert [(each['file'], each['image_id'], each['annotation_id']) for each in report['problems']] == [
+        ('annotations.json', 1, 1), ('000003.png', 3, None)]
+    assert (tmp_path / 'out').exists() == (verb == 'convert')
+
+
+@pytest.mark.parametrize('verb', ['validate', 'convert'])
+def test_strict_is_one_line_and_a_failure(drawn: shapes.DrawnSet, tmp_path: pathlib.Path, verb: str) -> None:
+    more = ['--output', tmp_path / 'out'] if verb == 'convert' else []
+    result = mrcnn(verb, 'coco', '--annotations', drawn.annotations, '--images', drawn.images, '--strict', *more)
+    assert (result.exit_code, result.stdout) == (1, '')
+    assert re.fullmatch(r'mrcnn: error: annotations.json: image 1, annotation 1: would be dropped, box without area: '
+                        r'.*; mend it or convert without strict\n', result.stderr)
+    assert not list(tmp_path.glob('out/*'))
