@@ -118,10 +118,11 @@ def summarize(manifest: Manifest, console: Console | None = None) -> None:
     console = console or Console()
     counts = manifest.counts
     size = sum(shard.bytes for shard in manifest.shards) / 2 ** 20
+    proposed = f'at most {manifest.max_proposals_per_image} proposals an image, ' if manifest.has_proposals else ''
     console.print(
         f'{manifest.name}: {counts.images} images ({counts.images_without_objects} without objects), {counts.objects} '
         f'objects ({counts.crowds} crowds), at most {manifest.max_objects_per_image} an image, '
-        f'{len(manifest.categories)} categories; {len(manifest.shards)} shards, {size:.1f} MiB',
+        f'{proposed}{len(manifest.categories)} categories; {len(manifest.shards)} shards, {size:.1f} MiB',
         soft_wrap=True, highlight=False)
     if manifest.dropped or manifest.repaired or manifest.kept:
         console.print(_table(manifest))

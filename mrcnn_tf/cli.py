@@ -60,6 +60,35 @@ def demo(output: Annotated[pathlib.Path, typer.Option(help='Directory for all th
     run(output, minutes)
 
 
+@cli_convert.convert_app.command()
+@command
+def proposals(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a converted set.')],
+              output: Annotated[pathlib.Path, typer.Option(help='Directory for the new shards and their manifest.')],
+              name: Annotated[str, typer.Option(help='Name of the new set.')],
+              proposals: Annotated[pathlib.Path | None, typer.Option(
+                  help='.pkl of Detectron or Detectron2, .npz, or .mat of Selective Search; without it they are '
+                       "computed by OpenCV's Selective Search.")] = None,
+              mode: Annotated[str, typer.Option(help='fast or quality, of Selective Search.')] = 'fast',
+              top: Annotated[int, typer.Option(min=1, help='Keep so many of an image, the best.')] = 2000,
+              images_per_shard: Annotated[int, typer.Option(min=1, help='At most, on average.')] = 1000,
+              workers: Annotated[int, typer.Option(min=1, help='Processes; a shard is written by one.')] = 1) -> None:
+    """Write a converted set anew with proposals found beforehand, joined to its images by source id.
+
+    An .npz holds ids [N], counts [N], boxes [sum of counts, 4] as y1, x1, y2, x2 in px (or order='xyxy' or 'xywh') and
+    scores. A .mat, and computing them, need: pip install 'mrcnn-tf[proposals]'
+
+    \b
+    Example:
+      mrcnn convert proposals data/voc/train.json --proposals voc_2007_trainval.mat \\
+        --output data/voc --name train_proposals
+    """
+    from data_tools import proposals as tool
+    from data_tools import writer
+
+    tool.attach(manifest, proposals, output, name, top, mode,
+                writer.Options(images_per_shard=images_per_shard, workers=workers))
+
+
 @app.command()
 @command
 def train(settings: Annotated[str, typer.Argument(

@@ -20,7 +20,8 @@ from mrcnn_tf.training.callbacks import TrainingError
 
 from .training.tiny import SETTINGS, write_data
 
-COMMANDS = (['demo'], ['convert', 'coco'], ['validate', 'coco'], ['train'], ['evaluate'], ['export'], ['predict'])
+COMMANDS = (['demo'], ['convert', 'coco'], ['validate', 'coco'], ['convert', 'proposals'],
+            ['train'], ['evaluate'], ['export'], ['predict'])
 
 
 def mrcnn(*arguments: object) -> Result:
@@ -108,6 +109,20 @@ def test_train(arguments: list[str], directory: str, monkeypatch: pytest.MonkeyP
     (config, model_dir), = train.calls
     assert isinstance(config, Config) and (config.solver.steps, config.data.short_sides) == (12, [96, 128])
     assert config.model.num_classes == 1 and model_dir == pathlib.Path(directory)
+
+
+def test_convert_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_tools.writer import Options
+
+    attach = Recorder()
+    monkeypatch.setattr('data_tools.proposals.attach', attach)
+    needed = ['d/train.json', '--output', 'o', '--name', 'with']
+    assert mrcnn('convert', 'proposals', *needed).exit_code == 0
+    assert mrcnn('convert', 'proposals', *needed, '--proposals', 'p.mat', '--mode', 'quality', '--top', 100,
+                 '--images-per-shard', 5, '--workers', 2).exit_code == 0
+    old, new = pathlib.Path('d/train.json'), (pathlib.Path('o'), 'with')
+    assert attach.calls == [(old, None, *new, 2000, 'fast', Options()),
+                            (old, pathlib.Path('p.mat'), *new, 100, 'quality', Options(images_per_shard=5, workers=2))]
 
 
 def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:

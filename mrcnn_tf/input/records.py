@@ -232,6 +232,7 @@ class Manifest:
     has_proposals: bool = False
     max_proposals_per_image: int = 0
     kept: dict[str, list[Incident]] = field(default_factory=dict)    # odd, and in the records as it is
+    proposals_from: str = ''                  # file, or the method that computed them
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Manifest:

@@ -73,6 +73,16 @@ def read(place: Place) -> bytes:
     return serialized
 
 
+def names(serialized: bytes, origin: str = 'record') -> tuple[str, str]:
+    """`image/source_id` and `image/filename` of a record, '' where it has none.
+
+    Raises:
+        RecordError: not a record.
+    """
+    found = _Features(serialized, origin)
+    return _text(found.one('image/source_id', b'')), _text(found.one('image/filename', b''))
+
+
 def decode(serialized: bytes, origin: str = 'record') -> records.Annotated:
     """One record, ours or Model Garden's: `records.encode` of it gives ours back byte for byte.
 
