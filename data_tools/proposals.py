@@ -66,7 +66,8 @@ def attach(manifest: str | os.PathLike[str], proposals: str | os.PathLike[str] |
     """
     old = records.Manifest.read(manifest)
     _check_place(pathlib.Path(manifest), pathlib.Path(output), name)
-    log = Log({k: list(v) for k, v in old.dropped.items()}, {k: list(v) for k, v in old.repaired.items()})
+    log = Log()
+    log.extend(Log(old.dropped, old.repaired, old.kept))
     if proposals is None:
         selective_search.check(mode)
         items = [item for _, item in _items(manifest, top)]
@@ -74,7 +75,7 @@ def attach(manifest: str | os.PathLike[str], proposals: str | os.PathLike[str] |
     else:
         items = _matched(manifest, pathlib.Path(proposals), top, log)
         origin, context = str(proposals), Context(top, None)
-    head = dataclasses.replace(old, name=name, dropped=log.dropped, repaired=log.repaired, shards=[],
+    head = dataclasses.replace(old, name=name, dropped=log.dropped, repaired=log.repaired, kept=log.kept, shards=[],
                                has_proposals=True, proposals_from=origin)
     written = writer.write(items, functools.partial(_example, context), head, output, options)
     writer.summarize(written)
@@ -133,7 +134,7 @@ def _matched(manifest: str | os.PathLike[str], path: pathlib.Path, top: int, log
     for names, item in _items(manifest, top):
         key = next((each for each in names if each in given), None)
         if key is None:
-            log.repair(Fault('no proposals for the image', 'kept with none'), item.image)
+            log.keep(Fault('no proposals for the image', 'kept with none'), item.image)
             items.append(dataclasses.replace(item, bytes=item.place.length))
             continue
         used.add(key)
@@ -161,7 +162,7 @@ def _example(context: Context, item: Item) -> tuple[records.Annotated | None, Lo
         try:
             given = selective_search.propose(example.encoded, context.mode)
         except Unusable as unusable:
-            log.repair(Fault('no proposals for the image', unusable.fault.detail), item.image)
+            log.keep(Fault('no proposals for the image', unusable.fault.detail), item.image)
     if given is None:
         given = Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     example.proposals = _best(given, (example.height, example.width), context.top, item.image, log)

@@ -20,9 +20,9 @@ _HEAD, _TAIL = 12, 4     # bytes around a record
 _SIGNATURES = {b'\xff\xd8\xff': 'jpeg', b'\x89PNG': 'png'}
 _OURS = {
     **dict.fromkeys(('image/encoded', 'image/format', 'image/filename', 'image/source_id', 'image/key/sha256',
-                     'image/object/class/text', 'image/object/mask'), 'bytes_list'),
-    **dict.fromkeys(('image/id', 'image/height', 'image/width', 'image/object/class/label', 'image/object/is_crowd',
-                     'image/object/annotation_id'), 'int64_list'),
+                     'image/dtype', 'image/split', 'image/city', 'image/object/class/text', 'image/object/mask'), 'bytes_list'),
+    **dict.fromkeys(('image/id', 'image/height', 'image/width', 'image/channels', *(f'image/object/{name}' for name in (
+        'class/label', 'is_crowd', 'annotation_id', 'difficult', 'truncated'))), 'int64_list'),
     **dict.fromkeys(('image/object/box', 'image/object/area', 'image/proposal/box', 'image/proposal/score',
                      *(f'image/object/bbox/{side}' for side in records.SIDES)), 'float_list')}
 
@@ -103,13 +103,21 @@ def decode(serialized: bytes, origin: str = 'record') -> records.Annotated:
         found.column('area', np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).tolist()),
         map(bool, found.column('is_crowd', [0] * len(labels))),
         found.column('annotation_id', list(range(1, len(labels) + 1))),
-        found.column('mask', [None] * len(labels)), strict=True)
-    source_id = _text(found.one('image/source_id', b''))
+        *(found.column(name, [None] * len(labels)) for name in ('mask', 'difficult', 'truncated')), strict=True)
     return records.Annotated(
         encoded=encoded, format=_format(encoded, found), filename=_text(found.one('image/filename', b'')),
-        source_id=source_id, image_id=_image_id(found, serialized), height=height, width=width,
-        objects=[records.ObjectAnnotation(tuple(box), *rest) for box, *rest in columns],
+        source_id=_text(found.one('image/source_id', b'')), image_id=_image_id(found, serialized), height=height,
+        width=width, objects=[_object(*column) for column in columns],
+        channels=next(iter(found.all('image/channels')), None), dtype=_text(found.one('image/dtype', b'')),
+        split=_text(found.one('image/split', b'')), city=_text(found.one('image/city', b'')),
         proposals=_proposals(found), extra={k: v for k, v in found.features.items() if k not in _OURS})
+
+
+def _object(box: list[float], *rest: Any) -> records.ObjectAnnotation:
+    y1, x1, y2, x2 = box
+    *known, difficult, truncated = rest
+    return records.ObjectAnnotation((y1, x1, y2, x2), *known, *(
+        None if flag is None else bool(flag) for flag in (difficult, truncated)))
 
 
 class _Features:

@@ -79,7 +79,7 @@ def test_detectron2(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     np.testing.assert_array_equal(found['139']['proposal_scores'], [2.5, 0.5])
     assert found['25']['proposals'].shape == found['img_7']['proposals'].shape == (0, 4)
     assert written.has_proposals and written.max_proposals_per_image == 2 and written.proposals_from == str(path)
-    assert [i.image_id for i in written.repaired['no proposals for the image']] == ['img_7']
+    assert [i.image_id for i in written.kept['no proposals for the image']] == ['img_7']
     assert written.dropped == {}
 
 
@@ -101,7 +101,7 @@ def test_the_same_bytes_from_any_number_of_processes(manifest: pathlib.Path, tmp
     path = _pickled(tmp_path, ids=['img_7', '139'], boxes=_BOXES[:1] * 2, scores=_SCORES[:1] * 2)
     one, two = (proposals.attach(manifest, path, tmp_path / str(workers), 'a',
                                  options=writer.Options(2, workers=workers)) for workers in (1, 2))
-    assert len(one.shards) == 2 and one.shards == two.shards and one.repaired == two.repaired
+    assert len(one.shards) == 2 and one.shards == two.shards and one.kept == two.kept != {}
 
 
 def test_what_is_left_out_is_counted(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -113,7 +113,7 @@ def test_what_is_left_out_is_counted(manifest: pathlib.Path, tmp_path: pathlib.P
     np.testing.assert_array_equal(found['proposals'], [[4, 4, 5, 5], [0, 0, 10, 10]])
     np.testing.assert_array_equal(found['proposal_scores'], [5, 1])
     told = {reason: [(i.image_id, i.detail) for i in of]
-            for reason, of in {**written.dropped, **written.repaired}.items()}
+            for reason, of in {**written.dropped, **written.repaired, **written.kept}.items()}
     assert told == {
         'non-finite proposals': [('139', '2 of 6')],
         'proposals without area in the image': [('139', '2 of 4')],

@@ -48,7 +48,8 @@ def model_garden(**changes: list[Any]) -> bytes:
 
 
 @pytest.mark.parametrize('changes', [
-    {}, {'objects': []},
+    {}, {'objects': []}, {'channels': 1, 'dtype': 'uint16', 'split': 'train', 'city': 'aachen'},
+    {'objects': [records.ObjectAnnotation((0, 0, 1, 1), 1, 'a', 1, mask=_MASK, difficult=True, truncated=False)]},
     {'proposals': records.Proposals(np.array([[0, 0.5, 1, 2]], np.float32), np.array([0.75], np.float32))},
     {'proposals': records.Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))},
 ])
@@ -77,10 +78,10 @@ def test_any_example_comes_back(objects: list[records.ObjectAnnotation], **field
 
 
 def test_features_of_others_are_kept() -> None:
-    city = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b'aachen']))
-    first = records.encode(example(extra={'image/city': city}))
+    caption = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b'two dogs']))
+    first = records.encode(example(extra={'image/caption': caption}))
     found = stored.decode(first)
-    assert found.extra == {'image/city': city} and records.encode(found) == first
+    assert found.extra == {'image/caption': caption} and records.encode(found) == first
 
 
 def test_model_gardens_records() -> None:
