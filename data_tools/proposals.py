@@ -31,6 +31,7 @@ _EXTRA = "pip install 'mrcnn-tf[proposals]'"
 class Item:
     """A record to be, by the one that it adds to."""
     place: stored.Place
+    shard: str                    # sha256 of the file it lies in: of another one, this is another item
     image: str                    # source id, for messages
     given: Proposals | None       # as the file has them; None: it has none, or they are computed
     bytes: int                    # of the record, roughly
@@ -122,10 +123,12 @@ def _check_place(manifest: pathlib.Path, output: pathlib.Path, name: str) -> Non
 
 def _items(manifest: str | os.PathLike[str], top: int) -> Iterator[tuple[tuple[str, str], Item]]:
     """Each record as an item without proposals, with the two names that a file may call its image by."""
+    described = records.Manifest.read(manifest)
+    sums = dict(zip(described.shard_paths(manifest), (shard.sha256 for shard in described.shards), strict=True))
     for place, serialized in stored.places(manifest):
         source_id, filename = stored.names(serialized, f'{place.file}: record {place.number}')
         yield (source_id, pathlib.PurePosixPath(filename).stem), Item(
-            place, source_id, None, place.length + _PER_BOX * top)
+            place, sums[place.file], source_id, None, place.length + _PER_BOX * top)
 
 
 def _matched(manifest: str | os.PathLike[str], path: pathlib.Path, top: int, log: Log) -> list[Item]:

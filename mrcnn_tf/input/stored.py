@@ -20,7 +20,8 @@ _HEAD, _TAIL = 12, 4     # bytes around a record
 _SIGNATURES = {b'\xff\xd8\xff': 'jpeg', b'\x89PNG': 'png'}
 _OURS = {
     **dict.fromkeys(('image/encoded', 'image/format', 'image/filename', 'image/source_id', 'image/key/sha256',
-                     'image/dtype', 'image/split', 'image/city', 'image/object/class/text', 'image/object/mask'), 'bytes_list'),
+                     'image/dtype', 'image/split', 'image/city', 'image/object/class/text', 'image/object/mask'),
+                    'bytes_list'),
     **dict.fromkeys(('image/id', 'image/height', 'image/width', 'image/channels', *(f'image/object/{name}' for name in (
         'class/label', 'is_crowd', 'annotation_id', 'difficult', 'truncated'))), 'int64_list'),
     **dict.fromkeys(('image/object/box', 'image/object/area', 'image/proposal/box', 'image/proposal/score',
