@@ -57,20 +57,23 @@ class DataConfig:
 
 @dataclass
 class BackboneConfig:
-    """ResNet trunk with FPN."""
-    name: str = _choice('resnet50', 'resnet18', 'resnet34', 'resnet101')
+    """The trunk, and which of its maps RPN and heads read."""
+    name: str = _choice('resnet50', 'resnet18', 'resnet34', 'resnet101', 'resnext101_32x8d', 'resnext101_64x4d', 'vgg16')
+    maps: str = _choice('fpn', 'c4', 'c5')    # fpn: P2..P6; one map of stride 16: c4: res4, and res5 is the heads';
+    #                                           c5: res5 dilated by two (D2's DC5), conv5_3 of VGG-16
     fpn_channels: int = 256               # FPN 4.1
-    norm: str = _choice('frozen', 'batch', 'sync')
+    fpn_norm: str = _choice('none', 'frozen', 'batch', 'sync', 'group')
+    norm: str = _choice('frozen', 'batch', 'sync', 'group')
     norm_epsilon: float = 1e-5            # dialect: TV's COCO_V1 weights were published with 0, Keras's with 1.001e-5
     norm_momentum: float = 0.9            # of the running statistics, as Keras defines it (torch: 1 - this)
     stride_in_1x1: bool = True            # dialect: D2/MSRA and Keras R50/R101 True, TV and ResNeXt False
-    frozen_stages: int = 2                # not trained: 1 = stem, 2 = stem and res2 (D2), ... 5 = all
+    frozen_stages: int = 2                # not trained: 1 = stem, 2 = stem and res2 (D2), ... 5 = all; VGG-16: blocks
     weights: str = _choice('none', 'imagenet')     # what training starts from: random, or keras.applications
 
 
 @dataclass
 class AnchorConfig:
-    """Faster 3.1.1, one scale a level (FPN 4.1)."""
+    """Faster 3.1.1; one scale a level with FPN (4.1)."""
     sizes: list[list[float]] = field(default_factory=lambda: [[32.], [64.], [128.], [256.], [512.]])
     ratios: list[float] = _list(0.5, 1.0, 2.0)    # height / width
     rounded: bool = False                 # dialect: TV rounds the base anchors to whole pixels
@@ -80,6 +83,7 @@ class AnchorConfig:
 @dataclass
 class RPNConfig:
     """Region proposal network (Faster 3.1)."""
+    convolutions: int = 1                 # 3x3, before those that predict; TV's second recipe has 2
     positive_iou: float = 0.7             # Faster 3.1.2
     negative_iou: float = 0.3
     batch_per_image: int = 256            # Faster 3.1.3
@@ -110,8 +114,12 @@ class RoIConfig:
 
 @dataclass
 class BoxHeadConfig:
-    """Two fully connected layers, K + 1 scores, K box regressions (Fast 2; FPN 4.2)."""
-    pool_size: int = 7
+    """Fully connected layers, K + 1 scores, K box regressions (Fast 2; FPN 4.2)."""
+    pool_size: int = 7                    # 14 with maps: c4, whose res5 halves it
+    convolutions: int = 0                 # 3x3, before the fully connected layers; TV's second recipe has 4
+    convolution_width: int = 256
+    norm: str = _choice('none', 'frozen', 'batch', 'sync', 'group')    # of the convolutions
+    fully_connected: int = 2              # 0: the mean of the map (maps: c4)
     width: int = 1024
     box_weights: list[float] = _list(10.0, 10.0, 5.0, 5.0)    # dy, dx, dh, dw
     class_agnostic: bool = False
@@ -120,9 +128,10 @@ class BoxHeadConfig:
 
 @dataclass
 class MaskHeadConfig:
-    """Four 3x3 convolutions, deconvolution, 1x1 convolution (Mask fig. 4)."""
+    """3x3 convolutions, deconvolution, 1x1 convolution (Mask fig. 4)."""
     pool_size: int = 14
-    convolutions: int = 4
+    convolutions: int = 4                 # 0 with maps: c4
+    norm: str = _choice('none', 'frozen', 'batch', 'sync', 'group')    # of the convolutions
     width: int = 256
     class_agnostic: bool = False
     binary_targets: bool = True           # dialect: targets cut at 0.5 (D2), or kept as fractions (TV)
@@ -203,12 +212,12 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         data.test_long_side data.canvases data.max_objects data.mask_size data.shuffle_buffer
         model.num_classes model.backbone.fpn_channels model.rpn.batch_per_image model.rpn.pre_nms_train
         model.rpn.pre_nms_test model.rpn.post_nms_train model.rpn.post_nms_test model.roi.batch_per_image
-        model.box_head.pool_size model.box_head.width model.mask_head.pool_size model.mask_head.width
+        model.rpn.convolutions model.box_head.pool_size model.box_head.convolution_width model.box_head.width model.mask_head.pool_size model.mask_head.width
         model.detections.max_detections model.detections.pre_nms solver.steps solver.milestones
         solver.reference_batch train.checkpoint_every train.keep_checkpoints train.log_every"""),
     ('0 or more', lambda x: x >= 0, """
         model.backbone.norm_epsilon model.rpn.min_side model.rpn.smooth_l1_beta model.roi.sampling_ratio
-        model.box_head.smooth_l1_beta model.mask_head.convolutions model.detections.min_side
+        model.box_head.smooth_l1_beta model.box_head.convolutions model.box_head.fully_connected model.mask_head.convolutions model.detections.min_side
         solver.weight_decay solver.warmup_steps train.seed"""),
     ('above 0', lambda x: x > 0, """
         model.pixel_std model.anchors.sizes model.anchors.ratios model.roi.canonical_size
@@ -272,6 +281,8 @@ def packaged() -> list[str]:
 def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
     """(field, whether it fits, what is expected) where one number alone does not tell."""
     data, model, solver = config.data, config.model, config.solver
+    anchors, backbone = model.anchors, model.backbone
+    levels = 5 if backbone.maps == 'fpn' else 1
     return (
         ('data.short_sides', bool(data.short_sides), 'at least one side'),
         ('data.canvases', bool(data.canvases) and all(
@@ -279,10 +290,13 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
          '[height, width] pairs that 32 divides'),
         ('model.pixel_mean', len(model.pixel_mean) == 3, 'three numbers'),
         ('model.pixel_std', len(model.pixel_std) == 3, 'three numbers'),
-        ('model.anchors.sizes', len(model.anchors.sizes) == 5 and bool(model.anchors.sizes[0]) and all(
-            len(sizes) == len(model.anchors.sizes[0]) for sizes in model.anchors.sizes),
-         'one list of sizes for each of P2..P6, all of one length: the levels share the RPN head'),
-        ('model.anchors.ratios', bool(model.anchors.ratios), 'at least one ratio'),
+        ('model.backbone.maps', (backbone.maps == 'c5') if backbone.name == 'vgg16' else True,
+         'c5 with model.backbone.name=vgg16, which has one map of stride 16'),
+        ('model.anchors.sizes', len(anchors.sizes) == levels and bool(anchors.sizes[0]) and all(
+            len(sizes) == len(anchors.sizes[0]) for sizes in anchors.sizes),
+         'one list of sizes for each of P2..P6, all of one length: the levels share the RPN head' if levels > 1 else
+         f'one list of all sizes, for the one map of model.backbone.maps={backbone.maps}'),
+        ('model.anchors.ratios', bool(anchors.ratios), 'at least one ratio'),
         ('model.rpn.negative_iou', model.rpn.negative_iou <= model.rpn.positive_iou, 'at most model.rpn.positive_iou'),
         ('model.box_head.box_weights', len(model.box_head.box_weights) == 4, 'four numbers'),
         ('solver.milestones', solver.milestones == sorted(set(solver.milestones)), 'steps in ascending order'),

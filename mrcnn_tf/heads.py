@@ -4,22 +4,47 @@ B images, R RoIs an image, K classes without background, P side of the pooled ma
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mrcnn_tf.config import BoxHeadConfig, MaskHeadConfig
+from mrcnn_tf.backbones.normalization import ConvNorm, Norm
+from mrcnn_tf.backbones.resnet import stage
+from mrcnn_tf.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig
 
 
 def _normal(stddev: float) -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(stddev=stddev)
 
 
-class BoxHead(keras.layers.Layer):
-    """Pooled maps [B, R, P, P, C] -> float32 class logits [B, R, K + 1] and deltas [B, R, K, 4] (1 if agnostic)."""
+class Res5Head(keras.layers.Layer):
+    """The last stage of a ResNet, applied to each RoI and shared by boxes and masks (Mask fig. 4, left).
 
-    def __init__(self, config: BoxHeadConfig, num_classes: int, **kwargs: Any) -> None:
+    Pooled maps [B, R, P, P, C] -> [B, R, P / 2, P / 2, 2 C].
+    """
+
+    def __init__(self, config: BackboneConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.blocks = stage(config, 3)
+        for block in self.blocks:
+            block.trainable = config.frozen_stages < 5
+
+    def call(self, pooled: tf.Tensor, training: bool = False) -> tf.Tensor:
+        x, restore = _flat(pooled)
+        for block in self.blocks:
+            x = block(x, training=training)
+        return restore(x)
+
+
+class BoxHead(keras.layers.Layer):
+    """Maps of RoIs [B, R, P, P, C] -> float32 class logits [B, R, K + 1] and deltas [B, R, K, 4] (1 if agnostic).
+
+    Convolutions and fully connected layers as `config` counts them; with none of the latter, the mean of the map.
+    """
+
+    def __init__(self, config: BoxHeadConfig, num_classes: int, norm: Norm = Norm('none'), **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
         def hidden(name: str) -> keras.layers.Dense:
@@ -27,37 +52,43 @@ class BoxHead(keras.layers.Layer):
                                       kernel_initializer=keras.initializers.VarianceScaling(1., 'fan_in', 'uniform'))
 
         self.regressions = 1 if config.class_agnostic else num_classes
-        self.fc6, self.fc7 = hidden('fc6'), hidden('fc7')
+        self.convs = [ConvNorm(norm, config.convolution_width, 3, name=f'conv{i + 1}')
+                      for i in range(config.convolutions)]
+        self.hidden = [hidden(f'fc{i + 6}') for i in range(config.fully_connected)]    # the papers count from VGG's
         self.classes = keras.layers.Dense(num_classes + 1, name='classes', kernel_initializer=_normal(.01))
         self.deltas = keras.layers.Dense(4 * self.regressions, name='deltas', kernel_initializer=_normal(.001))
 
-    def call(self, pooled: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        batch, rois = pooled.shape[:2]
-        x = self.fc7(self.fc6(tf.reshape(pooled, [batch * rois, -1])))
-        logits, deltas = (tf.cast(layer(x), tf.float32) for layer in (self.classes, self.deltas))
-        return tf.reshape(logits, [batch, rois, -1]), tf.reshape(deltas, [batch, rois, self.regressions, 4])
+    def call(self, pooled: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        x, restore = _flat(pooled)
+        for conv in self.convs:
+            x = conv(x, training=training)
+        x = tf.reshape(x, [x.shape[0], -1]) if self.hidden else tf.reduce_mean(x, axis=[1, 2])
+        for layer in self.hidden:
+            x = layer(x)
+        logits, deltas = (restore(tf.cast(layer(x), tf.float32)) for layer in (self.classes, self.deltas))
+        return logits, tf.reshape(deltas, [*deltas.shape[:2], self.regressions, 4])
 
 
 class MaskHead(keras.layers.Layer):
-    """Pooled maps [B, R, P, P, C] -> float32 mask logits [B, R, 2 P, 2 P, K] (1 if agnostic)."""
+    """Maps of RoIs [B, R, P, P, C] -> float32 mask logits [B, R, 2 P, 2 P, K] (1 if agnostic)."""
 
-    def __init__(self, config: MaskHeadConfig, num_classes: int, **kwargs: Any) -> None:
+    def __init__(self, config: MaskHeadConfig, num_classes: int, norm: Norm = Norm('none'), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-
-        def msra() -> keras.initializers.Initializer:
-            return keras.initializers.VarianceScaling(2., 'fan_out', 'untruncated_normal')
-
-        self.convs = [keras.layers.Conv2D(config.width, 3, padding='same', activation='relu', name=f'conv{i + 1}',
-                                          kernel_initializer=msra()) for i in range(config.convolutions)]
+        msra = keras.initializers.VarianceScaling(2., 'fan_out', 'untruncated_normal')
+        self.convs = [ConvNorm(norm, config.width, 3, name=f'conv{i + 1}') for i in range(config.convolutions)]
         self.upsample = keras.layers.Conv2DTranspose(config.width, 2, 2, activation='relu', name='upsample',
-                                                     kernel_initializer=msra())
+                                                     kernel_initializer=msra)
         self.masks = keras.layers.Conv2D(1 if config.class_agnostic else num_classes, 1, name='masks',
                                          kernel_initializer=_normal(.001))
 
-    def call(self, pooled: tf.Tensor) -> tf.Tensor:
-        batch, rois = pooled.shape[:2]
-        x = tf.reshape(pooled, [batch * rois, *pooled.shape[2:]])
+    def call(self, pooled: tf.Tensor, training: bool = False) -> tf.Tensor:
+        x, restore = _flat(pooled)
         for conv in self.convs:
-            x = conv(x)
-        x = tf.cast(self.masks(self.upsample(x)), tf.float32)
-        return tf.reshape(x, [batch, rois, *x.shape[1:]])
+            x = conv(x, training=training)
+        return restore(tf.cast(self.masks(self.upsample(x)), tf.float32))
+
+
+def _flat(pooled: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """[B, R, ...] -> [B R, ...], and what turns [B R, ...] into [B, R, ...]."""
+    batch, rois = pooled.shape[:2]
+    return tf.reshape(pooled, [batch * rois, *pooled.shape[2:]]), lambda x: tf.reshape(x, [batch, rois, *x.shape[1:]])

@@ -6,7 +6,7 @@ that ARCHITECTURE.md describes. Convolutions and dense layers run in the global 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -17,12 +17,23 @@ from mrcnn_tf import losses as loss_ops
 from mrcnn_tf import rpn, targets
 from mrcnn_tf.anchors import AnchorGenerator
 from mrcnn_tf.backbones import build_backbone
+from mrcnn_tf.backbones.normalization import Norm
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.heads import BoxHead, MaskHead
+from mrcnn_tf.heads import BoxHead, MaskHead, Res5Head
 from mrcnn_tf.roi import RoIAlign
 
 Batch = Mapping[str, tf.Tensor]
 LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
+
+
+class Positives(NamedTuple):
+    """The RoIs of a batch that are to get masks, padded: boxes [B, S, 4], the objects that they are matched with [B, S],
+    labels [B, S], which of them count [B, S], and what the box head reads of them [B, S, P, P, C]."""
+    rois: tf.Tensor
+    matched: tf.Tensor
+    labels: tf.Tensor
+    positive: tf.Tensor
+    pooled: tf.Tensor
 
 
 class FasterRCNN(keras.Model):
@@ -45,13 +56,16 @@ class FasterRCNN(keras.Model):
         self.backbone = build_backbone(config.backbone)
         self.anchors = AnchorGenerator(config.anchors.sizes, config.anchors.ratios, config.anchors.rounded,
                                        config.anchors.offset, name='anchors')
-        self.rpn_head = rpn.RPNHead(config.backbone.fpn_channels, self.anchors.per_cell[0], name='rpn_head')
+        self.rpn_head = rpn.RPNHead(self.backbone.channels, self.anchors.per_cell[0], config.rpn.convolutions,
+                                    name='rpn_head')
         self.box_pool = self._roi_align(config.box_head.pool_size, 'box_pool')
-        self.box_head = BoxHead(config.box_head, config.num_classes, name='box_head')
+        self.res5_head = Res5Head(config.backbone, name='res5_head') if config.backbone.maps == 'c4' else None
+        self.box_head = BoxHead(config.box_head, config.num_classes,
+                                Norm.of(config.backbone, config.box_head.norm), name='box_head')
 
     def _roi_align(self, size: int, name: str) -> RoIAlign:
         roi = self.settings.roi
-        return RoIAlign(size, self.backbone.strides[:4], roi.sampling_ratio, roi.aligned, self.engine,
+        return RoIAlign(size, self.backbone.strides[:self.backbone.pooled], roi.sampling_ratio, roi.aligned, self.engine,
                         roi.canonical_size, roi.canonical_level, name=name)
 
     # Prediction ------------------------------------------------------------------------------------------------------
@@ -64,7 +78,7 @@ class FasterRCNN(keras.Model):
 
     def describe(self, images: tf.Tensor, sizes: tf.Tensor, training: bool
                  ) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-        """P2..P6, anchors [A, 4], and of each level objectness logits [B, a] and deltas [B, a, 4]."""
+        """Feature maps, anchors [A, 4], and of each map objectness logits [B, a] and deltas [B, a, 4]."""
         features = self.backbone(self.normalize(images, sizes), training=training)
         anchors = self.anchors(features, canvas=tuple(images.shape[1:3]))
         return features, anchors, *self.rpn_head(features)
@@ -80,10 +94,15 @@ class FasterRCNN(keras.Model):
     def detect(self, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor, sizes: tf.Tensor
                ) -> dict[str, tf.Tensor]:
         """Detections among RoIs [B, R, 4]."""
-        logits, deltas = self.box_head(self.box_pool(features[:4], rois))
+        logits, deltas = self.box_head(self.pool(self.box_pool, features, rois, False))
         found = detection_ops.select(rois, valid, logits, deltas, sizes, self.settings.detections,
                                      self.settings.box_head.box_weights, self.engine)
         return found._asdict()
+
+    def pool(self, layer: RoIAlign, features: list[tf.Tensor], rois: tf.Tensor, training: bool) -> tf.Tensor:
+        """What the heads read of RoIs [B, R, 4]: [B, R, P, P, C], through res5 where it belongs to the heads (C4)."""
+        pooled = layer(features[:self.backbone.pooled], rois)
+        return self.res5_head(pooled, training=training) if self.res5_head else pooled
 
     # Training --------------------------------------------------------------------------------------------------------
 
@@ -96,7 +115,7 @@ class FasterRCNN(keras.Model):
         proposals = rpn.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, True, self.engine)
         rois = tf.concat([proposals.boxes, batch['boxes']], axis=1)              # Fast 2.3: objects join the proposals
         valid = tf.concat([proposals.valid, objects], axis=1)
-        losses.update(self._roi_losses(batch, objects, crowds, features[:4], rois, valid, seed + 1))
+        losses.update(self._roi_losses(batch, objects, crowds, features, rois, valid, seed + 1, training))
         return losses
 
     def _rpn_losses(self, batch: Batch, objects: tf.Tensor, crowds: tf.Tensor, anchors: tf.Tensor, logits: tf.Tensor,
@@ -117,7 +136,7 @@ class FasterRCNN(keras.Model):
         return {'loss_objectness': objectness, 'loss_rpn_box_reg': box}
 
     def _roi_losses(self, batch: Batch, objects: tf.Tensor, crowds: tf.Tensor, features: list[tf.Tensor],
-                    rois: tf.Tensor, valid: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+                    rois: tf.Tensor, valid: tf.Tensor, seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         config, head = self.settings.roi, self.settings.box_head
         matches = targets.match(rois, batch['boxes'], objects, crowds, config.positive_iou, config.positive_iou, False,
                                 config.crowd_iof)
@@ -126,18 +145,19 @@ class FasterRCNN(keras.Model):
         rois = targets.gather_matched(rois, drawn.index)
         matched = targets.gather_matched(matches.matched_gt_index, drawn.index)
         labels = tf.where(drawn.positive, targets.gather_matched(batch['labels'], matched), 0)
-        logits, deltas = self.box_head(self.box_pool(features, rois))
+        pooled = self.pool(self.box_pool, features, rois, training)
+        logits, deltas = self.box_head(pooled, training=training)
         goals = box_ops.encode(rois, targets.gather_matched(batch['boxes'], matched), head.box_weights)
         count = tf.reduce_sum(tf.cast(drawn.valid, tf.float32))                  # all RoIs, background included
         losses = {'loss_classifier': loss_ops.classification_loss(logits, labels, drawn.valid),
                   'loss_box_reg': loss_ops.box_loss(loss_ops.of_class(deltas, labels, 2), goals, drawn.positive,
                                                     head.smooth_l1_beta, count)}
-        losses.update(self._mask_losses(batch, features, rois[:, :most], matched[:, :most], labels[:, :most],
-                                        drawn.positive[:, :most]))
+        positives = Positives(*(tensor[:, :most] for tensor in (rois, matched, labels, drawn.positive, pooled)))
+        losses.update(self._mask_losses(batch, features, positives, training))
         return losses
 
-    def _mask_losses(self, batch: Batch, features: list[tf.Tensor], rois: tf.Tensor, matched: tf.Tensor,
-                     labels: tf.Tensor, positive: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _mask_losses(self, batch: Batch, features: list[tf.Tensor], positives: Positives, training: bool
+                     ) -> dict[str, tf.Tensor]:
         return {}
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
@@ -239,44 +259,48 @@ class FasterRCNN(keras.Model):
     def create_variables(self) -> None:
         """Makes all weights, by one look at an empty image."""
         size = 64
-        features, *_ = self.describe(tf.zeros([1, size, size, 3]), tf.fill([1, 2], float(size)), False)
-        self.box_head(tf.zeros([1, 1, self.box_pool.size, self.box_pool.size, features[0].shape[-1]]))
+        images = {'images': tf.zeros([1, size, size, 3]), 'sizes': tf.fill([1, 2], float(size))}
+        features, *_ = self.describe(**images, training=False)
+        self.detect(features, tf.fill([1, 1, 4], float(size)), tf.fill([1, 1], True), images['sizes'])
         self.built = True
 
 
 class MaskRCNN(FasterRCNN):
-    """Faster R-CNN with a mask for each detection: 28 x 28 probabilities over its box."""
+    """Faster R-CNN with a mask for each detection: `mask_side` squared probabilities over its box."""
 
     def __init__(self, config: ModelConfig, engine: str = 'op', **kwargs: Any) -> None:
         super().__init__(config, engine, **kwargs)
         self.mask_pool = self._roi_align(config.mask_head.pool_size, 'mask_pool')
-        self.mask_head = MaskHead(config.mask_head, config.num_classes, name='mask_head')
+        self.mask_head = MaskHead(config.mask_head, config.num_classes,
+                                  Norm.of(config.backbone, config.mask_head.norm), name='mask_head')
 
     def detect(self, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor, sizes: tf.Tensor
                ) -> dict[str, tf.Tensor]:
         """Detections among RoIs [B, R, 4], masks read off the final boxes (Mask 3.1)."""
         found = super().detect(features, rois, valid, sizes)
-        logits = self.mask_head(self.mask_pool(features[:4], found['boxes']))
+        logits = self.mask_head(self.pool(self.mask_pool, features, found['boxes'], False))
         masks = tf.sigmoid(loss_ops.of_class(logits, found['labels'], 4))
         return {**found, 'masks': tf.where(found['valid'][:, :, None, None], masks, 0.)}
 
-    def _mask_losses(self, batch: Batch, features: list[tf.Tensor], rois: tf.Tensor, matched: tf.Tensor,
-                     labels: tf.Tensor, positive: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch_size, number = labels.shape
-        logits = loss_ops.of_class(self.mask_head(self.mask_pool(features, rois)), labels, 4)
+    def _mask_losses(self, batch: Batch, features: list[tf.Tensor], positives: Positives, training: bool
+                     ) -> dict[str, tf.Tensor]:
+        rois, matched, labels, positive, shared = positives
+        pooled = shared if self.res5_head else self.pool(self.mask_pool, features, rois, training)
+        logits = loss_ops.of_class(self.mask_head(pooled, training=training), labels, 4)
         # A batch may say what part of the image its masks cover; their boxes otherwise.
         extents = targets.gather_matched(batch.get('mask_boxes', batch['boxes']), matched)
         masks = targets.gather_matched(batch['masks'], matched)
         goals = targets.mask_targets(tf.reshape(rois, [-1, 4]), tf.reshape(masks, [-1, *masks.shape[2:]]),
                                      tf.reshape(extents, [-1, 4]), logits.shape[-1], self.settings.roi.aligned,
                                      self.settings.mask_head.binary_targets)
-        goals = tf.reshape(goals, [batch_size, number, *goals.shape[1:]])
+        goals = tf.reshape(goals, logits.shape)
         return {'loss_mask': loss_ops.mask_loss(logits, tf.stop_gradient(goals), positive)}
 
-    def create_variables(self) -> None:
-        super().create_variables()
-        size = self.mask_pool.size
-        self.mask_head(tf.zeros([1, 1, size, size, self.settings.backbone.fpn_channels]))
+    @property
+    def mask_side(self) -> int:
+        """Cells a side of a predicted mask: 28, or 14 where res5 halves what is pooled (C4)."""
+        size = self.settings.mask_head.pool_size
+        return size if self.res5_head else 2 * size
 
 
 def build_model(config: ModelConfig, engine: str = 'op') -> FasterRCNN:

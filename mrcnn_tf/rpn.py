@@ -15,29 +15,30 @@ from mrcnn_tf.config import RPNConfig
 
 
 class RPNHead(keras.layers.Layer):
-    """3x3 convolution, then 1x1 for objectness and deltas, shared by all levels (Faster fig. 3).
+    """3x3 convolutions, then 1x1 for objectness and deltas, shared by all levels (Faster fig. 3).
 
     Levels [B, h, w, C] -> for each level float32 logits [B, h * w * a] and deltas [B, h * w * a, 4].
     """
 
-    def __init__(self, channels: int, anchors_per_cell: int, **kwargs: Any) -> None:
+    def __init__(self, channels: int, anchors_per_cell: int, convolutions: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
         def conv(filters: int, kernel: int, name: str, activation: str | None = None) -> keras.layers.Conv2D:
             return keras.layers.Conv2D(filters, kernel, padding='same', activation=activation, name=name,
                                        kernel_initializer=keras.initializers.RandomNormal(stddev=.01))
 
-        self.conv = conv(channels, 3, 'conv', 'relu')
+        self.convs = [conv(channels, 3, f'conv{i + 1}', 'relu') for i in range(convolutions)]
         self.objectness = conv(anchors_per_cell, 1, 'objectness')
         self.deltas = conv(4 * anchors_per_cell, 1, 'deltas')
 
     def call(self, features: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         logits, deltas = [], []
-        for feature in features:
-            hidden = self.conv(feature)
-            batch = feature.shape[0]
-            logits.append(tf.reshape(tf.cast(self.objectness(hidden), tf.float32), [batch, -1]))
-            deltas.append(tf.reshape(tf.cast(self.deltas(hidden), tf.float32), [batch, -1, 4]))
+        for x in features:
+            for conv in self.convs:
+                x = conv(x)
+            batch = x.shape[0]
+            logits.append(tf.reshape(tf.cast(self.objectness(x), tf.float32), [batch, -1]))
+            deltas.append(tf.reshape(tf.cast(self.deltas(x), tf.float32), [batch, -1, 4]))
         return logits, deltas
 
 

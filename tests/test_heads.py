@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.config import BoxHeadConfig, MaskHeadConfig
-from mrcnn_tf.heads import BoxHead, MaskHead
+from mrcnn_tf.backbones.normalization import Norm
+from mrcnn_tf.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig
+from mrcnn_tf.heads import BoxHead, MaskHead, Res5Head
 
 
 def test_box_head_by_hand() -> None:
@@ -17,8 +18,8 @@ def test_box_head_by_hand() -> None:
     head(pooled)
     pick = np.zeros([8, 4], np.float32)
     pick[[0, 1, 2, 4], [0, 1, 2, 3]] = 1                                               # origin, channel, column, row
-    head.fc6.set_weights([pick, np.zeros(4)])
-    head.fc7.set_weights([np.eye(4), np.array([0, 0, 0, -1e3])])                       # the last is rectified away
+    head.hidden[0].set_weights([pick, np.zeros(4)])
+    head.hidden[1].set_weights([np.eye(4), np.array([0, 0, 0, -1e3])])                       # the last is rectified away
     head.classes.set_weights([np.eye(4)[:, :3], np.array([.5, 0, 0])])
     head.deltas.set_weights([np.concatenate([np.eye(4), 10 * np.eye(4)], 1), np.zeros(8)])
     logits, deltas = head(pooled)
@@ -35,6 +36,32 @@ def test_box_head_sizes() -> None:
         assert logits.shape == [2, 5, 8] and deltas.shape == [2, 5, regressions, 4]
         assert [tuple(v.shape) for v in head.trainable_variables] == [
             (54, 16), (16,), (16, 16), (16,), (16, 8), (8,), (16, 4 * regressions), (4 * regressions,)]
+
+
+def test_without_hidden_layers_the_mean_of_the_map_is_classified() -> None:
+    head = BoxHead(BoxHeadConfig(fully_connected=0), num_classes=1)
+    pooled = tf.constant([[[[[1.], [2.]], [[3.], [6.]]]]])
+    head(pooled)
+    head.classes.set_weights([np.array([[1., -2.]]), np.zeros(2)])
+    assert head(pooled)[0][0, 0].numpy().tolist() == [3, -6]
+
+
+def test_convolutions_come_before_the_hidden_layers() -> None:
+    """Biased without normalisation, unbiased with; the hidden layer sees their width."""
+    for norm, vectors in ((Norm('none'), 1), (Norm('batch'), 2)):
+        head = BoxHead(BoxHeadConfig(convolutions=2, convolution_width=5, fully_connected=1, width=7), 3, norm)
+        head(tf.zeros([1, 2, 3, 3, 4]))
+        assert [tuple(v.shape) for v in head.trainable_variables if len(v.shape) > 1] == [
+            (3, 3, 4, 5), (3, 3, 5, 5), (45, 7), (7, 4), (7, 12)]
+        assert sum(tuple(v.shape) == (5,) for v in head.trainable_variables) == 2 * vectors
+
+
+def test_res5_halves_the_map_of_each_roi() -> None:
+    """And freezes with the last stage only."""
+    for frozen in (4, 5):
+        head = Res5Head(BackboneConfig(name='resnet18', norm='batch', maps='c4', frozen_stages=frozen))
+        assert head(tf.zeros([2, 3, 14, 14, 256])).shape == [2, 3, 7, 7, 512]
+        assert bool(head.trainable_variables) is (frozen == 4)
 
 
 def test_mask_head_by_hand() -> None:

@@ -426,7 +426,7 @@ def test_mixed_precision_trains(bfloat16_model, weights) -> None:
     """Convolutions run in bfloat16, variables stay float32, and the loss falls."""
     model = bfloat16_model
     model.set_weights(weights)
-    assert model.rpn_head.conv.compute_dtype == model.backbone.trunk.stem.conv.compute_dtype == 'bfloat16'
+    assert model.rpn_head.convs[0].compute_dtype == model.backbone.trunk.stem.conv.compute_dtype == 'bfloat16'
     assert all('float32' in str(v.dtype) for v in model.weights)
     first = fit(model, make_batch())
     last = fit(model, make_batch(), steps=7)

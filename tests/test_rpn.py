@@ -23,7 +23,7 @@ def test_head_by_hand() -> None:
     head([x])
     identity = np.zeros([3, 3, 1, 1], np.float32)
     identity[1, 1] = 1
-    head.conv.set_weights([identity, np.zeros(1)])
+    head.convs[0].set_weights([identity, np.zeros(1)])
     head.objectness.set_weights([np.array([[[[1., -1.]]]]), np.array([0., .5])])
     head.deltas.set_weights([np.arange(8.).reshape(1, 1, 1, 8), np.zeros(8)])
     (logits,), (deltas,) = head([x])
@@ -42,7 +42,7 @@ def test_head_is_the_same_for_all_levels_and_rectified_between() -> None:
     assert len(head.trainable_variables) == 6
     for level, feature in enumerate(maps):
         np.testing.assert_allclose(head([feature])[0][0], logits[level], atol=1e-6)
-    head.conv.bias.assign(tf.fill([8], -1e3))
+    head.convs[0].bias.assign(tf.fill([8], -1e3))
     assert not np.any(head(maps)[0][0])
 
 

@@ -1,4 +1,4 @@
-"""Feature pyramid (FPN 3): laterals, top-down sums, outputs."""
+"""From a trunk's maps to what RPN and heads read: a feature pyramid (FPN 3), or one map as it is."""
 from __future__ import annotations
 
 from typing import Any
@@ -6,26 +6,29 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-
-def _conv(filters: int, kernel: int, name: str) -> keras.layers.Conv2D:
-    return keras.layers.Conv2D(filters, kernel, padding='same', name=name,
-                               kernel_initializer=keras.initializers.VarianceScaling(1., 'fan_in', 'uniform'))
+from mrcnn_tf.backbones.normalization import ConvNorm, Norm
 
 
 class FeaturePyramid(keras.layers.Layer):
     """Maps by stride {4, 8, 16, 32} -> [P2, P3, P4, P5, P6], all with `channels`; P6 is every second cell of P5."""
 
-    def __init__(self, channels: int, **kwargs: Any) -> None:
+    def __init__(self, channels: int, norm: Norm = Norm('none'), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.laterals = [_conv(channels, 1, f'lateral{k}') for k in range(2, 6)]
-        self.outputs = [_conv(channels, 3, f'output{k}') for k in range(2, 6)]
 
-    def call(self, maps: dict[int, tf.Tensor]) -> list[tf.Tensor]:
-        laterals = [conv(maps[stride]) for conv, stride in zip(self.laterals, sorted(maps), strict=True)]
+        def conv(kernel: int, name: str) -> ConvNorm:
+            return ConvNorm(norm, channels, kernel, activate=False, name=name,
+                            initializer=keras.initializers.VarianceScaling(1., 'fan_in', 'uniform'))
+
+        self.laterals = [conv(1, f'lateral{k}') for k in range(2, 6)]
+        self.outputs = [conv(3, f'output{k}') for k in range(2, 6)]
+
+    def call(self, maps: dict[int, tf.Tensor], training: bool = False) -> list[tf.Tensor]:
+        laterals = [conv(maps[stride], training=training)
+                    for conv, stride in zip(self.laterals, sorted(maps), strict=True)]
         merged = [laterals[-1]]
         for lateral in reversed(laterals[:-1]):
             merged.insert(0, lateral + _upsample(merged[0]))
-        pyramid = [conv(x) for conv, x in zip(self.outputs, merged, strict=True)]
+        pyramid = [conv(x, training=training) for conv, x in zip(self.outputs, merged, strict=True)]
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
 
 
@@ -35,14 +38,29 @@ def _upsample(x: tf.Tensor) -> tf.Tensor:
 
 
 class PyramidBackbone(keras.layers.Layer):
-    """A trunk under a feature pyramid: images [B, H, W, 3] -> [P2..P6] at `strides`."""
+    """A trunk under a feature pyramid: images [B, H, W, 3] -> [P2..P6] at `strides`; RoIs are pooled from P2..P5."""
 
     strides = (4, 8, 16, 32, 64)
+    pooled = 4
 
-    def __init__(self, trunk: keras.layers.Layer, channels: int, **kwargs: Any) -> None:
+    def __init__(self, trunk: keras.layers.Layer, channels: int, norm: Norm = Norm('none'), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.trunk = trunk
-        self.pyramid = FeaturePyramid(channels, name='fpn')
+        self.trunk, self.channels = trunk, channels
+        self.pyramid = FeaturePyramid(channels, norm, name='fpn')
 
     def call(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
-        return self.pyramid(self.trunk(images, training=training))
+        return self.pyramid(self.trunk(images, training=training), training=training)
+
+
+class SingleMapBackbone(keras.layers.Layer):
+    """A trunk whose last map, of stride 16, serves RPN and heads (Faster 3; C4 and DC5): images -> [map]."""
+
+    strides = (16,)
+    pooled = 1
+
+    def __init__(self, trunk: keras.layers.Layer, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trunk, self.channels = trunk, trunk.channels
+
+    def call(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+        return [self.trunk(images, training=training)[16]]

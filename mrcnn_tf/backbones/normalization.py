@@ -1,7 +1,7 @@
-"""Normalisation layers of a trunk, by name."""
+"""Normalisation layers by name, and the convolution that they follow."""
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -10,6 +10,7 @@ from mrcnn_tf.config import BackboneConfig
 
 # A policy of bfloat16 would otherwise round the statistics whenever they are read. Keras 2 and 3 name it differently.
 _NOT_CAST = {'autocast' if keras.__version__.startswith('3') else 'experimental_autocast': False}
+_GROUPS = 32    # of group normalisation (Wu and He, 1803.08494)
 
 
 class FrozenBatchNormalization(keras.layers.Layer):
@@ -41,9 +42,50 @@ class FrozenBatchNormalization(keras.layers.Layer):
         return {**super().get_config(), 'epsilon': self.epsilon}
 
 
-def normalization(config: BackboneConfig, name: str) -> keras.layers.Layer:
-    """frozen: stored statistics; batch: trained, statistics of each replica; sync: trained, of all replicas."""
-    if config.norm == 'frozen':
-        return FrozenBatchNormalization(config.norm_epsilon, name=name)
-    return keras.layers.BatchNormalization(momentum=config.norm_momentum, epsilon=config.norm_epsilon,
-                                           synchronized=config.norm == 'sync', name=name)
+class Norm(NamedTuple):
+    """What follows a convolution.
+
+    kind: none; frozen: stored statistics; batch: trained, statistics of each replica; sync: trained, statistics of all
+    replicas; group: trained, statistics of 32 groups of channels of one image.
+    """
+    kind: str
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+    @classmethod
+    def of(cls, config: BackboneConfig, kind: str | None = None) -> Norm:
+        """The trunk's, or another kind with the trunk's settings."""
+        return cls(kind or config.norm, config.norm_epsilon, config.norm_momentum)
+
+    def layer(self, name: str) -> keras.layers.Layer:
+        """The layer, which `none` has not."""
+        if self.kind == 'frozen':
+            return FrozenBatchNormalization(self.epsilon, name=name)
+        if self.kind == 'group':
+            return keras.layers.GroupNormalization(_GROUPS, epsilon=self.epsilon, name=name)
+        return keras.layers.BatchNormalization(momentum=self.momentum, epsilon=self.epsilon,
+                                               synchronized=self.kind == 'sync', name=name)
+
+
+class ConvNorm(keras.layers.Layer):
+    """Convolution, symmetrically padded, then normalisation, then ReLU if `activate`. A bias where no norm follows."""
+
+    def __init__(self, norm: Norm, filters: int, kernel: int, stride: int = 1, activate: bool = True, groups: int = 1,
+                 dilation: int = 1, initializer: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.padding, self.activate = kernel // 2 if stride > 1 else 0, activate
+        self.conv = keras.layers.Conv2D(
+            filters, kernel, stride, 'valid' if stride > 1 else 'same', dilation_rate=dilation, groups=groups,
+            use_bias=norm.kind == 'none', name='conv',
+            kernel_initializer=initializer or keras.initializers.VarianceScaling(2., 'fan_out', 'untruncated_normal'))
+        self.norm = None if norm.kind == 'none' else norm.layer('norm')
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if self.padding:
+            x = tf.pad(x, [[0, 0], [self.padding] * 2, [self.padding] * 2, [0, 0]])
+        x = self.conv(x)
+        if isinstance(self.norm, keras.layers.BatchNormalization):
+            x = self.norm(x, training=training)
+        elif self.norm:
+            x = self.norm(x)
+        return tf.nn.relu(x) if self.activate else x

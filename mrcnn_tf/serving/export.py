@@ -20,7 +20,7 @@ from mrcnn_tf import __version__, files
 from mrcnn_tf.config import Config, DataConfig
 from mrcnn_tf.input import images
 from mrcnn_tf.input.records import Category
-from mrcnn_tf.model import FasterRCNN
+from mrcnn_tf.model import FasterRCNN, MaskRCNN
 from mrcnn_tf.training.checkpoints import restore_model
 
 Detections = dict[str, tf.Tensor]
@@ -117,9 +117,8 @@ def _output_spec(model: FasterRCNN) -> dict[str, tf.TensorSpec]:
     spec = {'boxes': tf.TensorSpec([limit, 4], tf.float32), 'scores': tf.TensorSpec([limit], tf.float32),
             'labels': tf.TensorSpec([limit], tf.int32), 'category_ids': tf.TensorSpec([limit], tf.int32),
             'valid': tf.TensorSpec([limit], tf.bool), 'sizes': tf.TensorSpec([2], tf.int32)}
-    if model.settings.kind == 'mask_rcnn':
-        side = 2 * model.settings.mask_head.pool_size
-        spec['masks'] = tf.TensorSpec([limit, side, side], tf.float32)
+    if isinstance(model, MaskRCNN):
+        spec['masks'] = tf.TensorSpec([limit, model.mask_side, model.mask_side], tf.float32)
     return spec
 
 

@@ -47,7 +47,7 @@ def test_every_level_adds_the_coarser_ones_spread_over_its_cells(mode) -> None:
 def test_outputs_are_not_added_up_twice() -> None:
     """The sums run over laterals, before the 3 x 3 convolutions: doubling P5's output leaves P4 as it is."""
     pyramid = identity_pyramid()
-    pyramid.outputs[3].kernel.assign(2 * pyramid.outputs[3].kernel)
+    pyramid.outputs[3].conv.kernel.assign(2 * pyramid.outputs[3].conv.kernel)
     maps = {s: tf.ones([1, 64 // s, 64 // s, 1]) for s in (4, 8, 16, 32)}
     assert [float(p[0, 0, 0, 0]) for p in pyramid(maps)] == [4, 3, 2, 2, 2]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.backbones.normalization import FrozenBatchNormalization, normalization
+from mrcnn_tf.backbones.normalization import FrozenBatchNormalization, Norm
 from mrcnn_tf.config import BackboneConfig
 
 from ..modes import MODES, tolerance
@@ -67,8 +67,8 @@ def test_statistics_are_not_rounded_under_mixed_precision() -> None:
 
 
 def test_layer_by_name() -> None:
-    def made(norm):
-        return normalization(BackboneConfig(norm=norm, norm_epsilon=1e-3, norm_momentum=.8), 'n')
+    def made(kind):
+        return Norm.of(BackboneConfig(norm=kind, norm_epsilon=1e-3, norm_momentum=.8)).layer('n')
 
     frozen, batch, sync = made('frozen'), made('batch'), made('sync')
     assert isinstance(frozen, FrozenBatchNormalization) and frozen.epsilon == 1e-3
@@ -80,9 +80,17 @@ def test_layer_by_name() -> None:
 
 
 def test_momentum_is_the_share_of_the_old_statistics() -> None:
-    layer = normalization(BackboneConfig(norm='batch', norm_momentum=.75), 'n')
+    layer = Norm('batch', momentum=.75).layer('n')
     x = tf.constant([[[[3.]], [[5.]]]])                     # mean 4; the old one is 0
     layer(x, training=True)
     np.testing.assert_allclose(layer.moving_mean, [1.], rtol=1e-6)
     layer(x, training=False)
     np.testing.assert_allclose(layer.moving_mean, [1.], rtol=1e-6)
+
+
+def test_group_normalization_by_hand() -> None:
+    """64 channels in 32 groups of two; a group is normalised over its channels and all cells: here -1 and 1."""
+    layer = Norm('group', epsilon=0.).layer('n')
+    x = np.zeros([1, 2, 1, 64], np.float32)
+    x[0, :, 0, ::2], x[0, :, 0, 1::2] = 3., 7.
+    np.testing.assert_allclose(layer(tf.constant(x))[0, 1, 0, :4], [-1, 1, -1, 1], rtol=1e-5)

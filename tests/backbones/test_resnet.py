@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.backbones.normalization import FrozenBatchNormalization
-from mrcnn_tf.backbones.resnet import ConvNorm, ResidualBlock, ResNet
+from mrcnn_tf.backbones.normalization import ConvNorm, FrozenBatchNormalization, Norm
+from mrcnn_tf.backbones.resnet import ResidualBlock, ResNet
 from mrcnn_tf.config import BackboneConfig
 
 
@@ -19,7 +19,7 @@ def parts_of(trunk: ResNet) -> list[list[keras.layers.Layer]]:
 # What the ImageNet classifiers are known to have, less their last layer of 1000 (c + 1) numbers.
 @pytest.mark.parametrize(('name', 'published', 'channels'), [
     ('resnet18', 11_689_512, 512), ('resnet34', 21_797_672, 512), ('resnet50', 25_557_032, 2048),
-    ('resnet101', 44_549_160, 2048)])
+    ('resnet101', 44_549_160, 2048), ('resnext101_32x8d', 88_791_336, 2048), ('resnext101_64x4d', 83_455_272, 2048)])
 def test_published_sizes(name, published, channels) -> None:
     trunk = ResNet(BackboneConfig(name=name, norm='batch', frozen_stages=0))
     maps = trunk(tf.zeros([1, 32, 64, 3]))
@@ -30,7 +30,7 @@ def test_published_sizes(name, published, channels) -> None:
 
 def test_convolutions_pad_both_sides_alike() -> None:
     """A 3 x 3 box filter of stride 2 over six cells 1, 2, 4, ... starts outside at the left: 1 + 2, 2 + 4 + 8, ..."""
-    layer = ConvNorm(BackboneConfig(norm_epsilon=0.), 1, 3, 2)
+    layer = ConvNorm(Norm('frozen', 0.), 1, 3, 2)
     x = tf.reshape(2. ** tf.range(6.), [1, 1, 6, 1])
     layer(x)
     layer.conv.set_weights([np.ones([3, 3, 1, 1])])
@@ -56,7 +56,7 @@ def test_stem_and_pooling_pad_both_sides_alike() -> None:
 @pytest.mark.parametrize('early', [True, False])
 def test_which_convolution_of_a_bottleneck_strides(early) -> None:
     """Stride in the first 1 x 1: odd pixels never count. In the 3 x 3: they do."""
-    block = ResidualBlock(BackboneConfig(name='resnet50', stride_in_1x1=early), 4, 2, True)
+    block = ResidualBlock(BackboneConfig(name='resnet50', stride_in_1x1=early), 4, 16, 2, True)
     x = np.zeros([1, 8, 8, 16], np.float32)
     x[:, 1::2, 1::2] = 1
     block(tf.constant(x))
@@ -71,7 +71,7 @@ def test_which_convolution_of_a_bottleneck_strides(early) -> None:
 @pytest.mark.parametrize(('name', 'width'), [('resnet18', 4), ('resnet50', 1)])
 def test_a_block_adds_its_input_before_the_last_relu(name, width) -> None:
     """With the last normalisation's gamma at 0 a block is ReLU of its input; with beta -1, ReLU of one less."""
-    block = ResidualBlock(BackboneConfig(name=name), width, 1, False)
+    block = ResidualBlock(BackboneConfig(name=name), width, 4, 1, False)
     x = tf.constant(np.random.default_rng(0).normal(size=(1, 4, 4, 4)), tf.float32)
     block(x)
     block.convs[-1].norm.gamma.assign(tf.zeros([4]))
@@ -118,3 +118,34 @@ def test_norm_of_the_config_is_used_throughout() -> None:
     assert len(found) == 20 and all(norm.synchronized for norm in found)
     frozen = norms(ResNet(BackboneConfig(name='resnet50')))
     assert len(frozen) == 53 and all(isinstance(norm, FrozenBatchNormalization) for norm in frozen)
+
+
+def test_a_dilated_stage_keeps_the_stride() -> None:
+    """Of an impulse in res5's input, the 3 x 3 taps of the first block lie two cells apart; the map stays at stride 16."""
+    trunk = ResNet(BackboneConfig(name='resnet18', maps='c5', norm_epsilon=0.))
+    maps = trunk(tf.zeros([1, 160, 160, 3]))
+    assert {s: m.shape.as_list() for s, m in maps.items()} == {
+        4: [1, 40, 40, 64], 8: [1, 20, 20, 128], 16: [1, 10, 10, 512]}
+    conv = trunk.stages[3][0].convs[0]
+    conv.conv.kernel.assign(tf.ones(conv.conv.kernel.shape))
+    impulse = np.zeros([1, 10, 10, 256], np.float32)
+    impulse[0, 5, 5, 0] = 1
+    spread = conv(tf.constant(impulse))[0, :, :, 0].numpy()
+    assert [tuple(cell) for cell in np.argwhere(spread)] == [(y, x) for y in (3, 5, 7) for x in (3, 5, 7)]
+
+
+def test_c4_ends_with_res4() -> None:
+    trunk = ResNet(BackboneConfig(name='resnet50', maps='c4'))
+    assert [m.shape[-1] for m in trunk(tf.zeros([1, 32, 32, 3])).values()] == [256, 512, 1024]
+    assert trunk.channels == 1024
+
+
+@pytest.mark.parametrize('jit', [False, True])
+def test_grouped_convolution_by_hand(jit) -> None:
+    """Two groups: each half of the channels is summed for itself, times 1 for the first and 10 for the second."""
+    layer = ConvNorm(Norm('none'), 2, 1, groups=2, activate=False)
+    x = tf.reshape(tf.range(8.), [1, 1, 2, 4])
+    layer(x)
+    layer.conv.set_weights([np.array([[[[1., 10.], [1., 10.]]]]), np.zeros(2)])
+    found = tf.function(lambda v: layer(v), jit_compile=jit)(x)
+    assert found[0, 0].numpy().tolist() == [[1, 50], [9, 130]]
