@@ -1,6 +1,6 @@
 """The model directory: config.yaml, categories.json and checkpoints/step-N of weights, optimizer slots and step.
 
-N: optimizer updates done. A checkpoint counts once TensorFlow's `checkpoint` file, which is replaced in one go, names
+N: optimizer updates done; step-0 holds weights alone, those of an imported model. A checkpoint counts once TensorFlow's `checkpoint` file, which is replaced in one go, names
 it; what an interrupted save left is removed by the next.
 """
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mrcnn_tf.input.records import Category, read_categories, write_categories
 from mrcnn_tf.model import FasterRCNN, build_model
 from mrcnn_tf.training.strategies import ALONE, Worker
 
+_IMPORTED = 'step-0'
 # How the steps are run, not what they compute: may differ when training is resumed.
 _FREE = ('train.strategy', 'train.jit_compile', 'train.checkpoint_every', 'train.keep_checkpoints', 'train.log_every')
 
@@ -33,6 +34,8 @@ class CheckpointError(ValueError):
 
 def create(model_dir: pathlib.Path, config: Config, categories: Sequence[Category]) -> None:
     """Writes config.yaml and categories.json; once there are checkpoints, both must be the same as before.
+
+    Of a model that is imported and not trained yet, only its `model` section and its categories must be.
 
     Raises:
         CheckpointError: the directory belongs to another config or other categories.
@@ -74,10 +77,33 @@ def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
         raise CheckpointError(f'{directory} has no checkpoint yet; `mrcnn train` writes one every '
                               'train.checkpoint_every steps and at the end')
     model = build_model(config.model, engine)
-    with _explained(newest):
-        status = _checkpoint(model=model.variables).restore(str(newest)).expect_partial()    # no optimizer here
-        status.assert_existing_objects_matched()
+    _restore_weights(model, newest)
     return model, config, categories
+
+
+def save_imported(model_dir: pathlib.Path, model: keras.Model, config: Config, categories: Sequence[Category]) -> None:
+    """Makes a model directory of weights that come from elsewhere; training goes on from there.
+
+    Raises:
+        OSError: there is such a directory, the disk is full, no permission; nothing is left then.
+    """
+    with files.atomic_path(model_dir) as directory:
+        directory.mkdir()
+        create(directory, config, categories)
+        try:
+            _write(_checkpoint(model=model.variables), directory / 'checkpoints', 1, 0)
+        except tf.errors.OpError as error:
+            raise OSError(f'{model_dir}: {_reason(error)}; make room there or give another directory') from None
+
+
+def _restore_weights(model: keras.Model, prefix: pathlib.Path) -> None:
+    with _explained(prefix):
+        status = _checkpoint(model=model.variables).restore(str(prefix)).expect_partial()    # no optimizer here
+        status.assert_existing_objects_matched()
+
+
+def _write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, keep: int, step: int) -> None:
+    tf.train.CheckpointManager(checkpoint, str(directory), keep, checkpoint_name='step').save(checkpoint_number=step)
 
 
 class Checkpoints:
@@ -88,7 +114,7 @@ class Checkpoints:
         self.directory = model_dir / 'checkpoints'
         self._worker = worker
         self._keep = keep
-        self._optimizer = model.optimizer
+        self._model, self._optimizer = model, model.optimizer
         self._checkpoint = _checkpoint(model=model.variables, optimizer=model.optimizer.variables)
 
     def restore(self) -> int:
@@ -99,6 +125,9 @@ class Checkpoints:
         """
         newest = find_newest(self.directory)
         if newest is None:
+            return 0
+        if newest.name == _IMPORTED:
+            _restore_weights(self._model, newest)
             return 0
         with _explained(newest):
             status = self._checkpoint.restore(str(newest))
@@ -117,8 +146,7 @@ class Checkpoints:
         # Every worker saves, because variables that are averaged when read need all of them; only the chief's stays.
         with contextlib.nullcontext(self.directory) if self._worker.is_chief else _scratch() as directory:
             try:
-                tf.train.CheckpointManager(
-                    self._checkpoint, str(directory), self._keep, checkpoint_name='step').save(checkpoint_number=step)
+                _write(self._checkpoint, directory, self._keep, step)
             except (OSError, tf.errors.OpError) as error:
                 raise CheckpointError(f'{directory}: step-{step} cannot be written ({_reason(error)}); the checkpoints '
                                       'before are whole: make room and resume with the same command') from None
@@ -200,7 +228,9 @@ def _reason(error: Exception) -> str:
 
 def _check_same(model_dir: pathlib.Path, config: Config, categories: Sequence[Category]) -> None:
     there, categories_there = read(model_dir)
-    different = [*_differences(dataclasses.asdict(there), dataclasses.asdict(config))]
+    imported = find_newest(model_dir / 'checkpoints') == model_dir / 'checkpoints' / _IMPORTED
+    parts = (there.model, config.model) if imported else (there, config)
+    different = [*_differences(*map(dataclasses.asdict, parts), 'model.' if imported else '')]
     if list(categories) != categories_there:
         different.append('the categories of the data differ')
     if different:

@@ -9,7 +9,7 @@ import datetime
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -18,11 +18,11 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.dataset import readable, training_dataset
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.records import Category, Manifest
 from mrcnn_tf.model import FasterRCNN, build_model
 from mrcnn_tf.training import schedules
 from mrcnn_tf.training.callbacks import Interruption, NonFiniteStop, Save, Scalars, Show, TrainingError, step_of
-from mrcnn_tf.training.checkpoints import Checkpoints, create, find_newest
+from mrcnn_tf.training.checkpoints import Checkpoints, create, find_newest, read
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.strategies import Worker, find_worker, make_strategy, mean_over_workers
 from mrcnn_tf.weights.keras_applications import load_imagenet
@@ -40,15 +40,15 @@ def train(config: Config, model_dir: str | os.PathLike[str]) -> None:
         TrainingError: settings that do not fit the data or devices, a loss that is not finite, too little memory, a
             signal (then all is saved, and the same call goes on).
     """
-    manifest = _read_manifest(config)
+    manifest, categories = _read_manifest(config, pathlib.Path(model_dir))
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     worker = find_worker(config.train)
-    run = _Run(config, pathlib.Path(model_dir), worker, make_strategy(config.train))
+    run = _Run(config, pathlib.Path(model_dir), worker, make_strategy(config.train), _labels(manifest, categories))
     run.check_batch()
     keras.utils.set_random_seed(config.train.seed)
     if worker.is_chief:
-        create(run.directory, config, manifest.categories)
+        create(run.directory, config, categories)
     with _precision(config.train.precision):
         model = _build(run)
         checkpoints = Checkpoints(run.directory, model, config.train.keep_checkpoints, worker)
@@ -68,6 +68,7 @@ class _Run:
     directory: pathlib.Path
     worker: Worker
     strategy: tf.distribute.Strategy
+    labels: list[int]      # of the model for each label of the data, 0 included
 
     @property
     def steps(self) -> int:
@@ -92,16 +93,28 @@ class _Run:
             print(line, flush=True)
 
 
-def _read_manifest(config: Config) -> Manifest:
+def _read_manifest(config: Config, directory: pathlib.Path) -> tuple[Manifest, list[Category]]:
+    """The set, and the categories of the model: the set's, unless a model that is there has more."""
     path = config.data.train
     if not path:
         raise TrainingError('data.train is not set; give data.train=NAME.json, the manifest that `mrcnn convert` wrote')
     manifest = Manifest.read(path)
-    classes = len(manifest.categories)
-    if classes != config.model.num_classes:
-        raise TrainingError(f'{path} has {classes} categories and model.num_classes is {config.model.num_classes}; '
-                            f'set model.num_classes={classes}')
-    return manifest
+    begun = find_newest(directory / 'checkpoints') is not None
+    categories = read(directory)[1] if begun else manifest.categories
+    missing = [category for category in manifest.categories
+               if (category.id, category.name) not in {(each.id, each.name) for each in categories}]
+    if missing:
+        raise TrainingError(f'{path}: category {missing[0].id} {missing[0].name!r} is none of {directory}; '
+                            'give another --model-dir')
+    if len(categories) != config.model.num_classes:
+        raise TrainingError(f'{directory if begun else path} has {len(categories)} categories and model.num_classes is '
+                            f'{config.model.num_classes}; set model.num_classes={len(categories)}')
+    return manifest, categories
+
+
+def _labels(manifest: Manifest, categories: Sequence[Category]) -> list[int]:
+    of_id = {category.id: category.label for category in categories}
+    return [0, *(of_id[category.id] for category in manifest.categories)]
 
 
 @contextlib.contextmanager
@@ -121,7 +134,7 @@ def _build(run: _Run) -> FasterRCNN:
     with run.strategy.scope():
         model = build_model(config.model, engine='xla' if run.jit_compile else 'op')
         if config.model.backbone.weights == 'imagenet' and find_newest(run.directory / 'checkpoints') is None:
-            load_imagenet(model.backbone.trunk, config.model.backbone)
+            load_imagenet(model)
         model.compile(optimizer=build_optimizer(config.solver, run.schedule, model), clip_norm=config.solver.clip_norm,
                       seed=config.train.seed, jit_compile=run.jit_compile)
     return model
@@ -175,6 +188,8 @@ def _distributed(run: _Run, start: int) -> tf.data.Dataset:
     def local(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         dataset = training_dataset(str(run.config.data.train), run.config, start, (run.worker.index, run.worker.count),
                                    with_masks=run.config.model.kind == 'mask_rcnn')
+        if run.labels != list(range(len(run.labels))):
+            dataset = dataset.map(lambda batch: {**batch, 'labels': tf.gather(run.labels, batch['labels'])})
         return dataset if parts == 1 else dataset.map(lambda batch: _cut(batch, parts)).unbatch().prefetch(parts)
 
     return local() if run.strategy.num_replicas_in_sync == 1 else run.strategy.distribute_datasets_from_function(local)

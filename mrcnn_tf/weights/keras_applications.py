@@ -1,6 +1,7 @@
-"""ImageNet weights of keras.applications -> the trunk of a model.
+"""ImageNet weights of keras.applications -> the trunk of a model, and the hidden layers of VGG-16's box head.
 
 Their ResNets have a bias in each convolution before the normalisation, ours do not: x + b - mean = x - (mean - b).
+They were trained with BGR images less their mean, and strides in the 1x1 convolutions.
 """
 from __future__ import annotations
 
@@ -10,33 +11,63 @@ from typing import Any
 import keras
 import numpy as np
 
-from mrcnn_tf.backbones.resnet import ConvNorm, ResNet
+from mrcnn_tf.backbones.normalization import ConvNorm
+from mrcnn_tf.backbones.resnet import ResNet
 from mrcnn_tf.config import BackboneConfig
-from mrcnn_tf.weights.torchvision import WeightsError
+from mrcnn_tf.model import FasterRCNN
+from mrcnn_tf.weights.rules import SAME, Convert, Line, Rule, WeightsError, fill, variable_path
 
-_SOURCES = {'resnet50': 'ResNet50', 'resnet101': 'ResNet101'}
+SOURCES = {'resnet50': 'ResNet50', 'resnet101': 'ResNet101', 'vgg16': 'VGG16'}
+_CLASSIFIER = r'^(predictions|probs)/'
+_LESS_BIAS = Convert('less the bias of the convolution', lambda pair: pair[0] - pair[1])
 
 
-def load_imagenet(trunk: ResNet, config: BackboneConfig) -> None:
-    """Fills the trunk, stem and all stages, with weights that Keras downloads, or has in its cache.
-
-    They were trained with BGR images less their mean, and strides in the 1x1 convolutions.
+def settings(name: str) -> tuple[str, list[str]]:
+    """The config of the package for a trunk of these weights, and what it changes.
 
     Raises:
-        WeightsError: no such weights for this trunk or dialect, or they cannot be fetched.
+        WeightsError: there are none of this name.
     """
-    if config.name not in _SOURCES:
-        raise WeightsError(f'model.backbone.weights=imagenet: keras.applications has {" and ".join(_SOURCES)}, '
+    if name not in SOURCES:
+        raise WeightsError(f'keras.applications has weights for {", ".join(SOURCES)} here, not for {name}')
+    config = 'faster_rcnn_vgg16' if name == 'vgg16' else 'mask_rcnn_r50_fpn_1x'
+    return config, [f'model.backbone.name={name}', 'model.backbone.weights=imagenet']
+
+
+def load_imagenet(model: FasterRCNN) -> list[Line]:
+    """Fills what ImageNet's classifier has of the model with weights that Keras downloads, or has in its cache.
+
+    Returns:
+        The report; variables that start fresh are in it.
+
+    Raises:
+        WeightsError: no such weights for this trunk or dialect, or they cannot be fetched; the model is unchanged then.
+    """
+    config = model.settings.backbone
+    if config.name not in SOURCES:
+        raise WeightsError(f'model.backbone.weights=imagenet: keras.applications has {", ".join(SOURCES)}, '
                            f'not {config.name}; set model.backbone.weights=none or another model.backbone.name')
-    if not config.stride_in_1x1:
+    if not config.stride_in_1x1 and config.name != 'vgg16':
         raise WeightsError('model.backbone.weights=imagenet needs model.backbone.stride_in_1x1=true, '
                            'the strides that these weights were trained with')
-    copy_trunk(_fetch(_SOURCES[config.name]), trunk)
+    return copy(_fetch(config), model)
 
 
-def _fetch(name: str) -> keras.Model:
+def copy(source: keras.Model, model: FasterRCNN) -> list[Line]:
+    """Fills the trunk, and what else the source has, from a model of keras.applications; returns the report."""
+    rules = list(correspondence(model))
+    filled = {id(rule.variable) for rule in rules}
+    rest = [variable for variable in model.variables if id(variable) not in filled]
+    fresh = [Rule(variable, '', SAME) for variable in rest]
+    return fill([*rules, *fresh], state_of(source), rest, _CLASSIFIER)
+
+
+def _fetch(config: BackboneConfig) -> keras.Model:
+    name = SOURCES[config.name]
+    with_head: dict[str, Any] = {'include_top': True} if config.name == 'vgg16' else {
+        'include_top': False, 'input_shape': (64, 64, 3)}
     try:
-        return getattr(keras.applications, name)(include_top=False, weights='imagenet', input_shape=(64, 64, 3))
+        return getattr(keras.applications, name)(weights='imagenet', **with_head)
     # Keras wraps what urllib raises in a bare Exception; a damaged download is a ValueError or OSError.
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
@@ -45,30 +76,42 @@ def _fetch(name: str) -> keras.Model:
             'network, into ~/.keras/models, or set model.backbone.weights=none') from None
 
 
-def copy_trunk(source: keras.Model, trunk: ResNet) -> None:
-    """Copies convolutions and normalisations of a keras.applications ResNet of the same depth."""
-    _copy(source, 'conv1', trunk.stem)
-    for layer, prefix in _blocks(trunk):
-        _copy(source, prefix, layer)
+def state_of(source: keras.Model) -> dict[str, np.ndarray]:
+    """Its weights as 'layer/kernel'; a mean of normalisation is stacked on the bias that has to be taken from it."""
+    state = {f'{layer.name}/{variable_path(variable).split("/")[-1]}': value for layer in source.layers
+             for variable, value in zip(layer.weights, layer.get_weights(), strict=True)}
+    for name in [name for name in state if name.endswith('_bn/moving_mean')]:
+        state[name] = np.stack([state[name], state.pop(name.replace('_bn/moving_mean', '_conv/bias'))])
+    return state
 
 
-def _blocks(trunk: ResNet) -> Iterator[tuple[ConvNorm, str]]:
-    for stage, blocks in enumerate(trunk.stages, start=2):
-        for number, block in enumerate(blocks, start=1):
-            prefix = f'conv{stage}_block{number}'
-            if block.shortcut:
-                yield block.shortcut, f'{prefix}_0'
-            for index, conv in enumerate(block.convs, start=1):
-                yield conv, f'{prefix}_{index}'
+def correspondence(model: FasterRCNN) -> Iterator[Rule]:
+    """What ImageNet's classifier has of the model."""
+    trunk = model.backbone.trunk
+    if isinstance(trunk, ResNet):
+        yield from _conv_norm(trunk.stem, 'conv1')
+        res5 = [model.res5_head.blocks] if model.res5_head else []
+        for stage, blocks in enumerate([*trunk.stages, *res5], start=2):
+            for number, block in enumerate(blocks, start=1):
+                prefix = f'conv{stage}_block{number}'
+                for index, conv in enumerate(block.convs, start=1):
+                    yield from _conv_norm(conv, f'{prefix}_{index}')
+                if block.shortcut:
+                    yield from _conv_norm(block.shortcut, f'{prefix}_0')
+        return
+    for number, convs in enumerate(trunk.stages, start=1):
+        for index, conv in enumerate(convs, start=1):
+            yield from _biased(conv.conv, f'block{number}_conv{index}')
+    for index, layer in enumerate(model.box_head.hidden, start=1):
+        yield from _biased(layer, f'fc{index}')
 
 
-def _copy(source: keras.Model, prefix: str, layer: ConvNorm) -> None:
-    kernel, bias = source.get_layer(f'{prefix}_conv').get_weights()
-    gamma, beta, mean, variance = source.get_layer(f'{prefix}_bn').get_weights()
-    pairs: list[tuple[Any, np.ndarray]] = [
-        (layer.conv.kernel, kernel), (layer.norm.gamma, gamma), (layer.norm.beta, beta),
-        (layer.norm.moving_mean, mean - bias), (layer.norm.moving_variance, variance)]
-    for variable, value in pairs:
-        if tuple(variable.shape) != value.shape:
-            raise WeightsError(f'{prefix} has {list(value.shape)}, the model {list(variable.shape)}')
-        variable.assign(value)
+def _conv_norm(layer: ConvNorm, prefix: str) -> Iterator[Rule]:
+    yield Rule(layer.conv.kernel, f'{prefix}_conv/kernel', SAME)
+    for field in ('gamma', 'beta', 'moving_mean', 'moving_variance'):
+        yield Rule(getattr(layer.norm, field), f'{prefix}_bn/{field}', _LESS_BIAS if field == 'moving_mean' else SAME)
+
+
+def _biased(layer: Any, name: str) -> Iterator[Rule]:
+    yield Rule(layer.kernel, f'{name}/kernel', SAME)
+    yield Rule(layer.bias, f'{name}/bias', SAME)

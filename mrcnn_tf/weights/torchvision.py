@@ -1,68 +1,98 @@
 """Weights under torchvision's parameter names -> our model.
 
-Theirs: convolutions [out, in, h, w], dense layers [out, in], transposed convolutions [in, out, h, w]; deltas dx, dy,
-dw, dh; a box and a mask for the background too, which ours leave out; pooled maps flattened channel first.
+Theirs: a box and a mask for the background too, which ours leave out, and the layouts that `rules.py` turns.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import re
+from collections.abc import Iterator
 
 import numpy as np
 
-from mrcnn_tf.backbones.resnet import ConvNorm
 from mrcnn_tf.model import FasterRCNN, MaskRCNN
+from mrcnn_tf.weights.rules import (
+    DENSE,
+    KERNEL,
+    SAME,
+    YX,
+    Convert,
+    Line,
+    Rule,
+    State,
+    WeightsError,
+    biased,
+    channels_last,
+    conv_norm,
+    fill,
+    predictors,
+)
 
-Convert = Callable[[np.ndarray], np.ndarray]
-Rule = tuple[Any, str, Convert]      # our variable, their name, what turns theirs into ours
-_YX = [1, 0, 3, 2]                   # dx, dy, dw, dh -> dy, dx, dh, dw
+# How older releases, and the files published for them, call some layers.
+_OLDER = ((r'(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$', r'\1.0.\2'),
+          (r'rpn\.head\.conv\.(weight|bias)$', r'rpn.head.conv.0.0.\1'),
+          (r'roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)$',
+           lambda match: f'roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}'))
+_UNUSED = r'num_batches_tracked$'
+_BLOCKS = {(2, False): 'resnet18', (6, False): 'resnet34', (6, True): 'resnet50', (23, True): 'resnet101'}
+_FOREGROUND = Convert('background left out', lambda rows: rows[1:])
+_FOREGROUND_BOXES = Convert('background left out', lambda rows: rows[4:])
 
 
-class WeightsError(ValueError):
-    """Weights that do not fit the model; one line that names the parameter."""
-
-
-def load_state_dict(model: FasterRCNN, state: Mapping[str, np.ndarray]) -> None:
-    """Fills every weight of `model`.
+def load_state_dict(model: FasterRCNN, state: State, fresh: bool = False) -> list[Line]:
+    """Fills every weight of `model`, but with `fresh` not the predictors; returns the report.
 
     Raises:
         WeightsError: a parameter is missing, left over, of another shape or not finite; the model is unchanged then.
     """
-    values = {}
-    rules = list(correspondence(model))
-    for variable, name, convert in rules:
-        if name not in state:
-            raise WeightsError(f'no parameter {name}')
-        value = convert(np.asarray(state[name], np.float32))
-        if tuple(value.shape) != tuple(variable.shape):
-            raise WeightsError(f'{name} gives {list(value.shape)}, the model has {list(variable.shape)}')
-        if not np.isfinite(value).all():
-            raise WeightsError(f'{name} holds values that are not finite')
-        values[name] = value
-    left = [name for name in state if name not in values and not name.endswith('num_batches_tracked')]
-    if left:
-        raise WeightsError(f'{len(left)} parameters have no place in the model, such as {left[0]}')
-    for variable, name, _ in rules:
-        variable.assign(values[name])
+    return fill(list(correspondence(model)), renamed(state), predictors(model) if fresh else (), _UNUSED)
+
+
+def renamed(state: State) -> dict[str, np.ndarray]:
+    """The parameters under the names of current releases."""
+    found = {}
+    for name, value in state.items():
+        for pattern, replacement in _OLDER:
+            name = re.sub(f'^{pattern}', replacement, name)
+        found[name] = value
+    return found
+
+
+def settings(state: State) -> tuple[str, list[str]]:
+    """The config of the package that these weights were trained with, and what they change in it.
+
+    Raises:
+        WeightsError: the parameters are of no Faster or Mask R-CNN with a ResNet and FPN.
+    """
+    state = renamed(state)
+    numbers = [int(match[1]) for match in (re.match(r'backbone\.body\.layer3\.(\d+)\.', name) for name in state) if match]
+    kind = (max(numbers, default=-1) + 1, 'backbone.body.layer1.0.conv3.weight' in state)
+    if kind not in _BLOCKS or 'roi_heads.box_predictor.cls_score.bias' not in state:
+        raise WeightsError('these are not the parameters of a Faster or Mask R-CNN of torchvision with ResNet and FPN')
+    version = '_v2' if 'backbone.fpn.inner_blocks.0.1.weight' in state else ''
+    detector = 'mask_rcnn' if 'roi_heads.mask_predictor.conv5_mask.weight' in state else 'faster_rcnn'
+    return f'torchvision_mask_rcnn_r50_fpn{version}', [
+        f'model.kind={detector}', f'model.backbone.name={_BLOCKS[kind]}',
+        f'model.num_classes={len(state["roi_heads.box_predictor.cls_score.bias"]) - 1}']
 
 
 def correspondence(model: FasterRCNN) -> Iterator[Rule]:
     """Each of our variables with their name for it."""
     trunk, pyramid = model.backbone.trunk, model.backbone.pyramid
-    yield from _conv_norm(trunk.stem, 'backbone.body.conv1', 'backbone.body.bn1')
+    yield from conv_norm(trunk.stem, 'backbone.body.conv1', 'backbone.body.bn1')
     for stage, blocks in enumerate(trunk.stages, start=1):
         for number, block in enumerate(blocks):
             prefix = f'backbone.body.layer{stage}.{number}'
             for index, conv in enumerate(block.convs, start=1):
-                yield from _conv_norm(conv, f'{prefix}.conv{index}', f'{prefix}.bn{index}')
+                yield from conv_norm(conv, f'{prefix}.conv{index}', f'{prefix}.bn{index}')
             if block.shortcut:
-                yield from _conv_norm(block.shortcut, f'{prefix}.downsample.0', f'{prefix}.downsample.1')
+                yield from conv_norm(block.shortcut, f'{prefix}.downsample.0', f'{prefix}.downsample.1')
     for index in range(4):
-        yield from _biased(pyramid.laterals[index], f'backbone.fpn.inner_blocks.{index}.0', _kernel)
-        yield from _biased(pyramid.outputs[index], f'backbone.fpn.layer_blocks.{index}.0', _kernel)
-    yield from _biased(model.rpn_head.conv, 'rpn.head.conv.0.0', _kernel)
-    yield from _biased(model.rpn_head.objectness, 'rpn.head.cls_logits', _kernel)
-    yield from _biased(model.rpn_head.deltas, 'rpn.head.bbox_pred', lambda w: _kernel(_reorder(w)), _reorder)
+        for conv, kind in ((pyramid.laterals[index], 'inner'), (pyramid.outputs[index], 'layer')):
+            yield from conv_norm(conv, f'backbone.fpn.{kind}_blocks.{index}.0', f'backbone.fpn.{kind}_blocks.{index}.1')
+    for index, conv in enumerate(model.rpn_head.convs):
+        yield from biased(conv, f'rpn.head.conv.{index}.0', KERNEL)
+    yield from biased(model.rpn_head.objectness, 'rpn.head.cls_logits', KERNEL)
+    yield from biased(model.rpn_head.deltas, 'rpn.head.bbox_pred', YX.then(KERNEL), YX)
     yield from _box_head(model)
     if isinstance(model, MaskRCNN):
         yield from _mask_head(model)
@@ -70,47 +100,21 @@ def correspondence(model: FasterRCNN) -> Iterator[Rule]:
 
 def _box_head(model: FasterRCNN) -> Iterator[Rule]:
     head, side = model.box_head, model.box_pool.size
-
-    def channels_last(w: np.ndarray) -> np.ndarray:
-        return w.reshape(len(w), -1, side, side).transpose(2, 3, 1, 0).reshape(-1, len(w))
-
-    yield from _biased(head.fc6, 'roi_heads.box_head.fc6', channels_last)
-    yield from _biased(head.fc7, 'roi_heads.box_head.fc7', np.transpose)
-    yield from _biased(head.classes, 'roi_heads.box_predictor.cls_score', np.transpose)
-    yield from _biased(head.deltas, 'roi_heads.box_predictor.bbox_pred', lambda w: _reorder(w)[4:].T,
-                       lambda b: _reorder(b)[4:])
+    # The first recipe names two dense layers, the second counts: convolutions, a flattening, a dense layer.
+    names = [f'{len(head.convs) + 1 + i}' for i in range(len(head.hidden))] if head.convs else ['fc6', 'fc7']
+    for index, conv in enumerate(head.convs):
+        yield from conv_norm(conv, f'roi_heads.box_head.{index}.0', f'roi_heads.box_head.{index}.1')
+    for index, (layer, name) in enumerate(zip(head.hidden, names, strict=True)):
+        yield from biased(layer, f'roi_heads.box_head.{name}', DENSE if index else channels_last(side))
+    yield from biased(head.classes, 'roi_heads.box_predictor.cls_score', DENSE)
+    deltas = _FOREGROUND_BOXES.then(YX)
+    yield from biased(head.deltas, 'roi_heads.box_predictor.bbox_pred', deltas.then(DENSE), deltas)
 
 
 def _mask_head(model: MaskRCNN) -> Iterator[Rule]:
     head = model.mask_head
     for index, conv in enumerate(head.convs):
-        yield from _biased(conv, f'roi_heads.mask_head.{index}.0', _kernel)
-    yield from _biased(head.upsample, 'roi_heads.mask_predictor.conv5_mask', _kernel)
-    yield from _biased(head.masks, 'roi_heads.mask_predictor.mask_fcn_logits', lambda w: _kernel(w[1:]),
-                       lambda b: b[1:])
-
-
-def _same(value: np.ndarray) -> np.ndarray:
-    return value
-
-
-def _kernel(weight: np.ndarray) -> np.ndarray:
-    """[out, in, h, w] -> [h, w, in, out]; also [in, out, h, w] -> [h, w, out, in] of the transposed convolution."""
-    return weight.transpose(2, 3, 1, 0)
-
-
-def _reorder(value: np.ndarray) -> np.ndarray:
-    """Rows in fours: dx, dy, dw, dh -> dy, dx, dh, dw."""
-    return value.reshape(-1, 4, *value.shape[1:])[:, _YX].reshape(value.shape)
-
-
-def _biased(layer: Any, name: str, kernel: Convert, bias: Convert = _same) -> Iterator[Rule]:
-    yield layer.kernel, f'{name}.weight', kernel
-    yield layer.bias, f'{name}.bias', bias
-
-
-def _conv_norm(layer: ConvNorm, conv: str, norm: str) -> Iterator[Rule]:
-    yield layer.conv.kernel, f'{conv}.weight', _kernel
-    for variable, name in ((layer.norm.gamma, 'weight'), (layer.norm.beta, 'bias'),
-                           (layer.norm.moving_mean, 'running_mean'), (layer.norm.moving_variance, 'running_var')):
-        yield variable, f'{norm}.{name}', _same
+        yield from conv_norm(conv, f'roi_heads.mask_head.{index}.0', f'roi_heads.mask_head.{index}.1')
+    yield from biased(head.upsample, 'roi_heads.mask_predictor.conv5_mask', KERNEL)
+    yield from biased(head.masks, 'roi_heads.mask_predictor.mask_fcn_logits', _FOREGROUND.then(KERNEL),
+                      _FOREGROUND.then(SAME))

@@ -1,0 +1,90 @@
+"""Weights that others published -> a model directory that trains, evaluates, exports and predicts like any of ours."""
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from mrcnn_tf import config as configuration
+from mrcnn_tf.config import Config
+from mrcnn_tf.input.records import Category, Manifest
+from mrcnn_tf.model import FasterRCNN, build_model
+from mrcnn_tf.training.checkpoints import save_imported
+from mrcnn_tf.weights import coco, detectron2, files, keras_applications, torchvision
+from mrcnn_tf.weights.rules import Line, State, WeightsError
+
+FRAMEWORKS = {'torchvision': torchvision, 'detectron2': detectron2}
+PathLike = str | os.PathLike[str]
+
+
+def import_file(framework: str, path: PathLike, output: PathLike, classes: PathLike | None = None) -> list[Line]:
+    """Makes a model directory of a file with the weights of a Faster or Mask R-CNN, in the dialect of its framework.
+
+    Args:
+        framework: 'torchvision' or 'detectron2'.
+        path: .pth, .safetensors, .npz or .pkl.
+        output: the directory, which must not exist.
+        classes: a manifest or a number: the predictors get these classes and start fresh.
+
+    Returns:
+        The report, a line for each variable of the model.
+
+    Raises:
+        WeightsError, PickleError, ManifestError: the file, or the weights beside the classes, cannot be used.
+        OSError: the directory exists, the disk is full. Nothing is written then.
+    """
+    state = files.read(path)
+    try:
+        source, overrides = FRAMEWORKS[framework].settings(state)
+        model, config, categories = _model(source, overrides, classes)
+        report = FRAMEWORKS[framework].load_state_dict(model, state, fresh=classes is not None)
+    except WeightsError as error:
+        raise WeightsError(f'{path}: {error}') from None
+    save_imported(pathlib.Path(output), model, config, categories)
+    return report
+
+
+def import_imagenet(name: str, output: PathLike, classes: PathLike | None = None) -> list[Line]:
+    """Makes a model directory whose trunk has the ImageNet weights of keras.applications; the rest starts fresh.
+
+    Args:
+        name: of the trunk: resnet50, resnet101, vgg16.
+        output, classes: as `import_file`.
+
+    Raises:
+        WeightsError, ManifestError: no such weights, or they cannot be fetched.
+        OSError: the directory exists, the disk is full. Nothing is written then.
+    """
+    source, overrides = keras_applications.settings(name)
+    model, config, categories = _model(source, overrides, classes)
+    report = keras_applications.load_imagenet(model)
+    save_imported(pathlib.Path(output), model, config, categories)
+    return report
+
+
+def _model(source: str, overrides: Sequence[str], classes: PathLike | None
+           ) -> tuple[FasterRCNN, Config, list[Category]]:
+    config = configuration.load(source, overrides)
+    categories = coco.categories(config.model.num_classes) if classes is None else _categories(classes)
+    config.model.num_classes = len(categories)
+    configuration.validate(config)
+    return build_model(config.model), config, categories
+
+
+def _categories(classes: PathLike) -> list[Category]:
+    if str(classes).isdecimal():
+        return coco.categories(int(str(classes)))
+    return list(Manifest.read(classes).categories)
+
+
+def table(report: Sequence[Line]) -> str:
+    """The report as text, a line for each variable: theirs, ours, shape, smallest, largest, L2 norm, what was changed."""
+    rows = [(line.source or '-', line.ours, 'x'.join(map(str, line.shape)) or 'scalar', f'{line.least:.4g}',
+             f'{line.largest:.4g}', f'{line.norm:.5g}', line.change) for line in report]
+    heading = ('theirs', 'ours', 'shape', 'min', 'max', 'norm', 'changed')
+    widths = [max(len(row[column]) for row in [heading, *rows]) for column in range(len(heading) - 1)]
+    lines = ['  '.join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+             for row in [heading, *rows]]
+    fresh = [line.ours for line in report if not line.source]
+    filled = f'{len(report) - len(fresh)} of {len(report)} variables filled'
+    return '\n'.join([*lines, f'{filled}; fresh: {", ".join(fresh)}' if fresh else filled])

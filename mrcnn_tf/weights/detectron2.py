@@ -1,0 +1,146 @@
+"""Weights under Detectron2's parameter names -> our model: Faster and Mask R-CNN with FPN, C4 and DC5.
+
+Theirs: the background's score comes last, ours first; no box and no mask for it; the layouts that `rules.py` turns.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from mrcnn_tf.backbones.resnet import ResidualBlock
+from mrcnn_tf.model import FasterRCNN, MaskRCNN
+from mrcnn_tf.weights.rules import (
+    DENSE,
+    KERNEL,
+    SAME,
+    YX,
+    Convert,
+    Line,
+    Rule,
+    State,
+    WeightsError,
+    biased,
+    channels_last,
+    conv_norm,
+    fill,
+    predictors,
+)
+
+# Constants of the model that their files may carry.
+_UNUSED = r'num_batches_tracked$|anchor_generator\.cell_anchors\.\d$|^pixel_(mean|std)$'
+_BACKGROUND_FIRST = Convert('background from last to first', lambda rows: np.roll(rows, 1, axis=0))
+
+
+def load_state_dict(model: FasterRCNN, state: State, fresh: bool = False) -> list[Line]:
+    """Fills every weight of `model`, but with `fresh` not the predictors; returns the report.
+
+    Raises:
+        WeightsError: a parameter is missing, left over, of another shape or not finite; the model is unchanged then.
+    """
+    return fill(list(correspondence(model)), state, predictors(model) if fresh else (), _UNUSED)
+
+
+def settings(state: State) -> tuple[str, list[str]]:
+    """The config of the package that these weights were trained with, and what they change in it.
+
+    Raises:
+        WeightsError: the parameters are of no Faster or Mask R-CNN that can be built here.
+    """
+    trunk = _trunk_prefix(state)
+    maps = 'fpn' if trunk == 'backbone.bottom_up.' else 'c4' if 'roi_heads.res5.0.conv1.weight' in state else 'c5'
+    name, group_settings = _trunk(state, trunk)
+    detector = 'mask_rcnn' if 'roi_heads.mask_head.predictor.weight' in state else 'faster_rcnn'
+    config = {'fpn': 'mask_rcnn_r50_fpn_1x', 'c4': 'mask_rcnn_r50_c4_1x', 'c5': 'mask_rcnn_r50_dc5_1x'}[maps]
+    agnostic = len(_get(state, 'roi_heads.box_predictor.bbox_pred.bias')) == 4
+    return config, [
+        f'model.kind={detector}', f'model.backbone.name={name}', 'model.backbone.weights=none',
+        'model.backbone.norm_epsilon=1.0e-5', *group_settings,
+        f'model.num_classes={len(_get(state, "roi_heads.box_predictor.cls_score.bias")) - 1}',
+        f'model.box_head.class_agnostic={str(agnostic).lower()}']
+
+
+def _trunk(state: State, prefix: str) -> tuple[str, list[str]]:
+    """Its name, and what a ResNeXt is trained with: the stride in the 3 x 3, deviations of one."""
+    blocks = 1 + max((int(match[1]) for match in (re.match(rf'{re.escape(prefix)}res4\.(\d+)\.', name)
+                                                 for name in state) if match), default=-1)
+    name = {6: 'resnet50', 23: 'resnet101'}.get(blocks)
+    width, in_group = (_get(state, f'{prefix}res2.0.conv{k}.weight').shape[axis] for k, axis in ((1, 0), (2, 1)))
+    if name == 'resnet101' and width > in_group:
+        name = {(256, 8): 'resnext101_32x8d', (256, 4): 'resnext101_64x4d'}.get((width, in_group))
+        return _named(name), ['model.backbone.stride_in_1x1=false', 'model.pixel_std=[57.375,57.12,58.395]']
+    return _named(name if width == in_group == 64 else None), []
+
+
+def _named(name: str | None) -> str:
+    if name is None:
+        raise WeightsError('the trunk is none of ResNet-50, ResNet-101, ResNeXt-101 32x8d and 64x4d of Detectron2')
+    return name
+
+
+def _trunk_prefix(state: State) -> str:
+    for prefix in ('backbone.bottom_up.', 'backbone.'):
+        if f'{prefix}stem.conv1.weight' in state:
+            return prefix
+    raise WeightsError('these are not the parameters of a Faster or Mask R-CNN of Detectron2 with a ResNet')
+
+
+def _get(state: State, name: str) -> np.ndarray:
+    if name not in state:
+        raise WeightsError(f'no parameter {name}')
+    return np.asarray(state[name])
+
+
+def correspondence(model: FasterRCNN) -> Iterator[Rule]:
+    """Each of our variables with their name for it."""
+    maps = model.settings.backbone.maps
+    yield from _trunk_rules(model, 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.')
+    if maps == 'fpn':
+        for level, (lateral, output) in enumerate(
+                zip(model.backbone.pyramid.laterals, model.backbone.pyramid.outputs, strict=True), start=2):
+            yield from conv_norm(lateral, f'backbone.fpn_lateral{level}', f'backbone.fpn_lateral{level}.norm')
+            yield from conv_norm(output, f'backbone.fpn_output{level}', f'backbone.fpn_output{level}.norm')
+    head = 'proposal_generator.rpn_head'
+    yield from biased(model.rpn_head.convs[0], f'{head}.conv', KERNEL)
+    yield from biased(model.rpn_head.objectness, f'{head}.objectness_logits', KERNEL)
+    yield from biased(model.rpn_head.deltas, f'{head}.anchor_deltas', YX.then(KERNEL), YX)
+    yield from _box_head(model)
+    if isinstance(model, MaskRCNN):
+        yield from _mask_head(model)
+
+
+def _trunk_rules(model: FasterRCNN, prefix: str) -> Iterator[Rule]:
+    trunk = model.backbone.trunk
+    yield from conv_norm(trunk.stem, f'{prefix}stem.conv1', f'{prefix}stem.conv1.norm')
+    for stage, blocks in enumerate(trunk.stages, start=2):
+        for number, block in enumerate(blocks):
+            yield from _block(block, f'{prefix}res{stage}.{number}')
+    if model.res5_head:
+        for number, block in enumerate(model.res5_head.blocks):
+            yield from _block(block, f'roi_heads.res5.{number}')
+
+
+def _block(block: ResidualBlock, prefix: str) -> Iterator[Rule]:
+    for index, conv in enumerate(block.convs, start=1):
+        yield from conv_norm(conv, f'{prefix}.conv{index}', f'{prefix}.conv{index}.norm')
+    if block.shortcut:
+        yield from conv_norm(block.shortcut, f'{prefix}.shortcut', f'{prefix}.shortcut.norm')
+
+
+def _box_head(model: FasterRCNN) -> Iterator[Rule]:
+    head = model.box_head
+    for index, layer in enumerate(head.hidden):
+        yield from biased(layer, f'roi_heads.box_head.fc{index + 1}',
+                          DENSE if index else channels_last(model.box_pool.size))
+    yield from biased(head.classes, 'roi_heads.box_predictor.cls_score', _BACKGROUND_FIRST.then(DENSE),
+                      _BACKGROUND_FIRST)
+    yield from biased(head.deltas, 'roi_heads.box_predictor.bbox_pred', YX.then(DENSE), YX)
+
+
+def _mask_head(model: MaskRCNN) -> Iterator[Rule]:
+    head = model.mask_head
+    for index, conv in enumerate(head.convs, start=1):
+        yield from conv_norm(conv, f'roi_heads.mask_head.mask_fcn{index}', f'roi_heads.mask_head.mask_fcn{index}.norm')
+    yield from biased(head.upsample, 'roi_heads.mask_head.deconv', KERNEL)
+    yield from biased(head.masks, 'roi_heads.mask_head.predictor', KERNEL, SAME)

@@ -1,0 +1,154 @@
+"""What all importers share: which foreign parameter fills which variable of ours, and the report of what was done.
+
+h, w height and width of a kernel; K classes without background.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from mrcnn_tf.backbones.normalization import ConvNorm
+from mrcnn_tf.model import FasterRCNN, MaskRCNN
+
+State = Mapping[str, np.ndarray]
+
+
+class WeightsError(ValueError):
+    """Weights that do not fit the model; one line that names the file or the parameter."""
+
+
+class Convert(NamedTuple):
+    """What turns a parameter of theirs into ours, and how the report calls it."""
+    change: str
+    apply: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, value: np.ndarray) -> np.ndarray:
+        return self.apply(value)
+
+    def then(self, following: Convert) -> Convert:
+        """This, then the other."""
+        changes = [change for change in (self.change, following.change) if change]
+        return Convert('; '.join(changes), lambda value: following(self(value)))
+
+
+class Rule(NamedTuple):
+    """A variable of ours, their name for it, and what turns theirs into ours."""
+    variable: Any
+    name: str
+    convert: Convert
+
+
+class Line(NamedTuple):
+    """One variable in the report; `source` is empty where it starts fresh."""
+    source: str
+    ours: str
+    shape: tuple[int, ...]
+    change: str
+    least: float
+    largest: float
+    norm: float      # L2
+
+
+SAME = Convert('', lambda value: value)
+# [out, in, h, w]; also [in, out, h, w] of a transposed convolution, which ours keeps as [h, w, out, in].
+KERNEL = Convert('transposed to h, w, in, out', lambda weight: weight.transpose(2, 3, 1, 0))
+DENSE = Convert('transposed to in, out', np.transpose)
+# Rows in fours, dx, dy, dw, dh, become dy, dx, dh, dw.
+YX = Convert('y before x', lambda rows: rows.reshape(-1, 4, *rows.shape[1:])[:, [1, 0, 3, 2]].reshape(rows.shape))
+
+
+def channels_last(side: int) -> Convert:
+    """A dense layer that reads a map flattened channel first: [out, channels * side * side] -> [in, out]."""
+    def convert(weight: np.ndarray) -> np.ndarray:
+        return weight.reshape(len(weight), -1, side, side).transpose(2, 3, 1, 0).reshape(-1, len(weight))
+
+    return Convert('flattened row, column, channel; transposed to in, out', convert)
+
+
+def biased(layer: Any, name: str, kernel: Convert, bias: Convert = SAME) -> Iterator[Rule]:
+    """A convolution or dense layer with a bias; torch's names."""
+    yield Rule(layer.kernel, f'{name}.weight', kernel)
+    yield Rule(layer.bias, f'{name}.bias', bias)
+
+
+def conv_norm(layer: ConvNorm, conv: str, norm: str) -> Iterator[Rule]:
+    """A convolution and the normalisation behind it, or the bias where there is none; torch's names."""
+    if layer.norm is None:
+        yield from biased(layer.conv, conv, KERNEL)
+        return
+    yield Rule(layer.conv.kernel, f'{conv}.weight', KERNEL)
+    fields = ('gamma', 'weight'), ('beta', 'bias'), ('moving_mean', 'running_mean'), ('moving_variance', 'running_var')
+    for ours, theirs in fields:
+        if hasattr(layer.norm, ours):                  # group normalisation keeps no statistics
+            yield Rule(getattr(layer.norm, ours), f'{norm}.{theirs}', SAME)
+
+
+def predictors(model: FasterRCNN) -> list[Any]:
+    """The variables whose shape depends on the classes."""
+    layers = [model.box_head.classes, model.box_head.deltas]
+    if isinstance(model, MaskRCNN):
+        layers.append(model.mask_head.masks)
+    return [variable for layer in layers for variable in layer.weights]
+
+
+def fill(rules: Sequence[Rule], state: State, fresh: Collection[Any] = (), unused: str = r'$^') -> list[Line]:
+    """Assigns to every variable of the rules what the state has for it.
+
+    Args:
+        fresh: variables that keep what they have.
+        unused: pattern of parameters that no model needs.
+
+    Returns:
+        The report, a line for each rule.
+
+    Raises:
+        WeightsError: a parameter is missing, left over, of another shape or not finite; no variable has changed then.
+    """
+    kept = {id(variable) for variable in fresh}
+    values = [variable_value(rule.variable) if id(rule.variable) in kept else _converted(rule, state) for rule in rules]
+    known = {rule.name for rule in rules}
+    left = [name for name in state if name not in known and not re.search(unused, name)]
+    if left:
+        raise WeightsError(f'{len(left)} parameters have no place in the model, such as {left[0]}')
+    lines = []
+    for rule, value in zip(rules, values, strict=True):
+        if id(rule.variable) not in kept:
+            rule.variable.assign(value)
+        lines.append(_line(rule, value, id(rule.variable) in kept))
+    return lines
+
+
+def _converted(rule: Rule, state: State) -> np.ndarray:
+    if rule.name not in state:
+        raise WeightsError(f'no parameter {rule.name}')
+    given, shape = np.asarray(state[rule.name], np.float32), tuple(rule.variable.shape)
+    try:
+        value = rule.convert(given)
+    except ValueError:                                 # an axis too few, or a number of rows that does not divide
+        value = given
+    if tuple(value.shape) != shape:
+        raise WeightsError(f'{rule.name} is {list(given.shape)}, which does not give the {list(shape)} of '
+                           f'{variable_path(rule.variable)}')
+    if not np.isfinite(value).all():
+        raise WeightsError(f'{rule.name} holds values that are not finite')
+    return value
+
+
+def _line(rule: Rule, value: np.ndarray, fresh: bool) -> Line:
+    exact = value.astype(np.float64)
+    return Line('' if fresh else rule.name, variable_path(rule.variable), tuple(value.shape),
+                'starts fresh' if fresh else rule.convert.change, exact.min(), exact.max(), np.sqrt((exact ** 2).sum()))
+
+
+def variable_path(variable: Any) -> str:
+    """Keras 3 and 2 keep it in different places."""
+    return str(variable.path) if hasattr(keras, 'Variable') else variable.name.split(':')[0]
+
+
+def variable_value(variable: Any) -> np.ndarray:
+    """As float32."""
+    return np.asarray(variable.numpy(), np.float32)
