@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mrcnn_tf import __version__, cli_convert, config
+from mrcnn_tf import __version__, cli_convert, cli_import, config
 from mrcnn_tf.command import command
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
 app.add_typer(cli_convert.convert_app, name='convert')
 app.add_typer(cli_convert.validate_app, name='validate')
+app.add_typer(cli_import.import_app, name='import-weights')
 
 
 def main() -> None:

@@ -11,13 +11,14 @@ from mrcnn_tf.input.records import Category, Manifest
 from mrcnn_tf.model import FasterRCNN, build_model
 from mrcnn_tf.training.checkpoints import save_imported
 from mrcnn_tf.weights import coco, detectron2, files, keras_applications, torchvision
-from mrcnn_tf.weights.rules import Line, State, WeightsError
+from mrcnn_tf.weights.rules import Line, WeightsError
 
 FRAMEWORKS = {'torchvision': torchvision, 'detectron2': detectron2}
 PathLike = str | os.PathLike[str]
 
 
-def import_file(framework: str, path: PathLike, output: PathLike, classes: PathLike | None = None) -> list[Line]:
+def import_file(framework: str, path: PathLike, output: PathLike, classes: PathLike | None = None,
+                overrides: Sequence[str] = ()) -> list[Line]:
     """Makes a model directory of a file with the weights of a Faster or Mask R-CNN, in the dialect of its framework.
 
     Args:
@@ -25,6 +26,7 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
         path: .pth, .safetensors, .npz or .pkl.
         output: the directory, which must not exist.
         classes: a manifest or a number: the predictors get these classes and start fresh.
+        overrides: 'key=value' on top of the config that the weights call for.
 
     Returns:
         The report, a line for each variable of the model.
@@ -35,8 +37,8 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
     """
     state = files.read(path)
     try:
-        source, overrides = FRAMEWORKS[framework].settings(state)
-        model, config, categories = _model(source, overrides, classes)
+        source, found = FRAMEWORKS[framework].settings(state)
+        model, config, categories = _model(source, [*found, *overrides], classes)
         report = FRAMEWORKS[framework].load_state_dict(model, state, fresh=classes is not None)
     except WeightsError as error:
         raise WeightsError(f'{path}: {error}') from None
@@ -44,19 +46,20 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
     return report
 
 
-def import_imagenet(name: str, output: PathLike, classes: PathLike | None = None) -> list[Line]:
+def import_imagenet(name: str, output: PathLike, classes: PathLike | None = None,
+                    overrides: Sequence[str] = ()) -> list[Line]:
     """Makes a model directory whose trunk has the ImageNet weights of keras.applications; the rest starts fresh.
 
     Args:
         name: of the trunk: resnet50, resnet101, vgg16.
-        output, classes: as `import_file`.
+        output, classes, overrides: as `import_file`.
 
     Raises:
         WeightsError, ManifestError: no such weights, or they cannot be fetched.
         OSError: the directory exists, the disk is full. Nothing is written then.
     """
-    source, overrides = keras_applications.settings(name)
-    model, config, categories = _model(source, overrides, classes)
+    source, found = keras_applications.settings(name)
+    model, config, categories = _model(source, [*found, *overrides], classes)
     report = keras_applications.load_imagenet(model)
     save_imported(pathlib.Path(output), model, config, categories)
     return report

@@ -65,8 +65,9 @@ class FasterRCNN(keras.Model):
 
     def _roi_align(self, size: int, name: str) -> RoIAlign:
         roi = self.settings.roi
-        return RoIAlign(size, self.backbone.strides[:self.backbone.pooled], roi.sampling_ratio, roi.aligned, self.engine,
-                        roi.canonical_size, roi.canonical_level, name=name)
+        strides = self.backbone.strides[:self.backbone.pooled]
+        return RoIAlign(size, strides, roi.sampling_ratio, roi.aligned, self.engine, roi.canonical_size,
+                        roi.canonical_level, name=name)
 
     # Prediction ------------------------------------------------------------------------------------------------------
 

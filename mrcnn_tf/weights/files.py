@@ -37,10 +37,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _npz(path: pathlib.Path) -> Any:
-    if not zipfile.is_zipfile(path):
-        raise ValueError('no zip archive')
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    with path.open('rb') as stream:
+        if not zipfile.is_zipfile(stream):          # numpy would take it for a pickle, or for one array
+            raise ValueError('no zip archive')
+        with np.load(stream, allow_pickle=False) as arrays:
+            return dict(arrays)
 
 
 def _safetensors(path: pathlib.Path) -> Any:

@@ -6,16 +6,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.backbones.resnet import ResNet
-from mrcnn_tf.config import BackboneConfig
+from mrcnn_tf import config
+from mrcnn_tf.config import BackboneConfig, ModelConfig
+from mrcnn_tf.model import FasterRCNN, build_model
 from mrcnn_tf.weights import keras_applications
-from mrcnn_tf.weights.keras_applications import copy_trunk, load_imagenet
-from mrcnn_tf.weights.torchvision import WeightsError
+from mrcnn_tf.weights.keras_applications import copy, load_imagenet
+from mrcnn_tf.weights.rules import WeightsError, variable_path
 
 IMAGES = np.random.default_rng(0).normal(0, 50, [1, 64, 96, 3]).astype(np.float32)
 
 
-def test_trunk_equals_keras_applications():
+def model_of(backbone: BackboneConfig) -> FasterRCNN:
+    settings = ModelConfig(kind='faster_rcnn', backbone=backbone)
+    if backbone.maps != 'fpn':
+        settings.anchors.sizes = [[32., 64.]]
+        settings.box_head.fully_connected = 0
+    return build_model(settings)
+
+
+@pytest.mark.parametrize('maps', ['fpn', 'c4'])
+def test_trunk_equals_keras_applications(maps):
     """All four stages, with random weights, biases and statistics that are not trivial."""
     source = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 96, 3))
     rng = np.random.default_rng(1)
@@ -30,17 +40,42 @@ def test_trunk_equals_keras_applications():
     outputs = [source.get_layer(f'conv{stage}_block{last}_out').output
                for stage, last in ((2, 3), (3, 4), (4, 6), (5, 3))]
     expected = keras.Model(source.input, outputs)(IMAGES)
-    trunk = ResNet(BackboneConfig(name='resnet50', norm_epsilon=1.001e-5))
-    trunk(tf.zeros([1, 64, 64, 3]))
-    copy_trunk(source, trunk)
-    for ours, theirs in zip(trunk(tf.constant(IMAGES)).values(), expected, strict=True):
+    model = model_of(BackboneConfig(name='resnet50', norm_epsilon=1.001e-5, maps=maps))
+    report = copy(source, model)
+    maps_found = list(model.backbone.trunk(tf.constant(IMAGES)).values())
+    if model.res5_head:
+        maps_found.append(model.res5_head(maps_found[-1][:, None])[:, 0])
+    for ours, theirs in zip(maps_found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * float(tf.reduce_max(tf.abs(theirs))))
+    fresh = {line.ours.split('/')[0] for line in report if not line.source}
+    assert {line.ours for line in report} == {variable_path(v) for v in model.variables}
+    assert not any('stem' in line.ours or 'res2' in line.ours for line in report if not line.source) and fresh
 
 
-@pytest.mark.parametrize('config', [BackboneConfig(name='resnet18'), BackboneConfig(stride_in_1x1=False)])
-def test_weights_that_do_not_exist(config):
+@pytest.mark.slow
+def test_vgg16_has_the_hidden_layers_too():
+    """Their classifier gives the same numbers as our trunk, one 7 x 7 map and two hidden layers."""
+    source = keras.applications.VGG16(weights=None)
+    rng = np.random.default_rng(1)
+    for layer in source.layers:
+        if layer.name.startswith('fc'):
+            kernel, bias = layer.get_weights()
+            layer.set_weights([10 * kernel, rng.normal(0, .1, bias.shape)])
+    settings = config.load('faster_rcnn_vgg16').model
+    model = build_model(settings)
+    report = copy(source, model)
+    images = tf.constant(rng.normal(0, 50, [1, 224, 224, 3]), tf.float32)
+    pooled = tf.nn.max_pool2d(model.backbone(images)[0], 2, 2, 'VALID')
+    hidden = model.box_head.hidden[1](model.box_head.hidden[0](tf.reshape(pooled, [1, -1])))
+    expected = keras.Model(source.input, source.get_layer('fc2').output)(images)
+    np.testing.assert_allclose(hidden, expected, rtol=0, atol=1e-4 * float(tf.reduce_max(expected)))
+    assert {line.ours.split('/')[-3] for line in report if not line.source} <= {'rpn_head', 'box_head'}
+
+
+@pytest.mark.parametrize('backbone', [BackboneConfig(name='resnet18'), BackboneConfig(stride_in_1x1=False)])
+def test_weights_that_do_not_exist(backbone):
     with pytest.raises(WeightsError, match='imagenet') as error:
-        load_imagenet(ResNet(config), config)
+        load_imagenet(model_of(backbone))
     assert '\n' not in str(error.value)
 
 
@@ -50,7 +85,6 @@ def test_no_network(monkeypatch):
         raise Exception('URL fetch failure on https://example.invalid: None -- unreachable')  # noqa: TRY002
 
     monkeypatch.setattr(keras_applications.keras.applications, 'ResNet50', fail)
-    config = BackboneConfig()
     with pytest.raises(WeightsError, match=r'cannot be fetched .*\.keras/models') as error:
-        load_imagenet(ResNet(config), config)
+        load_imagenet(model_of(BackboneConfig()))
     assert '\n' not in str(error.value)

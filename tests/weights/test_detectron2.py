@@ -1,0 +1,49 @@
+"""Which config belongs to which parameters of Detectron2."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mrcnn_tf.weights import detectron2
+from mrcnn_tf.weights.rules import WeightsError
+
+NONE = np.zeros(0)
+
+
+def names(maps: str, depth: int, width: int = 64, in_group: int = 64, agnostic: bool = False) -> dict[str, np.ndarray]:
+    """As much as tells the architecture."""
+    trunk = 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.'
+    found = {f'{trunk}res4.{i}.conv1.weight': NONE for i in range(depth)}
+    found.update({
+        f'{trunk}stem.conv1.weight': NONE, f'{trunk}res2.0.conv1.weight': np.zeros([width, 64, 1, 1]),
+        f'{trunk}res2.0.conv2.weight': np.zeros([width, in_group, 3, 3]),
+        'roi_heads.box_predictor.cls_score.bias': np.zeros(81),
+        'roi_heads.box_predictor.bbox_pred.bias': np.zeros(4 if agnostic else 320)})
+    found['roi_heads.res5.0.conv1.weight' if maps == 'c4' else f'{trunk}res5.0.conv1.weight'] = NONE
+    return found
+
+
+@pytest.mark.parametrize(('state', 'config', 'expected'), [
+    (names('fpn', 6), 'mask_rcnn_r50_fpn_1x', 'resnet50'), (names('c4', 6), 'mask_rcnn_r50_c4_1x', 'resnet50'),
+    (names('c5', 23), 'mask_rcnn_r50_dc5_1x', 'resnet101'),
+    (names('fpn', 23, 256, 8), 'mask_rcnn_r50_fpn_1x', 'resnext101_32x8d'),
+    (names('fpn', 23, 256, 4), 'mask_rcnn_r50_fpn_1x', 'resnext101_64x4d')])
+def test_architectures(state, config, expected) -> None:
+    source, overrides = detectron2.settings(state)
+    assert source == config and f'model.backbone.name={expected}' in overrides
+    assert 'model.kind=faster_rcnn' in overrides and 'model.num_classes=80' in overrides
+    assert ('model.backbone.stride_in_1x1=false' in overrides) is expected.startswith('resnext')
+
+
+def test_masks_and_class_agnostic_boxes() -> None:
+    state = {**names('fpn', 6, agnostic=True), 'roi_heads.mask_head.predictor.weight': NONE}
+    overrides = detectron2.settings(state)[1]
+    assert 'model.kind=mask_rcnn' in overrides and 'model.box_head.class_agnostic=true' in overrides
+
+
+@pytest.mark.parametrize('state', [{}, {'backbone.body.conv1.weight': NONE}, names('fpn', 7), names('fpn', 6, 128, 64),
+                                   {'backbone.bottom_up.stem.conv1.weight': NONE}])
+def test_another_architecture(state) -> None:
+    with pytest.raises(WeightsError) as error:
+        detectron2.settings(state)
+    assert '\n' not in str(error.value)

@@ -1,0 +1,72 @@
+"""Whole models with foreign weights against outputs that torch computed: Detectron2's C4, DC5 and ResNeXt-101 FPN, and
+torchvision's second recipe. `detectron2_reference.py` and `torchvision_reference.py` made them."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf import config
+from mrcnn_tf.model import FasterRCNN, build_model
+from mrcnn_tf.weights import detectron2, torchvision
+
+from . import detectron2_reference, torchvision_reference
+
+XY = [1, 0, 3, 2]
+
+
+def built(framework, state, *overrides) -> FasterRCNN:
+    source, found = framework.settings(state)
+    model = build_model(config.load(source, [*found, *overrides]).model)
+    framework.load_state_dict(model, state)
+    return model
+
+
+def outputs(model: FasterRCNN, image: np.ndarray, rois: np.ndarray) -> dict[str, np.ndarray]:
+    """What the reference keeps, in our layouts: maps channel last, y before x, no box of the background."""
+    batch = {'images': tf.constant(image[None]), 'sizes': tf.constant([image.shape[:2]], tf.float32)}
+    features, _, logits, deltas = model.describe(batch['images'], batch['sizes'], False)
+    regions = tf.constant(rois[None][..., XY])
+    classes, boxes = model.box_head(model.pool(model.box_pool, features, regions, False))
+    masks = model.mask_head(model.pool(model.mask_pool, features, regions[:, :1], False))
+    found = {f'feature_{k}': feature[..., ::16] for k, feature in enumerate(features)}
+    found.update(logits=tf.concat(logits, 1)[0], deltas=tf.concat(deltas, 1)[0], classes=classes[0], boxes=boxes[0],
+                 masks=masks[0])
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def compare(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].shape == value.shape, name
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-4 * np.abs(value).max(), err_msg=name)
+
+
+@pytest.mark.parametrize(('case', 'name'), [
+    ('c4', 'mask_rcnn_r50_c4_1x'),
+    pytest.param('dc5', 'mask_rcnn_r50_dc5_1x', marks=pytest.mark.slow),
+    pytest.param('x101', 'mask_rcnn_r50_fpn_1x', marks=pytest.mark.slow)])
+def test_detectron2(case, name) -> None:
+    with np.load(detectron2_reference.PATH) as stored:
+        expected = {key.split('/')[1]: stored[key] for key in stored if key.startswith(f'{case}/')}
+    state = detectron2_reference.state(case)
+    assert detectron2.settings(state)[0] == name
+    model = built(detectron2, state, f'model.box_head.width={detectron2_reference.WIDTH}')
+    expected.update({key: expected[key].transpose(0, 2, 3, 1) for key in expected if key.startswith(('feat', 'mask'))},
+                    deltas=expected['deltas'][:, XY], boxes=expected['boxes'][..., XY],
+                    classes=expected['classes'][:, [3, 0, 1, 2]])
+    compare(outputs(model, detectron2_reference.IMAGE, detectron2_reference.ROIS), expected)
+
+
+def test_torchvision_v2() -> None:
+    with np.load(torchvision_reference.PATH) as stored:
+        expected = dict(stored)
+    state = torchvision_reference.state(expected)
+    assert torchvision.settings(state)[0] == 'torchvision_mask_rcnn_r50_fpn_v2'
+    model = built(torchvision, state)
+    expected.update({key: expected[key].transpose(0, 2, 3, 1) for key in expected if key.startswith('feature')},
+                    deltas=expected['deltas'][:, XY], boxes=expected['boxes'][:, 1:, XY],
+                    masks=expected['masks'].transpose(0, 2, 3, 1)[..., 1:])
+    for name in ('names', 'shapes'):
+        del expected[name]
+    compare(outputs(model, torchvision_reference.IMAGE, torchvision_reference.ROIS), expected)

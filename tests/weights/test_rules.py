@@ -1,0 +1,94 @@
+"""How layouts turn, by hand, and what is refused."""
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf.backbones.normalization import ConvNorm, Norm
+from mrcnn_tf.weights import rules
+from mrcnn_tf.weights.rules import Rule, WeightsError
+
+
+def variable(*shape: int) -> tf.Variable:
+    layer = keras.layers.Layer()
+    return layer.add_weight(name='w', shape=shape, initializer='zeros')
+
+
+def test_y_comes_before_x() -> None:
+    rows = np.arange(8.).reshape(8, 1)                       # dx, dy, dw, dh of two anchors
+    assert rules.YX(rows).ravel().tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+
+
+def test_a_dense_layer_after_a_map() -> None:
+    """Weight 10 c + 2 h + w of a 2 x 2 map of two channels, in the order row, column, channel."""
+    theirs = np.array([[0., 1, 2, 3, 10, 11, 12, 13]])
+    assert rules.channels_last(2)(theirs)[:, 0].tolist() == [0, 10, 1, 11, 2, 12, 3, 13]
+
+
+def test_kernels() -> None:
+    assert rules.KERNEL(np.zeros([5, 4, 3, 2])).shape == (3, 2, 4, 5)
+    layer = keras.layers.Conv2DTranspose(4, 2, 2)
+    layer.build((None, 1, 1, 3))
+    assert rules.KERNEL(np.zeros([3, 4, 2, 2])).shape == tuple(layer.kernel.shape)      # theirs: in, out, h, w
+
+
+def test_changes_add_up() -> None:
+    both = rules.YX.then(rules.DENSE)
+    assert both.change == 'y before x; transposed to in, out'
+    assert rules.SAME.then(rules.DENSE).change == rules.DENSE.change
+    assert both(np.arange(4.).reshape(4, 1)).tolist() == [[1, 0, 3, 2]]
+
+
+@pytest.mark.parametrize(('kind', 'names'), [
+    ('none', ['c.weight', 'c.bias']), ('group', ['c.weight', 'n.weight', 'n.bias']),
+    ('batch', ['c.weight', 'n.weight', 'n.bias', 'n.running_mean', 'n.running_var'])])
+def test_names_of_a_convolution(kind, names) -> None:
+    layer = ConvNorm(Norm(kind), 32, 1)
+    layer(tf.zeros([1, 1, 1, 2]))
+    found = list(rules.conv_norm(layer, 'c', 'n'))
+    assert [rule.name for rule in found] == names
+    assert {id(rule.variable) for rule in found} == {id(v) for v in layer.variables}
+
+
+def test_the_report() -> None:
+    first, second = variable(2, 2), variable(1)
+    second.assign([7.])
+    lines = rules.fill([Rule(first, 'a', rules.DENSE), Rule(second, 'b', rules.SAME)],
+                       {'a': np.array([[1., -2.], [2., 4.]])}, fresh=[second])
+    assert first.numpy().tolist() == [[1, 2], [-2, 4]] and second.numpy().tolist() == [7]
+    assert lines[0][2:] == ((2, 2), 'transposed to in, out', -2., 4., 5.)
+    assert lines[0].source == 'a' and lines[1].source == '' and lines[1].change == 'starts fresh'
+    assert (lines[1].least, lines[1].largest, lines[1].norm) == (7, 7, 7)
+
+
+@pytest.mark.parametrize(('state', 'message'), [
+    ({}, 'no parameter b'),
+    ({'b': np.zeros(3), 'other': np.zeros(1), 'another': np.zeros(1)}, '2 parameters have no place .* other'),
+    ({'b': np.zeros(4)}, r'b is \[4\], which does not give the \[3\] of '),
+    ({'b': np.array([0., np.nan, 0.])}, 'b holds values that are not finite'),
+    ({'b': np.array([0., np.inf, 0.])}, 'b holds values that are not finite')])
+def test_what_does_not_fit_changes_nothing(state, message) -> None:
+    first, second = variable(1), variable(3)
+    with pytest.raises(WeightsError, match=message) as error:
+        rules.fill([Rule(first, 'a', rules.SAME), Rule(second, 'b', rules.SAME)], {'a': np.ones(1), **state})
+    assert '\n' not in str(error.value)
+    assert first.numpy().tolist() == [0]
+
+
+def test_rows_that_do_not_divide() -> None:
+    """A head of another kind: a conversion that cannot even be tried is told as a wrong shape."""
+    with pytest.raises(WeightsError, match=r'b is \[3\], which does not give the \[4\]'):
+        rules.fill([Rule(variable(4), 'b', rules.YX)], {'b': np.zeros(3)})
+
+
+def test_constants_of_a_model_are_no_parameters_left_over() -> None:
+    rules.fill([Rule(variable(1), 'a', rules.SAME)], {'a': np.ones(1), 'n.num_batches_tracked': np.ones(1)},
+               unused='num_batches_tracked$')
+
+
+def test_paths_of_both_keras() -> None:
+    assert rules.variable_path(SimpleNamespace(path='a/b', name='a/b:0')) == 'a/b'

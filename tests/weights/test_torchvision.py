@@ -1,0 +1,52 @@
+"""Which config belongs to which parameters, and names of older releases."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mrcnn_tf.weights import torchvision
+from mrcnn_tf.weights.rules import WeightsError
+
+NONE = np.zeros(0)
+
+
+def names(depth: int, bottleneck: bool, masks: bool) -> dict[str, np.ndarray]:
+    """As much as tells the architecture."""
+    found = {f'backbone.body.layer3.{i}.conv1.weight': NONE for i in range(depth)}
+    found['roi_heads.box_predictor.cls_score.bias'] = np.zeros(21)
+    if bottleneck:
+        found['backbone.body.layer1.0.conv3.weight'] = NONE
+    if masks:
+        found['roi_heads.mask_predictor.conv5_mask.weight'] = NONE
+    return found
+
+
+@pytest.mark.parametrize(('depth', 'bottleneck', 'masks', 'expected'), [
+    (2, False, True, ['mask_rcnn', 'resnet18']), (6, False, False, ['faster_rcnn', 'resnet34']),
+    (6, True, True, ['mask_rcnn', 'resnet50']), (23, True, False, ['faster_rcnn', 'resnet101'])])
+def test_architectures(depth, bottleneck, masks, expected) -> None:
+    assert torchvision.settings(names(depth, bottleneck, masks)) == ('torchvision_mask_rcnn_r50_fpn', [
+        f'model.kind={expected[0]}', f'model.backbone.name={expected[1]}', 'model.num_classes=20'])
+
+
+def test_the_second_recipe_is_told_by_the_norm_of_its_pyramid() -> None:
+    state = {**names(6, True, True), 'backbone.fpn.inner_blocks.0.1.weight': NONE}
+    assert torchvision.settings(state)[0] == 'torchvision_mask_rcnn_r50_fpn_v2'
+
+
+def test_another_architecture() -> None:
+    for state in ({}, {'backbone.body.0.conv.weight': NONE}, names(7, True, True)):
+        with pytest.raises(WeightsError, match='not the parameters of'):
+            torchvision.settings(state)
+
+
+def test_older_names() -> None:
+    """The kit's README has them."""
+    older = {'backbone.fpn.inner_blocks.2.weight': 'backbone.fpn.inner_blocks.2.0.weight',
+             'backbone.fpn.layer_blocks.0.bias': 'backbone.fpn.layer_blocks.0.0.bias',
+             'rpn.head.conv.bias': 'rpn.head.conv.0.0.bias',
+             'roi_heads.mask_head.mask_fcn4.weight': 'roi_heads.mask_head.3.0.weight'}
+    assert list(torchvision.renamed(dict.fromkeys(older, NONE))) == list(older.values())
+    newer = {**dict.fromkeys(older.values(), NONE), 'rpn.head.conv.1.0.weight': NONE,
+             'backbone.fpn.inner_blocks.2.1.weight': NONE, 'backbone.body.layer1.0.conv1.weight': NONE}
+    assert torchvision.renamed(newer).keys() == newer.keys()
