@@ -58,7 +58,8 @@ class DataConfig:
 @dataclass
 class BackboneConfig:
     """The trunk, and which of its maps RPN and heads read."""
-    name: str = _choice('resnet50', 'resnet18', 'resnet34', 'resnet101', 'resnext101_32x8d', 'resnext101_64x4d', 'vgg16')
+    name: str = _choice('resnet50', 'resnet18', 'resnet34', 'resnet101', 'resnext101_32x8d', 'resnext101_64x4d',
+                        'vgg16')
     maps: str = _choice('fpn', 'c4', 'c5')    # fpn: P2..P6; one map of stride 16: c4: res4, and res5 is the heads';
     #                                           c5: res5 dilated by two (D2's DC5), conv5_3 of VGG-16
     fpn_channels: int = 256               # FPN 4.1
@@ -209,16 +210,16 @@ class Config:
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ('at least 1', lambda x: x >= 1, """
         data.batch_size data.evaluation_batch_size data.short_sides data.long_side data.test_short_side
-        data.test_long_side data.canvases data.max_objects data.mask_size data.shuffle_buffer
-        model.num_classes model.backbone.fpn_channels model.rpn.batch_per_image model.rpn.pre_nms_train
-        model.rpn.pre_nms_test model.rpn.post_nms_train model.rpn.post_nms_test model.roi.batch_per_image
-        model.rpn.convolutions model.box_head.pool_size model.box_head.convolution_width model.box_head.width model.mask_head.pool_size model.mask_head.width
-        model.detections.max_detections model.detections.pre_nms solver.steps solver.milestones
+        data.test_long_side data.canvases data.max_objects data.mask_size data.shuffle_buffer model.num_classes
+        model.backbone.fpn_channels model.rpn.batch_per_image model.rpn.pre_nms_train model.rpn.pre_nms_test
+        model.rpn.post_nms_train model.rpn.post_nms_test model.roi.batch_per_image model.rpn.convolutions
+        model.box_head.pool_size model.box_head.convolution_width model.box_head.width model.mask_head.pool_size
+        model.mask_head.width model.detections.max_detections model.detections.pre_nms solver.steps solver.milestones
         solver.reference_batch train.checkpoint_every train.keep_checkpoints train.log_every"""),
     ('0 or more', lambda x: x >= 0, """
         model.backbone.norm_epsilon model.rpn.min_side model.rpn.smooth_l1_beta model.roi.sampling_ratio
-        model.box_head.smooth_l1_beta model.box_head.convolutions model.box_head.fully_connected model.mask_head.convolutions model.detections.min_side
-        solver.weight_decay solver.warmup_steps train.seed"""),
+        model.box_head.smooth_l1_beta model.box_head.convolutions model.box_head.fully_connected
+        model.mask_head.convolutions model.detections.min_side solver.weight_decay solver.warmup_steps train.seed"""),
     ('above 0', lambda x: x > 0, """
         model.pixel_std model.anchors.sizes model.anchors.ratios model.roi.canonical_size
         model.box_head.box_weights solver.learning_rate solver.gamma solver.clip_norm"""),

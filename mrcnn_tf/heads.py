@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mrcnn_tf.backbones.normalization import ConvNorm, Norm
+from mrcnn_tf.backbones.normalization import NO_NORM, ConvNorm, Norm
 from mrcnn_tf.backbones.resnet import stage
 from mrcnn_tf.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig
 
@@ -44,7 +44,7 @@ class BoxHead(keras.layers.Layer):
     Convolutions and fully connected layers as `config` counts them; with none of the latter, the mean of the map.
     """
 
-    def __init__(self, config: BoxHeadConfig, num_classes: int, norm: Norm = Norm('none'), **kwargs: Any) -> None:
+    def __init__(self, config: BoxHeadConfig, num_classes: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
         def hidden(name: str) -> keras.layers.Dense:
@@ -72,7 +72,7 @@ class BoxHead(keras.layers.Layer):
 class MaskHead(keras.layers.Layer):
     """Maps of RoIs [B, R, P, P, C] -> float32 mask logits [B, R, 2 P, 2 P, K] (1 if agnostic)."""
 
-    def __init__(self, config: MaskHeadConfig, num_classes: int, norm: Norm = Norm('none'), **kwargs: Any) -> None:
+    def __init__(self, config: MaskHeadConfig, num_classes: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         msra = keras.initializers.VarianceScaling(2., 'fan_out', 'untruncated_normal')
         self.convs = [ConvNorm(norm, config.width, 3, name=f'conv{i + 1}') for i in range(config.convolutions)]

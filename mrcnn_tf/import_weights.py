@@ -81,7 +81,7 @@ def _categories(classes: PathLike) -> list[Category]:
 
 
 def table(report: Sequence[Line]) -> str:
-    """The report as text, a line for each variable: theirs, ours, shape, smallest, largest, L2 norm, what was changed."""
+    """The report as text: of each variable theirs, ours, shape, smallest, largest, L2 norm and what was changed."""
     rows = [(line.source or '-', line.ours, 'x'.join(map(str, line.shape)) or 'scalar', f'{line.least:.4g}',
              f'{line.largest:.4g}', f'{line.norm:.5g}', line.change) for line in report]
     heading = ('theirs', 'ours', 'shape', 'min', 'max', 'norm', 'changed')

@@ -27,8 +27,8 @@ LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_re
 
 
 class Positives(NamedTuple):
-    """The RoIs of a batch that are to get masks, padded: boxes [B, S, 4], the objects that they are matched with [B, S],
-    labels [B, S], which of them count [B, S], and what the box head reads of them [B, S, P, P, C]."""
+    """The RoIs of a batch that are to get masks, padded: boxes [B, S, 4], the objects that they are matched with
+    [B, S], labels [B, S], which of them count [B, S], and what the box head reads of them [B, S, P, P, C]."""
     rois: tf.Tensor
     matched: tf.Tensor
     labels: tf.Tensor

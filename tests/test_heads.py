@@ -19,7 +19,7 @@ def test_box_head_by_hand() -> None:
     pick = np.zeros([8, 4], np.float32)
     pick[[0, 1, 2, 4], [0, 1, 2, 3]] = 1                                               # origin, channel, column, row
     head.hidden[0].set_weights([pick, np.zeros(4)])
-    head.hidden[1].set_weights([np.eye(4), np.array([0, 0, 0, -1e3])])                       # the last is rectified away
+    head.hidden[1].set_weights([np.eye(4), np.array([0, 0, 0, -1e3])])                      # the last is rectified away
     head.classes.set_weights([np.eye(4)[:, :3], np.array([.5, 0, 0])])
     head.deltas.set_weights([np.concatenate([np.eye(4), 10 * np.eye(4)], 1), np.zeros(8)])
     logits, deltas = head(pooled)

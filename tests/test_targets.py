@@ -250,8 +250,8 @@ def test_a_box_crop_gives_what_the_whole_image_gives() -> None:
 
 @pytest.mark.parametrize(('aligned', 'expected'), [(False, .45), (True, .36)])
 def test_a_roi_of_less_than_a_pixel_by_hand(aligned, expected) -> None:
-    """0.2 px at 4 on a ramp that is i / 10 at the centre of pixel i, i + 0.5. Aligned, its middle is at 4.1. Unaligned, it
-    counts as a whole pixel and pixels lie at i: its middle is at 4.5."""
+    """0.2 px at 4 on a ramp that is i / 10 at the centre of pixel i, i + 0.5. Aligned, its middle is at 4.1. Unaligned,
+    it counts as a whole pixel and pixels lie at i: its middle is at 4.5."""
     ramp = tf.tile(tf.range(10.)[None, :, None] / 10., [1, 1, 10])
     found = targets.mask_targets(tf.constant([[4., 4., 4.2, 4.2]]), ramp, tf.constant([[0., 0., 10., 10.]]), 1, aligned,
                                  False)

@@ -6,13 +6,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mrcnn_tf.backbones.normalization import ConvNorm, Norm
+from mrcnn_tf.backbones.normalization import NO_NORM, ConvNorm, Norm
 
 
 class FeaturePyramid(keras.layers.Layer):
     """Maps by stride {4, 8, 16, 32} -> [P2, P3, P4, P5, P6], all with `channels`; P6 is every second cell of P5."""
 
-    def __init__(self, channels: int, norm: Norm = Norm('none'), **kwargs: Any) -> None:
+    def __init__(self, channels: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
         def conv(kernel: int, name: str) -> ConvNorm:
@@ -43,7 +43,7 @@ class PyramidBackbone(keras.layers.Layer):
     strides = (4, 8, 16, 32, 64)
     pooled = 4
 
-    def __init__(self, trunk: keras.layers.Layer, channels: int, norm: Norm = Norm('none'), **kwargs: Any) -> None:
+    def __init__(self, trunk: keras.layers.Layer, channels: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.trunk, self.channels = trunk, channels
         self.pyramid = FeaturePyramid(channels, norm, name='fpn')

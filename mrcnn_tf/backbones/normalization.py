@@ -67,6 +67,9 @@ class Norm(NamedTuple):
                                                synchronized=self.kind == 'sync', name=name)
 
 
+NO_NORM = Norm('none')
+
+
 class ConvNorm(keras.layers.Layer):
     """Convolution, symmetrically padded, then normalisation, then ReLU if `activate`. A bias where no norm follows."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mrcnn_tf.backbones.normalization import ConvNorm, Norm
+from mrcnn_tf.backbones.normalization import NO_NORM, ConvNorm
 from mrcnn_tf.config import BackboneConfig
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))    # filters and number of convolutions
@@ -22,7 +22,7 @@ class VGG16(keras.layers.Layer):
 
     def __init__(self, config: BackboneConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.stages = [[ConvNorm(Norm('none'), filters, 3, name=f'conv{block}_{number + 1}') for number in range(count)]
+        self.stages = [[ConvNorm(NO_NORM, filters, 3, name=f'conv{block}_{number + 1}') for number in range(count)]
                        for block, (filters, count) in enumerate(BLOCKS, start=1)]
         for conv in sum(self.stages[:config.frozen_stages], []):
             conv.trainable = False

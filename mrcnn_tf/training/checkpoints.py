@@ -1,7 +1,8 @@
 """The model directory: config.yaml, categories.json and checkpoints/step-N of weights, optimizer slots and step.
 
-N: optimizer updates done; step-0 holds weights alone, those of an imported model. A checkpoint counts once TensorFlow's `checkpoint` file, which is replaced in one go, names
-it; what an interrupted save left is removed by the next.
+N: optimizer updates done; step-0 holds weights alone, those of an imported model. A checkpoint counts once
+TensorFlow's `checkpoint` file, which is replaced in one go, names it; what an interrupted save left is removed by the
+next.
 """
 from __future__ import annotations
 
@@ -229,8 +230,8 @@ def _reason(error: Exception) -> str:
 def _check_same(model_dir: pathlib.Path, config: Config, categories: Sequence[Category]) -> None:
     there, categories_there = read(model_dir)
     imported = find_newest(model_dir / 'checkpoints') == model_dir / 'checkpoints' / _IMPORTED
-    parts = (there.model, config.model) if imported else (there, config)
-    different = [*_differences(*map(dataclasses.asdict, parts), 'model.' if imported else '')]
+    before, now = dataclasses.asdict(there), dataclasses.asdict(config)
+    different = [*(_differences(before['model'], now['model'], 'model.') if imported else _differences(before, now))]
     if list(categories) != categories_there:
         different.append('the categories of the data differ')
     if different:

@@ -64,7 +64,8 @@ def settings(state: State) -> tuple[str, list[str]]:
         WeightsError: the parameters are of no Faster or Mask R-CNN with a ResNet and FPN.
     """
     state = renamed(state)
-    numbers = [int(match[1]) for match in (re.match(r'backbone\.body\.layer3\.(\d+)\.', name) for name in state) if match]
+    found = (re.match(r'backbone\.body\.layer3\.(\d+)\.', name) for name in state)
+    numbers = [int(match[1]) for match in found if match]
     kind = (max(numbers, default=-1) + 1, 'backbone.body.layer1.0.conv3.weight' in state)
     if kind not in _BLOCKS or 'roi_heads.box_predictor.cls_score.bias' not in state:
         raise WeightsError('these are not the parameters of a Faster or Mask R-CNN of torchvision with ResNet and FPN')

@@ -121,7 +121,7 @@ def test_norm_of_the_config_is_used_throughout() -> None:
 
 
 def test_a_dilated_stage_keeps_the_stride() -> None:
-    """Of an impulse in res5's input, the 3 x 3 taps of the first block lie two cells apart; the map stays at stride 16."""
+    """The 3 x 3 taps of an impulse in res5's input lie two cells apart; the map stays at stride 16."""
     trunk = ResNet(BackboneConfig(name='resnet18', maps='c5', norm_epsilon=0.))
     maps = trunk(tf.zeros([1, 160, 160, 3]))
     assert {s: m.shape.as_list() for s, m in maps.items()} == {

@@ -69,7 +69,8 @@ def test_objects_in_npz_are_refused(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(('name', 'message'), [
-    ('weights.h5', r'ends in one of \.npz, \.safetensors'), ('missing.npz', 'No such file'), ('there.npz', 'directory')])
+    ('weights.h5', r'ends in one of \.npz, \.safetensors'), ('missing.npz', 'No such file'),
+    ('there.npz', 'directory')])
 def test_no_such_file(tmp_path, name, message) -> None:
     (tmp_path / 'there.npz').mkdir()
     with pytest.raises(WeightsError, match=message):

@@ -43,7 +43,8 @@ def _compute() -> dict[str, np.ndarray]:
     model = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=CLASSES + 1).eval()
     names = list(model.state_dict())
     shapes = [tuple(value.shape) for value in model.state_dict().values()]
-    model.load_state_dict({name: torch.from_numpy(draw(name, shape)) for name, shape in zip(names, shapes, strict=True)})
+    drawn = {name: torch.from_numpy(draw(name, shape)) for name, shape in zip(names, shapes, strict=True)}
+    model.load_state_dict(drawn)
     model = model.double()
     x = torch.from_numpy(IMAGE).double().permute(2, 0, 1) / 255
     x = (x - torch.tensor([.485, .456, .406])[:, None, None]) / torch.tensor([.229, .224, .225])[:, None, None]
