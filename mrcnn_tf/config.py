@@ -45,6 +45,8 @@ class DataConfig:
     long_side: int = 1333
     test_short_side: int = 800
     test_long_side: int = 1333
+    round_sides: bool = False             # dialect: resized sides to the nearest pixel (D2) or down (TV)
+    antialias: bool = False               # dialect: shrinking averages, as Pillow does (D2), or not (TV)
     canvases: list[list[int]] = field(    # [height, width]; an image goes to the smallest that holds it
         default_factory=lambda: [[800, 1088], [1088, 800], [800, 1344], [1344, 800]])
     flip_horizontal: float = 0.5          # probability

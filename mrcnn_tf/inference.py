@@ -201,9 +201,9 @@ class ModelDirectory:
 def _batch_of_one(image: tf.Tensor, data: DataConfig) -> dict[str, tf.Tensor]:
     """The Batch of one image at the size for tests, without ground truth."""
     height, width = image.shape[:2]
-    shape = images.resized_shape(height, width, data.test_short_side, data.test_long_side)
+    shape = images.resized_shape(height, width, data.test_short_side, data.test_long_side, data.round_sides)
     canvas = data.canvases[int(images.choose_canvas(shape, data.canvases))]
-    return {'images': images.pad(images.resize(image, shape), canvas)[None],
+    return {'images': images.pad(images.resize(image, shape, data.antialias), canvas)[None],
             'sizes': tf.cast(shape, tf.float32)[None],
             'original_sizes': tf.constant([[height, width]]),
             'image_ids': tf.constant([0], tf.int64),

@@ -195,9 +195,10 @@ class _Recipe:
     def shape(self, record: dict[str, tf.Tensor], number: tf.Tensor) -> tf.Tensor:
         """int32 [2], what the record's image is resized to."""
         data = self.config.data
-        sides = (transforms.random_side(self.seed(number), data.short_sides), data.long_side) if self.training else (
-            data.test_short_side, data.test_long_side)
-        return images.resized_shape(record['height'], record['width'], *sides)
+        short_side, long_side = (
+            (transforms.random_side(self.seed(number), data.short_sides), data.long_side) if self.training else
+            (data.test_short_side, data.test_long_side))
+        return images.resized_shape(record['height'], record['width'], short_side, long_side, data.round_sides)
 
     def canvas(self, index: tf.Tensor) -> list[int] | tf.Tensor:
         """Height and width, whole numbers where there is but one canvas."""
@@ -313,7 +314,8 @@ def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, se
     name = _name(recipe.manifest, record)
     _check_labels(record, recipe.config.model.num_classes, name)
     objects = _largest(record, data.max_objects)
-    sample = transforms.resize(_sample(record, objects, data.mask_size, name), recipe.shape(record, number))
+    sample = transforms.resize(_sample(record, objects, data.mask_size, name), recipe.shape(record, number),
+                               data.antialias)
     if recipe.training:
         sample = transforms.random_flips(sample, recipe.seed(number), data.flip_horizontal, data.flip_vertical)
     slots = {'boxes': sample.boxes, 'labels': objects['labels'], 'crowd': objects['crowd'],

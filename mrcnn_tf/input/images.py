@@ -37,10 +37,12 @@ def decode(encoded: tf.Tensor, name: tf.Tensor | str = 'image') -> tf.Tensor:
 
 
 def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: tf.Tensor | int,
-                  long_side: tf.Tensor | int) -> tf.Tensor:
-    """The shape that an image is resized to: scale = min(short_side / shorter, long_side / longer), sides rounded down.
+                  long_side: tf.Tensor | int, rounded: bool = False) -> tf.Tensor:
+    """The shape that an image is resized to: scale = min(short_side / shorter, long_side / longer).
 
-    Args: whole numbers [], px, at least 1.
+    Args:
+        height, width, short_side, long_side: whole numbers [], px, at least 1.
+        rounded: sides to the nearest pixel, halves up (Detectron2); False: down (torchvision).
 
     Returns:
         int32 [2]; each side at least 1.
@@ -51,12 +53,17 @@ def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: t
     # The scale stays a fraction of whole numbers: as a float it loses a pixel where side * scale is whole.
     numerator = tf.where(short_binds, short_side, long_side)
     denominator = tf.where(short_binds, shorter, longer)
-    return tf.cast(tf.maximum(tf.stack([height, width]) * numerator // denominator, 1), tf.int32)
+    sides = tf.stack([height, width]) * numerator
+    sides = (2 * sides + denominator) // (2 * denominator) if rounded else sides // denominator
+    return tf.cast(tf.maximum(sides, 1), tf.int32)
 
 
-def resize(image: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """Bilinear with half-pixel centres, no antialiasing (as torchvision): [h, w, 3] -> float32 [*shape, 3]."""
-    return tf.image.resize(image, shape, method='bilinear', antialias=False)
+def resize(image: tf.Tensor, shape: tf.Tensor, antialias: bool = False) -> tf.Tensor:
+    """Bilinear with half-pixel centres: [h, w, 3] -> float32 [*shape, 3].
+
+    antialias: what shrinks is averaged, as Pillow does (Detectron2); False: two pixels a side are read (torchvision).
+    """
+    return tf.image.resize(image, shape, method='bilinear', antialias=antialias)
 
 
 def choose_canvas(shape: tf.Tensor, canvases: Sequence[Sequence[int]]) -> tf.Tensor:

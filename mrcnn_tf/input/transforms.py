@@ -22,10 +22,11 @@ class Sample(NamedTuple):
     masks: tf.Tensor | None = None    # uint8 [n, S, S], 0..255, each over its box
 
 
-def resize(sample: Sample, shape: tf.Tensor) -> Sample:
-    """To `shape`, int32 [2]. A mask crop is of its box at any size and stays as it is."""
+def resize(sample: Sample, shape: tf.Tensor, antialias: bool = False) -> Sample:
+    """To `shape`, int32 [2]; antialias: as `images.resize`. A mask crop is of its box and stays as it is."""
     scale = tf.cast(shape, tf.float32) / tf.cast(tf.shape(sample.image)[:2], tf.float32)
-    return sample._replace(image=images.resize(sample.image, shape), boxes=sample.boxes * tf.tile(scale, [2]))
+    image = images.resize(sample.image, shape, antialias)
+    return sample._replace(image=image, boxes=sample.boxes * tf.tile(scale, [2]))
 
 
 def flip_horizontal(sample: Sample) -> Sample:

@@ -92,8 +92,8 @@ def serving_function(model: FasterRCNN, data: DataConfig, category_ids: Sequence
 def _detect(model: FasterRCNN, data: DataConfig, image: tf.Tensor) -> Detections:
     """Image float32 [h, w, 3] -> detections [D, ...], boxes in its own px."""
     size = tf.shape(image)[:2]
-    shape = images.resized_shape(size[0], size[1], data.test_short_side, data.test_long_side)
-    resized = images.resize(image, shape)
+    shape = images.resized_shape(size[0], size[1], data.test_short_side, data.test_long_side, data.round_sides)
+    resized = images.resize(image, shape, data.antialias)
 
     def on_canvas(canvas: Sequence[int]) -> Detections:
         batch = {'images': images.pad(resized, canvas)[None], 'sizes': tf.cast(shape, tf.float32)[None]}

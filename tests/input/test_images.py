@@ -208,3 +208,26 @@ def test_crop_masks_refuses_a_mask_of_another_size() -> None:
     masks, box = encode_masks([np.ones([6, 5])]), tf.constant([[0., 0., 5., 6.]])
     with pytest.raises(tf.errors.InvalidArgumentError, match="photo 7: a mask is not of the image's size, 5 x 6; conv"):
         images.crop_masks(masks, box, tf.constant([5, 6]), 4, 'photo 7')
+
+
+@pytest.mark.parametrize(('size', 'expected'), [
+    ((480, 640), (800, 1067)),                  # 640 * 5 / 3 = 1066.67
+    ((427, 640), (800, 1199)),                  # 1199.06
+    ((333, 500), (800, 1201)),                  # 1201.2
+    ((300, 900), (444, 1333)),                  # the long side binds: 300 * 1333 / 900 = 444.33
+    ((301, 602), (667, 1333))])                 # 666.5: halves up
+def test_sides_to_the_nearest_pixel(size, expected) -> None:
+    """int(side * scale + 0.5), as Detectron2's ResizeShortestEdge has it."""
+    assert images.resized_shape(*size, 800, 1333, rounded=True).numpy().tolist() == list(expected)
+
+
+@pytest.mark.parametrize('shape', [(30, 41), (97, 130), (200, 260), (97, 300)])
+def test_antialiased_is_what_pillow_does(shape) -> None:
+    """Up, down and both; Pillow rounds to whole numbers after each axis."""
+    image = np.random.default_rng(0).integers(0, 256, (97, 130, 3), np.uint8)
+    expected = np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR), np.float32)
+    ours = images.resize(tf.constant(image, tf.float32), tf.constant(shape), antialias=True)
+    assert np.abs(ours - expected).max() <= 1.01
+    assert np.abs(ours - expected).mean() < .4
+    if shape == (30, 41):
+        assert np.abs(images.resize(tf.constant(image, tf.float32), tf.constant(shape)) - expected).mean() > 20

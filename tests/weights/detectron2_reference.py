@@ -2,8 +2,8 @@
 
 `python tests/weights/detectron2_reference.py` (needs torch and torchvision, nothing of this project) writes
 detectron2_reference.npz beside this file. Detectron2's files were read for it (modeling/backbone/resnet.py and fpn.py,
-modeling/roi_heads, modeling/proposal_generator/rpn.py): where strides and dilations stand, how weights are called, where
-the background goes. Boxes are x1, y1, x2, y2 as theirs; maps [N, C, H, W].
+modeling/roi_heads, modeling/proposal_generator/rpn.py): where strides and dilations stand, how weights are called,
+where the background goes. Boxes are x1, y1, x2, y2 as theirs; maps [N, C, H, W].
 """
 from __future__ import annotations
 
