@@ -29,6 +29,8 @@ class Exif(str, enum.Enum):
     ignore = 'ignore'
 
 
+ImagesPerShard = Annotated[int, typer.Option(min=1, help='At most, on average.')]
+ShardSize = Annotated[int, typer.Option(min=1, help='MiB, at most, on average and roughly.')]
 _Workers = Annotated[int, typer.Option(min=1, help='Processes.')]
 _Exif = Annotated[Exif, typer.Option(help='Photographs whose EXIF says to turn them: stop, turn the pixels, or leave '
                                           'them as stored.')]
@@ -69,8 +71,8 @@ def _help(find: Callable[..., DataSet], verb: str) -> str:
 def _convert(found: DataSet,
              output: Annotated[pathlib.Path, typer.Option(help='Directory for the shards and the manifest.')],
              name: Annotated[str, typer.Option(help='Name of the set.')] = 'train',
-             images_per_shard: Annotated[int, typer.Option(min=1, help='At most, on average.')] = 1000,
-             workers: _Workers = 1, exif: _Exif = Exif.error,
+             images_per_shard: ImagesPerShard = 1000, shard_size: ShardSize = 256, workers: _Workers = 1,
+             exif: _Exif = Exif.error,
              empty: Annotated[bool, typer.Option('--keep-empty/--drop-empty', help='Images without objects.')] = True,
              dry_run: Annotated[bool, typer.Option('--dry-run', help='Read everything and write nothing.')] = False,
              json: _Json = False, strict: _Strict = False) -> None:
@@ -81,7 +83,7 @@ def _convert(found: DataSet,
         if dry_run:
             manifest = conversion.check(found, rules, workers, name)
         else:
-            options = writer.Options(images_per_shard=images_per_shard, workers=workers)
+            options = writer.Options(images_per_shard, shard_size * 2 ** 20, workers)
             manifest = conversion.convert(found, output, name, rules, options)
     if json:
         typer.echo(conversion.report(manifest))

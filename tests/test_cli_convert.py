@@ -42,7 +42,8 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     source = ['coco', '--annotations', 'a.json', '--images', 'i']
     for arguments in (
             ['convert', *source, '--output', 'o'],
-            ['convert', *source, '--output', 'o', '--name', 'val', '--boxes', '--images-per-shard', 5, '--workers', 2,
+            ['convert', *source, '--output', 'o', '--name', 'val', '--boxes', '--images-per-shard', 5,
+             '--shard-size', 3, '--workers', 2,
              '--exif', 'apply', '--drop-empty', '--strict'],
             ['convert', *source, '--output', 'o', '--dry-run', '--workers', 2],
             ['validate', *source, '--exif', 'ignore', '--strict']):
@@ -52,7 +53,7 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find.calls == [(*paths, True), (*paths, False), (*paths, True), (*paths, True)]
     assert convert.calls == [
         ('found', output, 'train', Rules(), writer.Options()),
-        ('found', output, 'val', Rules('apply', False, True), writer.Options(images_per_shard=5, workers=2))]
+        ('found', output, 'val', Rules('apply', False, True), writer.Options(5, 3 * 2 ** 20, 2))]
     assert check.calls == [('found', Rules(), 2, 'train'), ('found', Rules('ignore', strict=True), 1)]
 
 
