@@ -22,6 +22,13 @@ convert_app = typer.Typer(no_args_is_help=True, help='Write annotations and imag
 validate_app = typer.Typer(no_args_is_help=True, help='List every problem of annotations and images; write nothing.')
 
 
+class CityscapesAnnotations(str, enum.Enum):
+    """Which annotations of Cityscapes."""
+    fine = 'fine'
+    coarse = 'coarse'
+    none = 'none'
+
+
 class Exif(str, enum.Enum):
     """What becomes of photographs that are to be turned."""
     error = 'error'
@@ -65,7 +72,7 @@ def _help(find: Callable[..., DataSet], verb: str) -> str:
         'convert': ('Write OUTPUT/NAME-00000-of-0000N.tfrecord and the manifest OUTPUT/NAME.json from ',
                     ' \\\n    --output data/mine --name train'),
         'validate': ('List what would be dropped, repaired, or kept though it is odd, in ', '')}[verb]
-    return does + text[0].lower() + text[1:] + more
+    return does + text + more
 
 
 def _convert(found: DataSet,
@@ -118,3 +125,21 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json 
     from data_tools import coco as source
 
     return source.find(annotations, images, masks)
+
+
+@_kind
+def cityscapes(root: Annotated[pathlib.Path, typer.Option(help='Directory of leftImg8bit and gtFine or gtCoarse.')],
+               split: Annotated[str, typer.Option(help='train, val, test or train_extra.')],
+               annotations: Annotated[CityscapesAnnotations, typer.Option(
+                   help='none: a test set.')] = CityscapesAnnotations.fine,
+               masks: Annotated[bool, typer.Option('--masks/--boxes', help='Masks and boxes, or boxes only.')] = True,
+               ) -> DataSet:
+    """Cityscapes' folders: the 8 classes with instances, groups as crowds (needs the extra `cityscapes`).
+
+    \b
+    Example:
+      mrcnn VERB cityscapes --root cityscapes --split train
+    """
+    from data_tools import cityscapes as source
+
+    return source.find(root, split, annotations.value, masks)

@@ -20,8 +20,9 @@ from mrcnn_tf.training.callbacks import TrainingError
 
 from .training.tiny import SETTINGS, write_data
 
-COMMANDS = (['demo'], ['convert', 'coco'], ['validate', 'coco'], ['convert', 'proposals'],
-            ['train'], ['evaluate'], ['export'], ['predict'])
+KINDS = ('coco', 'cityscapes')
+COMMANDS = (['demo'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
+            ['convert', 'proposals'], ['train'], ['evaluate'], ['export'], ['predict'])
 
 
 def mrcnn(*arguments: object) -> Result:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from data_tools import conversion, shapes, writer
+from data_tools import cityscapes, conversion, shapes, writer
 from data_tools.conversion import Rules
 from mrcnn_tf import cli, cli_convert
 from mrcnn_tf.input import records
@@ -57,8 +57,20 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check.calls == [('found', Rules(), 2, 'train'), ('found', Rules('ignore', strict=True), 1)]
 
 
+def test_options_of_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = Recorder('found')
+    monkeypatch.setattr('data_tools.cityscapes.find', find)
+    monkeypatch.setattr('data_tools.conversion.check', Recorder(EMPTY))
+    for more in ([], ['--annotations', 'coarse', '--boxes']):
+        result = mrcnn('validate', 'cityscapes', '--root', 'r', '--split', 'val', *more)
+        assert result.exit_code == 0, result.output
+    root = pathlib.Path('r')
+    assert find.calls == [(root, 'val', 'fine', True), (root, 'val', 'coarse', False)]
+
+
 def test_choices_are_those_of_the_converters() -> None:
     assert tuple(each.value for each in cli_convert.Exif) == conversion.EXIF
+    assert [each.value for each in cli_convert.CityscapesAnnotations] == list(cityscapes.ANNOTATIONS)
 
 
 def test_an_unknown_choice_is_explained() -> None:
