@@ -10,6 +10,7 @@ import pathlib
 import warnings
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from data_tools.incidents import Unusable
@@ -66,6 +67,15 @@ def check(data: bytes, name: str) -> ImageFile:
         raise
     except Exception as error:      # Pillow's decoders raise almost anything
         raise Unusable('corrupt image', f'{name}: {_one_line(error)}') from None
+
+
+def pixels(file: ImageFile) -> np.ndarray:
+    """[height, width] or [height, width, channels]: the values as stored, those of a palette as indices.
+
+    Colours of 16 bit come as 8 bit; `check` tells what they are.
+    """
+    with Image.open(io.BytesIO(file.data)) as image:
+        return np.asarray(image)
 
 
 def turn(file: ImageFile, name: str) -> ImageFile:

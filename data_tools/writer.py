@@ -3,48 +3,33 @@
 Shards are planned before any image is read, and each is written by one process from its own items, so a shard never
 depends on another. All are written in a hidden directory beside their final place; only when the last is whole do
 they get their names `NAME-00000-of-0000N.tfrecord`, in place of an older set of that name, and the manifest
-`NAME.json` comes last: where it stands, all it names is there.
+`NAME.json` comes last: where it stands, all it names is there. A run that was stopped, however, is gone on with by the
+next one of the same input and options, to the same bytes.
 """
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import importlib.metadata
+import itertools
 import math
-import multiprocessing
 import os
 import pathlib
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import PIL
 import tensorflow as tf
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from data_tools import processes, progress, shards
+from data_tools import staging as stages
 from data_tools.incidents import ConversionError, Log, describe
-from mrcnn_tf import files
-from mrcnn_tf.input.records import Annotated, Counts, Incident, Manifest, Shard, encode
-
-LINE_EVERY = 30.0    # seconds between lines of progress where there is no terminal
-
-
-class Item(Protocol):
-    """What becomes one record; can be pickled."""
-
-    @property
-    def bytes(self) -> int:
-        """Size of the record, roughly."""
-
-
-T = TypeVar('T', bound=Item)
-Make = Callable[[T], tuple[Annotated | None, Log]]    # None: the image is dropped, and the log says why
+from data_tools.shards import Job, Make, Part, T
+from mrcnn_tf import __version__
+from mrcnn_tf.input.records import Counts, Incident, Manifest
 
 
 @dataclass(frozen=True)
@@ -56,26 +41,18 @@ class Options:
 
 
 DEFAULTS = Options()
-
-
-@dataclass
-class Part:
-    """One shard, and what was found on the way."""
-    shard: Shard
-    counts: Counts = field(default_factory=Counts)
-    max_objects: int = 0
-    max_proposals: int = 0
-    log: Log = field(default_factory=Log)
+# Other versions may make other bytes.
+_VERSIONS = (__version__, tf.__version__, PIL.__version__, importlib.metadata.version('protobuf'))
 
 
 def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.PathLike[str],
           options: Options = DEFAULTS) -> Manifest:
-    """Writes the records of `items`, in their order, and the manifest.
+    """Writes the records of `items`, in their order, and the manifest; goes on where an equal run was stopped.
 
     Args:
-        items: one for each image; deciding their shards takes only their sizes.
-        make: gives the record of an item, and what was dropped or repaired; a function that can be pickled when
-            `options.workers` is above 1.
+        items: one for each image; deciding their shards takes only their sizes. With `make` they hold all that decides
+            the records but the bytes of files; what they hold of those (size, time of change) tells a changed file.
+        make: gives the record of an item, and what was dropped or repaired; a function that can be pickled.
         head: name, categories, source and has_masks of the manifest, and the incidents known beforehand.
         output: directory, made where missing. An older set of the same name there is replaced at the very end.
 
@@ -84,22 +61,27 @@ def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.Pa
 
     Raises:
         ConversionError: no usable name, no image left.
-        OSError: the disk is full or would be, no permission, a worker process died. No shard or manifest is left.
+        OSError: the disk is full or would be, no permission, a worker process died, another run writes the same set.
+            No shard or manifest of the new set is left under its name, and an older set is as it was.
     """
     output = pathlib.Path(output)
     if not re.fullmatch(r'[A-Za-z0-9_][A-Za-z0-9_.-]*', head.name):
         raise ConversionError(f'name {head.name!r}: use letters, digits, _, - and . only')
     output.mkdir(parents=True, exist_ok=True)
-    _check_space(items, output)
-    staging = output / f'.{head.name}.partial'
-    files.remove(staging)     # of a run that was killed
-    try:
-        staging.mkdir()
-        parts = _write_parts(items, make, staging, head.name, options)
-        manifest = _complete(head, parts)
-        _publish(manifest, [staging / _staged(k) for k in range(len(parts))], output)
-    finally:
-        files.remove(staging)
+    groups = [items[group.start:group.stop] for group in plan([item.bytes for item in items], options)]
+    mark = stages.fingerprint(_VERSIONS, make, head, replace(options, workers=1), items=items)
+    with shards.disk_errors(output), stages.claim(output, head.name) as staging:
+        if staging.published == mark:
+            progress.say(f'{head.name}: resumes: all {len(groups)} shards are whole and have their names now')
+            return Manifest.read(output / f'{head.name}.json')
+        staging.begin(mark, len(groups))
+        parts = _write_parts(groups, make, staging, options)
+        try:
+            manifest = _complete(head, parts)
+        except ConversionError:
+            staging.clear()
+            raise
+        staging.publish(manifest)
     return manifest
 
 
@@ -141,113 +123,34 @@ def _name(incident: Incident) -> str:
     return f'image {incident.image_id}{annotation}: {incident.detail}'
 
 
-def _check_space(items: Sequence[Item], output: pathlib.Path) -> None:
-    needed, free = sum(item.bytes for item in items), shutil.disk_usage(output).free
+def _write_parts(groups: Sequence[Sequence[T]], make: Make[T], staging: stages.Staging, options: Options) -> list[Part]:
+    """The shards of the groups: those that an earlier run has left, and the others written."""
+    jobs = [Job(staging.shard(k), group) for k, group in enumerate(groups)]
+    parts = {job.path: shards.whole(job.path) for job in jobs}
+    left = [job for job in jobs if parts[job.path] is None]
+    _check_space(left, staging.output)
+    if len(left) < len(jobs):
+        progress.say(f'{staging.name}: resumes: {len(jobs) - len(left)} of {len(jobs)} shards are whole')
+    total = sum(len(job.items) for job in jobs)
+    before = total - sum(len(job.items) for job in left)
+    with progress.shown(staging.name, total, before) as show:
+        made = _run(left, make, options, lambda done: show(before + done))
+    parts.update({job.path: part for job, part in zip(left, made, strict=True)})
+    return [part for part in parts.values() if part]
+
+
+def _run(jobs: Sequence[Job], make: Make[T], options: Options, show: progress.Show) -> list[Part]:
+    if options.workers > 1 and len(jobs) > 1:
+        return processes.write(jobs, make, min(options.workers, len(jobs)), show)
+    done = itertools.count(1)
+    return [shards.write(job, make, lambda: show(next(done))) for job in jobs]
+
+
+def _check_space(jobs: Sequence[Job], output: pathlib.Path) -> None:
+    needed, free = sum(item.bytes for job in jobs for item in job.items), shutil.disk_usage(output).free
     if needed > free:
         raise OSError(f'{output}: about {needed / 2 ** 20:.0f} MiB are needed and {free / 2 ** 20:.0f} are free; '
                       'free some or choose another directory')
-
-
-def _write_parts(items: Sequence[T], make: Make[T], staging: pathlib.Path, name: str, options: Options) -> list[Part]:
-    groups = [[items[i] for i in group] for group in plan([item.bytes for item in items], options)]
-    paths = [staging / _staged(k) for k in range(len(groups))]
-    with _progress(name, len(items)) as show:
-        if options.workers > 1 and len(groups) > 1:
-            return _in_processes(groups, make, paths, min(options.workers, len(groups)), show)
-        done = iter(range(1, len(items) + 1))
-        return [_write_part(group, make, path, lambda: show(next(done)))
-                for group, path in zip(groups, paths, strict=True)]
-
-
-def _in_processes(groups: list[list[T]], make: Make[T], paths: list[pathlib.Path], workers: int,
-                  show: Callable[[int], None]) -> list[Part]:
-    # Not forked: TensorFlow's threads do not survive it.
-    context = multiprocessing.get_context('spawn')
-    done = context.Value('q', 0)
-    with futures.ProcessPoolExecutor(workers, context, _count_in, (done,)) as pool:
-        jobs = [pool.submit(_in_process, group, make, path) for group, path in zip(groups, paths, strict=True)]
-        try:
-            while futures.wait(jobs, timeout=0.2, return_when=futures.FIRST_EXCEPTION).not_done:
-                show(done.value)
-                _raise_first(jobs)
-            show(done.value)
-            return [job.result() for job in jobs]
-        except BrokenProcessPool:
-            raise ChildProcessError(f'{paths[0].parent.parent}: a worker process died, perhaps for want of memory; '
-                                    'convert with fewer workers') from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _raise_first(jobs: Sequence[futures.Future[Part]]) -> None:
-    for job in jobs:
-        if job.done():
-            job.result()
-
-
-_done: Any = None     # of a worker process: images done, shared by all
-
-
-def _count_in(done: Any) -> None:
-    global _done
-    _done = done
-
-
-def _count() -> None:
-    with _done.get_lock():
-        _done.value += 1
-
-
-def _in_process(group: list[T], make: Make[T], path: pathlib.Path) -> Part:
-    return _write_part(group, make, path, _count)
-
-
-def _write_part(group: Sequence[T], make: Make[T], path: pathlib.Path, advance: Callable[[], None]) -> Part:
-    part = Part(Shard('', 0, 0, ''))
-    with files.atomic_path(path) as temporary:
-        with _tensorflow_errors(path), tf.io.TFRecordWriter(str(temporary)) as stream:
-            for item in group:
-                example, log = make(item)
-                part.log.extend(log)
-                if example is not None:
-                    stream.write(encode(example))
-                    _count_example(part, example)
-                advance()
-        part.shard = Shard('', part.counts.images, temporary.stat().st_size, _sha256(temporary))
-    return part
-
-
-def _count_example(part: Part, example: Annotated) -> None:
-    objects = len(example.objects)
-    part.counts.images += 1
-    part.counts.images_without_objects += objects == 0
-    part.counts.objects += objects
-    part.counts.crowds += sum(each.crowd for each in example.objects)
-    part.max_objects = max(part.max_objects, objects)
-    if example.proposals is not None:
-        part.max_proposals = max(part.max_proposals, len(example.proposals.scores))
-
-
-@contextlib.contextmanager
-def _tensorflow_errors(path: pathlib.Path) -> Iterator[None]:
-    """TensorFlow's own errors of writing as OSError, with the directory that the user gave."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        reason = error.message.rsplit('; ', 1)[-1]
-        raise OSError(f'{path.parent.parent}: {reason}; make room there or choose another directory') from None
-
-
-def _sha256(path: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as stream:
-        while block := stream.read(2 ** 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _staged(index: int) -> str:
-    return f'{index:05d}.tfrecord'
 
 
 def _complete(head: Manifest, parts: Sequence[Part]) -> Manifest:
@@ -265,61 +168,5 @@ def _complete(head: Manifest, parts: Sequence[Part]) -> Manifest:
         max_proposals_per_image=max(part.max_proposals for part in parts),
         dropped=dict(sorted(log.dropped.items())), repaired=dict(sorted(log.repaired.items())),
         kept=dict(sorted(log.kept.items())),
-        shards=[replace(part.shard, file=f'{head.name}-{k:05d}-of-{len(parts):05d}.tfrecord')
-                for k, part in enumerate(parts)])
-
-
-def _publish(manifest: Manifest, staged: Sequence[pathlib.Path], output: pathlib.Path) -> None:
-    final = output / f'{manifest.name}.json'
-    final.unlink(missing_ok=True)     # first: no manifest may name shards of another run
-    for path in output.iterdir():
-        if re.fullmatch(re.escape(manifest.name) + r'-\d{5,}-of-\d{5,}\.tfrecord', path.name):
-            path.unlink()
-    shards = [pathlib.Path(path) for path in manifest.shard_paths(final)]
-    try:
-        for source, shard in zip(staged, shards, strict=True):
-            os.replace(source, shard)
-        manifest.write(final)
-    except BaseException:
-        for shard in shards:
-            files.remove(shard)
-        raise
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(_rate(task.speed) if task.speed else '')
-
-
-def _rate(images_per_second: float) -> str:
-    return f'{images_per_second:.{0 if images_per_second >= 10 else 1}f} images/s'
-
-
-@contextlib.contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function that is told the images done so far: a bar with rate and ETA, or a line now and then in a log."""
-    console = Console()
-    if not console.is_terminal:
-        yield _lines(console, name, total)
-        return
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(name, total=total)
-        yield lambda done: progress.update(task, completed=done)
-
-
-def _lines(console: Console, name: str, total: int) -> Callable[[int], None]:
-    start = last = time.monotonic()
-    shown = 0
-
-    def show(done: int) -> None:
-        nonlocal last, shown
-        now = time.monotonic()
-        if done > shown and (done == total or now - last >= LINE_EVERY):
-            last, shown = now, done
-            rate = done / max(now - start, 1e-9)
-            left = f', {(total - done) / rate:.0f} s left' if 0 < done < total else ''
-            line = f'{name}: {done} of {total} images, {_rate(rate)}{left}'
-            console.print(line, soft_wrap=True, highlight=False)
-
-    return show
+        shards=[replace(part.shard, file=file)
+                for part, file in zip(parts, stages.final_names(head.name, len(parts)), strict=True)])

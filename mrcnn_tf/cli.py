@@ -71,7 +71,7 @@ def proposals(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json o
                        "computed by OpenCV's Selective Search.")] = None,
               mode: Annotated[str, typer.Option(help='fast or quality, of Selective Search.')] = 'fast',
               top: Annotated[int, typer.Option(min=1, help='Keep so many of an image, the best.')] = 2000,
-              images_per_shard: Annotated[int, typer.Option(min=1, help='At most, on average.')] = 1000,
+              images_per_shard: cli_convert.ImagesPerShard = 1000, shard_size: cli_convert.ShardSize = 256,
               workers: Annotated[int, typer.Option(min=1, help='Processes; a shard is written by one.')] = 1) -> None:
     """Write a converted set anew with proposals found beforehand, joined to its images by source id.
 
@@ -87,7 +87,7 @@ def proposals(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json o
     from data_tools import writer
 
     tool.attach(manifest, proposals, output, name, top, mode,
-                writer.Options(images_per_shard=images_per_shard, workers=workers))
+                writer.Options(images_per_shard, shard_size * 2 ** 20, workers))
 
 
 @app.command()

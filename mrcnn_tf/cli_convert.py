@@ -22,6 +22,13 @@ convert_app = typer.Typer(no_args_is_help=True, help='Write annotations and imag
 validate_app = typer.Typer(no_args_is_help=True, help='List every problem of annotations and images; write nothing.')
 
 
+class CityscapesAnnotations(str, enum.Enum):
+    """Which annotations of Cityscapes."""
+    fine = 'fine'
+    coarse = 'coarse'
+    none = 'none'
+
+
 class Exif(str, enum.Enum):
     """What becomes of photographs that are to be turned."""
     error = 'error'
@@ -29,6 +36,8 @@ class Exif(str, enum.Enum):
     ignore = 'ignore'
 
 
+ImagesPerShard = Annotated[int, typer.Option(min=1, help='At most, on average.')]
+ShardSize = Annotated[int, typer.Option(min=1, help='MiB, at most, on average and roughly.')]
 _Workers = Annotated[int, typer.Option(min=1, help='Processes.')]
 _Exif = Annotated[Exif, typer.Option(help='Photographs whose EXIF says to turn them: stop, turn the pixels, or leave '
                                           'them as stored.')]
@@ -63,14 +72,14 @@ def _help(find: Callable[..., DataSet], verb: str) -> str:
         'convert': ('Write OUTPUT/NAME-00000-of-0000N.tfrecord and the manifest OUTPUT/NAME.json from ',
                     ' \\\n    --output data/mine --name train'),
         'validate': ('List what would be dropped, repaired, or kept though it is odd, in ', '')}[verb]
-    return does + text[0].lower() + text[1:] + more
+    return does + text + more
 
 
 def _convert(found: DataSet,
              output: Annotated[pathlib.Path, typer.Option(help='Directory for the shards and the manifest.')],
              name: Annotated[str, typer.Option(help='Name of the set.')] = 'train',
-             images_per_shard: Annotated[int, typer.Option(min=1, help='At most, on average.')] = 1000,
-             workers: _Workers = 1, exif: _Exif = Exif.error,
+             images_per_shard: ImagesPerShard = 1000, shard_size: ShardSize = 256, workers: _Workers = 1,
+             exif: _Exif = Exif.error,
              empty: Annotated[bool, typer.Option('--keep-empty/--drop-empty', help='Images without objects.')] = True,
              dry_run: Annotated[bool, typer.Option('--dry-run', help='Read everything and write nothing.')] = False,
              json: _Json = False, strict: _Strict = False) -> None:
@@ -81,7 +90,7 @@ def _convert(found: DataSet,
         if dry_run:
             manifest = conversion.check(found, rules, workers, name)
         else:
-            options = writer.Options(images_per_shard=images_per_shard, workers=workers)
+            options = writer.Options(images_per_shard, shard_size * 2 ** 20, workers)
             manifest = conversion.convert(found, output, name, rules, options)
     if json:
         typer.echo(conversion.report(manifest))
@@ -116,3 +125,21 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json 
     from data_tools import coco as source
 
     return source.find(annotations, images, masks)
+
+
+@_kind
+def cityscapes(root: Annotated[pathlib.Path, typer.Option(help='Directory of leftImg8bit and gtFine or gtCoarse.')],
+               split: Annotated[str, typer.Option(help='train, val, test or train_extra.')],
+               annotations: Annotated[CityscapesAnnotations, typer.Option(
+                   help='none: a test set.')] = CityscapesAnnotations.fine,
+               masks: Annotated[bool, typer.Option('--masks/--boxes', help='Masks and boxes, or boxes only.')] = True,
+               ) -> DataSet:
+    """Cityscapes' folders: the 8 classes with instances, groups as crowds (needs the extra `cityscapes`).
+
+    \b
+    Example:
+      mrcnn VERB cityscapes --root cityscapes --split train
+    """
+    from data_tools import cityscapes as source
+
+    return source.find(root, split, annotations.value, masks)

@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+from tests.parity.kit import Kit, KitError
+
 _THREADS = str(min(4, os.cpu_count() or 1))
 for _name, _value in {
     'TF_CPP_MIN_LOG_LEVEL': '2',             # 2: errors only
@@ -24,6 +26,34 @@ _ROOT = str(pathlib.Path(__file__).resolve().parents[1])
 sys.path[:] = [*(path for path in sys.path if path not in ('', _ROOT)), _ROOT]     # an installed mrcnn_tf comes first
 
 _SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Here and not in tests/parity, since tables of the kit serve other tests too."""
+    group = parser.getgroup('parity with the reference implementation')
+    group.addoption('--kit', metavar='PATH', help='folder of reference cases; all of them run in all modes '
+                                                  '(default: ../shared/parity, each case in some mode)')
+    group.addoption('--all-modes', action='store_true', help='run the cases of the default kit in all modes too')
+    group.addoption('--differences', metavar='FILE', help='append what was measured, for tests.parity.table')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Raises pytest.UsageError for a --kit that is none."""
+    config.stash[KIT] = _kit(config)
+
+
+KIT = pytest.StashKey['Kit | None']()
+
+
+def _kit(config: pytest.Config) -> Kit | None:
+    named = config.getoption('--kit')
+    folder = pathlib.Path(named) if named else _SHARED / 'parity'
+    if not named and not folder.is_dir():
+        return None
+    try:
+        return Kit(folder)
+    except KitError as error:
+        raise pytest.UsageError(f'--kit: {error}') from None
 
 
 def pytest_report_header() -> str:
@@ -54,15 +84,20 @@ def coco_dir() -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
-def parity_dir() -> pathlib.Path:
-    """Stage-by-stage numbers of a reference Mask R-CNN: `ops.npz`, `infer_*.npz`, `train_*.npz`, `tolerances.json`."""
-    return _folder(_SHARED / 'parity')
+def kit(pytestconfig: pytest.Config) -> Kit:
+    """Numbers of a reference Mask R-CNN: see tests/parity/kit.py."""
+    found = pytestconfig.stash[KIT]
+    if found is None:
+        pytest.skip(NO_KIT)
+    return found
+
+
+NO_KIT = 'no parity kit: ../shared/parity is missing and no --kit PATH is given'
 
 
 @pytest.fixture(scope='session')
-def ops_kit(parity_dir: pathlib.Path):  # noqa: ANN201
+def ops_kit(kit: Kit) -> dict:
     """Operator cases of the reference, arrays by name."""
-    import numpy as np
-
-    with np.load(parity_dir / 'ops.npz') as arrays:
-        return dict(arrays)
+    if not kit.has_operators:
+        pytest.skip(f'{kit.folder} has no ops.npz')
+    return kit.arrays('ops')

@@ -1,4 +1,4 @@
-"""Anchors of every level: the reference's tables and cases worked by hand."""
+"""Anchors of every level: cases worked by hand (the reference's tables: tests/parity)."""
 from __future__ import annotations
 
 import numpy as np
@@ -7,30 +7,11 @@ import tensorflow as tf
 
 from mrcnn_tf.anchors import AnchorGenerator, base_anchors
 
-from .modes import MODES, ours, tolerance
-
-SIZES = [[32.], [64.], [128.], [256.], [512.]]
-GRIDS = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
+from .modes import tolerance
 
 
 def maps(*grids: tuple[int, int]) -> list[tf.Tensor]:
     return [tf.zeros([2, *grid, 1]) for grid in grids]
-
-
-@pytest.mark.parametrize('mode', MODES)
-def test_reference_of_the_default_anchors(ops_kit, mode) -> None:
-    """The coarsest level's stride is 64 px down and 48 px across: canvas // cells."""
-    layer = AnchorGenerator(SIZES, [.5, 1., 2.], rounded=True)
-    anchors = MODES[mode](lambda features: layer(features, canvas=(64, 96)))(maps(*GRIDS))
-    np.testing.assert_array_equal(anchors, ours(ops_kit['anchors_default']))
-
-
-def test_reference_of_several_sizes_a_level(ops_kit) -> None:
-    fine = AnchorGenerator([[20., 33., 47.5]], [.4, 1., 1.7], rounded=True)(maps((16, 24)), canvas=(64, 96))
-    coarse = AnchorGenerator([[75.]], [.4, 1., 1.7], rounded=True)(maps((8, 12)), canvas=(64, 96))
-    np.testing.assert_array_equal(tf.concat([fine, coarse], 0), ours(ops_kit['anchors_odd']))
-    for sizes, part in (([20., 33., 47.5], slice(9)), ([75.], slice(9, 12))):
-        np.testing.assert_array_equal(base_anchors(sizes, [.4, 1., 1.7], True), ours(ops_kit['anchors_odd_base'][part]))
 
 
 def test_unrounded_anchors_by_hand() -> None:

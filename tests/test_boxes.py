@@ -1,4 +1,4 @@
-"""Areas, overlaps, coding and suppression: the reference's tables, cases worked by hand, each engine in each mode."""
+"""Areas, overlaps, coding and suppression: cases worked by hand, each engine in each mode (tables: tests/parity)."""
 from __future__ import annotations
 
 import math
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mrcnn_tf import boxes
 
-from .modes import ENGINES_AND_MODES, MODES, ours, tolerance
+from .modes import ENGINES_AND_MODES, MODES
 
 UNIT, TENS = (1., 1., 1., 1.), (10., 10., 5., 5.)
 
@@ -21,13 +21,6 @@ def tensor(rows: list) -> tf.Tensor:
 def test_area() -> None:
     areas = boxes.area(tensor([[1, 2, 4, 7], [3, 3, 3, 9], [5, 0, 1, 2], [5, 5, 1, 1]]))
     assert areas.numpy().tolist() == [15, 0, 0, 0]
-
-
-@pytest.mark.parametrize('mode', MODES)
-def test_iou_reference(ops_kit, mode) -> None:
-    """Touching, nested, equal and empty boxes among them."""
-    result = MODES[mode](boxes.iou)(ours(ops_kit['iou_a']), ours(ops_kit['iou_b']))
-    np.testing.assert_allclose(result, ops_kit['iou'], rtol=0, atol=tolerance(ops_kit['iou']))
 
 
 def test_overlaps_by_hand() -> None:
@@ -44,29 +37,9 @@ def test_overlaps_of_a_batch_with_boxes_common_to_it() -> None:
     np.testing.assert_allclose(boxes.iou(a, b), [[[1 / 2, 1 / 4]], [[1 / 2, 1]]], rtol=1e-6)
 
 
-@pytest.mark.parametrize('mode', MODES)
-def test_clip_reference(ops_kit, mode) -> None:
-    clipped = MODES[mode](boxes.clip)(ours(ops_kit['clip_boxes'])[None], tensor([[100, 120]]))
-    np.testing.assert_array_equal(clipped[0], ours(ops_kit['clipped_boxes']))
-
-
 def test_clip_to_each_image_of_a_batch() -> None:
     clipped = boxes.clip(tf.tile(tensor([[[-5, -1, 50, 60]]]), [2, 1, 1]), tensor([[30, 40], [70, 20]]))
     np.testing.assert_array_equal(clipped, [[[0, 0, 30, 40]], [[0, 0, 50, 20]]])
-
-
-@pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize(('weights', 'name'), [(UNIT, '1'), (TENS, '10')])
-def test_coder_reference(ops_kit, mode, weights, name) -> None:
-    """Targets, and boxes of three classes, some of whose dh and dw exceed the cap."""
-    from_boxes = ours(ops_kit['coder_boxes'])
-    encoded = MODES[mode](lambda a, b: boxes.encode(a, b, weights))(from_boxes, ours(ops_kit['coder_reference']))
-    expected = ours(ops_kit[f'encode_{name}'])
-    np.testing.assert_allclose(encoded, expected, rtol=0, atol=tolerance(expected))
-    deltas = ours(ops_kit['coder_deltas'].reshape(24, 3, 4))
-    decoded = MODES[mode](lambda d, b: boxes.decode(d, b, weights))(deltas, from_boxes[:, None])
-    expected = ours(ops_kit[f'decode_{name}'])
-    np.testing.assert_allclose(decoded, expected, rtol=0, atol=tolerance(expected))
 
 
 def test_coding_by_hand() -> None:
@@ -107,21 +80,6 @@ def run_nms(engine: str, mode: str, box_rows: np.ndarray, scores: np.ndarray, th
     for row in valid.numpy():                                              # the kept ones lie in front
         assert row.tolist() == sorted(row, reverse=True)
     return [i[v].tolist() for i, v in zip(index.numpy(), valid.numpy(), strict=True)]
-
-
-@pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
-@pytest.mark.parametrize('percent', [30, 50, 70])
-def test_nms_reference(ops_kit, engine, mode, percent) -> None:
-    args = (engine, mode, ours(ops_kit['nms_boxes'])[None], ops_kit['nms_scores'][None], percent / 100, 160)
-    assert run_nms(*args) == [ops_kit[f'nms_keep_{percent}'].tolist()]
-    assert run_nms(*args, ops_kit['nms_groups'][None]) == [ops_kit[f'batched_nms_keep_{percent}'].tolist()]
-
-
-@pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
-def test_an_overlap_equal_to_the_threshold_keeps_the_box(ops_kit, engine, mode) -> None:
-    args = ours(ops_kit['nms_exact_boxes'])[None], ops_kit['nms_exact_scores'][None]
-    assert run_nms(engine, mode, *args, .5, 4) == [ops_kit['nms_exact_keep_50'].tolist()]
-    assert run_nms(engine, mode, *args, .25, 4) == [ops_kit['nms_exact_keep_25'].tolist()]
 
 
 @pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)

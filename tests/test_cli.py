@@ -20,8 +20,9 @@ from mrcnn_tf.training.callbacks import TrainingError
 
 from .training.tiny import SETTINGS, write_data
 
-COMMANDS = (['demo'], ['convert', 'coco'], ['validate', 'coco'], ['convert', 'proposals'],
-            ['train'], ['evaluate'], ['export'], ['predict'])
+KINDS = ('coco', 'cityscapes')
+COMMANDS = (['demo'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
+            ['convert', 'proposals'], ['train'], ['evaluate'], ['export'], ['predict'])
 
 
 def mrcnn(*arguments: object) -> Result:
@@ -119,10 +120,10 @@ def test_convert_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = ['d/train.json', '--output', 'o', '--name', 'with']
     assert mrcnn('convert', 'proposals', *needed).exit_code == 0
     assert mrcnn('convert', 'proposals', *needed, '--proposals', 'p.mat', '--mode', 'quality', '--top', 100,
-                 '--images-per-shard', 5, '--workers', 2).exit_code == 0
+                 '--images-per-shard', 5, '--shard-size', 3, '--workers', 2).exit_code == 0
     old, new = pathlib.Path('d/train.json'), (pathlib.Path('o'), 'with')
     assert attach.calls == [(old, None, *new, 2000, 'fast', Options()),
-                            (old, pathlib.Path('p.mat'), *new, 100, 'quality', Options(images_per_shard=5, workers=2))]
+                            (old, pathlib.Path('p.mat'), *new, 100, 'quality', Options(5, 3 * 2 ** 20, 2))]
 
 
 def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:

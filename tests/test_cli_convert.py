@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from data_tools import conversion, shapes, writer
+from data_tools import cityscapes, conversion, shapes, writer
 from data_tools.conversion import Rules
 from mrcnn_tf import cli, cli_convert
 from mrcnn_tf.input import records
@@ -42,7 +42,8 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     source = ['coco', '--annotations', 'a.json', '--images', 'i']
     for arguments in (
             ['convert', *source, '--output', 'o'],
-            ['convert', *source, '--output', 'o', '--name', 'val', '--boxes', '--images-per-shard', 5, '--workers', 2,
+            ['convert', *source, '--output', 'o', '--name', 'val', '--boxes', '--images-per-shard', 5,
+             '--shard-size', 3, '--workers', 2,
              '--exif', 'apply', '--drop-empty', '--strict'],
             ['convert', *source, '--output', 'o', '--dry-run', '--workers', 2],
             ['validate', *source, '--exif', 'ignore', '--strict']):
@@ -52,12 +53,24 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find.calls == [(*paths, True), (*paths, False), (*paths, True), (*paths, True)]
     assert convert.calls == [
         ('found', output, 'train', Rules(), writer.Options()),
-        ('found', output, 'val', Rules('apply', False, True), writer.Options(images_per_shard=5, workers=2))]
+        ('found', output, 'val', Rules('apply', False, True), writer.Options(5, 3 * 2 ** 20, 2))]
     assert check.calls == [('found', Rules(), 2, 'train'), ('found', Rules('ignore', strict=True), 1)]
+
+
+def test_options_of_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = Recorder('found')
+    monkeypatch.setattr('data_tools.cityscapes.find', find)
+    monkeypatch.setattr('data_tools.conversion.check', Recorder(EMPTY))
+    for more in ([], ['--annotations', 'coarse', '--boxes']):
+        result = mrcnn('validate', 'cityscapes', '--root', 'r', '--split', 'val', *more)
+        assert result.exit_code == 0, result.output
+    root = pathlib.Path('r')
+    assert find.calls == [(root, 'val', 'fine', True), (root, 'val', 'coarse', False)]
 
 
 def test_choices_are_those_of_the_converters() -> None:
     assert tuple(each.value for each in cli_convert.Exif) == conversion.EXIF
+    assert [each.value for each in cli_convert.CityscapesAnnotations] == list(cityscapes.ANNOTATIONS)
 
 
 def test_an_unknown_choice_is_explained() -> None:

@@ -1,4 +1,4 @@
-"""The choice of detections: the reference's stage, cases worked by hand, and the two engines against each other."""
+"""The choice of detections: cases worked by hand, and the two engines against each other."""
 from __future__ import annotations
 
 import math
@@ -10,7 +10,7 @@ import tensorflow as tf
 from mrcnn_tf import detections
 from mrcnn_tf.config import DetectionConfig
 
-from .modes import ENGINES_AND_MODES, MODES, ours
+from .modes import ENGINES_AND_MODES, MODES
 
 WEIGHTS = [10., 10., 5., 5.]
 GRAPHS = [('op', 'graph'), ('xla', 'graph'), ('xla', 'jit')]
@@ -93,28 +93,6 @@ def test_one_box_for_all_classes(engine, mode) -> None:
     moved = [0., 10., 10., 20.]
     np.testing.assert_allclose(boxes, [moved, B, moved, B], atol=1e-5)
     assert labels == [2, 1, 1, 2]
-
-
-@pytest.mark.parametrize(('engine', 'mode'), GRAPHS)
-@pytest.mark.parametrize('case', ['infer_maskrcnn_resnet18_fpn_0', 'infer_maskrcnn_resnet18_fpn_2'])
-def test_detections_of_the_reference(parity_dir, case, engine, mode) -> None:
-    """From the reference's own proposals and predictions; in the second case an image has none and one has one."""
-    with np.load(parity_dir / f'{case}.npz') as arrays:
-        kit = dict(arrays)
-    threshold = {'infer_maskrcnn_resnet18_fpn_0': .05, 'infer_maskrcnn_resnet18_fpn_2': .9326}[case]
-    config = DetectionConfig(score_threshold=threshold)
-    stacked = [np.stack([kit[f'{name}_{i}'] for i in range(2)]) for name in ('proposals', 'box_logits', 'box_deltas')]
-    rois, logits, deltas = (tf.constant(x) for x in stacked)
-    deltas = tf.reshape(deltas, [2, -1, 5, 4])[:, :, 1:]                   # the reference's first is the background's
-    sizes = tf.constant([kit[f'image_{i}'].shape[:2] for i in range(2)], tf.float32)
-    found = MODES[mode](lambda *x: detections.select(*x, config, WEIGHTS, engine))(
-        tf.gather(rois, [1, 0, 3, 2], axis=2), tf.ones(rois.shape[:2], tf.bool), logits,
-        tf.gather(deltas, [1, 0, 3, 2], axis=3), sizes)
-    for i in range(2):
-        kept = found.valid[i].numpy()
-        np.testing.assert_array_equal(found.labels[i].numpy()[kept], kit[f'det_labels_{i}'])
-        np.testing.assert_allclose(found.boxes[i].numpy()[kept], ours(kit[f'det_boxes_{i}']), atol=3e-3)
-        np.testing.assert_allclose(found.scores[i].numpy()[kept], kit[f'det_scores_{i}'], atol=1e-4)
 
 
 @pytest.mark.parametrize('agnostic', [False, True])

@@ -1,8 +1,7 @@
-"""Pasting: windows worked by hand, the bilinear rule written naively, torchvision's numbers, memory on large images."""
+"""Pasting: windows worked by hand, the bilinear rule written naively, memory on large images."""
 from __future__ import annotations
 
 import json
-import pathlib
 import tracemalloc
 
 import numpy as np
@@ -11,8 +10,6 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_tf import paste
 
-PARITY = pathlib.Path(__file__).parents[2] / 'shared' / 'parity'
-needs_parity = pytest.mark.skipif(not PARITY.is_dir(), reason='needs the parity kit in ../shared/parity')
 HALF = np.array([[[1, 0], [1, 0]]], np.float32)    # the left column of 2 x 2 cells
 FULL = np.ones((1, 2, 2), np.float32)
 
@@ -134,29 +131,3 @@ def test_memory_on_a_large_image_is_one_mask():
     assert len(codes) == 4
     # the mask, the copy that is encoded and one band of float32; four masks, or one of float32, would be 128 MB
     assert peak < 2 * height * width + 16e6
-
-
-@needs_parity
-def test_equals_torchvision():
-    ops = np.load(PARITY / 'ops.npz')
-    height, width = ops['paste_size'].tolist()
-    boxes = ops['paste_boxes'][:, [1, 0, 3, 2]]
-    out = probabilities(ops['paste_masks'], boxes, height, width, 'detectron')
-    assert np.abs(out - ops['paste_out']).max() <= 2e-5
-    cut = np.stack(list(paste.paste(ops['paste_masks'], boxes, height, width, 'detectron')))
-    sure = np.abs(ops['paste_out'] - .5) > 1e-5
-    assert (cut == (ops['paste_out'] >= .5))[sure].all()
-
-
-@needs_parity
-@pytest.mark.parametrize('name', ['resnet18_fpn_0', 'resnet18_fpn_1', 'resnet18_fpn_2', 'resnet50_fpn_0',
-                                  'resnet50_fpn_1'])
-def test_equals_torchvision_on_detections(name):
-    case = np.load(PARITY / f'infer_maskrcnn_{name}.npz')
-    for i in range(int(case['image_count'])):
-        height, width = case[f'image_{i}'].shape[:2]
-        index = case[f'det_pasted_index_{i}']
-        masks, boxes = case[f'det_mask_probs_{i}'][index], case[f'det_boxes_{i}'][index][:, [1, 0, 3, 2]]
-        bits = np.unpackbits(case[f'det_pasted_bits_{i}'], axis=1)[:, :height * width].reshape(-1, height, width)
-        out = np.array(list(paste.paste(masks, boxes, height, width, 'detectron'))).reshape(bits.shape)
-        assert ((out != bits).sum((1, 2)) <= case[f'det_pasted_unsure_{i}']).all()

@@ -1,7 +1,5 @@
-"""RoIAlign against the reference implementation's tables, by hand, and its two engines against each other."""
+"""RoIAlign by hand and its two engines against each other; RoIPool by hand (the reference's tables: tests/parity)."""
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,44 +7,7 @@ import tensorflow as tf
 
 from mrcnn_tf import roi
 
-from .modes import ENGINES_AND_MODES, MODES, ours, tolerance
-
-
-def pool(maps, boxes, image, strides, size, ratio, aligned, engine):
-    """RoIAlign of boxes with their image numbers, all on the only level."""
-    plan = roi.sampling_plan(boxes[None], tf.zeros([1, boxes.shape[0]], tf.int32), strides, size, ratio, aligned)
-    plan = plan._replace(image=image)
-    return roi.roi_align([maps], plan, size, ratio ** 2, engine)
-
-
-def with_gradient(function: Callable[..., tf.Tensor], *maps: tf.Tensor, cotangent: tf.Tensor) -> tuple:
-    """function(*maps) and the gradients of its product with the cotangent."""
-    with tf.GradientTape() as tape:
-        tape.watch(maps)
-        out = function(*maps)
-    return out, *tape.gradient(out, maps, cotangent)
-
-
-# Eagerly, the largest box would take hundreds of small steps where it adapts.
-_COMBINATIONS = [(dialect, ratio, engine, mode) for dialect in ('legacy', 'aligned') for ratio in ('ratio2', 'adaptive')
-                 for engine, mode in ENGINES_AND_MODES if mode != 'eager' or (dialect, ratio) == ('aligned', 'ratio2')]
-
-
-@pytest.mark.parametrize(('dialect', 'ratio_name', 'engine', 'mode'), _COMBINATIONS)
-def test_roi_align_reference(ops_kit, dialect, ratio_name, engine, mode) -> None:
-    """Values and gradients of the reference, boxes crossing edges, outside, tiny, empty and huge among them."""
-    maps = tf.constant(ops_kit['roi_input'].transpose(0, 2, 3, 1))
-    rois = ops_kit['roi_boxes']
-    boxes, image = tf.constant(ours(rois[:, 1:])), tf.constant(rois[:, 0].astype(np.int32))
-    cotangent = tf.constant(ops_kit['roi_cotangent_7x7'].transpose(0, 2, 3, 1))
-    ratio, aligned = 2 if ratio_name == 'ratio2' else 0, dialect == 'aligned'
-
-    out, gradient = MODES[mode](lambda maps: with_gradient(
-        lambda m: pool(m, boxes, image, [4], 7, ratio, aligned, engine), maps, cotangent=cotangent))(maps)
-    name = f'roi_align_7x7_{dialect}_{ratio_name}'
-    for ours_, theirs in ((out, ops_kit[name]), (gradient, ops_kit[name + '_grad'])):
-        theirs = theirs.transpose(0, 2, 3, 1)
-        np.testing.assert_allclose(ours_, theirs, rtol=0, atol=tolerance(theirs))
+from .modes import MODES, with_gradient
 
 
 @pytest.fixture(scope='module')
@@ -115,12 +76,6 @@ def test_every_box_is_read_from_its_image_and_level(engine) -> None:
     np.testing.assert_allclose(out, np.broadcast_to(expected[..., None, None, None], out.shape), rtol=1e-6)
 
 
-@pytest.mark.parametrize('mode', MODES)
-def test_level_reference(ops_kit, mode) -> None:
-    levels = MODES[mode](lambda b: roi.assign_levels(b, 4))(ours(ops_kit['level_boxes']))
-    np.testing.assert_array_equal(levels, ops_kit['level'] - 2)
-
-
 def test_levels_by_another_canonical_box() -> None:
     """Boxes of side 50 on P3: twice as large on P4, half as large on P2, and never beyond the levels there are."""
     boxes = tf.constant([[0., 0., s, s] for s in (3., 25., 50., 99., 100., 900.)] + [[0., 0., 25., 100.]])
@@ -165,3 +120,65 @@ def test_the_layer_comes_back_from_its_config(pyramid, random_boxes) -> None:
 def test_an_unknown_engine_is_refused(pyramid, random_boxes) -> None:
     with pytest.raises(KeyError, match='cuda'):
         roi.RoIAlign(3, (4, 8, 16), 1, False, 'cuda')(pyramid, random_boxes)
+
+
+def naive_roi_pool(maps: list[np.ndarray], levels: np.ndarray, boxes: np.ndarray, strides: tuple[int, ...],
+                   size: tuple[int, int]) -> np.ndarray:
+    """The definition (Fast 2.1), a bin at a time: [B, N, P, P, C]."""
+    out = np.zeros([*boxes.shape[:2], *size, maps[0].shape[-1]])
+    for image, number in np.ndindex(*boxes.shape[:2]):
+        level = levels[image, number]
+        cells = boxes[image, number].astype(np.float64) / strides[level]
+        y1, x1, y2, x2 = (int(np.sign(c) * np.floor(abs(c) + .5)) for c in cells)
+        rows, columns = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
+        for i, j in np.ndindex(*size):
+            top, left = y1 + i * rows // size[0], x1 + j * columns // size[1]
+            low, right = y1 + -(-(i + 1) * rows // size[0]), x1 + -(-(j + 1) * columns // size[1])
+            part = maps[level][image, max(top, 0):max(low, 0), max(left, 0):max(right, 0)]
+            if part.size:
+                out[image, number, i, j] = part.max((0, 1))
+    return out
+
+
+@pytest.mark.parametrize('size', [4, (2, 5)])
+@pytest.mark.parametrize('mode', ['graph', 'jit'])
+def test_roi_pool_over_levels(pyramid, random_boxes, mode, size) -> None:
+    """The naive rule on every box; a step along the gradient raises what was pooled as it says."""
+    layer = roi.RoIPool(size, (4, 8, 16), canonical_size=40., canonical_level=3)
+    shape = (size, size) if isinstance(size, int) else size
+    cotangent = np.random.default_rng(3).normal(size=(2, 24, *shape, 3)).astype(np.float32)
+    out, *gradients = MODES[mode](lambda *maps: with_gradient(
+        lambda *m: layer(m, random_boxes), *maps, cotangent=cotangent))(*pyramid)
+    levels = roi.assign_levels(random_boxes, 3, 40., 3).numpy()
+    maps = [m.numpy() for m in pyramid]
+    expected = naive_roi_pool(maps, levels, random_boxes.numpy(), (4, 8, 16), shape)
+    np.testing.assert_array_equal(out, expected)
+    # Values lie further apart than the step, so that every bin keeps its largest cell: the change is linear.
+    direction = [np.random.default_rng(4).choice([-1., 1.], m.shape) for m in maps]
+    moved = naive_roi_pool([m + 1e-6 * d for m, d in zip(maps, direction, strict=True)], levels, random_boxes.numpy(),
+                           (4, 8, 16), shape)
+    slope = sum((g.numpy() * d).sum() for g, d in zip(gradients, direction, strict=True))
+    np.testing.assert_allclose(((moved - expected) * cotangent).sum() / 1e-6, slope, rtol=1e-4)
+
+
+def test_roi_pool_by_hand() -> None:
+    """Cells -20 .. -9 in 3 x 4, 4 px each. The first box takes rows -1 .. 2 (1.5 goes to 2) and columns 0 .. 3: row -1
+    is outside. Beyond the map a bin is empty: 0. A box of no side still has a cell."""
+    cells = tf.reshape(tf.range(12.), [1, 3, 4, 1]) - 20.
+    boxes = tf.constant([[[-4., 0., 6., 12.], [400., 400., 500., 500.], [4., 4., 4., 4.]]])
+    out = roi.RoIPool(2, (4,))([cells], boxes)[0, :, :, :, 0]
+    assert out.numpy().tolist() == [[[-19, -17], [-11, -9]], [[0, 0], [0, 0]], [[-15, -15], [-15, -15]]]
+
+
+def test_the_first_of_equal_cells_gets_the_gradient() -> None:
+    """By rows; bins that share a cell add up in it."""
+    maps = tf.ones([1, 2, 3, 1])
+    _, gradient = with_gradient(lambda m: roi.RoIPool(1, (4,))([m], tf.constant([[[0., 0., 4., 8.]] * 2])), maps,
+                                cotangent=tf.fill([1, 2, 1, 1, 1], 3.))
+    assert gradient[0, :, :, 0].numpy().tolist() == [[6, 0, 0], [0, 0, 0]]
+
+
+def test_the_pooling_layer_comes_back_from_its_config(pyramid, random_boxes) -> None:
+    layer = roi.RoIPool((3, 2), (4, 8, 16), canonical_size=40., canonical_level=3, name='pool')
+    twin = roi.RoIPool.from_config(layer.get_config())
+    np.testing.assert_array_equal(twin(pyramid, random_boxes), layer(pyramid, random_boxes))

@@ -1,7 +1,6 @@
-"""The RPN head's layout and the choice of proposals: the reference's stages, and cases worked by hand."""
+"""The RPN head's layout and the choice of proposals: cases worked by hand (the reference's: tests/parity)."""
 from __future__ import annotations
 
-import json
 import math
 
 import keras
@@ -148,23 +147,3 @@ def test_no_gradient_flows_through_the_proposals() -> None:
                             'xla')
         total = tf.reduce_sum(found.boxes) + tf.reduce_sum(found.logits)
     assert tape.gradient(total, [logits, deltas]) == [None, None]
-
-
-@pytest.mark.parametrize(('engine', 'mode'), [('op', 'graph'), ('xla', 'jit')])
-def test_proposals_of_the_reference(parity_dir, engine, mode) -> None:
-    """Two images of different size from the reference's own RPN maps: the same boxes in the same order."""
-    with np.load(parity_dir / 'infer_maskrcnn_resnet18_fpn_0.npz') as arrays:
-        kit = dict(arrays)
-    limits = json.loads(str(kit['config']))['settings']
-    config = RPNConfig(pre_nms_test=limits['rpn_pre_nms_top_n_test'], post_nms_test=limits['rpn_post_nms_top_n_test'])
-    logits, deltas = [], []
-    for level in ('0', '1', '2', '3', 'pool'):
-        logits.append(tf.constant(kit[f'rpn_logits_{level}'].transpose(0, 2, 3, 1).reshape(2, -1)))
-        deltas.append(tf.constant(ours(kit[f'rpn_deltas_{level}'].transpose(0, 2, 3, 1).reshape(2, -1, 4))))
-    sizes = tf.constant([kit[f'image_{i}'].shape[:2] for i in range(2)], tf.float32)
-    found = MODES[mode](lambda x, d, a, s: rpn.propose(x, d, a, s, config, False, engine))(
-        logits, deltas, tf.constant(ours(kit['anchors'])), sizes)
-    for i in range(2):
-        assert found.valid[i].numpy().sum() == len(kit[f'proposals_{i}'])
-        np.testing.assert_allclose(found.boxes[i], ours(kit[f'proposals_{i}']), atol=3e-3)
-        np.testing.assert_allclose(tf.sigmoid(found.logits[i]), kit[f'proposal_scores_{i}'], atol=1e-5)

@@ -1,15 +1,13 @@
-"""Matching, sampling and mask targets: the reference's tables and cases worked by hand."""
+"""Matching, sampling and mask targets: cases worked by hand (the reference's tables: tests/parity)."""
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf import boxes as box_ops
 from mrcnn_tf import targets
-from mrcnn_tf.anchors import AnchorGenerator
 
-from .modes import MODES, ours, tolerance
+from .modes import MODES, ours
 
 SEED = tf.constant([7, 0])
 
@@ -22,49 +20,6 @@ def match_rows(candidates, gt_boxes, positive=.7, negative=.3, low_quality=True,
     found = targets.match(tf.constant(candidates, tf.float32), gt, *flags, positive, negative, low_quality, crowd_iof)
     assert found.label.dtype == found.matched_gt_index.dtype == tf.int32
     return found.label[0].numpy().tolist(), found.matched_gt_index[0].numpy().tolist()
-
-
-# The reference gives overlaps, not boxes: they take the place of what `match` would compute.
-@pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('quality', ['', 'real_'])
-@pytest.mark.parametrize(('thresholds', 'positive', 'negative'), [('75_25', .75, .25), ('50_50', .5, .5)])
-@pytest.mark.parametrize('low', [False, True])
-def test_matching_reference(ops_kit, monkeypatch, mode, quality, thresholds, positive, negative, low) -> None:
-    """Ties between objects, between candidates and with the thresholds among them."""
-    table = ops_kit['matcher_quality' + ('_real' if quality else '')]
-    monkeypatch.setattr(box_ops, 'iou', lambda gt, candidates: tf.constant(table[None]))
-    objects, candidates = table.shape
-    # The function under the compiled one, so that no trace with this table outlives the test.
-    found = MODES[mode](lambda c, g, usable, crowd: targets.match.python_function(
-        c, g, usable, crowd, positive, negative, low, 1.))(
-        tf.zeros([candidates, 4]), tf.zeros([1, objects, 4]), tf.ones([1, objects], tf.bool),
-        tf.zeros([1, objects], tf.bool))
-    expected = ops_kit[f'matcher_match_{quality}{thresholds}_{"low" if low else "plain"}']
-    np.testing.assert_array_equal(found.label[0], np.select([expected >= 0, expected == -1], [1, 0], -1))
-    np.testing.assert_array_equal(found.matched_gt_index[0], np.maximum(expected, 0))
-
-
-@pytest.mark.parametrize('case', ['train_maskrcnn_resnet18_fpn_0', 'train_maskrcnn_resnet18_fpn_1'])
-def test_matching_of_a_reference_training_step(parity_dir, case) -> None:
-    """Anchors and RoIs of whole images; many anchors hold a tiny object whole and tie for it."""
-    with np.load(parity_dir / f'{case}.npz') as arrays:
-        kit = dict(arrays)
-    heights, widths = zip(*(kit[f'image_{i}'].shape[:2] for i in range(2)), strict=True)
-    canvas = tuple(-(-max(sides) // 32) * 32 for sides in (heights, widths))
-    grids = [(canvas[0] // s, canvas[1] // s) for s in (4, 8, 16, 32)]
-    grids.append(tuple(-(-side // 2) for side in grids[-1]))
-    anchors = AnchorGenerator([[32.], [64.], [128.], [256.], [512.]], [.5, 1., 2.], rounded=True)(
-        [tf.zeros([2, *grid, 1]) for grid in grids], canvas=canvas)
-    for i in range(2):
-        gt = ours(kit[f'gt_boxes_{i}'])
-        slots = tf.constant(np.concatenate([gt, np.zeros([8 - len(gt), 4])]), tf.float32)[None]
-        usable, crowd = tf.range(8)[None] < len(gt), tf.zeros([1, 8], tf.bool)
-        found = targets.match(anchors, slots, usable, crowd, .7, .3, True, 1.)
-        np.testing.assert_array_equal(found.label[0], kit[f'anchor_labels_{i}'])
-        found = targets.match(ours(kit[f'rois_{i}']), slots, usable, crowd, .5, .5, False, 1.)
-        classes = kit[f'roi_labels_{i}']
-        np.testing.assert_array_equal(found.label[0], classes > 0)
-        np.testing.assert_array_equal(found.matched_gt_index[0], np.where(classes > 0, kit[f'roi_matched_{i}'], 0))
 
 
 BOX = [0., 0., 10., 10.]
@@ -198,18 +153,6 @@ def test_draws_are_even() -> None:
 def test_what_is_gathered_for_each_sample() -> None:
     values = tf.constant([[10, 20, 30], [40, 50, 60]])
     assert targets.gather_matched(values, tf.constant([[2, 0], [1, 1]])).numpy().tolist() == [[30, 10], [50, 50]]
-
-
-@pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
-def test_mask_target_reference(ops_kit, mode, dtype) -> None:
-    """Masks over the whole image; boxes across edges, tiny and large among them. uint8 counts to 255."""
-    masks = ops_kit['target_masks'][ops_kit['target_matched']]
-    masks = (masks * 255 if dtype == np.uint8 else masks).astype(dtype)
-    extent = tf.tile(tf.constant([[0., 0., *masks.shape[1:]]]), [len(masks), 1])
-    found = MODES[mode](lambda b, m: targets.mask_targets(b, m, extent, 28, False, False))(
-        tf.constant(ours(ops_kit['target_boxes'])), tf.constant(masks))
-    np.testing.assert_allclose(found, ops_kit['target_out'], rtol=0, atol=tolerance(ops_kit['target_out']))
 
 
 def test_binary_mask_targets_are_cut_at_a_half(ops_kit) -> None:

@@ -64,17 +64,6 @@ def test_flipped_crop_is_the_crop_of_the_flipped_mask(flip: Flip, axis: int) -> 
 
 
 @pytest.mark.parametrize('name', ['up', 'down'])
-def test_resize_equals_the_reference(ops_kit: dict[str, np.ndarray], name: str) -> None:
-    image, expected = (ops_kit[key].transpose(1, 2, 0) for key in ('resize_image', f'resize_image_{name}'))
-    order = [1, 0, 3, 2]      # x first to y first
-    before = Sample(tf.constant(image), tf.constant(ops_kit['resize_boxes'][:, order]))
-    resized = transforms.resize(before, tf.constant(expected.shape[:2]))
-    np.testing.assert_allclose(resized.image, expected, atol=2e-5 * max(1, np.abs(expected).max()))
-    np.testing.assert_allclose(resized.boxes, ops_kit[f'resize_boxes_{name}'][:, order], atol=2e-3)
-    assert resized.masks is None
-
-
-@pytest.mark.parametrize('name', ['up', 'down'])
 def test_crops_hold_for_the_resized_image(ops_kit: dict[str, np.ndarray], name: str) -> None:
     def crop(mask: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         crops = images.crop_masks(tf.constant([records.encode_mask(mask)]), boxes, tf.constant(mask.shape), 8)

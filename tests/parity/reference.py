@@ -1,9 +1,12 @@
-"""The reference's cases as our model sees them: configs, weights, batches; layouts and box order turned here."""
+"""The reference's cases as our model sees them: configs, weights, batches; layouts and box order turned here.
+
+n images of a case; h, w of an image; H, W of the canvas. The reference's boxes are x1, y1, x2, y2, its maps N, C, H, W.
+"""
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 import json
-import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,91 +15,161 @@ import tensorflow as tf
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.model import FasterRCNN, build_model
 from mrcnn_tf.weights.torchvision import load_state_dict
+from tests.parity.kit import Kit, KitError
 
-CLASSES = {'maskrcnn_resnet18_fpn': 5, 'maskrcnn_resnet50_fpn': 91}
-FIELDS = {'rpn_pre_nms_top_n_train': 'rpn.pre_nms_train', 'rpn_pre_nms_top_n_test': 'rpn.pre_nms_test',
-          'rpn_post_nms_top_n_train': 'rpn.post_nms_train', 'rpn_post_nms_top_n_test': 'rpn.post_nms_test',
-          'rpn_batch_size_per_image': 'rpn.batch_per_image', 'box_batch_size_per_image': 'roi.batch_per_image',
-          'box_score_thresh': 'detections.score_threshold', 'box_detections_per_img': 'detections.max_detections',
-          'box_nms_thresh': 'detections.nms_iou', 'rpn_nms_thresh': 'rpn.nms_iou'}
+Change = Callable[[ModelConfig], None]
+
+# torchvision's names -> ours. Its defaults are ours, except where `Case.settings` says otherwise.
+FIELDS = {
+    'rpn_pre_nms_top_n_train': 'rpn.pre_nms_train', 'rpn_pre_nms_top_n_test': 'rpn.pre_nms_test',
+    'rpn_post_nms_top_n_train': 'rpn.post_nms_train', 'rpn_post_nms_top_n_test': 'rpn.post_nms_test',
+    'rpn_nms_thresh': 'rpn.nms_iou', 'rpn_fg_iou_thresh': 'rpn.positive_iou', 'rpn_bg_iou_thresh': 'rpn.negative_iou',
+    'rpn_batch_size_per_image': 'rpn.batch_per_image', 'rpn_positive_fraction': 'rpn.positive_fraction',
+    'box_score_thresh': 'detections.score_threshold', 'box_nms_thresh': 'detections.nms_iou',
+    'box_detections_per_img': 'detections.max_detections', 'box_fg_iou_thresh': 'roi.positive_iou',
+    'box_batch_size_per_image': 'roi.batch_per_image', 'box_positive_fraction': 'roi.positive_fraction'}
 
 
 class Case:
-    """One file of the kit."""
+    """One file of the kit, checked against its manifest."""
 
-    def __init__(self, path: pathlib.Path) -> None:
-        with np.load(path) as arrays:
-            self.arrays = dict(arrays)
+    def __init__(self, kit: Kit, name: str) -> None:
+        self.kit, self.name, self.arrays = kit, name, kit.arrays(name)
         self.config: dict[str, Any] = json.loads(str(self.arrays['config']))
-        self.folder, self.count = path.parent, int(self.arrays['image_count'])
+        self.arch: str = self.config['arch']
+        self.count = int(self.arrays['image_count'])
         self.images = [self.arrays[f'image_{i}'] for i in range(self.count)]
+        for i, image in enumerate(self.images):
+            if min(image.shape[:2]) != self.config['settings'].get('min_size', min(image.shape[:2])):
+                raise KitError(f'{name}: image_{i} would be resized; the short side of an image equals min_size')
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
 
-    def model(self, engine: str) -> FasterRCNN:
-        """Our model with the case's settings and weights."""
-        model = build_model(self._settings(), engine)
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays
+
+    def limit(self, key: str) -> float:
+        return self.kit.limit(key, self.name)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return self.kit.state_dict(self.arch, self.config.get('scale'))
+
+    def model(self, engine: str, change: Change = lambda config: None) -> FasterRCNN:
+        """Our model with the case's settings, which `change` may still alter, and weights."""
+        config = self.settings()
+        change(config)
+        model = build_model(config, engine)
         load_state_dict(model, self.state_dict())
         return model
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """The reference's weights by its names."""
-        spec = importlib.util.spec_from_file_location('kit_weights', self.folder / 'weights.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.state_dict(self.config['arch'], scale=self.config.get('scale'))
+    def settings(self) -> ModelConfig:
+        """The reference's dialect, then what the case sets.
 
-    def _settings(self) -> ModelConfig:
-        arch = self.config['arch']
-        config = ModelConfig(num_classes=CLASSES[arch] - 1, channel_order='rgb',
+        Raises:
+            KitError: a setting without a counterpart here.
+        """
+        config = ModelConfig(kind='mask_rcnn' if self.arch.startswith('mask') else 'faster_rcnn', channel_order='rgb',
+                             num_classes=len(self.state_dict()['roi_heads.box_predictor.cls_score.bias']) - 1,
                              pixel_mean=[255 * m for m in (.485, .456, .406)],
                              pixel_std=[255 * s for s in (.229, .224, .225)])
-        config.backbone.name = arch.split('_')[1]
-        config.backbone.stride_in_1x1 = False
+        config.backbone.name, config.backbone.stride_in_1x1 = self.arch.split('_')[1], False
         config.backbone.frozen_stages = 5 - self.config.get('trainable_layers', 3)
         config.anchors.rounded, config.roi.aligned, config.roi.sampling_ratio = True, False, 2
         config.rpn.smooth_l1_beta = config.box_head.smooth_l1_beta = 1 / 9
         config.rpn.loss_normalizer, config.mask_head.binary_targets = 'sampled', False
         config.rpn.post_nms_train, config.rpn.crowd_iof, config.roi.crowd_iof = 2000, 1., 1.
-        for name, value in self.config['settings'].items():
-            if name in FIELDS:
-                section, field = FIELDS[name].split('.')
-                setattr(getattr(config, section), field, value)
-            elif name not in ('min_size', 'max_size'):
-                raise ValueError(f'{name} of the kit has no counterpart here')
+        config.detections.paste = 'detectron'
+        settings = {name: value for name, value in self.config['settings'].items()
+                    if name not in ('min_size', 'max_size')}
+        positive = settings.get('box_fg_iou_thresh', .5)
+        if settings.pop('box_bg_iou_thresh', positive) != positive:
+            raise KitError(f'{self.name}: box_bg_iou_thresh other than box_fg_iou_thresh has no counterpart here')
+        for name, value in settings.items():
+            if name not in FIELDS:
+                raise KitError(f'{self.name}: {name} has no counterpart here')
+            section, field = FIELDS[name].split('.')
+            setattr(getattr(config, section), field, value)
         return config
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """H, W."""
+        height, width = (-(-max(image.shape[axis] for image in self.images) // 32) * 32 for axis in (0, 1))
+        return height, width
+
+    def sizes(self) -> np.ndarray:
+        """float32 [n, 2]."""
+        return np.array([image.shape[:2] for image in self.images], np.float32)
+
+    def stacked(self, name: str) -> np.ndarray:
+        """`name`_0, `name`_1, ... as one array, the shorter ones filled with zeros."""
+        parts = [self[f'{name}_{i}'] for i in range(self.count)]
+        out = np.zeros([self.count, max(map(len, parts)), *parts[0].shape[1:]], parts[0].dtype)
+        for row, part in zip(out, parts, strict=True):
+            row[:len(part)] = part
+        return out
+
+    def filled(self, name: str) -> np.ndarray:
+        """Which entries of `stacked` are stored ones: bool [n, most]."""
+        counts = np.array([len(self[f'{name}_{i}']) for i in range(self.count)])
+        return np.arange(counts.max()) < counts[:, None]
 
     def batch(self) -> dict[str, tf.Tensor]:
         """Images on one canvas; ground truth with masks over the whole image where the case has it."""
-        sizes = np.array([image.shape[:2] for image in self.images])
-        height, width = -(-sizes.max(0) // 32) * 32
-        images = np.zeros([self.count, height, width, 3], np.float32)
+        images = np.zeros([self.count, *self.canvas, 3], np.float32)
         for canvas, image in zip(images, self.images, strict=True):
             canvas[:image.shape[0], :image.shape[1]] = image
-        batch = {'images': images, 'sizes': sizes.astype(np.float32), 'image_ids': np.arange(self.count)}
-        if 'gt_boxes_0' in self.arrays:
-            batch.update(self._ground_truth(height, width))
+        batch = {'images': images, 'sizes': self.sizes(), 'image_ids': np.arange(self.count)}
+        if 'gt_boxes_0' in self:
+            batch.update(self._ground_truth())
         return {name: tf.constant(value) for name, value in batch.items()}
 
-    def _ground_truth(self, height: int, width: int) -> dict[str, np.ndarray]:
+    def _ground_truth(self) -> dict[str, np.ndarray]:
         slots = 1 + max(len(self[f'gt_boxes_{i}']) for i in range(self.count))       # one is always padding
         truth = {'boxes': np.zeros([self.count, slots, 4], np.float32),
                  'labels': np.zeros([self.count, slots], np.int32),
                  'crowd': np.zeros([self.count, slots], bool), 'valid': np.zeros([self.count, slots], bool),
-                 'masks': np.zeros([self.count, slots, height, width], np.uint8),
-                 'mask_boxes': np.tile(np.float32([0, 0, height, width]), [self.count, slots, 1])}
+                 'masks': np.zeros([self.count, slots, *self.canvas], np.uint8),
+                 'mask_boxes': np.tile(np.float32([0, 0, *self.canvas]), [self.count, slots, 1])}
         for i, image in enumerate(self.images):
-            h, w = image.shape[:2]
             boxes = self[f'gt_boxes_{i}']
-            bits = np.unpackbits(self[f'gt_mask_bits_{i}'], axis=1)[:, :h * w].reshape(-1, h, w)
-            truth['boxes'][i, :len(boxes)] = boxes[:, [1, 0, 3, 2]]
+            truth['boxes'][i, :len(boxes)] = yx(boxes)
             truth['labels'][i, :len(boxes)] = self[f'gt_labels_{i}']
             truth['valid'][i, :len(boxes)] = True
-            truth['masks'][i, :len(boxes), :h, :w] = 255 * bits
+            height, width = image.shape[:2]
+            truth['masks'][i, :len(boxes), :height, :width] = 255 * unpack(self[f'gt_mask_bits_{i}'], height, width)
         return truth
 
 
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far a stage lies from the reference, and how far it may."""
+    stage: str
+    size: float
+    limit: float
+
+    @property
+    def held(self) -> bool:
+        return bool(self.size <= self.limit)     # NaN is not
+
+    def __str__(self) -> str:
+        return f'{self.stage} differs by {self.size:.3g}, at most {self.limit:.3g} is allowed'
+
+
+def farthest(ours: Any, theirs: Any) -> float:
+    """Largest absolute difference, in float64; infinite between arrays of different shape."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if ours.shape != theirs.shape:
+        return np.inf
+    return float(np.abs(ours - theirs).max(initial=0.))
+
+
 def yx(boxes: np.ndarray) -> np.ndarray:
-    """x1, y1, x2, y2 <-> y1, x1, y2, x2."""
+    """x1, y1, x2, y2 <-> y1, x1, y2, x2, and deltas alike."""
     return boxes[..., [1, 0, 3, 2]]
+
+
+def unpack(bits: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Packed masks -> uint8 [n, h, w], 0 or 1."""
+    return np.unpackbits(bits, axis=1)[:, :height * width].reshape(-1, height, width)

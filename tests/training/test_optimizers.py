@@ -1,10 +1,7 @@
-"""Updates worked by hand, and a path of torch.optim.SGD (parity kit)."""
+"""Updates worked by hand, and slots (a path of torch.optim.SGD: tests/parity)."""
 from __future__ import annotations
 
-import pathlib
-
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -70,17 +67,6 @@ def test_adamw_epsilon(model: keras.Model) -> None:
     optimizer = build_optimizer(SolverConfig(optimizer='adamw', weight_decay=0.0), Table([0.1]), model)
     expected = 1 - 0.1 / (1 + 1 / 0.001 ** 0.5)
     assert step(optimizer, model, 1e-8)['bias'] == pytest.approx(expected, abs=1e-6)
-
-
-def test_sgd_path_of_torch(parity_dir: pathlib.Path) -> None:
-    case = np.load(parity_dir / 'ops.npz')
-    variable = tf.Variable(case['sgd_start'], dtype=tf.float32)
-    optimizer = SGD(Table(case['sgd_lr'].tolist()), momentum=0.9, weight_decay=0.01)
-    path = []
-    for gradient in case['sgd_grads']:
-        optimizer.apply_gradients([(tf.constant(gradient, tf.float32), variable)])
-        path.append(variable.numpy())
-    np.testing.assert_allclose(path, case['sgd_path'], atol=2e-5 * max(1, np.abs(case['sgd_path']).max()))
 
 
 def test_sgd_survives_its_configuration() -> None:

@@ -1,0 +1,31 @@
+"""Which class begins as which."""
+from __future__ import annotations
+
+import pytest
+
+from mrcnn_tf.input.records import Category
+from mrcnn_tf.weights import classes
+
+COCO = [Category(1, 1, 'person'), Category(2, 2, 'bicycle'), Category(3, 3, 'car'), Category(4, 4, 'motorcycle'),
+        Category(5, 5, 'airplane'), Category(6, 6, 'bus'), Category(7, 7, 'train'), Category(8, 8, 'truck')]
+CITYSCAPES = [Category(i, 20 + i, name) for i, name in enumerate(
+    ('person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'), 1)]
+
+
+def test_cityscapes_from_coco() -> None:
+    found = classes.source_labels(CITYSCAPES, COCO, classes.CITYSCAPES_FROM_COCO)
+    assert found == [1, None, 3, 8, 6, 7, 4, 2]
+    assert classes.source_labels(CITYSCAPES[::-1], COCO, classes.CITYSCAPES_FROM_COCO) == found[::-1]
+
+
+def test_the_map_is_of_the_official_classes() -> None:
+    labels = pytest.importorskip('cityscapesscripts.helpers.labels').labels
+    assert set(classes.CITYSCAPES_FROM_COCO) == {
+        label.name for label in labels if label.hasInstances and not label.ignoreInEval}
+
+
+def test_classes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="class 'dog' is not in the map of classes; map it to a class or None"):
+        classes.source_labels([Category(1, 1, 'dog')], COCO, classes.CITYSCAPES_FROM_COCO)
+    with pytest.raises(ValueError, match="class 'truck' should begin as 'truck', which the weights do not have"):
+        classes.source_labels(CITYSCAPES, COCO[:7], classes.CITYSCAPES_FROM_COCO)
