@@ -65,7 +65,8 @@ def run(case: Case, model: FasterRCNN, jit: bool) -> dict[str, Any]:
 def _box_head(model: FasterRCNN, features: list[tf.Tensor], rois: tf.Tensor) -> dict[str, tf.Tensor]:
     pooled, head = model.box_pool(features[:4], rois), model.box_head
     logits, deltas = head(pooled)
-    hidden = head.fc7(head.fc6(tf.reshape(pooled, [-1, np.prod(pooled.shape[2:])])))
+    fc6, fc7 = head.hidden
+    hidden = fc7(fc6(tf.reshape(pooled, [-1, np.prod(pooled.shape[2:])])))
     return {'pooled': tf.transpose(pooled[..., ::32], [0, 1, 4, 2, 3]), 'cls': logits, 'reg': deltas,
             'fc7': tf.reshape(hidden, [*pooled.shape[:2], -1])}
 
