@@ -40,14 +40,14 @@ def encode(pixels: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -
     lead, tail = before % 2 ** _SMALLEST, after % 2 ** _SMALLEST
     middle = np.zeros(lead + down * row + tail, np.uint8)
     middle[lead:lead + down * row].reshape(down, row)[:, 1 + x:1 + x + across] = pixels
-    checksum = _adler_of_zeros(zlib.adler32(middle, _adler_of_zeros(1, before - lead)), after - tail)
-    stream = b''.join((_ZLIB_HEADER, *_zeros(before - lead), _deflate(middle), *_zeros(after - tail), _LAST_BLOCK,
+    checksum = _adler_of_zeros(zlib.adler32(middle.data, _adler_of_zeros(1, before - lead)), after - tail)
+    stream = b''.join((_ZLIB_HEADER, *_zeros(before - lead), _deflate(middle.data), *_zeros(after - tail), _LAST_BLOCK,
                        struct.pack('>I', checksum)))
     header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
     return b''.join((_SIGNATURE, *_chunk(b'IHDR', header), *_chunk(b'IDAT', stream), _END))
 
 
-def _deflate(data: np.ndarray | bytes) -> bytes:
+def _deflate(data: memoryview | bytes) -> bytes:
     """A part of a stream that ends on a byte and looks back to nothing before it."""
     # Runs are all there is in a mask; to look for nothing else is faster and gives half the bytes.
     packer = zlib.compressobj(1, zlib.DEFLATED, -15, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
@@ -59,7 +59,7 @@ def _zeros(count: int) -> list[bytes]:
     return [_power(k) for k in range(_SMALLEST, count.bit_length()) if count >> k & 1]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _power(exponent: int) -> bytes:
     return _deflate(bytes(2 ** exponent))
 
