@@ -132,15 +132,15 @@ class Coco:
         """One annotation as a record holds it."""
         ordinal, annotation = value
         category = self._category(annotation.get('category_id'))
-        mask, repairs = self._mask(annotation, file)
-        box, of_box = _box(annotation.get('bbox'), mask, file)
-        covered = objects.box_area(box) if mask is None else float(np.count_nonzero(mask))
+        region, repairs = self._region(annotation, file)
+        box, of_box = _box(annotation.get('bbox'), region, file)
+        covered = objects.box_area(box) if region is None else region.area
         area, of_area = objects.area(annotation.get('area'), covered)
         made = records.ObjectAnnotation(
             box=box, label=category.label, name=category.name, area=area, crowd=annotation.get('iscrowd') == 1,
             annotation_id=annotation['id'] if _is_int64(annotation.get('id')) else ordinal,
-            mask=None if mask is None else records.encode_mask(mask))
-        return made, [*of_box, *repairs, *of_area], [] if mask is None else objects.disagreement(box, mask)
+            mask=None if region is None else region.png(file.height, file.width))
+        return made, [*of_box, *repairs, *of_area], [] if region is None else objects.disagreement(box, region.box)
 
     def _category(self, category_id: Any) -> records.Category:
         category = self.categories.get(category_id) if isinstance(category_id, (int, float)) else None
@@ -148,16 +148,16 @@ class Coco:
             raise Unusable('category not in the list', f'category_id {category_id!r:.40}')
         return category
 
-    def _mask(self, annotation: dict[str, Any], file: ImageFile) -> tuple[np.ndarray | None, list[Fault]]:
+    def _region(self, annotation: dict[str, Any], file: ImageFile) -> tuple[segmentation.Region | None, list[Fault]]:
         if not self.masks:
             return None, []
         return segmentation.decode(annotation.get('segmentation'), file.height, file.width)
 
 
-def _box(bbox: Any, mask: np.ndarray | None, file: ImageFile) -> tuple[objects.Box, list[Fault]]:
+def _box(bbox: Any, region: segmentation.Region | None, file: ImageFile) -> tuple[objects.Box, list[Fault]]:
     """The box as annotated, within the image; that of the mask where there is none."""
-    if bbox is None and mask is not None:
-        return objects.mask_box(mask), [Fault('box computed', 'it has a mask and no bbox')]
+    if bbox is None and region is not None:
+        return region.box, [Fault('box computed', 'it has a mask and no bbox')]
     text = f'bbox is {bbox!r:.60}'
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(v) in (int, float) for v in bbox):
         raise Unusable('malformed box', f'{text}, expected [x, y, width, height]')

@@ -100,12 +100,20 @@ def _checked(data: bytes, name: str) -> ImageFile:
     with Image.open(io.BytesIO(data)) as image:
         if image.format not in FORMATS:
             raise Unusable('unsupported image format', f'{name} is {image.format}; JPEG and PNG can be read')
+        if image.format != 'PNG':
+            return _loaded(image, data)
         image.verify()      # checksums, which loading leaves out
     with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        kind = FORMATS[str(image.format)]
-        channels, dtype = _of_png(data) if kind == 'png' else (_CHANNELS_OF_MODE[image.mode], 'uint8')
-        return ImageFile(data, kind, image.height, image.width, channels, dtype, _orientation(image))
+        return _loaded(image, data)
+
+
+def _loaded(image: Image.Image, data: bytes) -> ImageFile:
+    kind, height, width = FORMATS[str(image.format)], image.height, image.width
+    channels, dtype = _of_png(data) if kind == 'png' else (_CHANNELS_OF_MODE[image.mode], 'uint8')
+    # A JPEG at an eighth of its size: all of the file is read as for the whole, only the pixels are not worked out.
+    image.draft(image.mode, (1, 1))
+    image.load()
+    return ImageFile(data, kind, height, width, channels, dtype, _orientation(image))
 
 
 def _of_png(data: bytes) -> tuple[int, str]:

@@ -62,9 +62,8 @@ def mask_box(mask: np.ndarray) -> Box:
     return float(rows[0]), float(columns[0]), float(rows[-1] + 1), float(columns[-1] + 1)
 
 
-def disagreement(box: Box, mask: np.ndarray) -> list[Fault]:
-    """A fault where box and mask hardly overlap: coordinates exchanged, or of another object."""
-    other = mask_box(mask)
+def disagreement(box: Box, other: Box) -> list[Fault]:
+    """A fault where a box and that of its mask hardly overlap: coordinates exchanged, or of another object."""
     top, left = max(box[0], other[0]), max(box[1], other[1])
     both = max(min(box[2], other[2]) - top, 0) * max(min(box[3], other[3]) - left, 0)
     if both >= _LEAST_IOU * (box_area(box) + box_area(other) - both):

@@ -1,16 +1,18 @@
 """COCO segmentations to masks: polygons, and run lengths compressed or not, whether crowd or object.
 
-Run lengths (RLE) count 0s and 1s in turn, beginning with 0s, down the columns from left to right.
+Run lengths (RLE) count 0s and 1s in turn, beginning with 0s, down the columns from left to right. A mask is only ever
+made for the box around its pixels: of a whole image it would be most of the work.
 """
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from data_tools.incidents import Fault, Unusable
+from mrcnn_tf.input import mask_png
 
 # Beyond any image; the rasteriser takes memory with the length of the outline.
 FARTHEST = 1e6    # px
@@ -18,8 +20,30 @@ _LONGEST = 1e7    # px, of an outline
 _LONGEST_NUMBER = 60    # bits
 
 
-def decode(segmentation: Any, height: int, width: int) -> tuple[np.ndarray, list[Fault]]:
-    """The mask, uint8 [height, width] of 0 and 1, and the faults of polygons that had to be left out.
+class Region(NamedTuple):
+    """The pixels of an object, of which there is at least one."""
+    pixels: np.ndarray    # uint8 [rows, columns], 0 or 1, of the tightest box
+    top: int              # px
+    left: int
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """y1, x1, y2, x2, px; it ends after the last pixel."""
+        rows, columns = self.pixels.shape
+        return float(self.top), float(self.left), float(self.top + rows), float(self.left + columns)
+
+    @property
+    def area(self) -> float:
+        """px^2"""
+        return float(np.count_nonzero(self.pixels))
+
+    def png(self, height: int, width: int) -> bytes:
+        """The mask of the image as a record holds it."""
+        return mask_png.encode(self.pixels, (self.top, self.left), (height, width))
+
+
+def decode(segmentation: Any, height: int, width: int) -> tuple[Region, list[Fault]]:
+    """The pixels in an image of height x width, and the faults of polygons that had to be left out.
 
     Raises:
         Unusable: none of it can be used, or it covers no pixel.
@@ -27,14 +51,12 @@ def decode(segmentation: Any, height: int, width: int) -> tuple[np.ndarray, list
     faults: list[Fault] = []
     if isinstance(segmentation, list) and segmentation:
         polygons, faults = _usable(segmentation)
-        mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
+        runs = _runs_of_text(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))['counts'])
     elif isinstance(segmentation, dict):
-        mask = _from_rle(segmentation, height, width)
+        runs = np.array(_checked_runs(segmentation, height, width), np.int64)
     else:
         raise Unusable('no segmentation', f'segmentation is {_short(segmentation)}')
-    if not mask.any():
-        raise Unusable('empty mask', 'the segmentation covers no pixel')
-    return mask, faults
+    return _region(runs, height), faults
 
 
 def counts_from_text(text: str) -> list[int]:
@@ -94,7 +116,35 @@ def _outline(polygon: list[float]) -> float:
     return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
-def _from_rle(segmentation: dict[str, Any], height: int, width: int) -> np.ndarray:
+def _region(runs: np.ndarray, height: int) -> Region:
+    """The pixels of run lengths, int64, that fit the image."""
+    ones = 1 + 2 * np.flatnonzero(runs[1::2])      # runs of 1s that have any
+    if not len(ones):
+        raise Unusable('empty mask', 'the segmentation covers no pixel')
+    ends = runs[:ones[-1] + 1].cumsum()
+    first, last = int(ends[ones[0] - 1]), int(ends[-1])
+    left, right = first // height, (last - 1) // height + 1
+    around = np.concatenate(([first - left * height], runs[ones[0]:ones[-1] + 1], [right * height - last]))
+    columns = np.repeat((np.arange(len(around)) & 1).astype(np.uint8), around).reshape(-1, height)
+    rows = np.flatnonzero(columns.any(axis=0))
+    return Region(columns[:, rows[0]:rows[-1] + 1].T, int(rows[0]), left)
+
+
+def _runs_of_text(text: bytes) -> np.ndarray:
+    """int64 run lengths out of the compressed text that pycocotools has just made: `counts_from_text` at once."""
+    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    lasts = np.flatnonzero(codes < 32)
+    digits = np.diff(lasts, prepend=-1)
+    starts = lasts - digits + 1
+    places = np.arange(len(codes)) - np.repeat(starts, digits)
+    runs = np.add.reduceat((codes & 31) << 5 * places, starts)
+    runs -= (codes[lasts] & 16) << 1 << 5 * (digits - 1)      # the sign bit is worth -2^(5 digits)
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    return runs
+
+
+def _checked_runs(segmentation: dict[str, Any], height: int, width: int) -> list[int]:
     size = segmentation.get('size')
     if size != [height, width]:
         raise Unusable('mask of another size', f'RLE is of {_short(size)}, the image of [{height}, {width}]')
@@ -102,8 +152,7 @@ def _from_rle(segmentation: dict[str, Any], height: int, width: int) -> np.ndarr
     # pycocotools would read and write past its memory.
     if min(counts, default=0) < 0 or sum(counts) != height * width:
         raise Unusable('malformed RLE', f'its runs hold {sum(counts)} pixels, the image {height * width}')
-    values = np.arange(len(counts), dtype=np.uint8) % 2
-    return np.repeat(values, counts).reshape(width, height).T
+    return counts
 
 
 def _counts(counts: Any) -> list[int]:

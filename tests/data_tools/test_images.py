@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import pathlib
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -169,3 +170,31 @@ def test_files_that_are_not_there(tmp_path: pathlib.Path, path: str, reason: str
     with pytest.raises(Unusable) as error:
         images.read(tmp_path / path)
     assert error.value.fault.reason == reason
+
+
+@pytest.mark.parametrize('progressive', [False, True])
+def test_a_cut_or_damaged_jpeg_is_refused_as_by_decoding_it_whole(progressive: bool) -> None:
+    """Reading an eighth of the size must not see less of the file."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, 'JPEG', progressive=progressive)
+    data = stream.getvalue()
+    cut = [data[:length] for length in range(0, len(data), 37)]
+    damaged = [data[:place] + bytes([data[place] ^ 0xff, 0xff, 0xd9]) + data[place + 3:]
+               for place in range(200, len(data) - 3, 97)]
+    refused = [(_refuses(images.check, each, 'a.jpg'), _refuses(_pixels, each)) for each in (*cut, *damaged)]
+    assert all(mine for mine, whole in refused if whole)
+    assert any(mine for mine, _ in refused) and not _refuses(images.check, data, 'a.jpg')
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def _refuses(function: Callable[..., Any], *arguments: Any) -> bool:
+    try:
+        function(*arguments)
+    except Exception:      # Pillow's decoders raise almost anything
+        return True
+    return False

@@ -25,11 +25,11 @@ def test_a_masks_box_ends_after_its_last_pixel() -> None:
     ((4, 3, 6, 8), ['box and mask disagree']),      # touches
 ])
 def test_boxes_that_hardly_overlap_their_mask(box: objects.Box, expected: list[str]) -> None:
-    assert [fault.reason for fault in objects.disagreement(box, MASK)] == expected
+    assert [fault.reason for fault in objects.disagreement(box, objects.mask_box(MASK))] == expected
 
 
 def test_the_disagreement_names_both_boxes() -> None:
-    [fault] = objects.disagreement((3, 2, 8, 4), MASK)      # x and y exchanged
+    [fault] = objects.disagreement((3, 2, 8, 4), objects.mask_box(MASK))      # x and y exchanged
     assert fault.detail == 'the box is 3.0, 2.0, 8.0, 4.0, that of the mask 2.0, 3.0, 4.0, 8.0 (y1, x1, y2, x2)'
 
 

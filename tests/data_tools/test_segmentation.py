@@ -1,19 +1,32 @@
 """COCO segmentations: worked by hand, and against pycocotools."""
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data_tools import segmentation
-from data_tools.incidents import Unusable
+from data_tools.incidents import Fault, Unusable
 
 SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]      # x, y: the pixels of rows and columns 1 and 2
 NAN, INFINITE = float('nan'), float('inf')
+
+
+def decode(value: Any, height: int, width: int) -> tuple[np.ndarray, list[Fault]]:
+    """The mask of the whole image."""
+    region, faults = segmentation.decode(value, height, width)
+    mask = np.zeros((height, width), region.pixels.dtype)
+    top, left, bottom, right = map(int, region.box)
+    mask[top:bottom, left:right] = region.pixels
+    assert region.pixels.any(axis=1)[[0, -1]].all() and region.pixels.any(axis=0)[[0, -1]].all()     # it is tight
+    assert region.area == mask.sum()
+    return mask, faults
 
 
 def pixels(rows: slice, columns: slice) -> np.ndarray:
@@ -23,23 +36,23 @@ def pixels(rows: slice, columns: slice) -> np.ndarray:
 
 
 def test_polygon() -> None:
-    mask, faults = segmentation.decode([SQUARE], 4, 6)
+    mask, faults = decode([SQUARE], 4, 6)
     assert mask.dtype == np.uint8 and faults == []
     np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)))
 
 
 def test_polygons_are_joined_and_cut_at_the_border() -> None:
-    mask, faults = segmentation.decode([SQUARE, [4.0, 0.0, 9.0, 0.0, 9.0, 4.0, 4.0, 4.0]], 4, 6)
+    mask, faults = decode([SQUARE, [4.0, 0.0, 9.0, 0.0, 9.0, 4.0, 4.0, 4.0]], 4, 6)
     np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)) | pixels(slice(0, 4), slice(4, 6)))
     assert faults == []
 
 
 def test_rle_runs_down_the_columns() -> None:
     # Column 0 of 4 and the first of column 1 are 0; then rows 1, 2 of column 1 and so on.
-    mask, _ = segmentation.decode({'size': [4, 6], 'counts': [5, 2, 2, 2, 13]}, 4, 6)
+    mask, _ = decode({'size': [4, 6], 'counts': [5, 2, 2, 2, 13]}, 4, 6)
     np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)))
     text = coco_mask.encode(np.asfortranarray(mask))['counts'].decode()
-    np.testing.assert_array_equal(segmentation.decode({'size': [4, 6], 'counts': text}, 4, 6)[0], mask)
+    np.testing.assert_array_equal(decode({'size': [4, 6], 'counts': text}, 4, 6)[0], mask)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 2 ** 32 - 1))
@@ -47,7 +60,7 @@ def test_compressed_rle_is_read_as_pycocotools_reads_it(height: int, width: int,
     mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
     mask[seed % height, seed % width] = 1
     rle = coco_mask.encode(np.asfortranarray(mask))
-    found, _ = segmentation.decode({'size': [height, width], 'counts': rle['counts'].decode()}, height, width)
+    found, _ = decode({'size': [height, width], 'counts': rle['counts'].decode()}, height, width)
     np.testing.assert_array_equal(found, mask)
 
 
@@ -65,11 +78,11 @@ def test_compressed_rle_is_read_as_pycocotools_reads_it(height: int, width: int,
     ([1, 1, 3, 1, -INFINITE, 3], 'non-finite numbers'),
 ])
 def test_a_bad_polygon_is_left_out_and_alone_it_is_fatal(polygon: Any, reason: str) -> None:
-    mask, faults = segmentation.decode([polygon, SQUARE], 4, 6)
+    mask, faults = decode([polygon, SQUARE], 4, 6)
     np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)))
     assert [fault.reason for fault in faults] == [reason]
     with pytest.raises(Unusable) as error:
-        segmentation.decode([polygon], 4, 6)
+        decode([polygon], 4, 6)
     assert error.value.fault.reason == reason
 
 
@@ -96,6 +109,32 @@ def test_a_bad_polygon_is_left_out_and_alone_it_is_fatal(polygon: Any, reason: s
 ])
 def test_what_gives_no_mask(value: Any, reason: str) -> None:
     with pytest.raises(Unusable) as error:
-        segmentation.decode(value, 4, 6)
+        decode(value, 4, 6)
     assert error.value.fault.reason == reason
     assert len(error.value.fault.detail) < 120
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.lists(st.lists(st.floats(-20, 80), min_size=6, max_size=12).filter(
+    lambda polygon: len(polygon) % 2 == 0), min_size=1, max_size=3))
+def test_polygons_as_pycocotools_draws_them(height: int, width: int, polygons: list[list[float]]) -> None:
+    expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
+    if expected.any():
+        np.testing.assert_array_equal(decode(polygons, height, width)[0], expected)
+    else:
+        with pytest.raises(Unusable, match='empty mask'):
+            decode(polygons, height, width)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=30), st.integers(1, 9))
+def test_any_runs(counts: list[int], height: int) -> None:
+    counts = [*counts, -sum(counts) % height]      # runs of nothing are allowed anywhere
+    expected = np.repeat(np.arange(len(counts)) % 2, counts).reshape(-1, height).T
+    if expected.any():
+        found, _ = decode({'size': [*expected.shape], 'counts': counts}, *expected.shape)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_png_is_of_the_image() -> None:
+    region, _ = segmentation.decode([SQUARE], 4, 6)
+    with Image.open(io.BytesIO(region.png(4, 6))) as image:
+        np.testing.assert_array_equal(np.array(image), pixels(slice(1, 3), slice(1, 3)))
