@@ -143,3 +143,26 @@ def cityscapes(root: Annotated[pathlib.Path, typer.Option(help='Directory of lef
     from data_tools import cityscapes as source
 
     return source.find(root, split, annotations.value, masks)
+
+
+@_kind
+def voc(root: Annotated[list[pathlib.Path], typer.Option(
+            help='Directory of Annotations, ImageSets and JPEGImages; give several to join them.')],
+        split: Annotated[str, typer.Option(help='A list in ImageSets/Main, or Segmentation/train.')],
+        year: Annotated[list[str] | None, typer.Option(
+            help='The root holds VOC2007, VOC2012, ...: these of them.')] = None,
+        classes: Annotated[pathlib.Path | None, typer.Option(
+            help="File of class names, one a line; VOC's 20 if not given.")] = None,
+        masks: Annotated[bool | None, typer.Option(
+            '--masks/--boxes', show_default=False,
+            help='Masks too, and only images that have them; if not given, masks where every image has them.')] = None,
+        ) -> DataSet:
+    """PASCAL VOC's folders: boxes, and masks of SegmentationObject; difficult and truncated are kept.
+
+    \b
+    Example:
+      mrcnn VERB voc --root VOCdevkit --year 2007 --year 2012 --split trainval
+    """
+    from data_tools import voc as source
+
+    return source.find(root, split, year or [], classes, masks)

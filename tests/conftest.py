@@ -84,6 +84,12 @@ def coco_dir() -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
+def bccd_dir() -> pathlib.Path:
+    """Blood cells in VOC's layout: `Annotations`, `ImageSets/Main/{train,val}.txt`, `JPEGImages`; 205 + 87 images."""
+    return _folder(_SHARED / 'data' / 'bccd')
+
+
+@pytest.fixture(scope='session')
 def kit(pytestconfig: pytest.Config) -> Kit:
     """Numbers of a reference Mask R-CNN: see tests/parity/kit.py."""
     found = pytestconfig.stash[KIT]

@@ -20,7 +20,7 @@ from mrcnn_tf.training.callbacks import TrainingError
 
 from .training.tiny import SETTINGS, write_data
 
-KINDS = ('coco', 'cityscapes')
+KINDS = ('coco', 'cityscapes', 'voc')
 COMMANDS = (['demo'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
             ['convert', 'proposals'], ['train'], ['evaluate'], ['export'], ['predict'])
 

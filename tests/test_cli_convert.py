@@ -68,6 +68,18 @@ def test_options_of_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find.calls == [(root, 'val', 'fine', True), (root, 'val', 'coarse', False)]
 
 
+def test_options_of_voc(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = Recorder('found')
+    monkeypatch.setattr('data_tools.voc.find', find)
+    monkeypatch.setattr('data_tools.conversion.check', Recorder(EMPTY))
+    for more in ([], ['--root', 's', '--year', 2007, '--year', 2012, '--classes', 'c', '--masks'], ['--boxes']):
+        result = mrcnn('validate', 'voc', '--root', 'r', '--split', 'val', *more)
+        assert result.exit_code == 0, result.output
+    r, s, c = pathlib.Path('r'), pathlib.Path('s'), pathlib.Path('c')
+    assert find.calls == [([r], 'val', [], None, None), ([r, s], 'val', ['2007', '2012'], c, True),
+                          ([r], 'val', [], None, False)]
+
+
 def test_choices_are_those_of_the_converters() -> None:
     assert tuple(each.value for each in cli_convert.Exif) == conversion.EXIF
     assert [each.value for each in cli_convert.CityscapesAnnotations] == list(cityscapes.ANNOTATIONS)
