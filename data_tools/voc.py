@@ -131,7 +131,7 @@ class Voc:
             annotation_id=item.told.ordinal * _ID_ROOM + value.number,
             mask=None if mask is None else records.encode_mask(mask),
             difficult=_flag(value.element, 'difficult'), truncated=_flag(value.element, 'truncated'))
-        return made, repairs, [] if mask is None else objects.disagreement(box, mask)
+        return made, repairs, [] if mask is None else objects.disagreement(box, objects.mask_box(mask))
 
 
 def _folders(roots: Sequence[str | os.PathLike[str]], years: Sequence[str]) -> list[pathlib.Path]:
