@@ -48,7 +48,7 @@ class Job:
     items: Sequence[Any]
 
 
-def write(job: Job, make: Make[Any], advance: Callable[[], None]) -> Part:
+def write(make: Make[Any], job: Job, advance: Callable[[], None]) -> Part:
     """Writes the shard and, when it is whole and on the disk, its note.
 
     Args:

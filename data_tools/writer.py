@@ -8,8 +8,8 @@ next one of the same input and options, to the same bytes.
 """
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-import itertools
 import math
 import os
 import pathlib
@@ -41,6 +41,8 @@ class Options:
 
 
 DEFAULTS = Options()
+_DIED = ('a worker process died, perhaps for want of memory; convert with fewer workers: '
+         'it goes on from the shards that are whole')
 # Other versions may make other bytes.
 _VERSIONS = (__version__, tf.__version__, PIL.__version__, importlib.metadata.version('protobuf'))
 
@@ -134,16 +136,10 @@ def _write_parts(groups: Sequence[Sequence[T]], make: Make[T], staging: stages.S
     total = sum(len(job.items) for job in jobs)
     before = total - sum(len(job.items) for job in left)
     with progress.shown(staging.name, total, before) as show:
-        made = _run(left, make, options, lambda done: show(before + done))
+        made = processes.run(functools.partial(shards.write, make), left, options.workers,
+                             lambda done: show(before + done), f'{staging.output}: {_DIED}')
     parts.update({job.path: part for job, part in zip(left, made, strict=True)})
     return [part for part in parts.values() if part]
-
-
-def _run(jobs: Sequence[Job], make: Make[T], options: Options, show: progress.Show) -> list[Part]:
-    if options.workers > 1 and len(jobs) > 1:
-        return processes.write(jobs, make, min(options.workers, len(jobs)), show)
-    done = itertools.count(1)
-    return [shards.write(job, make, lambda: show(next(done))) for job in jobs]
 
 
 def _check_space(jobs: Sequence[Job], output: pathlib.Path) -> None:

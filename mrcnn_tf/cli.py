@@ -4,7 +4,9 @@ TensorFlow takes seconds to import, so it is imported where it is needed: help a
 """
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import sys
 from typing import Annotated
 
 import typer
@@ -88,6 +90,29 @@ def proposals(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json o
 
     tool.attach(manifest, proposals, output, name, top, mode,
                 writer.Options(images_per_shard, shard_size * 2 ** 20, workers))
+
+
+@app.command()
+@command
+def verify(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a converted set.')],
+           sample: Annotated[int, typer.Option(min=0, help='Images that are decoded, with their masks; 0: all.')] = 200,
+           workers: Annotated[int, typer.Option(min=1, help='Processes; a shard is read by one.')] = 1,
+           json: Annotated[bool, typer.Option('--json', help='Print a report as JSON.')] = False) -> None:
+    """Read all shards of a set again: checksums, counts, labels, boxes; and decode a sample.
+
+    Prints a line for each problem with its shard and record, and exits with 1 if there is one.
+
+    \b
+    Example:
+      mrcnn verify data/coco/train.json --sample 0 --workers 8
+    """
+    from data_tools import verify as tool
+
+    with contextlib.redirect_stdout(sys.stderr):     # of progress
+        report = tool.verify(manifest, sample, workers)
+    typer.echo(report.json() if json else report.text())
+    if report.tally.problems:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from mrcnn_tf.training.callbacks import TrainingError
 from .training.tiny import SETTINGS, write_data
 
 KINDS = ('coco', 'cityscapes', 'voc')
-COMMANDS = (['demo'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
+COMMANDS = (['demo'], ['verify'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
             ['convert', 'proposals'], ['train'], ['evaluate'], ['export'], ['predict'])
 
 
@@ -124,6 +124,21 @@ def test_convert_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = pathlib.Path('d/train.json'), (pathlib.Path('o'), 'with')
     assert attach.calls == [(old, None, *new, 2000, 'fast', Options()),
                             (old, pathlib.Path('p.mat'), *new, 100, 'quality', Options(5, 3 * 2 ** 20, 2))]
+
+
+def test_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_tools import verify as tool
+
+    good = tool.Report('d/train.json', 1, tool.Tally())
+    bad = tool.Report('d/train.json', 1, tool.Tally(problems=[tool.Problem('a.tfrecord', 3, 120, 'it is cut')]))
+    for report, arguments, code in ((good, [], 0), (bad, ['--sample', 0, '--workers', 3], 1), (bad, ['--json'], 1)):
+        verify = Recorder(report)
+        monkeypatch.setattr('data_tools.verify.verify', verify)
+        result = mrcnn('verify', 'd/train.json', *arguments)
+        assert result.exit_code == code
+        assert verify.calls == [(pathlib.Path('d/train.json'), *((0, 3) if '--sample' in arguments else (200, 1)))]
+        expected = report.json() if '--json' in arguments else report.text()
+        assert result.stdout == expected + '\n'
 
 
 def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
