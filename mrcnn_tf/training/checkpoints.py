@@ -22,7 +22,7 @@ from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.records import Category, read_categories, write_categories
 from mrcnn_tf.model import FasterRCNN, build_model
-from mrcnn_tf.training.strategies import ALONE, Worker
+from mrcnn_tf.training.strategies import ALONE, Worker, average_statistics
 
 _IMPORTED = 'step-0'
 # How the steps are run, not what they compute: may differ when training is resumed.
@@ -144,6 +144,7 @@ class Checkpoints:
         Raises:
             CheckpointError: the disk is full, no permission; the checkpoints before are as they were.
         """
+        average_statistics(self._model)
         # Every worker saves, because variables that are averaged when read need all of them; only the chief's stays.
         with contextlib.nullcontext(self.directory) if self._worker.is_chief else _scratch() as directory:
             try:

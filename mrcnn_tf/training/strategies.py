@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import TrainConfig
@@ -62,6 +63,29 @@ def mean_over_workers(strategy: tf.distribute.Strategy, value: float) -> float:
         return value
     each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(value, tf.float64))
     return float(strategy.reduce('mean', each, axis=None))
+
+
+def average_statistics(model: keras.Model) -> None:
+    """Gives all replicas the mean of the moving statistics that each of them has kept of its own images.
+
+    Every worker calls it at the same step. Keras 2 would average them when they are read, one by one; Keras 3 would
+    not. Synchronised and frozen statistics are the same everywhere and are left alone.
+    """
+    strategy = model.distribute_strategy
+    statistics = [variable for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)
+                  and layer.trainable and not layer.synchronized for variable in layer.non_trainable_variables]
+    if strategy.num_replicas_in_sync == 1 or not statistics:
+        return
+
+    @tf.function(autograph=False)
+    def mean() -> tf.Tensor:
+        # As one vector: one exchange between the replicas.
+        each = strategy.run(lambda: tf.concat([tf.convert_to_tensor(variable) for variable in statistics], axis=0))
+        return strategy.reduce('mean', each, axis=None)
+
+    with strategy.scope():
+        for variable, value in zip(statistics, tf.split(mean(), [v.shape[0] for v in statistics]), strict=True):
+            variable.assign(value)
 
 
 def _multi_worker(worker: Worker) -> tf.distribute.Strategy:
