@@ -22,7 +22,8 @@ from .training.tiny import SETTINGS, write_data
 
 KINDS = ('coco', 'cityscapes', 'voc')
 COMMANDS = (['demo'], ['verify'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
-            ['convert', 'proposals'], ['train'], ['evaluate'], ['export'], ['predict'])
+            ['import-weights', 'torchvision'], ['import-weights', 'detectron2'],
+            ['import-weights', 'keras-applications'], ['convert', 'proposals'], ['train'], ['evaluate'], ['export'], ['predict'])
 
 
 def mrcnn(*arguments: object) -> Result:
