@@ -22,7 +22,7 @@ from .training.tiny import SETTINGS, write_data
 
 KINDS = ('coco', 'cityscapes', 'voc')
 COMMANDS = (['demo'], ['verify'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
-            ['convert', 'proposals'], ['train'], ['evaluate'], ['export'], ['predict'])
+            ['convert', 'proposals'], ['convert', 'tfrecord'], ['train'], ['evaluate'], ['export'], ['predict'])
 
 
 def mrcnn(*arguments: object) -> Result:
