@@ -95,9 +95,9 @@ def _usable(polygons: list[Any]) -> tuple[list[list[float]], list[Fault]]:
 
 
 def _fault(polygon: Any) -> Fault | None:
-    if not isinstance(polygon, list) or not all(type(v) in (int, float) for v in polygon):
+    if not isinstance(polygon, list) or not {*map(type, polygon)} <= {int, float}:
         return Fault('malformed polygon', f'expected a list of numbers, found {_short(polygon)}')
-    if not all(abs(v) < math.inf for v in polygon):      # no NaN either; an int may be too long for isfinite
+    if not all(map(math.inf.__gt__, map(abs, polygon))):      # no NaN either; an int may be too long for isfinite
         return Fault('non-finite numbers', 'a coordinate of a polygon is NaN or infinite')
     if len(polygon) % 2:
         return Fault('malformed polygon', f'{len(polygon)} coordinates are not x, y pairs')
@@ -134,8 +134,8 @@ def _runs_of_text(text: bytes) -> np.ndarray:
     """int64 run lengths out of the compressed text that pycocotools has just made: `counts_from_text` at once."""
     codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     lasts = np.flatnonzero(codes < 32)
-    digits = np.diff(lasts, prepend=-1)
-    starts = lasts - digits + 1
+    starts = np.concatenate(([0], lasts[:-1] + 1))
+    digits = lasts - starts + 1
     places = np.arange(len(codes)) - np.repeat(starts, digits)
     runs = np.add.reduceat((codes & 31) << 5 * places, starts)
     runs -= (codes[lasts] & 16) << 1 << 5 * (digits - 1)      # the sign bit is worth -2^(5 digits)

@@ -65,6 +65,21 @@ def demo(output: Annotated[pathlib.Path, typer.Option(help='Directory for all th
 
 @cli_convert.convert_app.command()
 @command
+def tfrecord(shards: Annotated[list[pathlib.Path], typer.Argument(help='Shards of one set, all in one directory.')],
+             name: Annotated[str, typer.Option(help='Name of the set.')]) -> None:
+    """Write NAME.json beside shards of another converter, such as Model Garden's; they stay as they are.
+
+    \b
+    Example:
+      mrcnn convert tfrecord data/garden/train-*.tfrecord --name train
+    """
+    from data_tools import adopt
+
+    adopt.adopt(shards, name)
+
+
+@cli_convert.convert_app.command()
+@command
 def proposals(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a converted set.')],
               output: Annotated[pathlib.Path, typer.Option(help='Directory for the new shards and their manifest.')],
               name: Annotated[str, typer.Option(help='Name of the new set.')],

@@ -49,14 +49,26 @@ def places(manifest: str | os.PathLike[str]) -> Iterator[tuple[Place, bytes]]:
         RecordError: a damaged shard.
     """
     for file in records.Manifest.read(manifest).shard_paths(manifest):
-        start, number = 0, 0
-        try:
-            for serialized in tf.data.TFRecordDataset(file).as_numpy_iterator():
-                yield Place(file, number, start + _HEAD, len(serialized)), serialized
-                start, number = start + _HEAD + len(serialized) + _TAIL, number + 1
-        except tf.errors.OpError as error:
-            raise RecordError(f'{file}: record {number} is damaged ({_one_line(error)}); copy the shard again or '
-                              'convert the data again') from None
+        start = 0
+        for number, serialized in records_of(file):
+            yield Place(file, number, start + _HEAD, len(serialized)), serialized
+            start += _HEAD + len(serialized) + _TAIL
+
+
+def records_of(file: str) -> Iterator[tuple[int, bytes]]:
+    """Each record of a shard with its number, from 0; checksums are compared on the way.
+
+    Raises:
+        RecordError: a damaged shard, or none.
+    """
+    number = 0
+    try:
+        for serialized in tf.data.TFRecordDataset(file).as_numpy_iterator():
+            yield number, serialized
+            number += 1
+    except tf.errors.OpError as error:
+        raise RecordError(f'{file}: record {number} is damaged ({_one_line(error)}); copy the shard again or '
+                          'convert the data again') from None
 
 
 def read(place: Place) -> bytes:
