@@ -110,6 +110,8 @@ class RoIConfig:
     positive_fraction: float = 0.25
     crowd_iof: float = 0.7
     aligned: bool = True                  # dialect: half-pixel shift (D2) or not (TV)
+    layer: str = _choice('align', 'warp', 'pool')         # Mask table 2c: RoIAlign, RoIWarp, RoIPool (Fast 2.1)
+    aggregate: str = _choice('average', 'max')            # of a bin's samples; RoIPool takes the largest
     sampling_ratio: int = 0               # dialect: samples per bin and axis; 0 = ceil(bin side) (D2), 2 (TV)
     canonical_size: float = 224.0         # FPN eq. 1
     canonical_level: int = 4
@@ -300,6 +302,10 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
          'one list of sizes for each of P2..P6, all of one length: the levels share the RPN head' if levels > 1 else
          f'one list of all sizes, for the one map of model.backbone.maps={backbone.maps}'),
         ('model.anchors.ratios', bool(anchors.ratios), 'at least one ratio'),
+        ('model.roi.aggregate', model.roi.aggregate == 'max' or model.roi.layer != 'pool',
+         'max with model.roi.layer=pool'),
+        ('model.roi.sampling_ratio', model.roi.sampling_ratio == 1 or model.roi.layer != 'pool',
+         '1 with model.roi.layer=pool, which reads cells and takes no samples'),
         ('model.rpn.negative_iou', model.rpn.negative_iou <= model.rpn.positive_iou, 'at most model.rpn.positive_iou'),
         ('model.box_head.box_weights', len(model.box_head.box_weights) == 4, 'four numbers'),
         ('solver.milestones', solver.milestones == sorted(set(solver.milestones)), 'steps in ascending order'),

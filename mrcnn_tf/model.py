@@ -20,7 +20,7 @@ from mrcnn_tf.backbones import build_backbone
 from mrcnn_tf.backbones.normalization import Norm
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.heads import BoxHead, MaskHead, Res5Head
-from mrcnn_tf.roi import RoIAlign
+from mrcnn_tf.roi import RoIAlign, RoIPool, build_roi_layer
 
 Batch = Mapping[str, tf.Tensor]
 LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
@@ -58,16 +58,14 @@ class FasterRCNN(keras.Model):
                                        config.anchors.offset, name='anchors')
         self.rpn_head = rpn.RPNHead(self.backbone.channels, self.anchors.per_cell[0], config.rpn.convolutions,
                                     name='rpn_head')
-        self.box_pool = self._roi_align(config.box_head.pool_size, 'box_pool')
+        self.box_pool = self._roi_layer(config.box_head.pool_size, 'box_pool')
         self.res5_head = Res5Head(config.backbone, name='res5_head') if config.backbone.maps == 'c4' else None
         self.box_head = BoxHead(config.box_head, config.num_classes,
                                 Norm.of(config.backbone, config.box_head.norm), name='box_head')
 
-    def _roi_align(self, size: int, name: str) -> RoIAlign:
-        roi = self.settings.roi
+    def _roi_layer(self, size: int, name: str) -> RoIAlign | RoIPool:
         strides = self.backbone.strides[:self.backbone.pooled]
-        return RoIAlign(size, strides, roi.sampling_ratio, roi.aligned, self.engine, roi.canonical_size,
-                        roi.canonical_level, name=name)
+        return build_roi_layer(self.settings.roi, size, strides, self.engine, name)
 
     # Prediction ------------------------------------------------------------------------------------------------------
 
@@ -100,7 +98,7 @@ class FasterRCNN(keras.Model):
                                      self.settings.box_head.box_weights, self.engine)
         return found._asdict()
 
-    def pool(self, layer: RoIAlign, features: list[tf.Tensor], rois: tf.Tensor, training: bool) -> tf.Tensor:
+    def pool(self, layer: RoIAlign | RoIPool, features: list[tf.Tensor], rois: tf.Tensor, training: bool) -> tf.Tensor:
         """What the heads read of RoIs [B, R, 4]: [B, R, P, P, C], through res5 where it belongs to the heads (C4)."""
         pooled = layer(features[:self.backbone.pooled], rois)
         return self.res5_head(pooled, training=training) if self.res5_head else pooled
@@ -271,7 +269,7 @@ class MaskRCNN(FasterRCNN):
 
     def __init__(self, config: ModelConfig, engine: str = 'op', **kwargs: Any) -> None:
         super().__init__(config, engine, **kwargs)
-        self.mask_pool = self._roi_align(config.mask_head.pool_size, 'mask_pool')
+        self.mask_pool = self._roi_layer(config.mask_head.pool_size, 'mask_pool')
         self.mask_head = MaskHead(config.mask_head, config.num_classes,
                                   Norm.of(config.backbone, config.mask_head.norm), name='mask_head')
 

@@ -122,6 +122,69 @@ def test_an_unknown_engine_is_refused(pyramid, random_boxes) -> None:
         roi.RoIAlign(3, (4, 8, 16), 1, False, 'cuda')(pyramid, random_boxes)
 
 
+def bilinear(feature: np.ndarray, y: float, x: float) -> np.ndarray:
+    """A map [h, w, C] at a point; cells lie at whole numbers, the border reaches one cell beyond, then all is 0."""
+    height, width, _ = feature.shape
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return np.zeros(feature.shape[-1])
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    top, left = min(int(y), max(height - 2, 0)), min(int(x), max(width - 2, 0))
+    v, u = y - top, x - left
+    rows, columns = (top, min(top + 1, height - 1)), (left, min(left + 1, width - 1))
+    return ((1 - v) * (1 - u) * feature[rows[0], columns[0]] + (1 - v) * u * feature[rows[0], columns[1]]
+            + v * (1 - u) * feature[rows[1], columns[0]] + v * u * feature[rows[1], columns[1]])
+
+
+def naive(maps: list[np.ndarray], levels: np.ndarray, boxes: np.ndarray, quantized: bool, aggregate: str, side: int,
+          ratio: int) -> np.ndarray:
+    """A sample at a time: [B, N, P, P, C] of aligned RoIAlign, or of RoIWarp, on strides 4, 8, 16."""
+    out = np.zeros([*boxes.shape[:2], side, side, maps[0].shape[-1]])
+    for image, number in np.ndindex(*boxes.shape[:2]):
+        level = levels[image, number]
+        edges = boxes[image, number].astype(np.float64) / (4, 8, 16)[level]
+        if quantized:
+            edges = np.sign(edges) * np.floor(np.abs(edges) + .5)
+            edges[2:] = np.maximum(edges[2:] + 1, edges[:2] + 1)
+        start, bins = edges[:2] - .5, (edges[2:] - edges[:2]) / side
+        counts = [ratio] * 2 if ratio else np.maximum(np.ceil(bins), 0).astype(int)
+        for i, j in np.ndindex(side, side):
+            values = [bilinear(maps[level][image], start[0] + bins[0] * (i + (a + .5) / counts[0]),
+                               start[1] + bins[1] * (j + (b + .5) / counts[1])) for a, b in np.ndindex(*counts)]
+            if values:
+                out[image, number, i, j] = np.max(values, 0) if aggregate == 'max' else np.mean(values, 0)
+    return out
+
+
+@pytest.mark.parametrize(('engine', 'mode'), [('op', 'graph'), ('xla', 'jit')])
+@pytest.mark.parametrize(('quantized', 'aggregate', 'ratio'), [
+    (True, 'average', 2), (True, 'max', 2), (False, 'max', 2), (False, 'max', 0)])
+def test_warp_and_the_largest_sample(pyramid, random_boxes, engine, mode, quantized, aggregate, ratio) -> None:
+    """Table 2c of Mask R-CNN: values by the naive rule, and a small step along the gradient raises them as it says."""
+    boxes = random_boxes[:, :12]
+    layer = roi.RoIAlign(3, (4, 8, 16), ratio, True, engine, 40., 3, aggregate, quantized)
+    cotangent = np.random.default_rng(3).normal(size=(2, 12, 3, 3, 3)).astype(np.float32)
+    out, *gradients = MODES[mode](lambda *maps: with_gradient(
+        lambda *m: layer(m, boxes), *maps, cotangent=cotangent))(*pyramid)
+    levels, maps = roi.assign_levels(boxes, 3, 40., 3).numpy(), [m.numpy().astype(np.float64) for m in pyramid]
+    settings = (levels, boxes.numpy(), quantized, aggregate, 3, ratio)
+    expected = naive(maps, *settings)
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+    assert np.abs(expected).max() > 1
+    direction = [np.random.default_rng(4).choice([-1., 1.], m.shape) for m in maps]
+    moved = naive([m + 1e-6 * d for m, d in zip(maps, direction, strict=True)], *settings)
+    slope = sum((g.numpy() * d).sum() for g, d in zip(gradients, direction, strict=True))
+    np.testing.assert_allclose(((moved - expected) * cotangent).sum() / 1e-6, slope, rtol=1e-3)
+
+
+def test_warp_by_hand() -> None:
+    """Edges of 2, 2, 9, 9 px at stride 4 are cells 1 to 2: the middle, half-way between the two, is 1.5 on a ramp.
+    Aligned, the middle of the box is at 5.5 / 4 - 0.5 = 0.875."""
+    ramp = tf.reshape(tf.range(4.), [1, 4, 1, 1]) * tf.ones([1, 4, 4, 1])
+    box = tf.constant([[[2., 2., 9., 9.]]])
+    for quantized, expected in ((True, 1.5), (False, .875)):
+        assert float(roi.RoIAlign(1, (4,), 1, True, quantized=quantized)([ramp], box)[0, 0, 0, 0, 0]) == expected
+
+
 def naive_roi_pool(maps: list[np.ndarray], levels: np.ndarray, boxes: np.ndarray, strides: tuple[int, ...],
                    size: tuple[int, int]) -> np.ndarray:
     """The definition (Fast 2.1), a bin at a time: [B, N, P, P, C]."""

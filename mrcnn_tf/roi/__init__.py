@@ -1,0 +1,20 @@
+"""What turns a box of any size into a map of one size: RoIPool (Fast 2.1), RoIWarp, RoIAlign (Mask 3)."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mrcnn_tf.config import RoIConfig
+from mrcnn_tf.roi.align import RoIAlign, roi_align, sampling_plan
+from mrcnn_tf.roi.levels import assign_levels
+from mrcnn_tf.roi.pool import RoIPool, pooling_plan, roi_pool
+
+__all__ = ['RoIAlign', 'RoIPool', 'assign_levels', 'build_roi_layer', 'pooling_plan', 'roi_align', 'roi_pool',
+           'sampling_plan']
+
+
+def build_roi_layer(config: RoIConfig, size: int, strides: Sequence[int], engine: str, name: str) -> RoIAlign | RoIPool:
+    """The layer that the config names, for maps of these strides (px a cell): RoIs to maps of `size` squared cells."""
+    if config.layer == 'pool':
+        return RoIPool(size, strides, config.canonical_size, config.canonical_level, name=name)
+    return RoIAlign(size, strides, config.sampling_ratio, config.aligned, engine, config.canonical_size,
+                    config.canonical_level, config.aggregate, config.layer == 'warp', name=name)

@@ -1,0 +1,296 @@
+"""RoIAlign (Mask R-CNN 3) and RoIWarp (MNC, 1512.04412; table 2c of Mask R-CNN) over the levels of a feature pyramid.
+
+B images, N boxes an image, K = B * N, L levels, P output side, C channels, s a sample within each bin.
+
+A bin's samples are averaged, or the largest is taken, one sample at a time: for each s, all bins of all boxes are read
+at their s-th point, forward and in the gradient. So memory does not grow with the number of samples, and the adaptive
+number of samples (which differs from box to box) needs no dynamic shape: a box that has had all its samples adds
+nothing more. Two engines read the points: 'op' by tf.image.crop_and_resize, fast on a CPU but unknown to XLA, and 'xla' by
+gathers.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from mrcnn_tf.roi import levels as cells
+from mrcnn_tf.roi.levels import Size, assign_levels, both, rounded
+
+State = tuple[tf.Tensor, ...]
+
+
+class SamplingPlan(NamedTuple):
+    """Where the samples of each box lie, in cells of the level that it is pooled from."""
+    level: tf.Tensor      # int32 [K]
+    image: tf.Tensor      # int32 [K]
+    start: tf.Tensor      # float32 [K, 2], y and x of the first bin's edge; 0 is the centre of the first cell
+    bin: tf.Tensor        # float32 [K, 2], sides of a bin
+    ratio: tf.Tensor      # float32 [K, 2], samples of a bin in y and x
+
+    def points(self, s: tf.Tensor | int, size: Size) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The s-th sample of every bin: y [K, P], x [K, P] and its weight [K] in the bin's average."""
+        s = tf.cast(s, tf.float32)
+        columns = tf.maximum(self.ratio[:, 1], 1.)
+        row = tf.floor((s + .5) / columns)                                         # half a step from any integer
+        within = tf.stack([row, s - row * columns], axis=-1)                       # [K, 2]
+        first = self.start + self.bin * (within + .5) / tf.maximum(self.ratio, 1.)
+        y, x = (first[:, i, None] + self.bin[:, i, None] * tf.range(side, dtype=tf.float32)
+                for i, side in enumerate(size))                                    # [K, P]
+        count = tf.reduce_prod(self.ratio, axis=-1)
+        return y, x, tf.where(s < count, 1. / tf.maximum(count, 1.), 0.)
+
+    def take(self, index: tf.Tensor) -> SamplingPlan:
+        """The plan of some of the boxes."""
+        return SamplingPlan(*(tf.gather(field, index) for field in self))
+
+
+def sampling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[int], size: Size, sampling_ratio: int,
+                  aligned: bool, quantized: bool = False) -> SamplingPlan:
+    """boxes float32 [B, N, 4] px, levels int32 [B, N] -> the plan of the K boxes. See RoIAlign for the settings."""
+    batch, number = boxes.shape[0], boxes.shape[1]
+    flat, level = tf.reshape(boxes, [-1, 4]), tf.reshape(levels, [-1])
+    edges = flat * tf.gather(tf.constant([1. / s for s in strides], tf.float32), level)[:, None]   # [K, 4], in cells
+    if quantized:    # RoIPool's cells, from the first's edge to the last's
+        edges = rounded(edges)
+        start, sides = edges[:, :2] - .5, tf.maximum(edges[:, 2:] - edges[:, :2] + 1., 1.)
+    else:
+        start, sides = edges[:, :2] - (.5 if aligned else 0.), edges[:, 2:] - edges[:, :2]
+        sides = sides if aligned else tf.maximum(sides, 1.)
+    bins = sides / tf.constant(size, tf.float32)
+    ratio = tf.fill(tf.shape(bins), float(sampling_ratio)) if sampling_ratio else tf.nn.relu(tf.math.ceil(bins))
+    return SamplingPlan(level, tf.repeat(tf.range(batch), number), start, bins, ratio)
+
+
+class Aggregation(NamedTuple):
+    """How a bin's value comes from its samples: state after state, and the share of each sample in the gradient.
+
+    `state[0]` is the value; `weight` is that of the sample in an average, 0 where the box has no such sample.
+    """
+    begin: Callable[[list[Any]], State]                                            # of this shape
+    add: Callable[[State, Any, tf.Tensor, tf.Tensor], State]                       # state, s, values, weight
+    share: Callable[[tf.Tensor, State, Any, tf.Tensor], tf.Tensor]                 # upstream, last state, s, weight
+
+
+def _add_larger(state: State, s: Any, values: tf.Tensor, weight: tf.Tensor) -> State:
+    largest, holder = state
+    larger = (weight > 0.) & ((holder < 0) | (values > largest))
+    return tf.where(larger, values, largest), tf.where(larger, s, holder)
+
+
+AVERAGE = Aggregation(begin=lambda shape: (tf.zeros(shape),),
+                      add=lambda state, s, values, weight: (state[0] + weight * values,),
+                      share=lambda upstream, state, s, weight: weight * upstream)
+# Beside the largest value the sample that it came from; of equals the first.
+MAX = Aggregation(begin=lambda shape: (tf.zeros(shape), tf.fill(shape, -1)), add=_add_larger,
+                  share=lambda upstream, state, s, weight: tf.where(state[1] == s, upstream, 0.))
+AGGREGATIONS = {'average': AVERAGE, 'max': MAX}
+
+
+class RoIAlign(keras.layers.Layer):
+    """Feature levels [B, h, w, C] and boxes float32 [B, N, 4] in px -> float32 [B, N, P, P, C].
+
+    No gradient flows into the boxes.
+
+    Args:
+        size: P, or its rows and columns.
+        strides: px a cell of each level given to `call`, the finest first.
+        sampling_ratio: samples of a bin in each axis; 0: the bin's side in cells, rounded up.
+        aligned: shift by half a cell, so that cell centres lie at half-integers; False, the dialect of the first
+            implementations, leaves the shift out and takes boxes to be at least one cell wide.
+        engine: 'op' or 'xla'.
+        canonical_size, canonical_level: of FPN eq. 1.
+        aggregate: 'average' or 'max' of a bin's samples.
+        quantized: edges are first rounded to cells, as RoIPool does: RoIWarp. `aligned` has no meaning then.
+    """
+
+    def __init__(self, size: int | Sequence[int], strides: Sequence[int], sampling_ratio: int, aligned: bool,
+                 engine: str = 'op', canonical_size: float = 224., canonical_level: int = 4,
+                 aggregate: str = 'average', quantized: bool = False, **kwargs: Any) -> None:
+        super().__init__(**{'autocast': False, 'dtype': 'float32', **kwargs})
+        self.size: Any = size
+        self.strides = tuple(strides)
+        self.sampling_ratio, self.aligned, self.engine = sampling_ratio, aligned, engine
+        self.canonical_size, self.canonical_level = canonical_size, canonical_level
+        self.aggregate, self.quantized = aggregate, quantized
+
+    def call(self, features: Sequence[tf.Tensor], boxes: tf.Tensor) -> tf.Tensor:
+        features = [tf.cast(f, tf.float32) for f in features]
+        boxes = tf.stop_gradient(boxes)
+        levels = assign_levels(boxes, len(features), self.canonical_size, self.canonical_level)
+        size = both(self.size)
+        plan = sampling_plan(boxes, levels, self.strides, size, self.sampling_ratio, self.aligned, self.quantized)
+        pooled = roi_align(features, plan, size, self.sampling_ratio ** 2, self.engine, AGGREGATIONS[self.aggregate])
+        return tf.reshape(pooled, [*boxes.shape[:2], *size, features[0].shape[-1]])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), 'size': self.size, 'strides': self.strides,
+                'sampling_ratio': self.sampling_ratio, 'aligned': self.aligned, 'engine': self.engine,
+                'canonical_size': self.canonical_size, 'canonical_level': self.canonical_level,
+                'aggregate': self.aggregate, 'quantized': self.quantized}
+
+
+def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, engine: str,
+              aggregation: Aggregation = AVERAGE) -> tf.Tensor:
+    """Aggregates the plan's samples: L maps float32 [B, h, w, C] -> [K, P, P, C], differentiable in the maps.
+
+    samples: of each bin; 0 where the plan's boxes differ in it.
+    """
+    read, spread = {'op': (_read_op, _spread_op), 'xla': (_read_xla, _spread_xla)}[engine]
+
+    @tf.custom_gradient
+    def pool(*maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+        state = read(maps, plan, size, samples, aggregation)
+
+        def share(upstream: tf.Tensor) -> list[tf.Tensor]:
+            return spread(upstream, state, maps, plan, samples, aggregation)
+
+        return state[0], share
+
+    return pool(*features)
+
+
+def _over_samples(start: State, plan: SamplingPlan, samples: int, step: Callable[[tf.Tensor | int, State], State]
+                  ) -> State:
+    """step(s, state) for every sample; as many as the neediest box has where `samples` is 0."""
+    if samples:
+        for s in range(samples):
+            start = step(s, start)
+        return start
+    most = tf.cast(tf.reduce_max(tf.reduce_prod(plan.ratio, axis=-1)), tf.int32)
+    return tf.while_loop(lambda s, _: s < most, lambda s, state: (s + 1, step(s, state)), (0, start))[1]
+
+
+# Engine 'op'. A level is padded by one repeated cell, since a sample up to one cell outside takes the border's value;
+# beyond that crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level: shapes inside are dynamic.
+
+def _crop_boxes(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: int, width: int
+                ) -> tuple[tf.Tensor, tf.Tensor]:
+    """crop_and_resize reads from the first to the last sample; its coordinates run over the padded level's cells."""
+    y, x, weight = plan.points(s, size)
+    corners = tf.stack([y[:, 0], x[:, 0], y[:, -1], x[:, -1]], axis=-1)
+    corners = tf.where(weight[:, None] > 0., corners, -9.)    # far outside, the kernel has nothing to read
+    return (corners + 1.) / tf.constant([height + 1., width + 1.] * 2), weight[:, None, None, None]
+
+
+def _on_level(plan: SamplingPlan, level: int) -> tuple[tf.Tensor, SamplingPlan]:
+    index = tf.where(plan.level == level)                                          # [k, 1]
+    return index, plan.take(index[:, 0])
+
+
+def _read_op(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
+             ) -> State:
+    channels = maps[0].shape[-1]
+    whole = aggregation.begin([plan.level.shape[0], *size, channels])
+    for level, feature in enumerate(maps):
+        index, part = _on_level(plan, level)
+        padded = tf.pad(feature, [[0, 0], [1, 1], [1, 1], [0, 0]], 'SYMMETRIC')
+
+        start = aggregation.begin([tf.shape(index)[0], *size, channels])
+
+        def step(s: tf.Tensor | int, state: State, padded: tf.Tensor = padded, part: SamplingPlan = part,
+                 feature: tf.Tensor = feature, start: State = start) -> State:
+            crops, weight = _crop_boxes(part, s, size, *feature.shape[1:3])
+            values = tf.image.crop_and_resize(padded, crops, part.image, size)
+            state = aggregation.add(state, s, values, weight)
+            # What a loop holds must keep the shape that is known of it.
+            return tuple(tf.ensure_shape(each, first.shape) for each, first in zip(state, start, strict=True))
+
+        found = _over_samples(start, part, samples, step)
+        whole = tuple(tf.tensor_scatter_nd_update(all_, index, some) for all_, some in zip(whole, found, strict=True))
+    return whole
+
+
+def _spread_op(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
+               aggregation: Aggregation) -> list[tf.Tensor]:
+    size, gradients = (upstream.shape[1], upstream.shape[2]), []
+    for level, feature in enumerate(maps):
+        batch, height, width, channels = feature.shape
+        index, part = _on_level(plan, level)
+        cotangent, last = tf.gather_nd(upstream, index), tuple(tf.gather_nd(each, index) for each in state)
+        shape = [batch, height + 2, width + 2, channels]
+
+        def step(s: tf.Tensor | int, totals: State, part: SamplingPlan = part, cotangent: tf.Tensor = cotangent,
+                 last: State = last, shape: list[int] = shape) -> State:
+            crops, weight = _crop_boxes(part, s, size, shape[1] - 2, shape[2] - 2)
+            share = aggregation.share(cotangent, last, s, weight)
+            return (totals[0] + tf.ensure_shape(tf.raw_ops.CropAndResizeGradImage(
+                grads=share, boxes=crops, box_ind=part.image, image_size=shape, T=tf.float32), shape),)
+
+        gradients.append(_unpad(_over_samples((tf.zeros(shape),), part, samples, step)[0]))
+    return gradients
+
+
+def _unpad(padded: tf.Tensor) -> tf.Tensor:
+    """Gradient of the padding: the border's share goes to the cells that it repeats."""
+    for axis in (1, 2):
+        if padded.shape[axis] == 3:                                                # one cell, repeated on both sides
+            padded = tf.reduce_sum(padded, axis, keepdims=True)
+            continue
+        outer, first, inner, last, beyond = tf.split(padded, [1, 1, padded.shape[axis] - 4, 1, 1], axis)
+        padded = tf.concat([first + outer, inner, last + beyond], axis)
+    return padded
+
+
+# Engine 'xla'. The cells of all levels form the rows of one table; a sample reads four of them.
+
+class _Corners(NamedTuple):
+    """The two cells that surround a coordinate, and their weights (0 outside): each [K, P]."""
+    low: tf.Tensor
+    high: tf.Tensor
+    low_weight: tf.Tensor
+    high_weight: tf.Tensor
+
+
+def _corners(position: tf.Tensor, cells: tf.Tensor) -> _Corners:
+    """position [K, P], cells float32 [K, 1]: how many there are along the axis."""
+    inside = tf.cast((position >= -1.) & (position <= cells), tf.float32)
+    position = tf.clip_by_value(position, 0., cells - 1.)
+    low = tf.floor(position)
+    high = tf.minimum(low + 1., cells - 1.)
+    fraction = position - low
+    return _Corners(tf.cast(low, tf.int32), tf.cast(high, tf.int32), (1. - fraction) * inside, fraction * inside)
+
+
+def _rows(maps: Sequence[tf.Tensor], plan: SamplingPlan, s: tf.Tensor | int, size: Size
+          ) -> tuple[list[tuple[tf.Tensor, tf.Tensor]], tf.Tensor]:
+    """The four rows that the s-th sample reads of the table, with the weights of each, [K, P, P]; the sample's own."""
+    height, width, offset = cells.extent(maps, plan.level)
+    y, x, weight = plan.points(s, size)
+    rows, columns = _corners(y, tf.cast(height, tf.float32)), _corners(x, tf.cast(width, tf.float32))
+    origin = offset + plan.image[:, None] * height * width
+    pairs = []
+    for row, row_weight in ((rows.low, rows.low_weight), (rows.high, rows.high_weight)):
+        for column, column_weight in ((columns.low, columns.low_weight), (columns.high, columns.high_weight)):
+            index = (origin + row * width)[:, :, None] + column[:, None, :]
+            pairs.append((index, (row_weight[:, :, None] * column_weight[:, None, :])[..., None]))
+    return pairs, weight[:, None, None, None]
+
+
+def _read_xla(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
+              ) -> State:
+    table = cells.table(maps)
+
+    def step(s: tf.Tensor | int, state: State) -> State:
+        pairs, weight = _rows(maps, plan, s, size)
+        values = tf.add_n([share * tf.gather(table, index) for index, share in pairs])
+        return aggregation.add(state, s, values, weight)
+
+    return _over_samples(aggregation.begin([plan.level.shape[0], *size, table.shape[1]]), plan, samples, step)
+
+
+def _spread_xla(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
+                aggregation: Aggregation) -> list[tf.Tensor]:
+    size = (upstream.shape[1], upstream.shape[2])
+
+    def step(s: tf.Tensor | int, totals: State) -> State:
+        total = totals[0]
+        pairs, weight = _rows(maps, plan, s, size)
+        share = aggregation.share(upstream, state, s, weight)
+        for index, part in pairs:
+            total = tf.tensor_scatter_nd_add(total, index[..., None], part * share)
+        return (total,)
+
+    return cells.split(_over_samples((tf.zeros_like(cells.table(maps)),), plan, samples, step)[0], maps)
