@@ -98,7 +98,10 @@ class RPNConfig:
     nms_iou: float = 0.7
     min_side: float = 1e-3                # px; TV; D2 keeps every side above 0
     smooth_l1_beta: float = 0.0           # dialect: 0 is L1 (D2), 1/9 (TV and Detectron)
-    loss_normalizer: str = _choice('batch', 'sampled')    # dialect: batch_per_image x N (D2), anchors drawn (TV)
+    loss_normalizer: str = _choice('batch', 'sampled', 'locations')    # dialect: batch_per_image x N (D2), anchors
+    #                                       drawn (TV), of the boxes the cells of the maps x N (Faster eq. 1)
+    box_loss_weight: float = 1.0          # lambda of Faster eq. 1; 10 beside `locations`
+    classifier: str = _choice('sigmoid', 'softmax')       # of anchors; Faster 3.1 has a softmax over two classes
     crowd_iof: float = 0.7                # anchors with more than this of their area in a crowd are ignored; 1 = never
 
 
@@ -139,6 +142,7 @@ class MaskHeadConfig:
     norm: str = _choice('none', 'frozen', 'batch', 'sync', 'group')    # of the convolutions
     width: int = 256
     class_agnostic: bool = False
+    classifier: str = _choice('sigmoid', 'softmax')       # Mask table 2b: a mask for each class, or classes compete
     binary_targets: bool = True           # dialect: targets cut at 0.5 (D2), or kept as fractions (TV)
 
 
@@ -225,7 +229,7 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         model.box_head.smooth_l1_beta model.box_head.convolutions model.box_head.fully_connected
         model.mask_head.convolutions model.detections.min_side solver.weight_decay solver.warmup_steps train.seed"""),
     ('above 0', lambda x: x > 0, """
-        model.pixel_std model.anchors.sizes model.anchors.ratios model.roi.canonical_size
+        model.pixel_std model.anchors.sizes model.anchors.ratios model.roi.canonical_size model.rpn.box_loss_weight
         model.box_head.box_weights solver.learning_rate solver.gamma solver.clip_norm"""),
     ('0 to 1', lambda x: 0 <= x <= 1, """
         data.flip_horizontal data.flip_vertical model.backbone.norm_momentum model.rpn.positive_iou
@@ -307,6 +311,9 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
         ('model.roi.sampling_ratio', model.roi.sampling_ratio == 1 or model.roi.layer != 'pool',
          '1 with model.roi.layer=pool, which reads cells and takes no samples'),
         ('model.rpn.negative_iou', model.rpn.negative_iou <= model.rpn.positive_iou, 'at most model.rpn.positive_iou'),
+        ('model.mask_head.class_agnostic',
+         not model.mask_head.class_agnostic or model.mask_head.classifier == 'sigmoid',
+         'false with model.mask_head.classifier=softmax, where classes compete'),
         ('model.box_head.box_weights', len(model.box_head.box_weights) == 4, 'four numbers'),
         ('solver.milestones', solver.milestones == sorted(set(solver.milestones)), 'steps in ascending order'),
     )

@@ -70,7 +70,10 @@ class BoxHead(keras.layers.Layer):
 
 
 class MaskHead(keras.layers.Layer):
-    """Maps of RoIs [B, R, P, P, C] -> float32 mask logits [B, R, 2 P, 2 P, K] (1 if agnostic)."""
+    """Maps of RoIs [B, R, P, P, C] -> float32 mask logits [B, R, 2 P, 2 P, K].
+
+    1 if agnostic; K + 1, background first, where the classes compete (`config.classifier` softmax).
+    """
 
     def __init__(self, config: MaskHeadConfig, num_classes: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -78,8 +81,8 @@ class MaskHead(keras.layers.Layer):
         self.convs = [ConvNorm(norm, config.width, 3, name=f'conv{i + 1}') for i in range(config.convolutions)]
         self.upsample = keras.layers.Conv2DTranspose(config.width, 2, 2, activation='relu', name='upsample',
                                                      kernel_initializer=msra)
-        self.masks = keras.layers.Conv2D(1 if config.class_agnostic else num_classes, 1, name='masks',
-                                         kernel_initializer=_normal(.001))
+        channels = num_classes + 1 if config.classifier == 'softmax' else 1 if config.class_agnostic else num_classes
+        self.masks = keras.layers.Conv2D(channels, 1, name='masks', kernel_initializer=_normal(.001))
 
     def call(self, pooled: tf.Tensor, training: bool = False) -> tf.Tensor:
         x, restore = _flat(pooled)

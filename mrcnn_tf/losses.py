@@ -47,6 +47,18 @@ def mask_loss(logits: tf.Tensor, targets: tf.Tensor, positive: tf.Tensor) -> tf.
     return _masked_mean(tf.reduce_mean(values, axis=(2, 3)), positive)
 
 
+def multinomial_mask_loss(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
+    """Mask table 2b, softmax: classes compete for each cell, and with the background.
+
+    logits [B, S, m, m, K + 1], background first, labels int32 [B, S] in 1..K, targets (0..1) [B, S, m, m] of what the
+    object holds of a cell, positive [B, S].
+    """
+    scores = tf.nn.log_softmax(logits)
+    inside = tf.gather(scores, labels, axis=4, batch_dims=2)
+    values = -targets * inside - (1. - targets) * scores[..., 0]
+    return _masked_mean(tf.reduce_mean(values, axis=(2, 3)), positive)
+
+
 def of_class(values: tf.Tensor, labels: tf.Tensor, axis: int) -> tf.Tensor:
     """The entry of each sample's class along `axis`, which holds K classes, or 1 for all of them.
 

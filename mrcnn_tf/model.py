@@ -57,7 +57,7 @@ class FasterRCNN(keras.Model):
         self.anchors = AnchorGenerator(config.anchors.sizes, config.anchors.ratios, config.anchors.rounded,
                                        config.anchors.offset, name='anchors')
         self.rpn_head = rpn.RPNHead(self.backbone.channels, self.anchors.per_cell[0], config.rpn.convolutions,
-                                    name='rpn_head')
+                                    config.rpn.classifier, name='rpn_head')
         self.box_pool = self._roi_layer(config.box_head.pool_size, 'box_pool')
         self.res5_head = Res5Head(config.backbone, name='res5_head') if config.backbone.maps == 'c4' else None
         self.box_head = BoxHead(config.box_head, config.num_classes,
@@ -125,14 +125,16 @@ class FasterRCNN(keras.Model):
         drawn, most = targets.sample(matches.label, config.batch_per_image, config.positive_fraction, seed)
         count = tf.reduce_sum(tf.cast(drawn.valid, tf.float32)) if config.loss_normalizer == 'sampled' else (
             tf.constant(float(config.batch_per_image * logits.shape[0])))
+        box_count = count if config.loss_normalizer != 'locations' else (
+            tf.constant(float(logits.shape[0] * logits.shape[1] // self.anchors.per_cell[0])))
         logits = tf.gather(logits, drawn.index, batch_dims=1)
         objectness = loss_ops.objectness_loss(logits, drawn.positive, drawn.valid, count)
         index = drawn.index[:, :most]                                            # only positives have a box target
         goals = targets.gather_matched(batch['boxes'], targets.gather_matched(matches.matched_gt_index, index))
         box = loss_ops.box_loss(tf.gather(deltas, index, batch_dims=1),
                                 box_ops.encode(tf.gather(anchors, index), goals),
-                                drawn.positive[:, :most], config.smooth_l1_beta, count)
-        return {'loss_objectness': objectness, 'loss_rpn_box_reg': box}
+                                drawn.positive[:, :most], config.smooth_l1_beta, box_count)
+        return {'loss_objectness': objectness, 'loss_rpn_box_reg': config.box_loss_weight * box}
 
     def _roi_losses(self, batch: Batch, objects: tf.Tensor, crowds: tf.Tensor, features: list[tf.Tensor],
                     rois: tf.Tensor, valid: tf.Tensor, seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
@@ -278,22 +280,27 @@ class MaskRCNN(FasterRCNN):
         """Detections among RoIs [B, R, 4], masks read off the final boxes (Mask 3.1)."""
         found = super().detect(features, rois, valid, sizes)
         logits = self.mask_head(self.pool(self.mask_pool, features, found['boxes'], False))
-        masks = tf.sigmoid(loss_ops.of_class(logits, found['labels'], 4))
+        if self.settings.mask_head.classifier == 'softmax':
+            masks = tf.gather(tf.nn.softmax(logits), found['labels'], axis=4, batch_dims=2)
+        else:
+            masks = tf.sigmoid(loss_ops.of_class(logits, found['labels'], 4))
         return {**found, 'masks': tf.where(found['valid'][:, :, None, None], masks, 0.)}
 
     def _mask_losses(self, batch: Batch, features: list[tf.Tensor], positives: Positives, training: bool
                      ) -> dict[str, tf.Tensor]:
         rois, matched, labels, positive, shared = positives
         pooled = shared if self.res5_head else self.pool(self.mask_pool, features, rois, training)
-        logits = loss_ops.of_class(self.mask_head(pooled, training=training), labels, 4)
+        logits = self.mask_head(pooled, training=training)
         # A batch may say what part of the image its masks cover; their boxes otherwise.
         extents = targets.gather_matched(batch.get('mask_boxes', batch['boxes']), matched)
         masks = targets.gather_matched(batch['masks'], matched)
         goals = targets.mask_targets(tf.reshape(rois, [-1, 4]), tf.reshape(masks, [-1, *masks.shape[2:]]),
-                                     tf.reshape(extents, [-1, 4]), logits.shape[-1], self.settings.roi.aligned,
+                                     tf.reshape(extents, [-1, 4]), self.mask_side, self.settings.roi.aligned,
                                      self.settings.mask_head.binary_targets)
-        goals = tf.reshape(goals, logits.shape)
-        return {'loss_mask': loss_ops.mask_loss(logits, tf.stop_gradient(goals), positive)}
+        goals = tf.stop_gradient(tf.reshape(goals, logits.shape[:4]))
+        if self.settings.mask_head.classifier == 'softmax':
+            return {'loss_mask': loss_ops.multinomial_mask_loss(logits, labels, goals, positive)}
+        return {'loss_mask': loss_ops.mask_loss(loss_ops.of_class(logits, labels, 4), goals, positive)}
 
     @property
     def mask_side(self) -> int:

@@ -18,9 +18,12 @@ class RPNHead(keras.layers.Layer):
     """3x3 convolutions, then 1x1 for objectness and deltas, shared by all levels (Faster fig. 3).
 
     Levels [B, h, w, C] -> for each level float32 logits [B, h * w * a] and deltas [B, h * w * a, 4].
+
+    classifier: 'sigmoid', one score an anchor; 'softmax', two, background first: their difference is the logit.
     """
 
-    def __init__(self, channels: int, anchors_per_cell: int, convolutions: int = 1, **kwargs: Any) -> None:
+    def __init__(self, channels: int, anchors_per_cell: int, convolutions: int = 1, classifier: str = 'sigmoid',
+                 **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
         def conv(filters: int, kernel: int, name: str, activation: str | None = None) -> keras.layers.Conv2D:
@@ -28,7 +31,8 @@ class RPNHead(keras.layers.Layer):
                                        kernel_initializer=keras.initializers.RandomNormal(stddev=.01))
 
         self.convs = [conv(channels, 3, f'conv{i + 1}', 'relu') for i in range(convolutions)]
-        self.objectness = conv(anchors_per_cell, 1, 'objectness')
+        self.scores = 2 if classifier == 'softmax' else 1
+        self.objectness = conv(self.scores * anchors_per_cell, 1, 'objectness')
         self.deltas = conv(4 * anchors_per_cell, 1, 'deltas')
 
     def call(self, features: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
@@ -37,7 +41,8 @@ class RPNHead(keras.layers.Layer):
             for conv in self.convs:
                 x = conv(x)
             batch = x.shape[0]
-            logits.append(tf.reshape(tf.cast(self.objectness(x), tf.float32), [batch, -1]))
+            scores = tf.reshape(tf.cast(self.objectness(x), tf.float32), [batch, -1, self.scores])
+            logits.append(scores[..., 0] if self.scores == 1 else scores[..., 1] - scores[..., 0])
             deltas.append(tf.reshape(tf.cast(self.deltas(x), tf.float32), [batch, -1, 4]))
         return logits, deltas
 

@@ -86,3 +86,13 @@ def test_the_entry_of_a_class() -> None:
     assert losses.of_class(values, tf.constant([[2, 4]]), 3).numpy().tolist() == [[[1, 5, 9], [15, 19, 23]]]
     agnostic = losses.of_class(values[:, :, :1], tf.constant([[3, 0]]), 2)
     assert agnostic.numpy().tolist() == [[[0, 1, 2, 3], [12, 13, 14, 15]]]
+
+
+def test_multinomial_mask_loss_by_hand() -> None:
+    """Classes compete: shares 1/2 background, 1/4 each class. A cell inside costs log 4, outside log 2, half of it the
+    mean of both; the second mask is not positive."""
+    logits = tf.math.log(tf.constant([2., 1., 1.])) * tf.ones([1, 2, 2, 2, 3])
+    targets = tf.constant([[[[1., 0.], [.5, 0.]], [[1., 1.], [1., 1.]]]])
+    loss = losses.multinomial_mask_loss(logits, tf.constant([[2, 1]]), targets, tf.constant([[True, False]]))
+    log2, log4 = math.log(2), math.log(4)
+    np.testing.assert_allclose(loss, (log4 + log2 + (log4 + log2) / 2 + log2) / 4, rtol=1e-6)

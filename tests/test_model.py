@@ -355,9 +355,16 @@ def test_the_seed_decides_what_is_drawn(differentiate) -> None:
     dict(kind='faster_rcnn', box_head__class_agnostic=True),
     dict(box_head__class_agnostic=True, mask_head__class_agnostic=True, roi__batch_per_image=99,
          rpn__batch_per_image=9999),
-    dict(roi__batch_per_image=2, roi__positive_fraction=.5, rpn__batch_per_image=2, rpn__loss_normalizer='sampled')])
+    dict(roi__batch_per_image=2, roi__positive_fraction=.5, rpn__batch_per_image=2, rpn__loss_normalizer='sampled'),
+    dict(backbone__maps='c4', anchors__sizes=[[8., 16., 32.]], box_head__pool_size=4, box_head__fully_connected=0,
+         mask_head__convolutions=0, roi__layer='warp', roi__aggregate='max'),
+    dict(backbone__maps='c5', anchors__sizes=[[8., 16., 32.]], roi__layer='pool', roi__aggregate='max',
+         mask_head__classifier='softmax', rpn__classifier='softmax'),
+    dict(backbone__fpn_channels=32, backbone__fpn_norm='group', box_head__convolutions=1, box_head__norm='group',
+         box_head__convolution_width=32, box_head__fully_connected=1, rpn__convolutions=2)])
 def test_other_models(changes) -> None:
-    """Without masks; one box and mask for all classes, more slots than candidates; two slots, one for a positive."""
+    """Without masks; one box and mask for all classes, more slots than candidates; two slots, one for a positive; res5
+    as a head; one dilated map, RoIPool, classes that compete; norms and convolutions outside of the trunk."""
     model = build_model(small_config(roi__sampling_ratio=1, **changes))
     count = len(model.weights)
     batch, with_masks = make_batch(), model.settings.kind == 'mask_rcnn'
@@ -374,6 +381,17 @@ def test_other_models(changes) -> None:
     assert ('masks' in found) is with_masks
     assert isinstance(model, MaskRCNN) is with_masks
     assert len(model.weights) == count                                     # all were made before the first batch
+
+
+def test_normalisers_of_the_proposals_boxes(weights) -> None:
+    """Faster eq. 1: over the locations, 16^2 + 8^2 + 4^2 + 2^2 + 1 cells an image, times lambda; not over 32."""
+    values = []
+    for changes in ({}, {'rpn__loss_normalizer': 'locations', 'rpn__box_loss_weight': 10.}):
+        model = build_model(small_config(**changes))
+        model.set_weights(weights)
+        values.append(model.losses_of(make_batch(), tf.constant([0, 0])))
+    np.testing.assert_allclose(values[1]['loss_rpn_box_reg'], values[0]['loss_rpn_box_reg'] * 10 * 32 / 341, rtol=1e-5)
+    np.testing.assert_allclose(values[1]['loss_objectness'], values[0]['loss_objectness'], rtol=1e-6)
 
 
 # Through Keras -------------------------------------------------------------------------------------------------------

@@ -31,6 +31,16 @@ def test_head_by_hand() -> None:
     assert deltas[0, 4].numpy().tolist() == [0, 3, 6, 9] and deltas[0, 5].numpy().tolist() == [12, 15, 18, 21]
 
 
+def test_two_scores_an_anchor() -> None:
+    """Softmax over background and object: the logit is the difference, channel 2 a + 1 less channel 2 a."""
+    head = rpn.RPNHead(1, 2, classifier='softmax')
+    x = tf.ones([1, 1, 1, 1])
+    head([x])
+    head.convs[0].set_weights([np.ones([3, 3, 1, 1]), np.zeros(1)])
+    head.objectness.set_weights([np.array([[[[1., 4., 2., -3.]]]]), np.zeros(4)])
+    assert head([x])[0][0].numpy().tolist() == [[3, -5]]
+
+
 def test_head_is_the_same_for_all_levels_and_rectified_between() -> None:
     head = rpn.RPNHead(8, 3)
     rng = np.random.default_rng(0)

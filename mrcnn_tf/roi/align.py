@@ -4,8 +4,8 @@ B images, N boxes an image, K = B * N, L levels, P output side, C channels, s a 
 
 A bin's samples are averaged, or the largest is taken, one sample at a time: for each s, all bins of all boxes are read
 at their s-th point, forward and in the gradient. So memory does not grow with the number of samples, and the adaptive
-number of samples (which differs from box to box) needs no dynamic shape: a box that has had all its samples adds
-nothing more. Two engines read the points: 'op' by tf.image.crop_and_resize, fast on a CPU but unknown to XLA, and 'xla' by
+number of samples, which differs from box to box, needs no dynamic shape: a box that has had all its samples adds no
+more. Two engines read the points: 'op' by tf.image.crop_and_resize, fast on a CPU but unknown to XLA, and 'xla' by
 gathers.
 """
 from __future__ import annotations
