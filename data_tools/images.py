@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import re
 import warnings
 from typing import NamedTuple
 
@@ -141,4 +142,6 @@ def _read_bytes(path: pathlib.Path) -> bytes:
 
 
 def _one_line(error: BaseException) -> str:
-    return ' '.join(str(error).split()) or type(error).__name__
+    # Pillow tells where in the memory the bytes lie, which is different in every run.
+    text = re.sub(r' <[^<>]* at 0x[0-9a-f]+>', '', str(error))
+    return ' '.join(text.split()) or type(error).__name__

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -73,11 +73,23 @@ def write(make: Make[Any], job: Job, advance: Callable[[], None]) -> Part:
 def whole(path: pathlib.Path) -> Part | None:
     """What the shard holds if it is there, byte for byte as it was written; else None."""
     try:
-        part = _read_note(json.loads(note_of(path).read_text(encoding='utf-8')))
+        part = noted(path)
         same = path.stat().st_size == part.shard.bytes and sha256(path) == part.shard.sha256
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return part if same else None
+
+
+def noted(path: pathlib.Path) -> Part:
+    """What the note beside a shard says.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AttributeError: there is none, or it is not such a note.
+    """
+    note = json.loads(note_of(path).read_text(encoding='utf-8'))
+    log = Log(**{action: {reason: [Incident(**each) for each in found] for reason, found in reasons.items()}
+                 for action, reasons in note['log'].items()})
+    return Part(Shard(**note['shard']), Counts(**note['counts']), note['max_objects'], note['max_proposals'], log)
 
 
 def note_of(path: pathlib.Path) -> pathlib.Path:
@@ -125,9 +137,3 @@ def _write_one(stream: tf.io.TFRecordWriter, part: Part, example: Annotated | No
     part.max_objects = max(part.max_objects, objects)
     if example.proposals is not None:
         part.max_proposals = max(part.max_proposals, len(example.proposals.scores))
-
-
-def _read_note(note: Mapping[str, Any]) -> Part:
-    log = Log(**{action: {reason: [Incident(**each) for each in found] for reason, found in reasons.items()}
-                 for action, reasons in note['log'].items()})
-    return Part(Shard(**note['shard']), Counts(**note['counts']), note['max_objects'], note['max_proposals'], log)

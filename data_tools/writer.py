@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_tools import processes, progress, shards
+from data_tools import beam, processes, progress, shards
 from data_tools import staging as stages
 from data_tools.incidents import ConversionError, Log, describe
 from data_tools.shards import Job, Make, Part, T
@@ -38,6 +38,13 @@ class Options:
     images_per_shard: int = 1000
     bytes_per_shard: int = 256 * 2 ** 20
     workers: int = 1                          # processes; a shard is written by one
+    beam: tuple[str, ...] | None = None       # options of Apache Beam, which then writes the shards; None: `workers` do
+
+    def __post_init__(self) -> None:
+        if self.beam is not None and self.workers > 1:
+            raise ConversionError('Beam decides itself how many workers it has, not --workers; for its local runner: '
+                                  '--beam-option=--direct_running_mode=multi_processing '
+                                  f'--beam-option=--direct_num_workers={self.workers}')
 
 
 DEFAULTS = Options()
@@ -71,7 +78,7 @@ def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.Pa
         raise ConversionError(f'name {head.name!r}: use letters, digits, _, - and . only')
     output.mkdir(parents=True, exist_ok=True)
     groups = [items[group.start:group.stop] for group in plan([item.bytes for item in items], options)]
-    mark = stages.fingerprint(_VERSIONS, make, head, replace(options, workers=1), items=items)
+    mark = stages.fingerprint(_VERSIONS, make, head, options.images_per_shard, options.bytes_per_shard, items=items)
     with shards.disk_errors(output), stages.claim(output, head.name) as staging:
         if staging.published == mark:
             progress.say(f'{head.name}: resumes: all {len(groups)} shards are whole and have their names now')
@@ -136,10 +143,16 @@ def _write_parts(groups: Sequence[Sequence[T]], make: Make[T], staging: stages.S
     total = sum(len(job.items) for job in jobs)
     before = total - sum(len(job.items) for job in left)
     with progress.shown(staging.name, total, before) as show:
-        made = processes.run(functools.partial(shards.write, make), left, options.workers,
-                             lambda done: show(before + done), f'{staging.output}: {_DIED}')
+        made = _run(left, make, options, lambda done: show(before + done))
     parts.update({job.path: part for job, part in zip(left, made, strict=True)})
     return [part for part in parts.values() if part]
+
+
+def _run(jobs: Sequence[Job], make: Make[T], options: Options, show: progress.Show) -> list[Part]:
+    if options.beam is not None and jobs:
+        return beam.run(make, jobs, options.beam, show)
+    died = f'{jobs[0].path.parent.parent}: {_DIED}' if jobs else _DIED
+    return processes.run(functools.partial(shards.write, make), jobs, options.workers, show, died)
 
 
 def _check_space(jobs: Sequence[Job], output: pathlib.Path) -> None:

@@ -132,6 +132,25 @@ def verify(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a
 
 @app.command()
 @command
+def inspect(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a converted set.')],
+            output: Annotated[pathlib.Path, typer.Option(help='The HTML file.')],
+            images: Annotated[int, typer.Option(min=0, help='Pictures on the page.')] = 24) -> None:
+    """Look at a converted set: one HTML page with its numbers, its problems, and pictures of its objects.
+
+    The page is a single file that any browser opens, without a server or a network.
+
+    \b
+    Example:
+      mrcnn inspect data/coco/train.json --output train.html --images 24
+    """
+    from data_tools import inspect_page
+
+    inspect_page.write(manifest, output, images)
+    typer.echo(str(output))
+
+
+@app.command()
+@command
 def train(settings: Annotated[str, typer.Argument(
               metavar='CONFIG', help=f'A YAML file, or one that comes along: {", ".join(config.packaged())}.')],
           overrides: Annotated[list[str] | None, typer.Argument(

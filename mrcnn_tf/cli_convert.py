@@ -29,6 +29,12 @@ class CityscapesAnnotations(str, enum.Enum):
     none = 'none'
 
 
+class Runner(str, enum.Enum):
+    """What writes the shards."""
+    local = 'local'
+    beam = 'beam'
+
+
 class Exif(str, enum.Enum):
     """What becomes of photographs that are to be turned."""
     error = 'error'
@@ -38,6 +44,9 @@ class Exif(str, enum.Enum):
 
 ImagesPerShard = Annotated[int, typer.Option(min=1, help='At most, on average.')]
 ShardSize = Annotated[int, typer.Option(min=1, help='MiB, at most, on average and roughly.')]
+_Runner = Annotated[Runner, typer.Option(help='Processes of this machine, or Apache Beam.')]
+_BeamOptions = Annotated[list[str] | None, typer.Option(
+    '--beam-option', help="Of Beam's own, such as --beam-option=--runner=FlinkRunner; may be repeated.")]
 _Workers = Annotated[int, typer.Option(min=1, help='Processes.')]
 _Exif = Annotated[Exif, typer.Option(help='Photographs whose EXIF says to turn them: stop, turn the pixels, or leave '
                                           'them as stored.')]
@@ -82,7 +91,8 @@ def _convert(found: DataSet,
              exif: _Exif = Exif.error,
              empty: Annotated[bool, typer.Option('--keep-empty/--drop-empty', help='Images without objects.')] = True,
              dry_run: Annotated[bool, typer.Option('--dry-run', help='Read everything and write nothing.')] = False,
-             json: _Json = False, strict: _Strict = False) -> None:
+             json: _Json = False, strict: _Strict = False, runner: _Runner = Runner.local,
+             beam_option: _BeamOptions = None) -> None:
     from data_tools import conversion, writer
 
     rules = conversion.Rules(exif.value, empty, strict)
@@ -90,7 +100,8 @@ def _convert(found: DataSet,
         if dry_run:
             manifest = conversion.check(found, rules, workers, name)
         else:
-            options = writer.Options(images_per_shard, shard_size * 2 ** 20, workers)
+            beam = tuple(beam_option or ()) if runner == Runner.beam else None
+            options = writer.Options(images_per_shard, shard_size * 2 ** 20, workers, beam)
             manifest = conversion.convert(found, output, name, rules, options)
     if json:
         typer.echo(conversion.report(manifest))

@@ -23,7 +23,8 @@ from .training.tiny import SETTINGS, write_data
 KINDS = ('coco', 'cityscapes', 'voc')
 COMMANDS = (['demo'], ['verify'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
             *(['import-weights', framework] for framework in ('torchvision', 'detectron2', 'keras-applications')),
-            ['convert', 'proposals'], ['convert', 'tfrecord'], ['train'], ['evaluate'], ['export'], ['predict'])
+            ['convert', 'proposals'], ['convert', 'tfrecord'], ['inspect'], ['train'], ['evaluate'], ['export'],
+            ['predict'])
 
 
 def mrcnn(*arguments: object) -> Result:

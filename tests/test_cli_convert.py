@@ -45,15 +45,20 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
             ['convert', *source, '--output', 'o', '--name', 'val', '--boxes', '--images-per-shard', 5,
              '--shard-size', 3, '--workers', 2,
              '--exif', 'apply', '--drop-empty', '--strict'],
+            ['convert', *source, '--output', 'o', '--runner', 'beam'],
+            ['convert', *source, '--output', 'o', '--runner', 'beam', '--beam-option', '--runner=X',
+             '--beam-option=--y=1'],
             ['convert', *source, '--output', 'o', '--dry-run', '--workers', 2],
             ['validate', *source, '--exif', 'ignore', '--strict']):
         result = mrcnn(*arguments)
         assert result.exit_code == 0, result.output
     paths, output = (pathlib.Path('a.json'), pathlib.Path('i')), pathlib.Path('o')
-    assert find.calls == [(*paths, True), (*paths, False), (*paths, True), (*paths, True)]
+    assert find.calls == [(*paths, True), (*paths, False), *[(*paths, True)] * 4]
     assert convert.calls == [
         ('found', output, 'train', Rules(), writer.Options()),
-        ('found', output, 'val', Rules('apply', False, True), writer.Options(5, 3 * 2 ** 20, 2))]
+        ('found', output, 'val', Rules('apply', False, True), writer.Options(5, 3 * 2 ** 20, 2)),
+        ('found', output, 'train', Rules(), writer.Options(beam=())),
+        ('found', output, 'train', Rules(), writer.Options(beam=('--runner=X', '--y=1')))]
     assert check.calls == [('found', Rules(), 2, 'train'), ('found', Rules('ignore', strict=True), 1)]
 
 

@@ -17,7 +17,9 @@ from data_tools import conversion
 from data_tools.conversion import DataSet, Item, Rules, Told
 from data_tools.images import ImageFile
 from data_tools.incidents import ConversionError, Fault, Unusable
+from mrcnn_tf.config import Config, DataConfig, ModelConfig
 from mrcnn_tf.input import records
+from mrcnn_tf.input.dataset import training_dataset
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
 
@@ -182,6 +184,26 @@ def test_channels_type_and_split_are_in_the_record(tmp_path: pathlib.Path) -> No
     assert (record['image/channels'], record['image/dtype'], record['image/split']) == ([1], [b'uint8'], [b'val'])
     assert manifest.kept == {'channels differ': [
         records.Incident('id 1', None, 'the file has 1, the annotations say 3', 'a.json')]}
+
+
+def test_training_reads_images_of_any_channels_and_depth(tmp_path: pathlib.Path) -> None:
+    kinds = {'grey.png': (np.uint8, 1), 'deep.png': (np.uint16, 1), 'two.png': (np.uint8, 2), 'four.png': (np.uint8, 4)}
+    found, expected = data_set(tmp_path, {name: ((8, 12), [0]) for name in kinds}), {}
+    for number, (name, (kind, channels)) in enumerate(kinds.items(), 1):
+        grey = np.random.default_rng(number).integers(0, np.iinfo(kind).max + 1, (8, 12, 1), kind)
+        Image.fromarray(grey[..., 0] if channels == 1 else np.repeat(grey, channels, axis=2)).save(tmp_path / name)
+        # Transparency is left out; 65535 of 16 bit is 255.
+        expected[number] = np.repeat(grey / (257 if kind is np.uint16 else 1), 3, axis=2)
+    conversion.convert(found, tmp_path / 'out', 'val')
+    assert [(record['image/dtype'], record['image/channels']) for record in written(tmp_path / 'out' / 'val.json')] == [
+        ([np.dtype(kind).name.encode()], [channels]) for kind, channels in kinds.values()]
+    settings = Config(data=DataConfig(
+        batch_size=4, short_sides=[8], long_side=12, test_short_side=8, test_long_side=12, canvases=[[12, 12]],
+        flip_horizontal=0.), model=ModelConfig(num_classes=1))
+    batch = next(training_dataset(tmp_path / 'out' / 'val.json', settings, with_masks=False).as_numpy_iterator())
+    assert sorted(batch['image_ids'].tolist()) == [1, 2, 3, 4]
+    for image_id, image in zip(batch['image_ids'].tolist(), batch['images'], strict=True):
+        np.testing.assert_allclose(image[:8], expected[image_id], rtol=1e-6)
 
 
 def test_an_unknown_rule() -> None:

@@ -198,3 +198,10 @@ def _refuses(function: Callable[..., Any], *arguments: Any) -> bool:
     except Exception:      # Pillow's decoders raise almost anything
         return True
     return False
+
+
+def test_the_reason_is_the_same_in_every_run() -> None:
+    # Pillow's own message has the address of the bytes in it.
+    with pytest.raises(Unusable) as error:
+        images.check(b'no picture', 'a.png')
+    assert error.value.fault == ('corrupt image', 'a.png: cannot identify image file')

@@ -18,19 +18,31 @@ KINDS = {'infer_case': 'infer', 'train_case': 'train'}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests that take `infer_case` or `train_case`, `engine` and `jit` run for every case of the kit."""
+    """Tests that take `infer_case` or `train_case` run for every case of the kit; with `engine` and `jit`, in modes."""
     for fixture, kind in KINDS.items():
-        if fixture in metafunc.fixturenames:
+        if fixture in metafunc.fixturenames and 'engine' in metafunc.fixturenames:
             names = fixture, 'engine', 'jit'
             metafunc.parametrize(names, list(_runs(metafunc.config, kind, 'network' in metafunc.fixturenames)))
+        elif fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, _cases(metafunc.config, kind) or [_none(metafunc.config, kind, None)])
+
+
+def _cases(config: pytest.Config, kind: str) -> list[str]:
+    kit: Kit | None = config.stash[KIT]
+    return kit.cases(kind) if kit else []
+
+
+def _none(config: pytest.Config, kind: str, *values: Any) -> Any:
+    """In place of the cases where there are none."""
+    kit: Kit | None = config.stash[KIT]
+    reason = f'{kit.folder} has no {kind}_*.npz' if kit else NO_KIT
+    return pytest.param(*values, marks=pytest.mark.skip(reason=reason), id='no kit')
 
 
 def _runs(config: pytest.Config, kind: str, whole: bool) -> Iterator[Any]:
-    kit: Kit | None = config.stash[KIT]
-    cases = kit.cases(kind) if kit else []
+    cases = _cases(config, kind)
     if not cases:
-        reason = f'{kit.folder} has no {kind}_*.npz' if kit else NO_KIT
-        yield pytest.param(None, 'op', False, marks=pytest.mark.skip(reason=reason), id='no kit')
+        yield _none(config, kind, None, 'op', False)
     every = config.getoption('--kit') or config.getoption('--all-modes')
     for number, name in enumerate(cases):
         # Without all modes: the first case runs in each, every other in one, so that all modes meet all architectures.
@@ -75,7 +87,7 @@ def _append(path: pathlib.Path, found: list[Any], case: str, engine: str, mode: 
 
     stack = f'TF {metadata.version("tensorflow")}, Keras {metadata.version("keras")}'
     lines = [json.dumps({'stack': stack, 'case': case, 'engine': engine, 'mode': mode, 'stage': d.stage,
-                         'size': d.size, 'limit': d.limit}) + '\n' for d in found]
+                         'size': float(d.size), 'limit': float(d.limit)}) + '\n' for d in found]
     with path.open('a', encoding='utf-8') as stream:        # several processes append: each test in one write
         stream.write(''.join(lines))
 

@@ -188,7 +188,7 @@ def _selection_piece(case: Case, settings: ModelConfig, engine: str, jit: bool) 
     found = wrapped(lambda *args: detection_ops.select(
         *args, settings.detections, settings.box_head.box_weights, engine), jit)(
         tf.constant(yx(rois)), tf.constant(case.filled('proposals')), logits, tf.constant(deltas), case.sizes())
-    yield from _detections(case, 'stored ', {k: v.numpy() for k, v in found._asdict().items()})
+    yield from detection_stages(case, 'stored ', {k: v.numpy() for k, v in found._asdict().items()})
 
 
 def _paste_piece(case: Case, settings: ModelConfig, i: int) -> Difference:
@@ -220,7 +220,7 @@ def head_stages(case: Case, model: FasterRCNN, features: list[np.ndarray], jit: 
     box, found = tf.nest.map_structure(np.asarray, wrapped(from_proposals, jit)(maps, case.sizes()))
     for i in range(case.count):
         yield from _box_rows(case, 'stored ', box, i, np.arange(len(case[f'proposals_{i}'])))
-    yield from _detections(case, 'from stored proposals ', found)
+    yield from detection_stages(case, 'from stored proposals ', found)
     if hasattr(model, 'mask_head') and case.filled('det_boxes').size:
         yield from _mask_stages(case, model, maps, jit)
 
@@ -267,7 +267,7 @@ def chain_stages(case: Case, outputs: dict[str, Any]) -> Iterator[Difference]:
         ours = _levels(settings, boxes)
         yield Difference(f'chain proposal_levels_{i}', farthest(ours[index], case[f'proposal_levels_{i}']), 0.)
         yield from _box_rows(case, 'chain ', outputs['box'], i, index)
-    yield from _detections(case, 'chain ', outputs['found'])
+    yield from detection_stages(case, 'chain ', outputs['found'])
     if 'masks' in outputs['found']:
         for i in range(case.count):
             yield from _chain_masks(case, settings, outputs, i)
@@ -285,7 +285,7 @@ def _chain_masks(case: Case, settings: ModelConfig, outputs: dict[str, Any], i: 
     yield Difference(f'chain det_pasted_{i}', size, PIXELS + SHARE * case[f'det_pasted_count_{i}'].sum())
 
 
-def _detections(case: Case, prefix: str, found: dict[str, np.ndarray]) -> Iterator[Difference]:
+def detection_stages(case: Case, prefix: str, found: dict[str, np.ndarray]) -> Iterator[Difference]:
     for i in range(case.count):
         valid = found['valid'][i]
         boxes, labels, scores = (found[name][i][valid] for name in ('boxes', 'labels', 'scores'))

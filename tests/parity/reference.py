@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_tf.config import ModelConfig
+from mrcnn_tf.config import ModelConfig, load
 from mrcnn_tf.model import FasterRCNN, build_model
-from mrcnn_tf.weights.torchvision import load_state_dict
+from mrcnn_tf.weights import torchvision
 from tests.parity.kit import Kit, KitError
 
 Change = Callable[[ModelConfig], None]
 
-# torchvision's names -> ours. Its defaults are ours, except where `Case.settings` says otherwise.
+# torchvision's names of settings -> ours.
 FIELDS = {
     'rpn_pre_nms_top_n_train': 'rpn.pre_nms_train', 'rpn_pre_nms_top_n_test': 'rpn.pre_nms_test',
     'rpn_post_nms_top_n_train': 'rpn.post_nms_train', 'rpn_post_nms_top_n_test': 'rpn.post_nms_test',
@@ -60,26 +60,19 @@ class Case:
         config = self.settings()
         change(config)
         model = build_model(config, engine)
-        load_state_dict(model, self.state_dict())
+        torchvision.load_state_dict(model, self.state_dict())
         return model
 
     def settings(self) -> ModelConfig:
-        """The reference's dialect, then what the case sets.
+        """The config that `mrcnn import-weights` would take for these weights, then what the case sets.
 
         Raises:
             KitError: a setting without a counterpart here.
         """
-        config = ModelConfig(kind='mask_rcnn' if self.arch.startswith('mask') else 'faster_rcnn', channel_order='rgb',
-                             num_classes=len(self.state_dict()['roi_heads.box_predictor.cls_score.bias']) - 1,
-                             pixel_mean=[255 * m for m in (.485, .456, .406)],
-                             pixel_std=[255 * s for s in (.229, .224, .225)])
-        config.backbone.name, config.backbone.stride_in_1x1 = self.arch.split('_')[1], False
+        name, changes = torchvision.settings(self.state_dict())
+        config = load(name, changes).model
+        config.backbone.norm_epsilon = 1e-5               # the kit's; the config has that of the published weights
         config.backbone.frozen_stages = 5 - self.config.get('trainable_layers', 3)
-        config.anchors.rounded, config.roi.aligned, config.roi.sampling_ratio = True, False, 2
-        config.rpn.smooth_l1_beta = config.box_head.smooth_l1_beta = 1 / 9
-        config.rpn.loss_normalizer, config.mask_head.binary_targets = 'sampled', False
-        config.rpn.post_nms_train, config.rpn.crowd_iof, config.roi.crowd_iof = 2000, 1., 1.
-        config.detections.paste = 'detectron'
         settings = {name: value for name, value in self.config['settings'].items()
                     if name not in ('min_size', 'max_size')}
         positive = settings.get('box_fg_iou_thresh', .5)

@@ -1,0 +1,103 @@
+"""Shards written by Apache Beam: on a cluster whose machines all see the output directory, or here, to try it.
+
+Beam takes the place of `processes.py` and of nothing else: the plan, the function that writes a shard, the notes of
+whole shards, resuming and publishing are the same, and so are the bytes. What a shard is made of is laid into the
+staging directory, so that the pipeline itself holds only paths, one a shard, however large the set.
+"""
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import pathlib
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from data_tools import shards
+from data_tools.incidents import ConversionError
+
+EXTRA = "--runner beam needs Apache Beam: pip install 'mrcnn-tf[beam]'"
+EVERY = 1.0     # seconds between looks at what is done
+
+
+def run(make: shards.Make[Any], jobs: Sequence[shards.Job], options: Sequence[str],
+        show: Callable[[int], None]) -> list[shards.Part]:
+    """Writes the shards.
+
+    Args:
+        make: can be pickled.
+        options: Beam's own, such as '--runner=FlinkRunner'; without a runner, Beam's local one.
+        show: is told now and then the items of the shards that are whole.
+
+    Raises:
+        ConversionError: Beam is not installed; it does not know the options.
+        OSError: Beam failed.
+        Exception: the first that `make` or the disk raised.
+    """
+    apache_beam = _apache_beam()
+    for job in jobs:
+        _beside(job, '.items').write_bytes(pickle.dumps(job.items, protocol=5))
+    write = functools.partial(_write, pickle.dumps(make, protocol=5))
+    with _shown(jobs, show), _failures(jobs):
+        with apache_beam.Pipeline(argv=list(options)) as pipeline:
+            (pipeline | apache_beam.Create([str(job.path) for job in jobs]) | apache_beam.Reshuffle()
+             | apache_beam.Map(write))
+        return [shards.noted(job.path) for job in jobs]
+
+
+def _apache_beam() -> Any:
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)      # it warns of Google's libraries, which nobody has asked for
+    try:
+        import apache_beam
+    except ImportError:
+        raise ConversionError(EXTRA) from None
+    finally:
+        logging.root.setLevel(level)
+    return apache_beam
+
+
+def _write(make: bytes, path: str) -> None:
+    """Of a worker: writes a shard. An error is laid beside it, whole, where Beam would make text of it."""
+    job = shards.Job(pathlib.Path(path), [])
+    try:
+        items = pickle.loads(_beside(job, '.items').read_bytes())
+        shards.write(pickle.loads(make), shards.Job(job.path, items), lambda: None)
+    except Exception as error:
+        _beside(job, '.error').write_bytes(pickle.dumps(error))
+
+
+def _beside(job: shards.Job, suffix: str) -> pathlib.Path:
+    return job.path.with_suffix(suffix)
+
+
+@contextlib.contextmanager
+def _failures(jobs: Sequence[shards.Job]) -> Iterator[None]:
+    """The first error of a worker, else Beam's own in one line."""
+    try:
+        yield
+    except Exception as error:
+        for job in jobs:
+            if _beside(job, '.error').exists():
+                raise pickle.loads(_beside(job, '.error').read_bytes()) from None
+        raise OSError(f'{jobs[0].path.parent.parent}: Beam failed: {" ".join(str(error).split())[:500]}') from error
+
+
+@contextlib.contextmanager
+def _shown(jobs: Sequence[shards.Job], show: Callable[[int], None]) -> Iterator[None]:
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(EVERY):
+            show(sum(len(job.items) for job in jobs if shards.note_of(job.path).exists()))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    show(sum(len(job.items) for job in jobs))
