@@ -52,6 +52,7 @@ class DataConfig:
     flip_horizontal: float = 0.5          # probability
     flip_vertical: float = 0.0
     max_objects: int = 100                # ground truths kept per image, the largest first; the rest is counted
+    max_proposals: int = 2000             # fast_rcnn: the best of each record (Fast 4.1)
     mask_size: int = 112                  # side of a mask, stored as a crop of its box
     keep_empty: bool = False              # train on images without objects (D2 drops them)
     shuffle_buffer: int = 1024            # serialized records
@@ -160,7 +161,7 @@ class DetectionConfig:
 @dataclass
 class ModelConfig:
     """The detector."""
-    kind: str = _choice('mask_rcnn', 'faster_rcnn')
+    kind: str = _choice('mask_rcnn', 'faster_rcnn', 'fast_rcnn')    # fast_rcnn: regions come with the records
     num_classes: int = 80                 # K, without background
     channel_order: str = _choice('bgr', 'rgb')                    # dialect: what the weights were trained with
     pixel_mean: list[float] = _list(103.53, 116.28, 123.675)      # in channel_order, of 0..255
@@ -218,7 +219,8 @@ class Config:
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ('at least 1', lambda x: x >= 1, """
         data.batch_size data.evaluation_batch_size data.short_sides data.long_side data.test_short_side
-        data.test_long_side data.canvases data.max_objects data.mask_size data.shuffle_buffer model.num_classes
+        data.test_long_side data.canvases data.max_objects data.max_proposals data.mask_size data.shuffle_buffer
+        model.num_classes
         model.backbone.fpn_channels model.rpn.batch_per_image model.rpn.pre_nms_train model.rpn.pre_nms_test
         model.rpn.post_nms_train model.rpn.post_nms_test model.roi.batch_per_image model.rpn.convolutions
         model.box_head.pool_size model.box_head.convolution_width model.box_head.width model.mask_head.pool_size

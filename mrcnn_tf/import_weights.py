@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.records import Category, Manifest
-from mrcnn_tf.model import FasterRCNN, build_model
+from mrcnn_tf.model import FastRCNN, build_model
 from mrcnn_tf.training.checkpoints import save_imported
 from mrcnn_tf.weights import coco, detectron2, files, keras_applications, torchvision
 from mrcnn_tf.weights.rules import Line, WeightsError
@@ -66,7 +66,7 @@ def import_imagenet(name: str, output: PathLike, classes: PathLike | None = None
 
 
 def _model(source: str, overrides: Sequence[str], classes: PathLike | None
-           ) -> tuple[FasterRCNN, Config, list[Category]]:
+           ) -> tuple[FastRCNN, Config, list[Category]]:
     config = configuration.load(source, overrides)
     categories = coco.categories(config.model.num_classes) if classes is None else _categories(classes)
     config.model.num_classes = len(categories)

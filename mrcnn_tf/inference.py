@@ -185,6 +185,9 @@ class ModelDirectory:
         from mrcnn_tf.training import checkpoints
 
         model, self._config, self.categories = checkpoints.restore_model(directory)
+        if self._config.model.kind == 'fast_rcnn':
+            raise InferenceError(f'{directory}: a fast_rcnn needs the proposals of each image; use '
+                                 '`mrcnn evaluate`, whose records have them')
         images.check_canvases(self._config.data)
         self.paste: str = self._config.model.detections.paste
         self._detect = tf.function(lambda inputs: model(inputs, training=False), autograph=False)    # a trace a canvas

@@ -1,14 +1,12 @@
-"""Faster R-CNN (1506.01497 with FPN, 1612.03144) and Mask R-CNN (1703.06870) as one keras.Model.
+"""Fast R-CNN, Faster R-CNN and Mask R-CNN, each the one before and something more.
 
 B images, A anchors, P proposals, G ground-truth slots, S sampled RoIs, D detections; batch and detections are the dicts
 that ARCHITECTURE.md describes. Convolutions and dense layers run in the global precision policy, all else in float32.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
 from mrcnn_tf import boxes as box_ops
@@ -19,11 +17,18 @@ from mrcnn_tf.anchors import AnchorGenerator
 from mrcnn_tf.backbones import build_backbone
 from mrcnn_tf.backbones.normalization import Norm
 from mrcnn_tf.config import ModelConfig
+from mrcnn_tf.fitting import Batch, FittedModel
 from mrcnn_tf.heads import BoxHead, MaskHead, Res5Head
 from mrcnn_tf.roi import RoIAlign, RoIPool, build_roi_layer
 
-Batch = Mapping[str, tf.Tensor]
 LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
+
+
+class Truth(NamedTuple):
+    """What a batch holds: boxes float32 [B, G, 4], which of them are objects and which crowds, bool [B, G]."""
+    boxes: tf.Tensor
+    objects: tf.Tensor
+    crowds: tf.Tensor
 
 
 class Positives(NamedTuple):
@@ -36,28 +41,18 @@ class Positives(NamedTuple):
     pooled: tf.Tensor
 
 
-class FasterRCNN(keras.Model):
-    """Boxes and classes. Call it on a batch for detections; `fit` trains it on batches.
+class FastRCNN(FittedModel):
+    """Classes and boxes of regions that come with the images (1504.08083). Call it on a batch for detections.
 
     Args:
         config: the `model` section of a config.
         engine: 'op' (TensorFlow's kernels; fast on a CPU) or 'xla' (arithmetic that XLA compiles).
     """
 
-    train_function: Any    # Keras clears both in `compile`
-    test_function: Any
-
     def __init__(self, config: ModelConfig, engine: str = 'op', **kwargs: Any) -> None:
-        super().__init__(autocast=False, **kwargs)
-        self.settings, self.engine = config, engine
-        self.clip_norm: float | None = None
-        self.seed, self.jit = 0, False
-        self.last_image_ids: Any = None
+        super().__init__(engine, **kwargs)
+        self.settings = config
         self.backbone = build_backbone(config.backbone)
-        self.anchors = AnchorGenerator(config.anchors.sizes, config.anchors.ratios, config.anchors.rounded,
-                                       config.anchors.offset, name='anchors')
-        self.rpn_head = rpn.RPNHead(self.backbone.channels, self.anchors.per_cell[0], config.rpn.convolutions,
-                                    config.rpn.classifier, name='rpn_head')
         self.box_pool = self._roi_layer(config.box_head.pool_size, 'box_pool')
         self.res5_head = Res5Head(config.backbone, name='res5_head') if config.backbone.maps == 'c4' else None
         self.box_head = BoxHead(config.box_head, config.num_classes,
@@ -70,17 +65,17 @@ class FasterRCNN(keras.Model):
     # Prediction ------------------------------------------------------------------------------------------------------
 
     def call(self, batch: Batch, training: bool = False) -> dict[str, tf.Tensor]:
-        """`images` float32 [B, H, W, 3] and `sizes` float32 [B, 2] of a batch -> detections."""
-        features, anchors, logits, deltas = self.describe(batch['images'], batch['sizes'], training)
-        proposals = rpn.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, False, self.engine)
-        return self.detect(features, proposals.boxes, proposals.valid, batch['sizes'])
+        """`images` float32 [B, H, W, 3] and `sizes` float32 [B, 2] of a batch, and its proposals -> detections."""
+        features = self.maps(batch['images'], batch['sizes'], training)
+        return self.detect(features, *self.regions(batch, features), batch['sizes'])
 
-    def describe(self, images: tf.Tensor, sizes: tf.Tensor, training: bool
-                 ) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-        """Feature maps, anchors [A, 4], and of each map objectness logits [B, a] and deltas [B, a, 4]."""
-        features = self.backbone(self.normalize(images, sizes), training=training)
-        anchors = self.anchors(features, canvas=tuple(images.shape[1:3]))
-        return features, anchors, *self.rpn_head(features)
+    def regions(self, batch: Batch, features: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """What may hold an object: float32 [B, P, 4] px, and which of them count, bool [B, P]."""
+        return batch['proposals'], batch['proposals_valid']
+
+    def maps(self, images: tf.Tensor, sizes: tf.Tensor, training: bool) -> list[tf.Tensor]:
+        """The feature maps, the finest first."""
+        return self.backbone(self.normalize(images, sizes), training=training)
 
     def normalize(self, images: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """RGB 0..255 -> the channels, mean and deviation that the weights expect; zeros beyond each image."""
@@ -107,40 +102,22 @@ class FasterRCNN(keras.Model):
 
     def losses_of(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
         """The named losses of a batch, float32 scalars; seed int32 [2] draws the samples."""
-        objects = batch['valid'] & ~batch['crowd']
-        crowds = batch['valid'] & batch['crowd']
-        features, anchors, logits, deltas = self.describe(batch['images'], batch['sizes'], training)
-        losses = self._rpn_losses(batch, objects, crowds, anchors, tf.concat(logits, 1), tf.concat(deltas, 1), seed)
-        proposals = rpn.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, True, self.engine)
-        rois = tf.concat([proposals.boxes, batch['boxes']], axis=1)              # Fast 2.3: objects join the proposals
-        valid = tf.concat([proposals.valid, objects], axis=1)
-        losses.update(self._roi_losses(batch, objects, crowds, features, rois, valid, seed + 1, training))
-        return losses
+        truth = Truth(batch['boxes'], batch['valid'] & ~batch['crowd'], batch['valid'] & batch['crowd'])
+        features = self.maps(batch['images'], batch['sizes'], training)
+        losses, rois, valid = self._region_losses(batch, truth, features, seed)
+        rois = tf.concat([rois, truth.boxes], axis=1)                            # Fast 2.3: objects join the proposals
+        valid = tf.concat([valid, truth.objects], axis=1)
+        return {**losses, **self._roi_losses(batch, truth, features, rois, valid, seed + 1, training)}
 
-    def _rpn_losses(self, batch: Batch, objects: tf.Tensor, crowds: tf.Tensor, anchors: tf.Tensor, logits: tf.Tensor,
-                    deltas: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        config = self.settings.rpn
-        matches = targets.match(anchors, batch['boxes'], objects, crowds, config.positive_iou, config.negative_iou,
-                                True, config.crowd_iof)
-        drawn, most = targets.sample(matches.label, config.batch_per_image, config.positive_fraction, seed)
-        count = tf.reduce_sum(tf.cast(drawn.valid, tf.float32)) if config.loss_normalizer == 'sampled' else (
-            tf.constant(float(config.batch_per_image * logits.shape[0])))
-        box_count = count if config.loss_normalizer != 'locations' else (
-            tf.constant(float(logits.shape[0] * logits.shape[1] // self.anchors.per_cell[0])))
-        logits = tf.gather(logits, drawn.index, batch_dims=1)
-        objectness = loss_ops.objectness_loss(logits, drawn.positive, drawn.valid, count)
-        index = drawn.index[:, :most]                                            # only positives have a box target
-        goals = targets.gather_matched(batch['boxes'], targets.gather_matched(matches.matched_gt_index, index))
-        box = loss_ops.box_loss(tf.gather(deltas, index, batch_dims=1),
-                                box_ops.encode(tf.gather(anchors, index), goals),
-                                drawn.positive[:, :most], config.smooth_l1_beta, box_count)
-        return {'loss_objectness': objectness, 'loss_rpn_box_reg': config.box_loss_weight * box}
+    def _region_losses(self, batch: Batch, truth: Truth, features: list[tf.Tensor], seed: tf.Tensor
+                       ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """The losses of what proposes regions, the regions [B, P, 4], and which of them count."""
+        return {}, batch['proposals'], batch['proposals_valid']
 
-    def _roi_losses(self, batch: Batch, objects: tf.Tensor, crowds: tf.Tensor, features: list[tf.Tensor],
-                    rois: tf.Tensor, valid: tf.Tensor, seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
+    def _roi_losses(self, batch: Batch, truth: Truth, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor,
+                    seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         config, head = self.settings.roi, self.settings.box_head
-        matches = targets.match(rois, batch['boxes'], objects, crowds, config.positive_iou, config.positive_iou, False,
-                                config.crowd_iof)
+        matches = targets.match(rois, *truth, config.positive_iou, config.positive_iou, False, config.crowd_iof)
         drawn, most = targets.sample(tf.where(valid, matches.label, -1), config.batch_per_image,
                                      config.positive_fraction, seed)
         rois = targets.gather_matched(rois, drawn.index)
@@ -161,109 +138,68 @@ class FasterRCNN(keras.Model):
                      ) -> dict[str, tf.Tensor]:
         return {}
 
-    def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """One update on this replica's batch; returns the losses."""
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        losses, gradients = self._compiled(self._losses_and_gradients)(batch, self._step_seed())
-        if self.clip_norm and replicas > 1:
-            gradients = tf.distribute.get_replica_context().all_reduce('sum', gradients)
-        if self.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
-            # The optimizer sums over replicas once more.
-            gradients = [g / replicas for g in gradients]
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        return losses
-
-    def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """The losses of a batch without an update, normalisation by stored statistics."""
-        losses = self.losses_of(batch, tf.zeros([2], tf.int32), training=False)
-        return {'loss': tf.add_n(list(losses.values())), **losses}
-
-    def _losses_and_gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
-        with tf.GradientTape() as tape:
-            losses = self.losses_of(batch, seed)
-            total = tf.add_n(list(losses.values()))
-            # The optimizer sums the replicas' gradients: their mean is what one replica of all images would get.
-            scaled = total / self.distribute_strategy.num_replicas_in_sync
-        return {'loss': total, **losses}, tape.gradient(scaled, self.trainable_variables)
-
-    def _step_seed(self) -> tf.Tensor:
-        """int32 [2]: of the run, the step and the replica; a resumed run draws what an uninterrupted one would."""
-        step = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int32)
-        replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
-        return tf.stack([self.seed + 1000003 * replica, 2 * step])               # the losses draw with this and + 1
-
-    def compile(self, optimizer: Any, clip_norm: float | None = None, seed: int = 0, jit_compile: bool = False,
-                **kwargs: Any) -> None:
-        """As keras.Model.compile.
-
-        Args:
-            clip_norm: largest global norm of the gradient of all replicas.
-            seed: of the samples that are drawn in each step.
-            jit_compile: by XLA; takes a model with the 'xla' engine. The update of several replicas stays outside.
-
-        Raises:
-            ValueError: jit_compile with the 'op' engine.
-        """
-        if jit_compile and self.engine != 'xla':
-            raise ValueError("jit_compile needs a model built with engine='xla'")
-        super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
-        self.clip_norm, self.seed, self.jit = clip_norm, seed, jit_compile
-
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return tf.function(function, jit_compile=True, autograph=False) if self.jit else function
-
-    # Keras traces one function for all batches, whose shapes are then unknown where there are several canvases, and
-    # reduces what it returns in ways that differ between its versions. So: take the batch eagerly, trace for
-    # each canvas, reduce here.
-
-    def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
-        """Used by `fit`; made anew after `compile` only, since tracing and compiling take long."""
-        if force or self.train_function is None:
-            self.train_function = self._function_of_iterator(self.train_step)
-        return self.train_function
-
-    def make_test_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
-        """Used by `evaluate`; made anew after `compile` only, since tracing and compiling take long."""
-        if force or self.test_function is None:
-            self.test_function = self._function_of_iterator(self.test_step)
-        return self.test_function
-
-    def _function_of_iterator(self, step: Callable[[Batch], dict[str, tf.Tensor]]
-                              ) -> Callable[[Any], dict[str, tf.Tensor]]:
-        strategy = self.distribute_strategy
-        step = self._compiled(step) if strategy.num_replicas_in_sync == 1 else step
-
-        names: list[str] = []
-
-        def on_replica(batch: Batch) -> tf.Tensor:
-            logs = step(batch)
-            names[:] = logs
-            return tf.stack([logs[name] for name in names])
-
-        @tf.function(autograph=False)
-        def on_replicas(batch: Batch) -> dict[str, tf.Tensor]:
-            # As one vector: one exchange between the replicas, not one a loss.
-            mean = strategy.reduce('mean', strategy.run(on_replica, args=(batch,)), axis=None)
-            return dict(zip(names, tf.unstack(mean), strict=True))
-
-        def from_iterator(iterator: Any) -> dict[str, tf.Tensor]:
-            batch = next(iterator)
-            self.last_image_ids = batch['image_ids']
-            return on_replicas(batch)
-
-        return from_iterator
-
-    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        """Keras 3 builds a model on a first batch under a strategy; ours is built, and that batch not of its form."""
-
     def create_variables(self) -> None:
         """Makes all weights, by one look at an empty image."""
         size = 64
-        images = {'images': tf.zeros([1, size, size, 3]), 'sizes': tf.fill([1, 2], float(size))}
-        features, *_ = self.describe(**images, training=False)
-        self.detect(features, tf.fill([1, 1, 4], float(size)), tf.fill([1, 1], True), images['sizes'])
+        images, sizes = tf.zeros([1, size, size, 3]), tf.fill([1, 2], float(size))
+        self.detect(self.maps(images, sizes, False), tf.fill([1, 1, 4], float(size)), tf.fill([1, 1], True), sizes)
         self.built = True
+
+
+class FasterRCNN(FastRCNN):
+    """Fast R-CNN whose regions come from a network that shares its maps (1506.01497; with FPN, 1612.03144)."""
+
+    def __init__(self, config: ModelConfig, engine: str = 'op', **kwargs: Any) -> None:
+        super().__init__(config, engine, **kwargs)
+        self.anchors = AnchorGenerator(config.anchors.sizes, config.anchors.ratios, config.anchors.rounded,
+                                       config.anchors.offset, name='anchors')
+        self.rpn_head = rpn.RPNHead(self.backbone.channels, self.anchors.per_cell[0], config.rpn.convolutions,
+                                    config.rpn.classifier, name='rpn_head')
+
+    def regions(self, batch: Batch, features: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """The RPN's proposals: float32 [B, P, 4] px, and which of them count, bool [B, P]."""
+        anchors, logits, deltas = self._score(features, batch['images'])
+        proposals = rpn.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, False, self.engine)
+        return proposals.boxes, proposals.valid
+
+    def describe(self, images: tf.Tensor, sizes: tf.Tensor, training: bool
+                 ) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+        """Feature maps, anchors [A, 4], and of each map objectness logits [B, a] and deltas [B, a, 4]."""
+        features = self.maps(images, sizes, training)
+        return features, *self._score(features, images)
+
+    def _score(self, features: list[tf.Tensor], images: tf.Tensor
+               ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+        return self.anchors(features, canvas=tuple(images.shape[1:3])), *self.rpn_head(features)
+
+    def _region_losses(self, batch: Batch, truth: Truth, features: list[tf.Tensor], seed: tf.Tensor
+                       ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        anchors, logits, deltas = self._score(features, batch['images'])
+        losses = self._rpn_losses(truth, anchors, tf.concat(logits, 1), tf.concat(deltas, 1), seed)
+        proposals = rpn.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, True, self.engine)
+        return losses, proposals.boxes, proposals.valid
+
+    def _rpn_losses(self, truth: Truth, anchors: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor, seed: tf.Tensor
+                    ) -> dict[str, tf.Tensor]:
+        config = self.settings.rpn
+        matches = targets.match(anchors, *truth, config.positive_iou, config.negative_iou, True, config.crowd_iof)
+        drawn, most = targets.sample(matches.label, config.batch_per_image, config.positive_fraction, seed)
+        count = tf.reduce_sum(tf.cast(drawn.valid, tf.float32)) if config.loss_normalizer == 'sampled' else (
+            tf.constant(float(config.batch_per_image * logits.shape[0])))
+        box_count = count if config.loss_normalizer != 'locations' else (
+            tf.constant(float(logits.shape[0] * logits.shape[1] // self.anchors.per_cell[0])))
+        logits = tf.gather(logits, drawn.index, batch_dims=1)
+        objectness = loss_ops.objectness_loss(logits, drawn.positive, drawn.valid, count)
+        index = drawn.index[:, :most]                                            # only positives have a box target
+        goals = targets.gather_matched(truth.boxes, targets.gather_matched(matches.matched_gt_index, index))
+        box = loss_ops.box_loss(tf.gather(deltas, index, batch_dims=1),
+                                box_ops.encode(tf.gather(anchors, index), goals),
+                                drawn.positive[:, :most], config.smooth_l1_beta, box_count)
+        return {'loss_objectness': objectness, 'loss_rpn_box_reg': config.box_loss_weight * box}
+
+    def create_variables(self) -> None:
+        self.rpn_head([tf.zeros([1, 1, 1, self.backbone.channels])])
+        super().create_variables()
 
 
 class MaskRCNN(FasterRCNN):
@@ -309,8 +245,9 @@ class MaskRCNN(FasterRCNN):
         return size if self.res5_head else 2 * size
 
 
-def build_model(config: ModelConfig, engine: str = 'op') -> FasterRCNN:
+def build_model(config: ModelConfig, engine: str = 'op') -> FastRCNN:
     """The detector that `config` describes, its weights made and random."""
-    model = {'faster_rcnn': FasterRCNN, 'mask_rcnn': MaskRCNN}[config.kind](config, engine, name=config.kind)
+    kinds = {'fast_rcnn': FastRCNN, 'faster_rcnn': FasterRCNN, 'mask_rcnn': MaskRCNN}
+    model = kinds[config.kind](config, engine, name=config.kind)
     model.create_variables()
     return model

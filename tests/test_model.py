@@ -353,6 +353,8 @@ def test_the_seed_decides_what_is_drawn(differentiate) -> None:
 
 @pytest.mark.parametrize('changes', [
     dict(kind='faster_rcnn', box_head__class_agnostic=True),
+    dict(kind='fast_rcnn', backbone__name='vgg16', backbone__maps='c5', anchors__sizes=[[8.]], roi__layer='pool',
+         roi__aggregate='max'),
     dict(box_head__class_agnostic=True, mask_head__class_agnostic=True, roi__batch_per_image=99,
          rpn__batch_per_image=9999),
     dict(roi__batch_per_image=2, roi__positive_fraction=.5, rpn__batch_per_image=2, rpn__loss_normalizer='sampled'),
@@ -363,18 +365,24 @@ def test_the_seed_decides_what_is_drawn(differentiate) -> None:
     dict(backbone__fpn_channels=32, backbone__fpn_norm='group', box_head__convolutions=1, box_head__norm='group',
          box_head__convolution_width=32, box_head__fully_connected=1, rpn__convolutions=2)])
 def test_other_models(changes) -> None:
-    """Without masks; one box and mask for all classes, more slots than candidates; two slots, one for a positive; res5
-    as a head; one dilated map, RoIPool, classes that compete; norms and convolutions outside of the trunk."""
+    """Without masks; with given regions; one box and mask for all classes, more slots than candidates; two slots, one
+    for a positive; res5 as a head; one dilated map, RoIPool, classes that compete; norms and convolutions outside of the
+    trunk."""
     model = build_model(small_config(roi__sampling_ratio=1, **changes))
     count = len(model.weights)
     batch, with_masks = make_batch(), model.settings.kind == 'mask_rcnn'
     if not with_masks:
         del batch['masks']
+    names = LOSSES if with_masks else LOSSES[:-1]
+    if model.settings.kind == 'fast_rcnn':
+        proposals = tf.constant([[[4., 4., 32., 38.], [10., 5., 60., 60.], [0., 0., 0., 0.]]] * 2)
+        batch.update(proposals=proposals, proposals_valid=proposals[..., 2] > 0.)
+        names = LOSSES[2:-1]
     with tf.GradientTape() as tape:
         losses = model.losses_of(batch, tf.constant([0, 0]))
         total = tf.add_n(list(losses.values()))
     gradients = tape.gradient(total, model.trainable_variables)
-    assert list(losses) == list(LOSSES[:None if with_masks else -1])
+    assert list(losses) == list(names)
     assert all(np.isfinite(x) for x in losses.values()) and float(losses['loss_classifier']) > 0
     assert all(np.isfinite(g).all() for g in gradients)
     found = model(batch)

@@ -17,9 +17,10 @@ from mrcnn_tf.config import Config
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, Metrics, read_manifest
 from mrcnn_tf.inference import Instances, split_batch
 from mrcnn_tf.input.dataset import evaluation_dataset, readable
-from mrcnn_tf.model import FasterRCNN
+from mrcnn_tf.model import FastRCNN
 from mrcnn_tf.training.checkpoints import restore_model
 
+_READ = ('images', 'sizes', 'proposals', 'proposals_valid')    # by a model that detects
 LINE_EVERY = 20.0    # seconds between lines of progress where there is no terminal
 
 T = TypeVar('T')
@@ -54,7 +55,7 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
     return metrics
 
 
-def predictions(model: FasterRCNN, config: Config, manifest: str | os.PathLike[str]
+def predictions(model: FastRCNN, config: Config, manifest: str | os.PathLike[str]
                 ) -> Iterator[tuple[int, tuple[int, int], Instances]]:
     """(image id, (height, width), instances in px of the original image) of every image of a set, each once.
 
@@ -65,7 +66,8 @@ def predictions(model: FasterRCNN, config: Config, manifest: str | os.PathLike[s
     detect = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
     try:
         for batch in evaluation_dataset(manifest, config, config.data.evaluation_batch_size):
-            yield from split_batch(detect({'images': batch['images'], 'sizes': batch['sizes']}), batch)
+            read = {key: batch[key] for key in _READ if key in batch}
+            yield from split_batch(detect(read), batch)
     except tf.errors.OpError as error:
         explained = readable(error, manifest)
         if explained is error:

@@ -185,6 +185,10 @@ class _Recipe:
     training: bool
 
     @property
+    def with_proposals(self) -> bool:
+        return self.config.model.kind == 'fast_rcnn'
+
+    @property
     def files(self) -> list[str]:
         return self.described.shard_paths(self.manifest)
 
@@ -218,7 +222,11 @@ def _recipe(manifest: PathLike, config: Config, with_masks: bool, training: bool
     if with_masks and described.counts.objects and not described.has_masks:
         raise InputError(f'{manifest}: its objects have no masks; convert annotations with masks or set '
                          'model.kind=faster_rcnn')
-    return _Recipe(manifest, described, config, with_masks, training)
+    recipe = _Recipe(manifest, described, config, with_masks, training)
+    if recipe.with_proposals and not described.has_proposals:
+        raise InputError(f'{manifest}: its records have no proposals; attach some with `mrcnn convert proposals`, or '
+                         'set model.kind=faster_rcnn')
+    return recipe
 
 
 def _count_usable(recipe: _Recipe, exact: bool) -> int:
@@ -310,16 +318,20 @@ def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, se
            ) -> dict[str, tf.Tensor]:
     """One image of a Batch, without the dimension B."""
     data = recipe.config.data
-    record = records.parse(serialized, recipe.with_masks)
+    record = records.parse(serialized, recipe.with_masks, recipe.with_proposals)
     name = _name(recipe.manifest, record)
     _check_labels(record, recipe.config.model.num_classes, name)
     objects = _largest(record, data.max_objects)
-    sample = transforms.resize(_sample(record, objects, data.mask_size, name), recipe.shape(record, number),
-                               data.antialias)
+    sample = _sample(record, objects, data.mask_size, name)
+    if recipe.with_proposals:                                                     # they move as boxes do
+        sample = sample._replace(boxes=tf.concat([sample.boxes, record['proposals'][:data.max_proposals]], axis=0))
+    sample = transforms.resize(sample, recipe.shape(record, number), data.antialias)
     if recipe.training:
         sample = transforms.random_flips(sample, recipe.seed(number), data.flip_horizontal, data.flip_vertical)
-    slots = {'boxes': sample.boxes, 'labels': objects['labels'], 'crowd': objects['crowd'],
+    boxes, proposals = tf.split(sample.boxes, [tf.size(objects['labels']), -1])
+    slots = {'boxes': boxes, 'labels': objects['labels'], 'crowd': objects['crowd'],
              'valid': tf.ones_like(objects['crowd']), **({} if sample.masks is None else {'masks': sample.masks})}
+    regions = {'proposals': proposals, 'proposals_valid': tf.ones_like(proposals[:, 0], tf.bool)}
     return {
         'images': images.pad(sample.image, canvas),
         'sizes': tf.cast(tf.shape(sample.image)[:2], tf.float32),
@@ -327,6 +339,7 @@ def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, se
         'image_ids': record['image_id'],
         'image_valid': tf.constant(True),
         **{key: _pad_slots(value, data.max_objects) for key, value in slots.items()},
+        **{key: _pad_slots(value, data.max_proposals) for key, value in regions.items() if recipe.with_proposals},
     }
 
 

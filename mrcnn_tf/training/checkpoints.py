@@ -21,7 +21,7 @@ from mrcnn_tf import config as configuration
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.records import Category, read_categories, write_categories
-from mrcnn_tf.model import FasterRCNN, build_model
+from mrcnn_tf.model import FastRCNN, build_model
 from mrcnn_tf.training.strategies import ALONE, Worker, average_statistics
 
 _IMPORTED = 'step-0'
@@ -61,7 +61,7 @@ def read(model_dir: pathlib.Path) -> tuple[Config, list[Category]]:
 
 
 def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
-                  ) -> tuple[FasterRCNN, Config, list[Category]]:
+                  ) -> tuple[FastRCNN, Config, list[Category]]:
     """The model of a directory with its newest weights, not compiled, its config and categories.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 from mrcnn_tf.backbones.normalization import ConvNorm
 from mrcnn_tf.backbones.resnet import ResNet
 from mrcnn_tf.config import BackboneConfig
-from mrcnn_tf.model import FasterRCNN
+from mrcnn_tf.model import FastRCNN
 from mrcnn_tf.weights.rules import SAME, Convert, Line, Rule, WeightsError, fill, variable_path
 
 SOURCES = {'resnet50': 'ResNet50', 'resnet101': 'ResNet101', 'vgg16': 'VGG16'}
@@ -34,7 +34,7 @@ def settings(name: str) -> tuple[str, list[str]]:
     return config, [f'model.backbone.name={name}', 'model.backbone.weights=imagenet']
 
 
-def load_imagenet(model: FasterRCNN) -> list[Line]:
+def load_imagenet(model: FastRCNN) -> list[Line]:
     """Fills what ImageNet's classifier has of the model with weights that Keras downloads, or has in its cache.
 
     Returns:
@@ -53,7 +53,7 @@ def load_imagenet(model: FasterRCNN) -> list[Line]:
     return copy(_fetch(config), model)
 
 
-def copy(source: keras.Model, model: FasterRCNN) -> list[Line]:
+def copy(source: keras.Model, model: FastRCNN) -> list[Line]:
     """Fills the trunk, and what else the source has, from a model of keras.applications; returns the report."""
     rules = list(correspondence(model))
     filled = {id(rule.variable) for rule in rules}
@@ -85,7 +85,7 @@ def state_of(source: keras.Model) -> dict[str, np.ndarray]:
     return state
 
 
-def correspondence(model: FasterRCNN) -> Iterator[Rule]:
+def correspondence(model: FastRCNN) -> Iterator[Rule]:
     """What ImageNet's classifier has of the model."""
     trunk = model.backbone.trunk
     if isinstance(trunk, ResNet):

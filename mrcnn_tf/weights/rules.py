@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from mrcnn_tf.backbones.normalization import ConvNorm
-from mrcnn_tf.model import FasterRCNN, MaskRCNN
+from mrcnn_tf.model import FastRCNN, MaskRCNN
 
 State = Mapping[str, np.ndarray]
 
@@ -87,7 +87,7 @@ def conv_norm(layer: ConvNorm, conv: str, norm: str) -> Iterator[Rule]:
             yield Rule(getattr(layer.norm, ours), f'{norm}.{theirs}', SAME)
 
 
-def predictors(model: FasterRCNN) -> list[Any]:
+def predictors(model: FastRCNN) -> list[Any]:
     """The variables whose shape depends on the classes."""
     layers = [model.box_head.classes, model.box_head.deltas]
     if isinstance(model, MaskRCNN):

@@ -433,3 +433,29 @@ def test_settings_and_data_must_fit(tmp_path: pathlib.Path, ten: str) -> None:
         evaluation_dataset(nothing, config(), 1)
     with pytest.raises(ManifestError, match='none.json: no such file'):
         training_dataset(tmp_path / 'none.json', config())
+
+
+def test_proposals_move_with_the_image(tmp_path: pathlib.Path) -> None:
+    """Doubled in size, then turned left to right over 32 px; the best three of four; an image without any has none."""
+    found = records.Proposals(np.float32([[1, 2, 5, 8], [0, 0, 8, 16], [2, 3, 4, 5], [0, 0, 1, 1]]),
+                              np.float32([.9, .8, .7, .6]))
+    nothing = records.Proposals(np.zeros([0, 4], np.float32), np.zeros(0, np.float32))
+    pictures = [dataclasses.replace(picture(1), proposals=found), dataclasses.replace(picture(2), proposals=nothing)]
+    path = write_set(tmp_path / 'set', pictures, shards=1, has_proposals=True)
+    settings = config(batch_size=2, flip_horizontal=1., max_proposals=3)
+    settings.model.kind = 'fast_rcnn'
+    (batch,) = take(training_dataset(path, settings), 1)
+    order = np.argsort(batch['image_ids'])
+    assert batch['proposals'].shape == (2, 3, 4) and batch['boxes'].shape == (2, 3, 4)
+    assert batch['proposals'][order[0]].tolist() == [[2, 16, 10, 28], [0, 0, 16, 32], [4, 22, 8, 26]]
+    assert batch['proposals_valid'][order].tolist() == [[True] * 3, [False] * 3]
+    assert batch['boxes'][order[0], 0].tolist() == [2, 16, 10, 28]
+    (batch,) = take(evaluation_dataset(path, settings, 2), 1)
+    assert batch['proposals'][0].tolist() == [[2, 4, 10, 16], [0, 0, 16, 32], [4, 6, 8, 10]]
+
+
+def test_fast_rcnn_on_records_without_proposals(ten: str) -> None:
+    settings = config()
+    settings.model.kind = 'fast_rcnn'
+    with pytest.raises(InputError, match='no proposals; attach some with `mrcnn convert proposals`'):
+        training_dataset(ten, settings)
