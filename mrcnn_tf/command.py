@@ -22,12 +22,16 @@ _NOISE = (r'^([IW]\d{4} \d\d:|\d{4}-\d\d-\d\d \d\d:[\d:.]+: [IW] |WARNING: All l
 _FILTER = """
 import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-noise = re.compile(sys.argv[1].encode())
+noise, end = re.compile(sys.argv[1].encode()), sys.argv[2].encode()
 for line in sys.stdin.buffer:
-    if not noise.match(line):
-        sys.stderr.buffer.write(line)
+    text = line.removesuffix(end)
+    if text and not noise.match(text):
+        sys.stderr.buffer.write(text)
         sys.stderr.buffer.flush()
+    if text != line:
+        break
 """
+_END = 'mrcnn: this was all\n'
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
@@ -70,7 +74,7 @@ def _filtered_stderr() -> Iterator[None]:
     """
     direct = os.dup(2)
     python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(2), 'w', buffering=1, errors='backslashreplace')
-    with subprocess.Popen([sys.executable, '-I', '-S', '-c', _FILTER, _NOISE], stdin=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, '-I', '-S', '-c', _FILTER, _NOISE, _END], stdin=subprocess.PIPE) as process:
         assert process.stdin
         os.dup2(process.stdin.fileno(), 2)
         process.stdin.close()
@@ -78,7 +82,10 @@ def _filtered_stderr() -> Iterator[None]:
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(direct, 2)    # the last of the pipe's writing ends: the process reads to the end and leaves
+            # Said, not left to the end of the pipe: helpers of multiprocessing hold it open until this process ends.
+            with contextlib.suppress(OSError):
+                os.write(2, _END.encode())
+            os.dup2(direct, 2)
             os.close(direct)
             sys.stderr = python_stderr
 

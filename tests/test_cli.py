@@ -197,6 +197,21 @@ def test_tensorflows_noise_is_dropped_and_nothing_else(end: str) -> None:
     assert ('ZeroDivisionError: division by zero' in said) == (end == '1 / 0')
 
 
+def test_a_helper_that_outlives_the_command_does_not_hold_it() -> None:
+    # multiprocessing leaves one that tracks its resources; it has the stderr that it was started with.
+    result = python('''if True:
+        import subprocess, sys, time
+        from mrcnn_tf.command import quiet_tensorflow
+        start = time.monotonic()
+        with quiet_tensorflow():
+            helper = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, '-c', 'import os; os.write(2, b"last words")'])
+        took = time.monotonic() - start
+        helper.kill()
+        assert took < 30, took''')
+    assert (result.returncode, result.stderr) == (0, 'last words')
+
+
 def test_the_user_may_hear_the_noise() -> None:
     code = ('import os; from mrcnn_tf import command\n'
             'with command.quiet_tensorflow(): os.write(2, b"W0000 00:00:1 3 x] y")')
