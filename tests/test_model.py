@@ -366,8 +366,7 @@ def test_the_seed_decides_what_is_drawn(differentiate) -> None:
          box_head__convolution_width=32, box_head__fully_connected=1, rpn__convolutions=2)])
 def test_other_models(changes) -> None:
     """Without masks; with given regions; one box and mask for all classes, more slots than candidates; two slots, one
-    for a positive; res5 as a head; one dilated map, RoIPool, classes that compete; norms and convolutions outside of the
-    trunk."""
+    for a positive; res5 as a head; one dilated map, RoIPool, classes that compete; norms outside of the trunk."""
     model = build_model(small_config(roi__sampling_ratio=1, **changes))
     count = len(model.weights)
     batch, with_masks = make_batch(), model.settings.kind == 'mask_rcnn'

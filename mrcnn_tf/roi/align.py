@@ -76,7 +76,9 @@ class Aggregation(NamedTuple):
 
 def _add_larger(state: State, s: Any, values: tf.Tensor, weight: tf.Tensor) -> State:
     largest, holder = state
-    larger = (weight > 0.) & ((holder < 0) | (values > largest))
+    # Samples of a box without area fall on one point, and XLA may compute a value twice, with other roundings, for the
+    # result and for the gradient: equals must stay equals in both.
+    larger = (weight > 0.) & ((holder < 0) | (values - largest > 1e-6 * tf.abs(largest)))
     return tf.where(larger, values, largest), tf.where(larger, s, holder)
 
 
