@@ -12,7 +12,7 @@ import logging
 import pathlib
 import pickle
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_tools import shards
@@ -32,14 +32,14 @@ def run(make: shards.Make[Any], jobs: Sequence[shards.Job], options: Sequence[st
         show: is told now and then the items of the shards that are whole.
 
     Raises:
-        ConversionError: Beam is not installed; it does not know the options.
+        ConversionError: Beam is not installed; a worker has other versions of what makes the bytes.
         OSError: Beam failed.
         Exception: the first that `make` or the disk raised.
     """
     apache_beam = _apache_beam()
     for job in jobs:
         _beside(job, '.items').write_bytes(pickle.dumps(job.items, protocol=5))
-    write = functools.partial(_write, pickle.dumps(make, protocol=5))
+    write = functools.partial(_write, pickle.dumps(make, protocol=5), shards.VERSIONS)
     with _shown(jobs, show), _failures(jobs):
         with apache_beam.Pipeline(argv=list(options)) as pipeline:
             (pipeline | apache_beam.Create([str(job.path) for job in jobs]) | apache_beam.Reshuffle()
@@ -59,14 +59,22 @@ def _apache_beam() -> Any:
     return apache_beam
 
 
-def _write(make: bytes, path: str) -> None:
+def _write(make: bytes, versions: Mapping[str, str], path: str) -> None:
     """Of a worker: writes a shard. An error is laid beside it, whole, where Beam would make text of it."""
     job = shards.Job(pathlib.Path(path), [])
     try:
+        _check_versions(versions)
         items = pickle.loads(_beside(job, '.items').read_bytes())
         shards.write(pickle.loads(make), shards.Job(job.path, items), lambda: None)
     except Exception as error:
         _beside(job, '.error').write_bytes(pickle.dumps(error))
+
+
+def _check_versions(expected: Mapping[str, str]) -> None:
+    for name, version in expected.items():
+        if shards.VERSIONS[name] != version:
+            raise ConversionError(f'a worker of Beam has {name} {shards.VERSIONS[name]}, the machine that started it '
+                                  f'{version}; install the same there, for equal bytes')
 
 
 def _beside(job: shards.Job, suffix: str) -> pathlib.Path:

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+import PIL
 import tensorflow as tf
+from google.protobuf import __version__ as _protobuf
 
 from data_tools.incidents import Log
-from mrcnn_tf import files
+from mrcnn_tf import __version__, files
 from mrcnn_tf.input.records import Annotated, Counts, Incident, Shard, encode
 
 
@@ -28,6 +30,9 @@ class Item(Protocol):
 
 
 T = TypeVar('T', bound=Item)
+# Of what makes the bytes; others may make other bytes.
+VERSIONS = {'mrcnn-tf': __version__, 'TensorFlow': tf.__version__, 'Pillow': PIL.__version__,
+            'protobuf': _protobuf}
 Make = Callable[[T], tuple[Annotated | None, Log]]    # None: the image is dropped, and the log says why
 
 

@@ -9,7 +9,6 @@ next one of the same input and options, to the same bytes.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import math
 import os
 import pathlib
@@ -18,8 +17,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import PIL
-import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -28,7 +25,6 @@ from data_tools import beam, processes, progress, shards
 from data_tools import staging as stages
 from data_tools.incidents import ConversionError, Log, describe
 from data_tools.shards import Job, Make, Part, T
-from mrcnn_tf import __version__
 from mrcnn_tf.input.records import Counts, Incident, Manifest
 
 
@@ -50,8 +46,6 @@ class Options:
 DEFAULTS = Options()
 _DIED = ('a worker process died, perhaps for want of memory; convert with fewer workers: '
          'it goes on from the shards that are whole')
-# Other versions may make other bytes.
-_VERSIONS = (__version__, tf.__version__, PIL.__version__, importlib.metadata.version('protobuf'))
 
 
 def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.PathLike[str],
@@ -78,7 +72,8 @@ def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.Pa
         raise ConversionError(f'name {head.name!r}: use letters, digits, _, - and . only')
     output.mkdir(parents=True, exist_ok=True)
     groups = [items[group.start:group.stop] for group in plan([item.bytes for item in items], options)]
-    mark = stages.fingerprint(_VERSIONS, make, head, options.images_per_shard, options.bytes_per_shard, items=items)
+    limits = options.images_per_shard, options.bytes_per_shard
+    mark = stages.fingerprint(shards.VERSIONS, make, head, limits, items=items)
     with shards.disk_errors(output), stages.claim(output, head.name) as staging:
         if staging.published == mark:
             progress.say(f'{head.name}: resumes: all {len(groups)} shards are whole and have their names now')

@@ -115,6 +115,16 @@ def test_without_the_extra_the_line_names_it(drawn: DrawnSet, tmp_path: pathlib.
         "mrcnn: error: --runner beam needs Apache Beam: pip install 'mrcnn-tf[beam]'")
 
 
+@pytest.mark.usefixtures('quiet')
+def test_a_worker_of_other_versions_writes_nothing(
+        tmp_path: pathlib.Path, drawn: DrawnSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = beam._check_versions
+    monkeypatch.setattr(beam, '_check_versions', lambda expected: check({**expected, 'Pillow': '1.2'}))
+    with pytest.raises(ConversionError, match=r'^a worker of Beam has Pillow [\d.]+, the machine that started it 1\.2'):
+        convert(drawn, tmp_path)
+    assert content(tmp_path) == {}
+
+
 def test_its_workers_are_its_own() -> None:
     with pytest.raises(ConversionError, match='^Beam decides itself how many workers.*--direct_num_workers=4$'):
         writer.Options(workers=4, beam=())

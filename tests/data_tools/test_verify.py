@@ -187,6 +187,7 @@ NAN, INFINITE = float('nan'), float('inf')
 
 @pytest.mark.parametrize(('example', 'detail'), [
     (EXAMPLE, None),
+    (with_object(name=''), None),
     (with_object(label=3), 'annotation 7 has label 3, expected 1 to 2'),
     (with_object(label=2), "annotation 7 is a 'cell', its label 2 a 'dog'"),
     (with_object(box=(1, 2, NAN, 4)), 'annotation 7 has the box [1.0, 2.0, nan, 4.0], which is not finite'),
