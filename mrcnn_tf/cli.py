@@ -5,6 +5,7 @@ TensorFlow takes seconds to import, so it is imported where it is needed: help a
 from __future__ import annotations
 
 import contextlib
+import enum
 import pathlib
 import sys
 from typing import Annotated
@@ -174,20 +175,32 @@ def train(settings: Annotated[str, typer.Argument(
     trainer.train(loaded, model_dir or pathlib.Path('runs') / pathlib.Path(settings).stem)
 
 
+class Metric(str, enum.Enum):
+    """What tells how good a detector is."""
+    coco = 'coco'
+    voc2007 = 'voc2007'
+    voc2012 = 'voc2012'
+
+
 @app.command()
 @command
 def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='What `mrcnn train` wrote.')],
              data: Annotated[pathlib.Path | None, typer.Option(
-                 help='Manifest NAME.json of the set; data.validation of the model if not given.')] = None) -> None:
+                 help='Manifest NAME.json of the set; data.validation of the model if not given.')] = None,
+             metric: Annotated[Metric, typer.Option(
+                 help="COCO's numbers, or VOC's mean average precision, of eleven points or the area.")] = Metric.coco,
+             ) -> None:
     """Print COCO's twelve numbers for boxes and masks; write metrics.json and detections.json beside the model.
 
     \b
     Example:
       mrcnn evaluate --model-dir runs/nuclei --data data/nuclei/val.json
+      mrcnn evaluate --model-dir runs/voc --data data/voc/test.json --metric voc2007
     """
-    from mrcnn_tf.evaluation import coco, run
+    from mrcnn_tf.evaluation import coco, run, voc
 
-    typer.echo(coco.table(run.evaluate(model_dir, data)))
+    table = coco.table if metric is Metric.coco else voc.table
+    typer.echo(table(run.evaluate(model_dir, data, metric.value)))
 
 
 @app.command()

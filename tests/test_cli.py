@@ -149,9 +149,16 @@ def test_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = Recorder(numbers)
     monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate', evaluate)
     result = mrcnn('evaluate', '--model-dir', 'run', '--data', 'val.json')
-    assert result.exit_code == 0 and evaluate.calls == [(pathlib.Path('run'), pathlib.Path('val.json'))]
+    assert result.exit_code == 0 and evaluate.calls == [(pathlib.Path('run'), pathlib.Path('val.json'), 'coco')]
     rows = re.findall(r'@\[.*\] +([\d.]+) +([\d.]+)', result.stdout)
     assert rows == [(f'0.{i}0', f'0.{i}0') for i in range(11, 23)]
+
+
+def test_evaluate_by_voc(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = Recorder({'voc/mAP': .5, 'voc/AP/cat': .5})
+    monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate', evaluate)
+    result = mrcnn('evaluate', '--model-dir', 'run', '--metric', 'voc2007')
+    assert result.stdout.split() == ['mAP', '50.0', 'cat', '50.0'] and evaluate.calls[0][2] == 'voc2007'
 
 
 def test_export(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +206,7 @@ def test_tensorflows_noise_is_dropped_and_nothing_else(end: str) -> None:
 
 def test_a_helper_that_outlives_the_command_does_not_hold_it() -> None:
     # multiprocessing leaves one that tracks its resources; it has the stderr that it was started with.
-    result = python('''if True:
+    result = python("""if True:
         import subprocess, sys, time
         from mrcnn_tf.command import quiet_tensorflow
         start = time.monotonic()
@@ -208,7 +215,7 @@ def test_a_helper_that_outlives_the_command_does_not_hold_it() -> None:
             subprocess.run([sys.executable, '-c', 'import os; os.write(2, b"last words")'])
         took = time.monotonic() - start
         helper.kill()
-        assert took < 30, took''')
+        assert took < 30, took""")
     assert (result.returncode, result.stderr) == (0, 'last words')
 
 

@@ -67,7 +67,7 @@ class GroundTruth:
         sizes: height and width, px, by image id.
         categories: (id, name) of the data set.
         annotations: COCO's: image_id, category_id, bbox [x, y, width, height] in px, area, iscrowd and, where the set
-            has masks, segmentation as RLE.
+            has masks, segmentation as RLE; of records also difficult, VOC's mark.
         has_masks: every annotation has one.
     """
     source: str
@@ -260,9 +260,10 @@ def _of_record(record: Mapping[str, Any], categories: Sequence[Category]) -> lis
     y1, x1, y2, x2 = record['boxes'].astype(np.float64).T.reshape(4, -1)
     annotations: list[dict[str, Any]] = [
         {'image_id': record['image_id'], 'category_id': categories[label - 1].id, 'bbox': box, 'area': area,
-         'iscrowd': int(crowd)}
-        for label, box, area, crowd in zip(record['labels'].tolist(), np.stack([x1, y1, x2 - x1, y2 - y1], 1).tolist(),
-                                           record['area'].tolist(), record['crowd'].tolist(), strict=True)]
+         'iscrowd': int(crowd), 'difficult': difficult}
+        for label, box, area, crowd, difficult in zip(
+            record['labels'].tolist(), np.stack([x1, y1, x2 - x1, y2 - y1], 1).tolist(), record['area'].tolist(),
+            record['crowd'].tolist(), record['difficult'].tolist(), strict=True)]
     for annotation, png in zip(annotations, record.get('masks', ()), strict='masks' in record):
         annotation['segmentation'] = paste.encode(np.asarray(Image.open(io.BytesIO(png))))
     return annotations

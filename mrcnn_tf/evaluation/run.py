@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from mrcnn_tf.config import Config
+from mrcnn_tf.evaluation import voc
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, Metrics, read_manifest
 from mrcnn_tf.inference import Instances, split_batch
 from mrcnn_tf.input.dataset import evaluation_dataset, readable
@@ -26,14 +27,17 @@ LINE_EVERY = 20.0    # seconds between lines of progress where there is no termi
 T = TypeVar('T')
 
 
-def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None) -> Metrics:
-    """COCO's numbers of the newest checkpoint on every image of a set; see `CocoEvaluator.evaluate`.
+def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
+             metric: str = 'coco') -> Metrics:
+    """COCO's numbers of the newest checkpoint on every image of a set, or VOC's mean average precision.
 
     Shows its progress, and writes metrics.json and detections.json into the model directory.
 
     Args:
         model_dir: what `train` wrote.
         manifest: of the set; the config's `data.validation` where it is None.
+        metric: 'coco', see `CocoEvaluator.evaluate`; 'voc2007', eleven points, or 'voc2012', the area: `voc/mAP` and
+            `voc/AP/NAME`.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
@@ -50,7 +54,11 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
     found = predictions(model, config, manifest)
     for image_id, _, instances in tracked(found, len(evaluator.truth.sizes), 'evaluated'):
         evaluator.add(image_id, instances)
-    metrics = evaluator.evaluate(config.model.detections.max_detections)
+    if metric == 'coco':
+        metrics = evaluator.evaluate(config.model.detections.max_detections)
+    else:
+        numbers = voc.mean_average_precision(evaluator.truth, evaluator.detections, metric == 'voc2007')
+        metrics = {f'voc/{name}': value for name, value in numbers.items()}
     evaluator.write(directory, metrics)
     return metrics
 

@@ -84,3 +84,11 @@ def test_progress_on_a_terminal() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
     assert list(run.tracked(range(3), 3, 'seen', console)) == [0, 1, 2]
     assert '3/3' in console.file.getvalue()
+
+
+def test_voc_writes_its_own_numbers(trained: pathlib.Path) -> None:
+    found = run.evaluate(trained / 'run', trained / 'train.json', 'voc2012')
+    names = [category.name for category in Manifest.read(trained / 'train.json').categories]
+    assert list(found) == ['voc/mAP', *(f'voc/AP/{name}' for name in names)]
+    written = json.loads((trained / 'run' / 'metrics.json').read_text())
+    assert written['images'] == 16 and written['voc/mAP'] == found['voc/mAP']
