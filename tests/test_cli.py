@@ -199,7 +199,7 @@ def test_tensorflows_noise_is_dropped_and_nothing_else(end: str) -> None:
 
 def test_a_helper_that_outlives_the_command_does_not_hold_it() -> None:
     # multiprocessing leaves one that tracks its resources; it has the stderr that it was started with.
-    result = python('''if True:
+    result = python("""if True:
         import subprocess, sys, time
         from mrcnn_tf.command import quiet_tensorflow
         start = time.monotonic()
@@ -208,7 +208,7 @@ def test_a_helper_that_outlives_the_command_does_not_hold_it() -> None:
             subprocess.run([sys.executable, '-c', 'import os; os.write(2, b"last words")'])
         took = time.monotonic() - start
         helper.kill()
-        assert took < 30, took''')
+        assert took < 30, took""")
     assert (result.returncode, result.stderr) == (0, 'last words')
 
 
