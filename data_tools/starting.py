@@ -11,7 +11,7 @@ import multiprocessing
 import sys
 from multiprocessing.context import BaseContext
 
-_NEEDED = ['data_tools.conversion', 'data_tools.shards']
+_NEEDED = ['data_tools.coco', 'data_tools.verify']
 _FORKS = sys.platform == 'linux'     # elsewhere, system libraries may not be forked
 
 
@@ -24,10 +24,11 @@ def context() -> BaseContext:
     return made
 
 
-def start() -> None:
-    """Lets the process that workers come from begin to import; returns at once."""
+def start(workers: int) -> None:
+    """Where more than one worker will be wanted, lets the process that they come from begin to import; returns at once.
+    """
     context()
-    if _FORKS:
+    if _FORKS and workers > 1:
         from multiprocessing import forkserver
 
         forkserver.ensure_running()
