@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import multiprocessing
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import track
 
-from data_tools import images, writer
+from data_tools import images, starting, writer
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
 from mrcnn_tf.input import records
 
@@ -273,8 +272,7 @@ def _each(job: Callable[[Item], Any], items: Sequence[Item], workers: int) -> It
     if workers == 1 or len(items) < 2:
         yield from track(map(job, items), 'checked', total=len(items), console=console, disable=not console.is_terminal)
         return
-    # Not forked: TensorFlow's threads do not survive it.
-    with futures.ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool:
+    with futures.ProcessPoolExecutor(workers, starting.context()) as pool:
         try:
             results: Iterable[Any] = pool.map(job, items, chunksize=max(1, min(100, len(items) // (4 * workers))))
             yield from track(results, 'checked', total=len(items), console=console, disable=not console.is_terminal)

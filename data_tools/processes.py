@@ -12,6 +12,8 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from data_tools import starting
+
 J = TypeVar('J')
 R = TypeVar('R')
 Work = Callable[[J, Callable[[], None]], R]     # is given a job and what to call after each step of it
@@ -40,8 +42,7 @@ def run(work: Work[J, R], jobs: Sequence[J], workers: int, show: Callable[[int],
 
 
 def _in_processes(work: Work[J, R], jobs: Sequence[J], workers: int, show: Callable[[int], None], died: str) -> list[R]:
-    # Not forked: TensorFlow's threads do not survive it.
-    context = multiprocessing.get_context('spawn')
+    context = starting.context()
     done, stop = context.Value('q', 0), context.Event()
     with futures.ProcessPoolExecutor(workers, context, _begin, (done, stop)) as pool, _stopping(pool, stop):
         try:

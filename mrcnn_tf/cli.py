@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from data_tools import starting
 from mrcnn_tf import __version__, cli_convert, cli_import, config
 from mrcnn_tf.command import command
 
@@ -101,6 +102,7 @@ def proposals(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json o
       mrcnn convert proposals data/voc/train.json --proposals voc_2007_trainval.mat \\
         --output data/voc --name train_proposals
     """
+    starting.start(workers)
     from data_tools import proposals as tool
     from data_tools import writer
 
@@ -122,6 +124,7 @@ def verify(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a
     Example:
       mrcnn verify data/coco/train.json --sample 0 --workers 8
     """
+    starting.start(workers)
     from data_tools import verify as tool
 
     with contextlib.redirect_stdout(sys.stderr):     # of progress

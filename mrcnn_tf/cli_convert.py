@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from data_tools import starting
 from mrcnn_tf.command import command
 
 DataSet = Any     # data_tools.conversion's, which needs TensorFlow
@@ -67,6 +68,7 @@ def _joined(find: Callable[..., DataSet], follow: Callable[..., None]) -> Callab
     others = dict(list(inspect.signature(follow, eval_str=True).parameters.items())[1:])
 
     def run(**given: Any) -> None:
+        starting.start(given['workers'])      # they import while this process does
         follow(find(**{name: given[name] for name in own}), **{name: given[name] for name in others})
 
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own.values(), *others.values())]

@@ -96,8 +96,9 @@ def visible(directory: pathlib.Path) -> dict[str, bytes]:
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What an uninterrupted run leaves."""
-    write(tmp_path_factory.mktemp('whole'))
-    return content(tmp_path_factory.getbasetemp() / 'whole0')
+    directory = tmp_path_factory.mktemp('whole')
+    write(directory)
+    return content(directory)
 
 
 @pytest.mark.parametrize(('older', 'from_step'), [(5, 0), (12, 60)], ids=['older of as many shards', 'of more'])
