@@ -243,6 +243,19 @@ def test_an_impossible_value(override: str, expected: str) -> None:
     assert message.startswith(f'{override.split("=")[0]} is ') and expected in message
 
 
+@pytest.mark.parametrize(('source', 'overrides', 'expected'), [
+    ('base', ['model.backbone.name=vgg16'], 'model.backbone.maps is fpn: expected c5'),
+    ('base', ['model.backbone.maps=c4'], 'model.anchors.sizes is .* one list of all sizes'),
+    ('base', ['model.roi.layer=pool', 'model.roi.sampling_ratio=1'], 'model.roi.aggregate is average: expected max'),
+    ('base', ['model.roi.layer=pool', 'model.roi.aggregate=max'], 'model.roi.sampling_ratio is 0: expected 1 with'),
+    ('mask_rcnn_r50_c4_1x', ['model.mask_head.pool_size=7'], 'model.mask_head.pool_size is 7: expected model.box_head'),
+    ('mask_rcnn_r50_c4_softmax', ['model.mask_head.class_agnostic=true'], 'class_agnostic is True: expected false')])
+def test_settings_that_do_not_go_together(source: str, overrides: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected) as error:
+        settings.load(source, overrides)
+    assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('name', settings.packaged())
 def test_every_packaged_config_loads_and_survives_saving(name: str, tmp_path: pathlib.Path) -> None:
     config = settings.load(name, ['data.train=a b#c/d.json', 'train.jit_compile=off'])

@@ -1,0 +1,102 @@
+"""The packaged configs: each ablation differs from its neighbour in what it says, and every one trains and detects."""
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf import config as configuration
+from mrcnn_tf.config import Config
+from mrcnn_tf.model import build_model
+
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+TRUNK = {'model.backbone.name'}
+# name: (neighbour, the fields that the row of its table changes)
+ABLATIONS = {
+    **{f'faster_rcnn_vgg16_anchors_{row}': ('faster_rcnn_vgg16', fields) for row, fields in {
+        '1s1r_128': {'model.anchors.sizes', 'model.anchors.ratios'},
+        '1s1r_256': {'model.anchors.sizes', 'model.anchors.ratios'},
+        '1s3r_128': {'model.anchors.sizes'}, '1s3r_256': {'model.anchors.sizes'},
+        '3s1r': {'model.anchors.ratios'}}.items()},
+    **{f'faster_rcnn_vgg16_lambda_{value}': ('faster_rcnn_vgg16', {'model.rpn.box_loss_weight'})
+       for value in ('01', '1', '100')},
+    'fast_rcnn_vgg16': ('faster_rcnn_vgg16', {'model.kind', 'solver.steps', 'solver.milestones'}),
+    'mask_rcnn_r50_c4_softmax': ('mask_rcnn_r50_c4_1x', {'model.mask_head.classifier'}),
+    'mask_rcnn_r50_c4_roipool': ('mask_rcnn_r50_c4_1x', {
+        'model.roi.layer', 'model.roi.aggregate', 'model.roi.sampling_ratio'}),
+    'mask_rcnn_r50_c4_roiwarp': ('mask_rcnn_r50_c4_1x', {'model.roi.layer'}),
+    'mask_rcnn_r50_c4_roiwarp_max': ('mask_rcnn_r50_c4_1x', {'model.roi.layer', 'model.roi.aggregate'}),
+    'mask_rcnn_r50_c4_roialign_max': ('mask_rcnn_r50_c4_1x', {'model.roi.aggregate'}),
+    'faster_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', {'model.kind', *TRUNK}),
+    'faster_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {'model.kind', *TRUNK}),
+    'mask_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', TRUNK),
+    'mask_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', TRUNK),
+    'mask_rcnn_x101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {
+        *TRUNK, 'model.backbone.stride_in_1x1', 'model.backbone.weights'}),
+}
+
+
+def leaves(node: Any, prefix: str = '') -> dict[str, Any]:
+    """The fields of a config by their dotted names."""
+    found = {}
+    for name, value in node.items():
+        found.update(leaves(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value})
+    return found
+
+
+@pytest.mark.parametrize('name', ABLATIONS)
+def test_an_ablation_differs_in_what_it_ablates(name) -> None:
+    neighbour, fields = ABLATIONS[name]
+    ours, theirs = (leaves(dataclasses.asdict(configuration.load(each))) for each in (name, neighbour))
+    assert {field for field in ours if ours[field] != theirs[field]} == fields
+
+
+@pytest.mark.parametrize('name', [name for name in configuration.packaged() if name != 'base'])
+def test_a_config_begins_with_its_command_and_a_number(name) -> None:
+    lines = (CONFIGS / f'{name}.yaml').read_text().splitlines()
+    comment = ' '.join(line.lstrip('# ') for line in lines[:[line.startswith('#') for line in lines].index(False)])
+    assert 'mrcnn ' in comment and f'{name}' in comment + f'mrcnn demo {name}'
+    assert any(character.isdigit() for character in comment)
+
+
+def reduced(config: Config) -> Config:
+    """A few small proposals and RoIs; the architecture stays."""
+    model = config.model
+    model.rpn.pre_nms_train = model.rpn.pre_nms_test = 30
+    model.rpn.post_nms_train = model.rpn.post_nms_test = 12
+    model.rpn.batch_per_image, model.roi.batch_per_image = 16, 4
+    model.detections.max_detections = 3
+    model.box_head.width = min(model.box_head.width, 32)
+    return config
+
+
+def batch_of_one(classes: int) -> dict[str, tf.Tensor]:
+    rng = np.random.default_rng(0)
+    boxes = np.zeros([1, 3, 4], np.float32)
+    boxes[0, :2] = [[4, 4, 40, 50], [20, 10, 60, 60]]
+    proposals = boxes + np.float32([1, 2, -1, 0]) * (boxes[..., 2:3] > 0)
+    values = {'images': rng.uniform(0, 255, (1, 64, 64, 3)).astype(np.float32), 'sizes': np.float32([[64, 64]]),
+              'boxes': boxes, 'labels': np.int32([[1, classes, 0]]), 'crowd': np.zeros([1, 3], bool),
+              'valid': boxes.any(-1), 'masks': rng.integers(0, 256, (1, 3, 14, 14)).astype(np.uint8),
+              'proposals': proposals, 'proposals_valid': proposals.any(-1)}
+    return {name: tf.constant(value) for name, value in values.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', configuration.packaged())
+def test_every_config_trains_and_detects(name) -> None:
+    """One step of each at 64 px, random weights: finite losses, a gradient for all that is trained, detections."""
+    config = reduced(configuration.load(name))
+    model, batch = build_model(config.model), batch_of_one(config.model.num_classes)
+    with tf.GradientTape() as tape:
+        losses = model.losses_of(batch, tf.constant([0, 0]))
+        total = tf.add_n(list(losses.values()))
+    gradients = tape.gradient(total, model.trainable_variables)
+    assert np.isfinite(total) and losses['loss_classifier'] > 0
+    assert all(np.isfinite(tf.convert_to_tensor(each)).all() for each in gradients)     # None cannot be converted
+    found = model(batch)
+    assert found['boxes'].shape == [1, 3, 4] and np.isfinite(found['boxes']).all()
