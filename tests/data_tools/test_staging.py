@@ -307,12 +307,12 @@ def _processes(command: str) -> list[str]:
 
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> shapes.DrawnSet:
-    """320 images: few are drawn, and each is listed many times."""
+    """160 images: few are drawn, and each is listed many times."""
     directory = tmp_path_factory.mktemp('drawn')
     made = shapes.draw(directory, 16, 0, (64, 64))
     data = json.loads(made.annotations.read_text())
     many = {**data, 'images': [], 'annotations': []}
-    for turn in range(20):
+    for turn in range(10):
         many['images'] += [{**image, 'id': image['id'] + 100 * turn} for image in data['images']]
         many['annotations'] += [{**each, 'id': len(many['annotations']) + i, 'image_id': each['image_id'] + 100 * turn}
                                 for i, each in enumerate(data['annotations'])]
@@ -339,5 +339,5 @@ def test_a_conversion_of_several_processes_that_is_killed(
     assert _processes(mark) == []
     with _run(drawn, output, workers=1) as process:
         printed = process.communicate()[0]
-    assert re.match(r'train: resumes: \d+ of 40 shards are whole\n', printed)
+    assert re.match(r'train: resumes: \d+ of 20 shards are whole\n', printed)
     assert content(output) == content(tmp_path / 'whole')
