@@ -4,7 +4,7 @@
         journal.json      the fingerprint of input and options, the number of shards, and whether all are whole
         00000.tfrecord    a shard, here only when it is whole
         00000.json        what it holds, written after it
-        NAME.json         the manifest, written when all shards are whole
+        manifest.json     written when all shards are whole
         old/              the set that had the name before
 
 From the moment that the journal says "publishing" the new set only has to be renamed, and whoever comes next does it:
@@ -66,7 +66,7 @@ class Staging:
         self.published: str | None = None      # the fingerprint of a set that `finish` gave its names
         self._gone = output / f'.{name}.gone'
         self._journal = self.directory / 'journal.json'
-        self._manifest = self.directory / f'{name}.json'
+        self._manifest = self.directory / 'manifest.json'
         self._old = self.directory / 'old'
 
     def begin(self, fingerprint: str, count: int) -> None:
@@ -149,7 +149,7 @@ class Staging:
         for index, final in enumerate(finals):
             if final not in new:
                 os.replace(self.shard(index), self.output / final)
-        os.replace(self._manifest, self.output / self._manifest.name)
+        os.replace(self._manifest, self.output / f'{self.name}.json')
 
     def _new(self, finals: list[str]) -> set[str]:
         """Names that shards of the new set have already."""

@@ -78,6 +78,9 @@ def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.Pa
         if staging.published == mark:
             progress.say(f'{head.name}: resumes: all {len(groups)} shards are whole and have their names now')
             return Manifest.read(output / f'{head.name}.json')
+        if staging.published:
+            progress.say(f'{head.name}: the set of an earlier run, which was whole, has its names now; it is replaced '
+                         'when this one is')
         staging.begin(mark, len(groups))
         parts = _write_parts(groups, make, staging, options)
         try:

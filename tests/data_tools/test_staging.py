@@ -49,8 +49,8 @@ def make(item: Item) -> tuple[records.Annotated | None, Log]:
     return records.Annotated(b'x' * 100, 'png', 'a.png', 'id', item.number, 8, 8, objects), log
 
 
-def write(output: pathlib.Path, count: int = 6, **options: Any) -> records.Manifest:
-    head = records.Manifest('train', [records.Category(1, 1, 'cell')], records.Counts(), 0, {}, {}, [], False,
+def write(output: pathlib.Path, count: int = 6, name: str = 'train', **options: Any) -> records.Manifest:
+    head = records.Manifest(name, [records.Category(1, 1, 'cell')], records.Counts(), 0, {}, {}, [], False,
                             records.Source('coco', 'a.json', 'images'))
     return writer.write([Item(i) for i in range(count)], make, head, output,
                         writer.Options(**{'images_per_shard': 2, **options}))
@@ -230,7 +230,7 @@ def refusing(target: str, real: Callable[..., None] = os.replace) -> Callable[..
     return replace
 
 
-@pytest.mark.parametrize('name', ['.train.partial/train.json', '.train.partial/old/train-00001-of-00003.tfrecord',
+@pytest.mark.parametrize('name', ['.train.partial/manifest.json', '.train.partial/old/train-00001-of-00003.tfrecord',
                                   'train-00002-of-00003.tfrecord', 'train.json'])
 def test_the_older_set_is_as_it_was_when_renaming_fails(
         tmp_path: pathlib.Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch,
@@ -248,8 +248,16 @@ def test_the_older_set_is_as_it_was_when_renaming_fails(
     assert 'resumes: ' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('name', ['journal', 'manifest', 'old', '00000', 'a.partial'])
+def test_any_name_will_do(tmp_path: pathlib.Path, name: str) -> None:
+    for count in (4, 6):
+        write(tmp_path, count, name)
+    assert sorted(content(tmp_path)) == sorted([f'{name}.json', *staging.final_names(name, 3)])
+    assert records.Manifest.read(tmp_path / f'{name}.json').counts.images == 5
+
+
 def test_a_set_that_was_whole_gets_its_names_before_another_is_made(
-        tmp_path: pathlib.Path, whole: dict[str, bytes]) -> None:
+        tmp_path: pathlib.Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
@@ -261,6 +269,7 @@ def test_a_set_that_was_whole_gets_its_names_before_another_is_made(
         patch.setattr(writer, '_write_parts', stop)
         write(tmp_path, 5)
     assert content(tmp_path) == whole
+    assert 'train: the set of an earlier run, which was whole, has its names now' in capsys.readouterr().out
 
 
 def test_two_runs_of_one_set_do_not_mix(tmp_path: pathlib.Path) -> None:
@@ -298,12 +307,12 @@ def _processes(command: str) -> list[str]:
 
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> shapes.DrawnSet:
-    """320 images: few are drawn, and each is listed many times."""
+    """160 images: few are drawn, and each is listed many times."""
     directory = tmp_path_factory.mktemp('drawn')
     made = shapes.draw(directory, 16, 0, (64, 64))
     data = json.loads(made.annotations.read_text())
     many = {**data, 'images': [], 'annotations': []}
-    for turn in range(20):
+    for turn in range(10):
         many['images'] += [{**image, 'id': image['id'] + 100 * turn} for image in data['images']]
         many['annotations'] += [{**each, 'id': len(many['annotations']) + i, 'image_id': each['image_id'] + 100 * turn}
                                 for i, each in enumerate(data['annotations'])]
@@ -330,5 +339,5 @@ def test_a_conversion_of_several_processes_that_is_killed(
     assert _processes(mark) == []
     with _run(drawn, output, workers=1) as process:
         printed = process.communicate()[0]
-    assert re.match(r'train: resumes: \d+ of 40 shards are whole\n', printed)
+    assert re.match(r'train: resumes: \d+ of 20 shards are whole\n', printed)
     assert content(output) == content(tmp_path / 'whole')
