@@ -52,8 +52,16 @@ def stage(name: str) -> str:
 
 
 def tables(found: Sequence[Row]) -> str:
-    """Two tables in Markdown: the stages of the network, the operators."""
+    """Tables in Markdown: the stages of the network, the operators, bfloat16 by case, and the rest."""
     stacks = sorted({row['stack'] for row in found}, reverse=True)
+    rest = [row for row in found if row['case'] != 'ops' and (row['engine'], row['mode']) not in MODES]
+    halves = [row for row in rest if row['mode'] == 'bfloat16']
+    parts = [_network(found, stacks), _operators(found, stacks), _by_case(halves),
+             _rest([row for row in rest if row['mode'] != 'bfloat16'], stacks)]
+    return '\n\n'.join('\n'.join(part) for part in parts if len(part) > 2)
+
+
+def _network(found: Sequence[Row], stacks: Sequence[str]) -> list[str]:
     network = [row for row in found if row['case'] != 'ops' and (row['engine'], row['mode']) in MODES]
     columns = [(stack, *mode) for stack in stacks for mode in MODES]
     heads = [f'{_release(stack)} {WHOLE[engine, mode]}' for stack, engine, mode in columns]
@@ -64,7 +72,26 @@ def tables(found: Sequence[Row]) -> str:
         cells = [_largest([row['size'] for row in part if (row['stack'], row['engine'], row['mode']) == column])
                  for column in columns]
         lines.append(f'| {name} | {limit} | {" | ".join(cells)} |')
-    return '\n'.join([*lines, '', *_operators(found, stacks)])
+    return lines
+
+
+def _by_case(found: Sequence[Row]) -> list[str]:
+    """The larger of both stacks."""
+    names, cases = (list(dict.fromkeys(row[key] for row in found)) for key in ('stage', 'case'))
+    lines = [f'| case | {" | ".join(names)} |', '|---|' + '---|' * len(names)]
+    for case in cases:
+        cells = [_largest([row['size'] for row in found if (row['case'], row['stage']) == (case, name)])
+                 for name in names]
+        lines.append(f'| {case} | {" | ".join(cells)} |')
+    return lines
+
+
+def _rest(found: Sequence[Row], stacks: Sequence[str]) -> list[str]:
+    lines = [f'| | limit | {" | ".join(_release(stack) for stack in stacks)} |', '|---|---|' + '---|' * len(stacks)]
+    for name, part in _groups(found).items():
+        cells = [_largest([row['size'] for row in part if row['stack'] == stack]) for stack in stacks]
+        lines.append(f'| {name} | {max(row["limit"] for row in part):.2g} | {" | ".join(cells)} |')
+    return lines
 
 
 def _operators(found: Sequence[Row], stacks: Sequence[str]) -> list[str]:

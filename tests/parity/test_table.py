@@ -22,6 +22,9 @@ LINES = [
     line('fpn_1', .0625, mode='xla jit'), line('loss_mask 0', 1e-5), line('loss_mask 2', 3e-4),
     line('loss_mask 3', 2e-4),
     line('chain det_pasted_0', 3, 5.), line('chain det_pasted_1', 7, 65.25), line('bfloat16 x', 1., mode='op bfloat16'),
+    line('bfloat16 x', .5, mode='op bfloat16', case='b'),
+    line('bfloat16 x', .25, stack=OLD, mode='op bfloat16', case='b'),
+    line('SavedModel boxes', .25, mode='op SavedModel'), line('SavedModel boxes', .1, stack=OLD, mode='op SavedModel'),
     line('nms_keep_30', 0, 0, mode='op eager', case='ops'), line('roi_align_7x7_aligned_ratio2_grad', 1e-5, 4e-5, OLD,
                                                                   'op graph', 'ops'),
     line('anchors', 0., 0.)]      # run again: this counts, at this place
@@ -37,7 +40,16 @@ EXPECTED = """\
 | operators | TF 2.21 | TF 2.15 |
 |---|---|---|
 | nms_keep | 0 |  |
-| roi_align_grad |  | 0.25 |"""
+| roi_align_grad |  | 0.25 |
+
+| case | bfloat16 x |
+|---|---|
+| a | 1 |
+| b | 0.5 |
+
+| | limit | TF 2.21 | TF 2.15 |
+|---|---|---|---|
+| SavedModel boxes | 0.5 | 0.25 | 0.1 |"""
 
 
 def test_tables() -> None:
