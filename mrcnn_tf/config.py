@@ -110,6 +110,7 @@ class RPNConfig:
 class RoIConfig:
     """Sampling of proposals for the heads (Fast 2.3) and RoIAlign (Mask 3)."""
     positive_iou: float = 0.5             # Fast 2.3
+    negative_iou: float | None = None     # RoIs between it and positive_iou are ignored; none: positive_iou
     batch_per_image: int = 512
     positive_fraction: float = 0.25
     crowd_iof: float = 0.7
@@ -236,7 +237,7 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ('0 to 1', lambda x: 0 <= x <= 1, """
         data.flip_horizontal data.flip_vertical model.backbone.norm_momentum model.rpn.positive_iou
         model.rpn.negative_iou model.rpn.positive_fraction model.rpn.nms_iou model.rpn.crowd_iof
-        model.roi.positive_iou model.roi.positive_fraction model.roi.crowd_iof
+        model.roi.positive_iou model.roi.negative_iou model.roi.positive_fraction model.roi.crowd_iof
         model.detections.score_threshold model.detections.nms_iou solver.momentum solver.warmup_factor"""),
     ('0 to 5', lambda x: 0 <= x <= 5, 'model.backbone.frozen_stages'),
     ('one of the levels 2 to 5', lambda x: 2 <= x <= 5, 'model.roi.canonical_level'),
@@ -316,6 +317,8 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
         ('model.mask_head.pool_size',
          model.kind != 'mask_rcnn' or backbone.maps != 'c4' or model.mask_head.pool_size == model.box_head.pool_size,
          'model.box_head.pool_size with model.backbone.maps=c4, whose res5 both share'),
+        ('model.roi.negative_iou', model.roi.negative_iou is None or model.roi.negative_iou <= model.roi.positive_iou,
+         'at most model.roi.positive_iou'),
         ('model.mask_head.class_agnostic',
          not model.mask_head.class_agnostic or model.mask_head.classifier == 'sigmoid',
          'false with model.mask_head.classifier=softmax, where classes compete'),

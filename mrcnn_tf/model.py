@@ -117,7 +117,8 @@ class FastRCNN(FittedModel):
     def _roi_losses(self, batch: Batch, truth: Truth, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor,
                     seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         config, head = self.settings.roi, self.settings.box_head
-        matches = targets.match(rois, *truth, config.positive_iou, config.positive_iou, False, config.crowd_iof)
+        negative_iou = config.positive_iou if config.negative_iou is None else config.negative_iou
+        matches = targets.match(rois, *truth, config.positive_iou, negative_iou, False, config.crowd_iof)
         drawn, most = targets.sample(tf.where(valid, matches.label, -1), config.batch_per_image,
                                      config.positive_fraction, seed)
         rois = targets.gather_matched(rois, drawn.index)

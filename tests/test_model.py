@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mrcnn_tf import targets
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.model import LOSSES, FasterRCNN, MaskRCNN, build_model
 
@@ -349,6 +350,16 @@ def test_the_seed_decides_what_is_drawn(differentiate) -> None:
         other, _ = differentiate(make_batch(), seed)
         assert other['loss_objectness'] != first['loss_objectness']
         assert other['loss_classifier'] != first['loss_classifier']
+
+
+@pytest.mark.parametrize(('negative', 'expected'), [(None, .5), (.25, .25)])
+def test_rois_between_the_thresholds(monkeypatch, negative, expected) -> None:
+    """Without a threshold of their own negatives begin where positives end."""
+    thresholds, match = [], targets.match
+    monkeypatch.setattr(targets, 'match', lambda *args: thresholds.append(args[4:6]) or match(*args))
+    model = build_model(small_config(roi__negative_iou=negative))
+    model.losses_of(make_batch(), tf.constant([0, 0]))
+    assert thresholds == [(.7, .3), (.5, expected)]
 
 
 @pytest.mark.parametrize('changes', [

@@ -27,7 +27,8 @@ FIELDS = {
     'rpn_batch_size_per_image': 'rpn.batch_per_image', 'rpn_positive_fraction': 'rpn.positive_fraction',
     'box_score_thresh': 'detections.score_threshold', 'box_nms_thresh': 'detections.nms_iou',
     'box_detections_per_img': 'detections.max_detections', 'box_fg_iou_thresh': 'roi.positive_iou',
-    'box_batch_size_per_image': 'roi.batch_per_image', 'box_positive_fraction': 'roi.positive_fraction'}
+    'box_bg_iou_thresh': 'roi.negative_iou', 'box_batch_size_per_image': 'roi.batch_per_image',
+    'box_positive_fraction': 'roi.positive_fraction'}
 
 
 class Case:
@@ -75,14 +76,13 @@ class Case:
         config.backbone.frozen_stages = 5 - self.config.get('trainable_layers', 3)
         settings = {name: value for name, value in self.config['settings'].items()
                     if name not in ('min_size', 'max_size')}
-        positive = settings.get('box_fg_iou_thresh', .5)
-        if settings.pop('box_bg_iou_thresh', positive) != positive:
-            raise KitError(f'{self.name}: box_bg_iou_thresh other than box_fg_iou_thresh has no counterpart here')
         for name, value in settings.items():
             if name not in FIELDS:
                 raise KitError(f'{self.name}: {name} has no counterpart here')
             section, field = FIELDS[name].split('.')
             setattr(getattr(config, section), field, value)
+        # Of the 'xla' engine: candidates that enter the last suppression, twenty a detection, as by default.
+        config.detections.pre_nms = max(config.detections.pre_nms, 20 * config.detections.max_detections)
         return config
 
     @property

@@ -48,7 +48,8 @@ def pieces(case: Case, settings: ModelConfig, jit: bool) -> Iterator[Difference]
     for i in range(case.count):
         yield Difference(f'stored anchor_labels_{i}', farthest(labels[i], case[f'anchor_labels_{i}']), 0.)
     rois, roi = yx(case.stacked('rois')), settings.roi
-    labels, matched = matches(tf.constant(rois), roi.positive_iou, roi.positive_iou, False, roi.crowd_iof)
+    negative_iou = roi.positive_iou if roi.negative_iou is None else roi.negative_iou
+    labels, matched = matches(tf.constant(rois), roi.positive_iou, negative_iou, False, roi.crowd_iof)
     for i in range(case.count):
         count = len(case[f'rois_{i}'])
         yield from _roi_piece(case, settings, i, rois[i, :count], labels[i, :count], matched[i, :count])
@@ -68,7 +69,7 @@ def _roi_piece(case: Case, settings: ModelConfig, i: int, rois: np.ndarray, labe
     boxes, classes = yx(case[f'gt_boxes_{i}']), case[f'gt_labels_{i}']
     if not len(boxes):
         boxes, classes = np.zeros([1, 4], np.float32), np.zeros([1], np.int64)               # never matched
-    labels = np.where(label == 1, classes[np.minimum(matched, len(boxes) - 1)], 0)
+    labels = np.select([label == 1, label == 0], [classes[np.minimum(matched, len(boxes) - 1)], 0], -1)
     yield Difference(f'stored roi_labels_{i}', farthest(labels, case[f'roi_labels_{i}']), 0.)
     yield Difference(f'stored roi_matched_{i}', farthest(matched, case[f'roi_matched_{i}'] * (labels > 0)), 0.)
     goals = box_ops.encode(tf.constant(rois), tf.constant(boxes[np.minimum(matched, len(boxes) - 1)]),
