@@ -32,7 +32,7 @@ _PICTURES = 'leftImg8bit'
 _SUFFIX = f'_{_PICTURES}.png'
 _GROUPS_BELOW = 1000
 _ID_ROOM = 100_000               # annotation ids of an image: more than the largest instance id
-_BYTES_OF_MASKS = 200_000        # of an image's, roughly
+_BYTES_OF_MASKS = 60_000         # of an image's, roughly
 _FARTHEST = 1e6                  # px, beyond any picture
 _MOST_PIXELS = 10 ** 8
 

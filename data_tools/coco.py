@@ -124,7 +124,7 @@ class Coco:
             raise ConversionError(f'{self.annotations}: it was changed while its images were converted; '
                                   'convert it again')
         found = json_lists.read(self.annotations, kept.places[:, 1:].tolist())
-        return Told([(annotation.get('id'), (ordinal, annotation))
+        return Told([(_id(annotation, ordinal), (ordinal, annotation))
                      for ordinal, annotation in zip(kept.places[:, 0].tolist(), found, strict=True)],
                     self.annotations.name, kept.size)
 
@@ -274,10 +274,12 @@ def _places_by_image(contents: Contents, path: pathlib.Path, log: Log) -> list[n
     index = {image.id: i for i, image in enumerate(contents.images)}
     # The -1 at the end is what an annotation has whose image_id is nothing that could be one.
     owners = np.array([*(index.get(image_id, -1) for image_id in contents.image_ids), -1])[contents.places[:, 0]]
-    for annotation in json_lists.read(path, contents.places[owners < 0, 1:].tolist()):
+    strays = np.flatnonzero(owners < 0)
+    for place, annotation in zip(strays.tolist(), json_lists.read(path, contents.places[strays, 1:].tolist()),
+                                 strict=True):
         image_id = annotation.get('image_id')
         log.drop(Fault('annotation for a missing image', f'image_id {image_id!r:.40} is not in the list'),
-                 image_id, annotation.get('id'), path.name)
+                 image_id, _id(annotation, place + 1), path.name)
     order = np.argsort(owners, kind='stable')
     places = np.column_stack([order + 1, contents.places[order, 1:]])
     edges = np.searchsorted(owners[order], np.arange(len(contents.images) + 1))
@@ -291,6 +293,11 @@ def _item(image: Listed, number: int, places: np.ndarray, directory: pathlib.Pat
     size, modified = conversion.held(directory / name)
     # Names and numbers of the image and each object; deflate makes little of a mask.
     return Item(image.id, number, name, size + 400 + 600 * len(places), modified, Places(image.size, places))
+
+
+def _id(annotation: dict[str, Any], ordinal: int) -> Any:
+    """What names an annotation in a report: its place in the list where it has no id."""
+    return f'number {ordinal}' if annotation.get('id') is None else annotation['id']
 
 
 def _is_int64(value: Any) -> bool:

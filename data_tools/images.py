@@ -27,6 +27,10 @@ _TURNS = {
 _QUARTERS = (5, 6, 7, 8)    # these exchange height and width
 _CHANNELS_OF_MODE = {'L': 1, 'RGB': 3, 'CMYK': 4}
 _CHANNELS_OF_PNG = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}    # by the header's colour type; 3 is a palette of colours
+# Within a scan 0 follows a value of 255; markers 01, D0..D8 stand alone.
+_SEGMENT = re.compile(rb'\xff[^\x00\x01\xd0-\xd8\xff]')
+_JPEG_END = 0xd9
+_PNG_END = b'\0\0\0\0IEND\xaeB`\x82'
 _EXACT_AS_PNG = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16')
 
 
@@ -101,6 +105,7 @@ def _checked(data: bytes, name: str) -> ImageFile:
     with Image.open(io.BytesIO(data)) as image:
         if image.format not in FORMATS:
             raise Unusable('unsupported image format', f'{name} is {image.format}; JPEG and PNG can be read')
+        _check_end(data, image.format == 'PNG')
         if image.format != 'PNG':
             return _loaded(image, data)
         image.verify()      # checksums, which loading leaves out
@@ -115,6 +120,22 @@ def _loaded(image: Image.Image, data: bytes) -> ImageFile:
     image.draft(image.mode, (1, 1))
     image.load()
     return ImageFile(data, kind, height, width, channels, dtype, _orientation(image))
+
+
+def _check_end(data: bytes, png: bool) -> None:
+    """Raises ValueError where the mark of the end is missing: Pillow does without, TensorFlow does not."""
+    if not (_PNG_END in data if png else _jpeg_ends(data)):
+        raise ValueError('it breaks off: the mark of its end is missing')
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Goes from segment to segment, over the scans between them, to the end."""
+    at = 2
+    while match := _SEGMENT.search(data, at):
+        if data[match.start() + 1] == _JPEG_END:
+            return True
+        at = match.start() + 2 + int.from_bytes(data[match.end():match.end() + 2], 'big')
+    return False
 
 
 def _of_png(data: bytes) -> tuple[int, str]:

@@ -7,6 +7,9 @@ their structure or their bytes, png and jpeg in their bytes. What is asked of ea
 of one line; records that TensorFlow decodes, with boxes and masks inside of the image; every image and annotation
 either in the records, with the box and class that an independent reading of the same files gives, or counted as
 dropped; no more than some seconds. A case is repeated with --seed and --only.
+
+With --images as many damaged png and jpeg files of all their sorts are checked alone: what the converters let in,
+TensorFlow has to decode, to the size and channels that were found.
 """
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -32,8 +36,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data_tools import cityscapes, coco, conversion, voc
+from data_tools import images as image_files
 from data_tools.conversion import DataSet, Rules
-from data_tools.incidents import ConversionError
+from data_tools.incidents import ConversionError, Unusable
 from mrcnn_tf.input import images, records
 
 Files = dict[str, bytes]
@@ -66,16 +71,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--cases', type=int, default=1000)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--images', type=int, default=0)
     parser.add_argument('--only', type=int, help='the number of the case to repeat')
     arguments = parser.parse_args()
     numbers = range(arguments.cases) if arguments.only is None else [arguments.only]
-    ends, failures = run(numbers, arguments.seed)
-    for (kind, end), count in sorted(ends.items()):
-        print(f'{kind:12}{end:40}{count:6}')
-    for number, failure in failures.items():
-        print(f'--- case {number} of seed {arguments.seed}\n{failure}')
-    print(f'{sum(ends.values())} cases, {len(failures)} failures')
-    sys.exit(bool(failures))
+    found = 0
+    for ends, failures in (run(numbers, arguments.seed), run_images(range(arguments.images), arguments.seed)):
+        for (kind, end), count in sorted(ends.items()):
+            print(f'{kind:12}{end:40}{count:6}')
+        for number, failure in failures.items():
+            print(f'--- case {number} of seed {arguments.seed}\n{failure}')
+        print(f'{sum(ends.values())} cases, {len(failures)} failures')
+        found += len(failures)
+    sys.exit(bool(found))
 
 
 def run(numbers: Any, seed: int) -> tuple[collections.Counter[tuple[str, str]], dict[int, str]]:
@@ -94,6 +102,75 @@ def run(numbers: Any, seed: int) -> tuple[collections.Counter[tuple[str, str]], 
             ends[name, 'FAILURE'] += 1
             failures[number] = f'{name}: {damage}\n{traceback.format_exc()}'
     return ends, failures
+
+
+def run_images(numbers: Any, seed: int) -> tuple[collections.Counter[tuple[str, str]], dict[int, str]]:
+    """As `run`, of single image files."""
+    ends: collections.Counter[tuple[str, str]] = collections.Counter()
+    failures: dict[int, str] = {}
+    sorts = _image_sorts()
+    for number in numbers:
+        rng = random.Random(f'{seed}/image/{number}')
+        name = rng.choice(sorted(sorts))
+        damaged = _bytes(sorts[name], rng)
+        if rng.random() < .5 and name.startswith('png'):
+            damaged = _with_checksums(damaged)
+        try:
+            ends[name, _image_end(damaged)] += 1
+        except Exception:
+            ends[name, 'FAILURE'] += 1
+            failures[number] = f'{name}\n{traceback.format_exc()}'
+    return ends, failures
+
+
+def _image_end(data: bytes) -> str:
+    try:
+        file = image_files.check(data, 'a')
+    except Unusable as unusable:
+        assert '\n' not in unusable.fault.detail
+        return 'refused'
+    assert images.decode(data).shape == [file.height, file.width, 3]
+    if file.format == 'png':
+        channels = tf.io.decode_png(data, dtype=tf.uint16).shape[2]
+        assert channels in (file.channels, file.channels + 1), channels    # a palette's colours may be transparent
+    if file.orientation != 1:
+        with contextlib.suppress(Unusable):
+            turned = image_files.turn(file, 'a')
+            assert images.decode(turned.data).shape == [*file.turned_size(), 3]
+    return 'decoded'
+
+
+def _with_checksums(png: bytes) -> bytes:
+    """The chunks of a damaged PNG with the checksums that they should have: the damage goes deeper so."""
+    parts, at = [png[:8]], 8
+    while at + 8 <= len(png):
+        end = at + 8 + int.from_bytes(png[at:at + 4], 'big')
+        body = png[at + 4:end]
+        parts += [png[at:at + 4], body, zlib.crc32(body).to_bytes(4, 'big')]
+        at = end + 4
+    return b''.join(parts)
+
+
+def _image_sorts() -> Files:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 4), np.uint8)).resize(SIZE[::-1])
+    colours, exif = noise.convert('RGB'), Image.Exif()
+    exif[0x0112], exif[0x010e] = 6, 'x' * 40
+    deep = Image.fromarray(np.asarray(noise)[:, :, 0].astype(np.uint16) * 257)
+    return {f'{sort[0].lower()} {sort[1]}': _saved(*sort[2:], format=sort[0], **options) for sort, options in (
+        (('PNG', 'colours', colours), {}), (('PNG', 'deep', deep), {}), (('PNG', 'grey', colours.convert('L')), {}),
+        (('PNG', 'palette', colours.convert('P')), {}), (('PNG', 'bits', colours.convert('1')), {}),
+        (('PNG', 'transparent palette', colours.convert('P')), {'transparency': 3}), (('PNG', 'four', noise), {}),
+        (('PNG', 'two', colours.convert('LA')), {}), (('PNG', 'turned', colours), {'exif': exif}),
+        (('JPEG', 'colours', colours), {}), (('JPEG', 'progressive', colours), {'progressive': True}),
+        (('JPEG', 'grey', colours.convert('L')), {}), (('JPEG', 'cmyk', colours.convert('CMYK')), {}),
+        (('JPEG', 'turned', colours), {'exif': exif, 'quality': 30}),
+        (('JPEG', 'restarts', colours), {'restart_marker_blocks': 1}))}
+
+
+def _saved(image: Image.Image, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, **options)
+    return stream.getvalue()
 
 
 def _end(kind: Kind, files: Files, rng: random.Random) -> str:
@@ -403,7 +480,7 @@ def _of_polygons(data: bytes) -> list[Expected] | None:
         annotation.fromJsonText(json.dumps({**tree, 'objects': [{**each, 'deleted': 0} for each in known]}))
         with contextlib.redirect_stdout(io.StringIO()):     # it tells of polygons that it cannot draw
             return _instances(np.asarray(createInstanceImage(annotation, 'ids')))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
         return None
 
 

@@ -288,6 +288,12 @@ def test_ids_that_are_text_become_ordinals(folder: Folder) -> None:
     assert (second['image_id'], second['source_id'], second['annotation_ids'].tolist()) == (2, b'77', [2, 6])
 
 
+def test_an_annotation_without_id_is_named_by_its_place(folder: Folder) -> None:
+    manifest = folder.convert([annotation(), annotation(id=..., bbox=[1]), annotation(id=None, image_id=9)])
+    assert {reason: [each.annotation_id for each in found] for reason, found in manifest.dropped.items()} == {
+        'malformed box': ['number 2'], 'annotation for a missing image': ['number 3']}
+
+
 def test_a_missing_box_is_that_of_the_mask(folder: Folder) -> None:
     manifest = folder.convert([annotation(bbox=None), annotation(id=2, bbox=...)])
     assert [incident.annotation_id for incident in manifest.repaired['box computed']] == [1, 2]

@@ -17,6 +17,12 @@ def test_damaged_sets_end_in_a_line_or_in_sound_records() -> None:
         'one clear line', 'records, and problems are counted', 'records, no problem'}
 
 
+def test_damaged_images_are_refused_or_decoded() -> None:
+    ends, failures = fuzz.run_images(range(500), seed=0)
+    assert not failures, '\n'.join(failures.values())
+    assert {end for _, end in ends} == {'refused', 'decoded'}
+
+
 def _moved(box: Any, size: tuple[int, int], text: str) -> tuple[objects.Box, list[Any]]:
     y1, x1, y2, x2 = _clip(box, size, text)[0]
     return (y1 / 2, x1, y2, x2), []

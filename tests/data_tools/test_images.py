@@ -140,6 +140,9 @@ JPEG, PNG = encoded('JPEG', 'RGB'), encoded('PNG', 'RGB')
 CORRUPT = {
     'empty': b'', 'text': b'<html>not found</html>', 'header only': JPEG[:20],
     'JPEG cut': JPEG[:len(JPEG) // 2], 'JPEG without end': JPEG[:-40],
+    'JPEG with another end': JPEG[:-1] + b'\xd1',
+    'JPEG whose last segment is too long': JPEG[:-2] + b'\xff\xe1\x00\x09' + JPEG[-2:],
+    'PNG with another end': PNG[:-11] + b'\x01' + PNG[-10:],
     'PNG cut': PNG[:len(PNG) // 2], 'PNG bit': flipped(PNG, len(PNG) // 2), 'PNG header bit': flipped(PNG, 17),
 }
 
