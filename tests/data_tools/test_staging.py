@@ -4,7 +4,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import multiprocessing
 import os
 import pathlib
 import re
@@ -15,20 +14,15 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from data_tools import coco, shapes, shards, staging, writer
+from data_tools import coco, shapes, shards, staging, starting, writer
 from data_tools.incidents import Fault, Log
 from mrcnn_tf.input import records
-
-# One server imports TensorFlow, and each process to be killed is a fork of it.
-SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['data_tools.writer'])
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ def _touches(event: str, arguments: tuple[Any, ...], output: str) -> bool:
 
 def run_killed(output: pathlib.Path, at: int) -> bool:
     """Whether the process was killed before it came to its end."""
-    process: ForkServerProcess = SERVER.Process(target=killed, args=(output, at))
+    process = starting.context().Process(target=killed, args=(output, at))
     process.start()
     process.join(60)
     assert process.exitcode in (-signal.SIGKILL, 0)

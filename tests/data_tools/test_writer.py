@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-import multiprocessing
 import os
 import pathlib
 import resource
@@ -113,12 +112,7 @@ def test_same_bytes_from_one_process_and_from_two(tmp_path: pathlib.Path, capsys
 @hypothesis.given(st.lists(st.integers(0, 7), min_size=1, max_size=20).filter(lambda found: set(found) != {4}),
                   st.integers(1, 8), st.integers(50, 3000), st.integers(2, 4))
 def test_any_limits_and_any_number_of_processes_give_the_same(
-        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, numbers: list[int], images: int, size: int,
-        workers: int) -> None:
-    # Quicker to start than the processes of a conversion: forks of one that has imported TensorFlow.
-    server = multiprocessing.get_context('forkserver')
-    server.set_forkserver_preload(['data_tools.writer'])
-    monkeypatch.setattr('multiprocessing.get_context', lambda method: server)
+        tmp_path: pathlib.Path, numbers: list[int], images: int, size: int, workers: int) -> None:
     found = []
     for i, options in enumerate((writer.Options(), writer.Options(images, size),
                                  writer.Options(images, size, workers))):
