@@ -131,7 +131,8 @@ class Voc:
             annotation_id=item.told.ordinal * _ID_ROOM + value.number,
             mask=None if mask is None else records.encode_mask(mask),
             difficult=_flag(value.element, 'difficult'), truncated=_flag(value.element, 'truncated'))
-        return made, repairs, [] if mask is None else objects.disagreement(box, objects.mask_box(mask))
+        odd = [] if mask is None else objects.disagreement(box, objects.mask_box(mask))
+        return made, repairs, [*_thin(value.element), *odd]
 
 
 def _folders(roots: Sequence[str | os.PathLike[str]], years: Sequence[str]) -> list[pathlib.Path]:
@@ -253,6 +254,13 @@ def _box(element: Element, file: ImageFile) -> tuple[objects.Box, list[Fault]]:
     except ValueError:
         raise Unusable('malformed box', text) from None
     return objects.clip((top - 1, left - 1, bottom, right), (file.height, file.width), text)
+
+
+def _thin(element: Element) -> list[Fault]:
+    """A fault where the first and the last pixel are the same: mostly a click that was meant to be a box."""
+    texts = [_text(element, f'bndbox/{side}') for side in _SIDES]
+    same = texts[0] == texts[2] or texts[1] == texts[3]
+    return [Fault('box one pixel wide or high', f'{", ".join(texts)} ({", ".join(_SIDES)})')] if same else []
 
 
 def _text(element: Element, path: str) -> str:

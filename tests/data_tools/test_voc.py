@@ -84,7 +84,9 @@ def test_boxes_begin_a_pixel_earlier_and_end_where_they_ended(kit: Kit) -> None:
     assert record['image/encoded'] == [data] and record['image/split'] == [b'train']
     assert (record['image/id'], record['image/source_id']) == ([12], [b'000012'])
     assert record['image/object/annotation_id'] == [1000001, 1000002, 1000003]
-    assert manifest.dropped == manifest.repaired == manifest.kept == {} and not manifest.has_masks
+    assert manifest.dropped == manifest.repaired == {} and not manifest.has_masks
+    assert manifest.kept == {'box one pixel wide or high': [
+        records.Incident('000012', 3, '7, 7, 7, 7 (ymin, xmin, ymax, xmax)', 'Annotations/000012.xml')]}
     assert manifest.source == records.Source('voc', str(kit.root / 'ImageSets/Main/train.txt'),
                                              str(kit.root / 'JPEGImages'))
 
@@ -303,6 +305,8 @@ def test_blood_cells(tmp_path: pathlib.Path, bccd_dir: pathlib.Path, split: str,
     assert manifest.counts.objects == sum(map(len, boxes.values())) - without_area
     assert {reason: len(each) for reason, each in manifest.dropped.items()} == (
         {'box without area': without_area} if without_area else {})
+    clicks = sum(x1 == x2 or y1 == y2 for each in boxes.values() for _, x1, y1, x2, y2 in each)
+    assert len(manifest.kept.get('box one pixel wide or high', [])) == clicks == 1
     path = tmp_path / 'out' / f'{split}.json'
     names: Counter[str] = Counter()
     shards = tf.data.TFRecordDataset(records.Manifest.read(path).shard_paths(path))
