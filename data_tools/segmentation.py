@@ -25,17 +25,13 @@ class Region(NamedTuple):
     pixels: np.ndarray    # uint8 [rows, columns], 0 or 1, of the tightest box
     top: int              # px
     left: int
+    area: float           # px^2
 
     @property
     def box(self) -> tuple[float, float, float, float]:
         """y1, x1, y2, x2, px; it ends after the last pixel."""
         rows, columns = self.pixels.shape
         return float(self.top), float(self.left), float(self.top + rows), float(self.left + columns)
-
-    @property
-    def area(self) -> float:
-        """px^2"""
-        return float(np.count_nonzero(self.pixels))
 
     def png(self, height: int, width: int) -> bytes:
         """The mask of the image as a record holds it."""
@@ -118,22 +114,24 @@ def _outline(polygon: list[float]) -> float:
 
 def _region(runs: np.ndarray, height: int) -> Region:
     """The pixels of run lengths, int64, that fit the image."""
-    ones = 1 + 2 * np.flatnonzero(runs[1::2])      # runs of 1s that have any
+    ones = 1 + 2 * runs[1::2].nonzero()[0]      # runs of 1s that have any
     if not len(ones):
         raise Unusable('empty mask', 'the segmentation covers no pixel')
     ends = runs[:ones[-1] + 1].cumsum()
-    first, last = int(ends[ones[0] - 1]), int(ends[-1])
-    left, right = first // height, (last - 1) // height + 1
-    around = np.concatenate(([first - left * height], runs[ones[0]:ones[-1] + 1], [right * height - last]))
+    firsts, lasts = ends[ones - 1], ends[ones] - 1
+    left, right = int(firsts[0]) // height, int(lasts[-1]) // height + 1
+    around = np.concatenate((firsts[:1] - left * height, runs[ones[0]:ones[-1] + 1], right * height - 1 - lasts[-1:]))
     columns = np.repeat((np.arange(len(around)) & 1).astype(np.uint8), around).reshape(-1, height)
-    rows = np.flatnonzero(columns.any(axis=0))
-    return Region(columns[:, rows[0]:rows[-1] + 1].T, int(rows[0]), left)
+    top, bottom = 0, height
+    if (firsts // height == lasts // height).all():      # else a run goes on from the last row to the first
+        top, bottom = int((firsts % height).min()), int((lasts % height).max()) + 1
+    return Region(columns[:, top:bottom].T, top, left, float(runs[1::2].sum()))
 
 
 def _runs_of_text(text: bytes) -> np.ndarray:
     """int64 run lengths out of the compressed text that pycocotools has just made: `counts_from_text` at once."""
     codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    lasts = np.flatnonzero(codes < 32)
+    lasts = (codes < 32).nonzero()[0]
     starts = np.concatenate(([0], lasts[:-1] + 1))
     digits = lasts - starts + 1
     places = np.arange(len(codes)) - np.repeat(starts, digits)
