@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -64,6 +65,20 @@ def network(kit: Kit) -> Callable[[str, str], Any]:
         return case, case.model(engine)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def forget(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Frees what a whole network leaves. TensorFlow registers each custom gradient that it traces under a name, for
+    good, and with it the graph, the weights, and hundreds of megabytes a case."""
+    yield
+    if request.node.get_closest_marker('slow'):
+        from tensorflow.python.framework import ops  # there is no public way
+
+        registered = ops.gradient_registry._registry
+        for name in [name for name in registered if name.startswith('CustomGradient-')]:
+            del registered[name]
+        gc.collect()
 
 
 @pytest.fixture
