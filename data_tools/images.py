@@ -12,6 +12,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from data_tools.incidents import Unusable
@@ -119,7 +120,17 @@ def _loaded(image: Image.Image, data: bytes) -> ImageFile:
     # A JPEG at an eighth of its size: all of the file is read as for the whole, only the pixels are not worked out.
     image.draft(image.mode, (1, 1))
     image.load()
+    if kind == 'png':
+        _check_png(data)
     return ImageFile(data, kind, height, width, channels, dtype, _orientation(image))
+
+
+def _check_png(data: bytes) -> None:
+    """Raises ValueError where TensorFlow does not decode it: it is stricter than Pillow with a stream in disorder."""
+    try:
+        tf.io.decode_png(data)
+    except tf.errors.OpError:
+        raise ValueError('its pixels cannot be decoded') from None
 
 
 def _check_end(data: bytes, png: bool) -> None:

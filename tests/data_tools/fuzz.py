@@ -96,8 +96,9 @@ def run(numbers: Any, seed: int) -> tuple[collections.Counter[tuple[str, str]], 
         files, damage = _damaged(KINDS[name].files(), rng)
         start = time.process_time()
         try:
-            ends[name, _end(KINDS[name], files, rng)] += 1
+            end = _end(KINDS[name], files, rng)
             assert time.process_time() - start < SECONDS, 'it took too long'
+            ends[name, end] += 1
         except Exception:
             ends[name, 'FAILURE'] += 1
             failures[number] = f'{name}: {damage}\n{traceback.format_exc()}'
