@@ -77,7 +77,7 @@ def enliven(model: MaskRCNN, batch: dict[str, tf.Tensor]) -> None:
 
 @pytest.fixture(scope='module')
 def weights() -> list[np.ndarray]:
-    keras.utils.set_random_seed(1)
+    keras.utils.set_random_seed(3)
     model = build_model(small_config())
     enliven(model, make_batch())
     return model.get_weights()
