@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import zlib
 from typing import Any
 
 import keras
@@ -22,9 +23,11 @@ from mrcnn_tf.model import build_model
 from mrcnn_tf.serving import alone
 from mrcnn_tf.serving import export as exporting
 from mrcnn_tf.training import checkpoints
+from mrcnn_tf.weights.rules import variable_path
 
 CATEGORIES = [Category(1, 7, 'cat'), Category(2, 3, 'dog')]
 LIMIT = 6
+SEED = 10    # of weights that find something in every picture
 Outputs = dict[str, np.ndarray]
 
 
@@ -44,9 +47,12 @@ def tiny_config(kind: str = 'mask_rcnn') -> Config:
 def write_model(directory: pathlib.Path, config: Config, categories: list[Category] = CATEGORIES) -> pathlib.Path:
     """A model directory with one checkpoint, of weights large enough for scores that lie apart."""
     model = build_model(config.model)
-    rng = np.random.default_rng(0)
-    for variable in model.trainable_variables:
-        variable.assign(rng.normal(0, 1 / np.sqrt(max(1, np.prod(variable.shape[:-1]))), variable.shape))
+    for variable in model.variables:
+        if len(variable.shape) > 1:                        # kernels, the frozen ones too, which are random otherwise
+            # By name, not by order, so that both versions of Keras, and models made in another order, get the same.
+            name = '/'.join(variable_path(variable).split('/')[-4:])
+            rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
+            variable.assign(rng.normal(0, 1 / np.sqrt(np.prod(variable.shape[:-1])), variable.shape))
     checkpoints.create(directory, config, categories)
     model.compile(keras.optimizers.SGD(0.1))
     checkpoints.Checkpoints(directory, model, keep=1).save(3)
