@@ -19,7 +19,7 @@ from mrcnn_tf.backbones.normalization import Norm
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.fitting import Batch, FittedModel
 from mrcnn_tf.heads import BoxHead, MaskHead, Res5Head
-from mrcnn_tf.roi import RoIAlign, RoIPool, build_roi_layer
+from mrcnn_tf.roi import RoILayer, build_roi_layer
 
 LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
 
@@ -58,7 +58,7 @@ class FastRCNN(FittedModel):
         self.box_head = BoxHead(config.box_head, config.num_classes,
                                 Norm.of(config.backbone, config.box_head.norm), name='box_head')
 
-    def _roi_layer(self, size: int, name: str) -> RoIAlign | RoIPool:
+    def _roi_layer(self, size: int, name: str) -> RoILayer:
         strides = self.backbone.strides[:self.backbone.pooled]
         return build_roi_layer(self.settings.roi, size, strides, self.engine, name)
 
@@ -93,7 +93,7 @@ class FastRCNN(FittedModel):
                                      self.settings.box_head.box_weights, self.engine)
         return found._asdict()
 
-    def pool(self, layer: RoIAlign | RoIPool, features: list[tf.Tensor], rois: tf.Tensor, training: bool) -> tf.Tensor:
+    def pool(self, layer: RoILayer, features: list[tf.Tensor], rois: tf.Tensor, training: bool) -> tf.Tensor:
         """What the heads read of RoIs [B, R, 4]: [B, R, P, P, C], through res5 where it belongs to the heads (C4)."""
         pooled = layer(features[:self.backbone.pooled], rois)
         return self.res5_head(pooled, training=training) if self.res5_head else pooled

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from mrcnn_tf.config import RoIConfig
 from mrcnn_tf.roi.align import RoIAlign, roi_align, sampling_plan
-from mrcnn_tf.roi.levels import assign_levels
+from mrcnn_tf.roi.levels import RoILayer, assign_levels
 from mrcnn_tf.roi.pool import RoIPool, pooling_plan, roi_pool
 
-__all__ = ['RoIAlign', 'RoIPool', 'assign_levels', 'build_roi_layer', 'pooling_plan', 'roi_align', 'roi_pool',
-           'sampling_plan']
+__all__ = ['RoIAlign', 'RoILayer', 'RoIPool', 'assign_levels', 'build_roi_layer', 'pooling_plan', 'roi_align',
+           'roi_pool', 'sampling_plan']
 
 
-def build_roi_layer(config: RoIConfig, size: int, strides: Sequence[int], engine: str, name: str) -> RoIAlign | RoIPool:
+def build_roi_layer(config: RoIConfig, size: int, strides: Sequence[int], engine: str, name: str) -> RoILayer:
     """The layer that the config names, for maps of these strides (px a cell): RoIs to maps of `size` squared cells."""
     if config.layer == 'pool':
         return RoIPool(size, strides, config.canonical_size, config.canonical_level, name=name)

@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
 from mrcnn_tf.roi import levels as cells
-from mrcnn_tf.roi.levels import Size, assign_levels, both, rounded
+from mrcnn_tf.roi.levels import RoILayer, Size, rounded
 
 State = tuple[tf.Tensor, ...]
 
@@ -91,19 +90,14 @@ MAX = Aggregation(begin=lambda shape: (tf.zeros(shape), tf.fill(shape, -1)), add
 AGGREGATIONS = {'average': AVERAGE, 'max': MAX}
 
 
-class RoIAlign(keras.layers.Layer):
-    """Feature levels [B, h, w, C] and boxes float32 [B, N, 4] in px -> float32 [B, N, P, P, C].
-
-    No gradient flows into the boxes.
+class RoIAlign(RoILayer):
+    """The average or the largest of each bin's bilinear samples; see RoILayer.
 
     Args:
-        size: P, or its rows and columns.
-        strides: px a cell of each level given to `call`, the finest first.
         sampling_ratio: samples of a bin in each axis; 0: the bin's side in cells, rounded up.
         aligned: shift by half a cell, so that cell centres lie at half-integers; False, the dialect of the first
             implementations, leaves the shift out and takes boxes to be at least one cell wide.
         engine: 'op' or 'xla'.
-        canonical_size, canonical_level: of FPN eq. 1.
         aggregate: 'average' or 'max' of a bin's samples.
         quantized: edges are first rounded to cells, as RoIPool does: RoIWarp. `aligned` has no meaning then.
     """
@@ -111,27 +105,17 @@ class RoIAlign(keras.layers.Layer):
     def __init__(self, size: int | Sequence[int], strides: Sequence[int], sampling_ratio: int, aligned: bool,
                  engine: str = 'op', canonical_size: float = 224., canonical_level: int = 4,
                  aggregate: str = 'average', quantized: bool = False, **kwargs: Any) -> None:
-        super().__init__(**{'autocast': False, 'dtype': 'float32', **kwargs})
-        self.size: Any = size
-        self.strides = tuple(strides)
+        super().__init__(size, strides, canonical_size, canonical_level, **kwargs)
         self.sampling_ratio, self.aligned, self.engine = sampling_ratio, aligned, engine
-        self.canonical_size, self.canonical_level = canonical_size, canonical_level
         self.aggregate, self.quantized = aggregate, quantized
 
-    def call(self, features: Sequence[tf.Tensor], boxes: tf.Tensor) -> tf.Tensor:
-        features = [tf.cast(f, tf.float32) for f in features]
-        boxes = tf.stop_gradient(boxes)
-        levels = assign_levels(boxes, len(features), self.canonical_size, self.canonical_level)
-        size = both(self.size)
+    def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
         plan = sampling_plan(boxes, levels, self.strides, size, self.sampling_ratio, self.aligned, self.quantized)
-        pooled = roi_align(features, plan, size, self.sampling_ratio ** 2, self.engine, AGGREGATIONS[self.aggregate])
-        return tf.reshape(pooled, [*boxes.shape[:2], *size, features[0].shape[-1]])
+        return roi_align(features, plan, size, self.sampling_ratio ** 2, self.engine, AGGREGATIONS[self.aggregate])
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), 'size': self.size, 'strides': self.strides,
-                'sampling_ratio': self.sampling_ratio, 'aligned': self.aligned, 'engine': self.engine,
-                'canonical_size': self.canonical_size, 'canonical_level': self.canonical_level,
-                'aggregate': self.aggregate, 'quantized': self.quantized}
+        return {**super().get_config(), 'sampling_ratio': self.sampling_ratio, 'aligned': self.aligned,
+                'engine': self.engine, 'aggregate': self.aggregate, 'quantized': self.quantized}
 
 
 def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, engine: str,

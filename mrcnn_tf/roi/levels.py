@@ -1,11 +1,13 @@
-"""Which level of a feature pyramid a box is pooled from (FPN eq. 1), and all levels as one table of cells.
+"""What all RoI layers share: the level that a box is pooled from (FPN eq. 1), and all levels as one table of cells.
 
-B images, K boxes of all images, L levels, C channels. A single map is a pyramid of one level.
+B images, N boxes an image, K = B * N, L levels, P output side, C channels. A single map is a pyramid of one level.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from mrcnn_tf import boxes as box_ops
@@ -25,6 +27,40 @@ Size = tuple[int, int]     # rows and columns of bins; P stands for either
 def both(size: int | Sequence[int]) -> Size:
     rows, columns = (size, size) if isinstance(size, int) else size
     return rows, columns
+
+
+class RoILayer(keras.layers.Layer):
+    """Feature levels [B, h, w, C] and boxes float32 [B, N, 4] in px -> float32 [B, N, P, P, C], by a subclass's `pool`.
+
+    No gradient flows into the boxes.
+
+    Args:
+        size: P, or its rows and columns.
+        strides: px a cell of each level given to `call`, the finest first.
+        canonical_size, canonical_level: of FPN eq. 1.
+    """
+
+    def __init__(self, size: int | Sequence[int], strides: Sequence[int], canonical_size: float = 224.,
+                 canonical_level: int = 4, **kwargs: Any) -> None:
+        super().__init__(**{'autocast': False, 'dtype': 'float32', **kwargs})
+        self.size: Any = size
+        self.strides = tuple(strides)
+        self.canonical_size, self.canonical_level = canonical_size, canonical_level
+
+    def call(self, features: Sequence[tf.Tensor], boxes: tf.Tensor) -> tf.Tensor:
+        features = [tf.cast(f, tf.float32) for f in features]
+        boxes, size = tf.stop_gradient(boxes), both(self.size)
+        levels = assign_levels(boxes, len(features), self.canonical_size, self.canonical_level)
+        pooled = self.pool(features, boxes, levels, size)
+        return tf.reshape(pooled, [*boxes.shape[:2], *size, features[0].shape[-1]])
+
+    def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
+        """Maps float32 and boxes [B, N, 4], their levels int32 [B, N] -> [K, P, P, C]."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), 'size': self.size, 'strides': self.strides,
+                'canonical_size': self.canonical_size, 'canonical_level': self.canonical_level}
 
 
 def extent(maps: Sequence[tf.Tensor], level: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -2,13 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
 from mrcnn_tf.roi import levels as cells
-from mrcnn_tf.roi.levels import Size, assign_levels, both, rounded
+from mrcnn_tf.roi.levels import RoILayer, Size, rounded
 
 
 class PoolingPlan(NamedTuple):
@@ -45,36 +44,15 @@ def _bins(edges: tf.Tensor, limit: tf.Tensor, count: int) -> tuple[tf.Tensor, tf
     return tf.clip_by_value(low, 0, limit), tf.clip_by_value(high, 0, limit)
 
 
-class RoIPool(keras.layers.Layer):
-    """The largest value of each bin (Fast 2.1): levels [B, h, w, C], boxes float32 [B, N, 4] px -> [B, N, P, P, C].
+class RoIPool(RoILayer):
+    """The largest value of each bin (Fast 2.1); see RoILayer.
 
     A bin without cells, outside the map, gives 0. The gradient goes to the cell that held the largest value, of equals
-    to the first by rows; none flows into the boxes.
-
-    Args:
-        size: P, or its rows and columns.
-        strides: px a cell of each level given to `call`, the finest first.
-        canonical_size, canonical_level: of FPN eq. 1.
+    to the first by rows.
     """
 
-    def __init__(self, size: int | Sequence[int], strides: Sequence[int], canonical_size: float = 224.,
-                 canonical_level: int = 4, **kwargs: Any) -> None:
-        super().__init__(**{'autocast': False, 'dtype': 'float32', **kwargs})
-        self.size: Any = size
-        self.strides = tuple(strides)
-        self.canonical_size, self.canonical_level = canonical_size, canonical_level
-
-    def call(self, features: Sequence[tf.Tensor], boxes: tf.Tensor) -> tf.Tensor:
-        features = [tf.cast(f, tf.float32) for f in features]
-        boxes = tf.stop_gradient(boxes)
-        levels = assign_levels(boxes, len(features), self.canonical_size, self.canonical_level)
-        size = both(self.size)
-        pooled = roi_pool(features, pooling_plan(boxes, levels, self.strides, features, size))
-        return tf.reshape(pooled, [*boxes.shape[:2], *size, features[0].shape[-1]])
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), 'size': self.size, 'strides': self.strides,
-                'canonical_size': self.canonical_size, 'canonical_level': self.canonical_level}
+    def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
+        return roi_pool(features, pooling_plan(boxes, levels, self.strides, features, size))
 
 
 def roi_pool(features: Sequence[tf.Tensor], plan: PoolingPlan) -> tf.Tensor:

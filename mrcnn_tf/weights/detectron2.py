@@ -11,22 +11,8 @@ import numpy as np
 
 from mrcnn_tf.backbones.resnet import ResidualBlock
 from mrcnn_tf.model import FasterRCNN, MaskRCNN
-from mrcnn_tf.weights.rules import (
-    DENSE,
-    KERNEL,
-    SAME,
-    YX,
-    Convert,
-    Line,
-    Rule,
-    State,
-    WeightsError,
-    biased,
-    channels_last,
-    conv_norm,
-    fill,
-    predictors,
-)
+from mrcnn_tf.weights import rules
+from mrcnn_tf.weights.rules import Convert, Line, Rule, State, WeightsError
 
 # Constants of the model that their files may carry.
 _UNUSED = r'num_batches_tracked$|anchor_generator\.cell_anchors\.\d$|^pixel_(mean|std)$'
@@ -39,7 +25,7 @@ def load_state_dict(model: FasterRCNN, state: State, fresh: bool = False) -> lis
     Raises:
         WeightsError: a parameter is missing, left over, of another shape or not finite; the model is unchanged then.
     """
-    return fill(list(correspondence(model)), state, predictors(model) if fresh else (), _UNUSED)
+    return rules.fill(list(correspondence(model)), state, rules.predictors(model) if fresh else (), _UNUSED)
 
 
 def settings(state: State) -> tuple[str, list[str]]:
@@ -99,12 +85,12 @@ def correspondence(model: FasterRCNN) -> Iterator[Rule]:
     if maps == 'fpn':
         for level, (lateral, output) in enumerate(
                 zip(model.backbone.pyramid.laterals, model.backbone.pyramid.outputs, strict=True), start=2):
-            yield from conv_norm(lateral, f'backbone.fpn_lateral{level}', f'backbone.fpn_lateral{level}.norm')
-            yield from conv_norm(output, f'backbone.fpn_output{level}', f'backbone.fpn_output{level}.norm')
+            yield from rules.conv_norm(lateral, f'backbone.fpn_lateral{level}', f'backbone.fpn_lateral{level}.norm')
+            yield from rules.conv_norm(output, f'backbone.fpn_output{level}', f'backbone.fpn_output{level}.norm')
     head = 'proposal_generator.rpn_head'
-    yield from biased(model.rpn_head.convs[0], f'{head}.conv', KERNEL)
-    yield from biased(model.rpn_head.objectness, f'{head}.objectness_logits', KERNEL)
-    yield from biased(model.rpn_head.deltas, f'{head}.anchor_deltas', YX.then(KERNEL), YX)
+    yield from rules.biased(model.rpn_head.convs[0], f'{head}.conv', rules.KERNEL)
+    yield from rules.biased(model.rpn_head.objectness, f'{head}.objectness_logits', rules.KERNEL)
+    yield from rules.biased(model.rpn_head.deltas, f'{head}.anchor_deltas', rules.YX.then(rules.KERNEL), rules.YX)
     yield from _box_head(model)
     if isinstance(model, MaskRCNN):
         yield from _mask_head(model)
@@ -112,7 +98,7 @@ def correspondence(model: FasterRCNN) -> Iterator[Rule]:
 
 def _trunk_rules(model: FasterRCNN, prefix: str) -> Iterator[Rule]:
     trunk = model.backbone.trunk
-    yield from conv_norm(trunk.stem, f'{prefix}stem.conv1', f'{prefix}stem.conv1.norm')
+    yield from rules.conv_norm(trunk.stem, f'{prefix}stem.conv1', f'{prefix}stem.conv1.norm')
     for stage, blocks in enumerate(trunk.stages, start=2):
         for number, block in enumerate(blocks):
             yield from _block(block, f'{prefix}res{stage}.{number}')
@@ -123,24 +109,25 @@ def _trunk_rules(model: FasterRCNN, prefix: str) -> Iterator[Rule]:
 
 def _block(block: ResidualBlock, prefix: str) -> Iterator[Rule]:
     for index, conv in enumerate(block.convs, start=1):
-        yield from conv_norm(conv, f'{prefix}.conv{index}', f'{prefix}.conv{index}.norm')
+        yield from rules.conv_norm(conv, f'{prefix}.conv{index}', f'{prefix}.conv{index}.norm')
     if block.shortcut:
-        yield from conv_norm(block.shortcut, f'{prefix}.shortcut', f'{prefix}.shortcut.norm')
+        yield from rules.conv_norm(block.shortcut, f'{prefix}.shortcut', f'{prefix}.shortcut.norm')
 
 
 def _box_head(model: FasterRCNN) -> Iterator[Rule]:
     head = model.box_head
     for index, layer in enumerate(head.hidden):
-        yield from biased(layer, f'roi_heads.box_head.fc{index + 1}',
-                          DENSE if index else channels_last(model.box_pool.size))
-    yield from biased(head.classes, 'roi_heads.box_predictor.cls_score', _BACKGROUND_FIRST.then(DENSE),
+        yield from rules.biased(layer, f'roi_heads.box_head.fc{index + 1}',
+                          rules.DENSE if index else rules.channels_last(model.box_pool.size))
+    yield from rules.biased(head.classes, 'roi_heads.box_predictor.cls_score', _BACKGROUND_FIRST.then(rules.DENSE),
                       _BACKGROUND_FIRST)
-    yield from biased(head.deltas, 'roi_heads.box_predictor.bbox_pred', YX.then(DENSE), YX)
+    yield from rules.biased(head.deltas, 'roi_heads.box_predictor.bbox_pred', rules.YX.then(rules.DENSE), rules.YX)
 
 
 def _mask_head(model: MaskRCNN) -> Iterator[Rule]:
     head = model.mask_head
     for index, conv in enumerate(head.convs, start=1):
-        yield from conv_norm(conv, f'roi_heads.mask_head.mask_fcn{index}', f'roi_heads.mask_head.mask_fcn{index}.norm')
-    yield from biased(head.upsample, 'roi_heads.mask_head.deconv', KERNEL)
-    yield from biased(head.masks, 'roi_heads.mask_head.predictor', KERNEL, SAME)
+        name = f'roi_heads.mask_head.mask_fcn{index}'
+        yield from rules.conv_norm(conv, name, f'{name}.norm')
+    yield from rules.biased(head.upsample, 'roi_heads.mask_head.deconv', rules.KERNEL)
+    yield from rules.biased(head.masks, 'roi_heads.mask_head.predictor', rules.KERNEL, rules.SAME)

@@ -10,22 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from mrcnn_tf.model import FasterRCNN, MaskRCNN
-from mrcnn_tf.weights.rules import (
-    DENSE,
-    KERNEL,
-    SAME,
-    YX,
-    Convert,
-    Line,
-    Rule,
-    State,
-    WeightsError,
-    biased,
-    channels_last,
-    conv_norm,
-    fill,
-    predictors,
-)
+from mrcnn_tf.weights import rules
+from mrcnn_tf.weights.rules import Convert, Line, Rule, State, WeightsError
 
 # How older releases, and the files published for them, call some layers.
 _OLDER = ((r'(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$', r'\1.0.\2'),
@@ -44,7 +30,7 @@ def load_state_dict(model: FasterRCNN, state: State, fresh: bool = False) -> lis
     Raises:
         WeightsError: a parameter is missing, left over, of another shape or not finite; the model is unchanged then.
     """
-    return fill(list(correspondence(model)), renamed(state), predictors(model) if fresh else (), _UNUSED)
+    return rules.fill(list(correspondence(model)), renamed(state), rules.predictors(model) if fresh else (), _UNUSED)
 
 
 def renamed(state: State) -> dict[str, np.ndarray]:
@@ -79,21 +65,22 @@ def settings(state: State) -> tuple[str, list[str]]:
 def correspondence(model: FasterRCNN) -> Iterator[Rule]:
     """Each of our variables with their name for it."""
     trunk, pyramid = model.backbone.trunk, model.backbone.pyramid
-    yield from conv_norm(trunk.stem, 'backbone.body.conv1', 'backbone.body.bn1')
+    yield from rules.conv_norm(trunk.stem, 'backbone.body.conv1', 'backbone.body.bn1')
     for stage, blocks in enumerate(trunk.stages, start=1):
         for number, block in enumerate(blocks):
             prefix = f'backbone.body.layer{stage}.{number}'
             for index, conv in enumerate(block.convs, start=1):
-                yield from conv_norm(conv, f'{prefix}.conv{index}', f'{prefix}.bn{index}')
+                yield from rules.conv_norm(conv, f'{prefix}.conv{index}', f'{prefix}.bn{index}')
             if block.shortcut:
-                yield from conv_norm(block.shortcut, f'{prefix}.downsample.0', f'{prefix}.downsample.1')
+                yield from rules.conv_norm(block.shortcut, f'{prefix}.downsample.0', f'{prefix}.downsample.1')
     for index in range(4):
         for conv, kind in ((pyramid.laterals[index], 'inner'), (pyramid.outputs[index], 'layer')):
-            yield from conv_norm(conv, f'backbone.fpn.{kind}_blocks.{index}.0', f'backbone.fpn.{kind}_blocks.{index}.1')
+            name = f'backbone.fpn.{kind}_blocks.{index}'
+            yield from rules.conv_norm(conv, f'{name}.0', f'{name}.1')
     for index, conv in enumerate(model.rpn_head.convs):
-        yield from biased(conv, f'rpn.head.conv.{index}.0', KERNEL)
-    yield from biased(model.rpn_head.objectness, 'rpn.head.cls_logits', KERNEL)
-    yield from biased(model.rpn_head.deltas, 'rpn.head.bbox_pred', YX.then(KERNEL), YX)
+        yield from rules.biased(conv, f'rpn.head.conv.{index}.0', rules.KERNEL)
+    yield from rules.biased(model.rpn_head.objectness, 'rpn.head.cls_logits', rules.KERNEL)
+    yield from rules.biased(model.rpn_head.deltas, 'rpn.head.bbox_pred', rules.YX.then(rules.KERNEL), rules.YX)
     yield from _box_head(model)
     if isinstance(model, MaskRCNN):
         yield from _mask_head(model)
@@ -104,18 +91,19 @@ def _box_head(model: FasterRCNN) -> Iterator[Rule]:
     # The first recipe names two dense layers, the second counts: convolutions, a flattening, a dense layer.
     names = [f'{len(head.convs) + 1 + i}' for i in range(len(head.hidden))] if head.convs else ['fc6', 'fc7']
     for index, conv in enumerate(head.convs):
-        yield from conv_norm(conv, f'roi_heads.box_head.{index}.0', f'roi_heads.box_head.{index}.1')
+        yield from rules.conv_norm(conv, f'roi_heads.box_head.{index}.0', f'roi_heads.box_head.{index}.1')
     for index, (layer, name) in enumerate(zip(head.hidden, names, strict=True)):
-        yield from biased(layer, f'roi_heads.box_head.{name}', DENSE if index else channels_last(side))
-    yield from biased(head.classes, 'roi_heads.box_predictor.cls_score', DENSE)
-    deltas = _FOREGROUND_BOXES.then(YX)
-    yield from biased(head.deltas, 'roi_heads.box_predictor.bbox_pred', deltas.then(DENSE), deltas)
+        kernel = rules.DENSE if index else rules.channels_last(side)
+        yield from rules.biased(layer, f'roi_heads.box_head.{name}', kernel)
+    yield from rules.biased(head.classes, 'roi_heads.box_predictor.cls_score', rules.DENSE)
+    deltas = _FOREGROUND_BOXES.then(rules.YX)
+    yield from rules.biased(head.deltas, 'roi_heads.box_predictor.bbox_pred', deltas.then(rules.DENSE), deltas)
 
 
 def _mask_head(model: MaskRCNN) -> Iterator[Rule]:
     head = model.mask_head
     for index, conv in enumerate(head.convs):
-        yield from conv_norm(conv, f'roi_heads.mask_head.{index}.0', f'roi_heads.mask_head.{index}.1')
-    yield from biased(head.upsample, 'roi_heads.mask_predictor.conv5_mask', KERNEL)
-    yield from biased(head.masks, 'roi_heads.mask_predictor.mask_fcn_logits', _FOREGROUND.then(KERNEL),
-                      _FOREGROUND.then(SAME))
+        yield from rules.conv_norm(conv, f'roi_heads.mask_head.{index}.0', f'roi_heads.mask_head.{index}.1')
+    yield from rules.biased(head.upsample, 'roi_heads.mask_predictor.conv5_mask', rules.KERNEL)
+    yield from rules.biased(head.masks, 'roi_heads.mask_predictor.mask_fcn_logits', _FOREGROUND.then(rules.KERNEL),
+                      _FOREGROUND.then(rules.SAME))

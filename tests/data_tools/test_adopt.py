@@ -47,7 +47,7 @@ def _example(**changes: list[Any]) -> bytes:
         if values:
             kind, field = kinds[type(values[0])]
             made[name] = tf.train.Feature(**{field: kind(value=values)})
-    return tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString()
+    return tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString(deterministic=True)
 
 
 _EMPTY = {f'image/object/{key}': [] for key in (

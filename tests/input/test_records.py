@@ -44,7 +44,7 @@ def foreign(**features: list[Any]) -> bytes:
         'image/object/bbox/ymax': [0.5, 1.0], 'image/object/bbox/xmax': [0.2, 1.0],
         'image/object/class/label': [3, 1], 'image/object/is_crowd': [0, 1], **features}
     return tf.train.Example(features=tf.train.Features(
-        feature={key: feature(value) for key, value in keys.items() if value})).SerializeToString()
+        feature={key: feature(value) for key, value in keys.items() if value})).SerializeToString(deterministic=True)
 
 
 def parse_in_dataset(serialized: bytes, with_masks: bool) -> dict[str, tf.Tensor]:

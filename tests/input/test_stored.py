@@ -33,7 +33,7 @@ def serialized(**features: list[Any]) -> bytes:
         message = {'bytes_list': tf.train.BytesList, 'int64_list': tf.train.Int64List,
                    'float_list': tf.train.FloatList}[kind](value=values)
         made[name] = tf.train.Feature(**{kind: message})
-    return tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString()
+    return tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString(deterministic=True)
 
 
 def model_garden(**changes: list[Any]) -> bytes:
@@ -101,7 +101,7 @@ def test_model_gardens_records() -> None:
     (model_garden(**{'image/object/bbox/xmin': [0.5]}), 'bbox/xmin of 1 objects, labels of 2'),
     (model_garden(**{'image/object/box': [0.5]}), '1 numbers in image/object/box for 2 objects'),
     (model_garden(**{'image/proposal/box': [0.5]}), '1 numbers in image/proposal/box for 0 scores'),
-])
+], ids=['nonsense', 'nothing', 'two-heights', 'width-of-bytes', 'areas', 'corners', 'boxes', 'proposals'])
 def test_a_record_that_is_none(data: bytes, named: str) -> None:
     with pytest.raises(RecordError) as caught:
         stored.decode(data, 'x.tfrecord: record 7')
