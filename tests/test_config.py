@@ -272,7 +272,7 @@ def test_the_packaged_configs_are_the_files_of_the_repository() -> None:
 
 
 def test_a_packaged_config_is_found_from_any_folder(tmp_path: pathlib.Path) -> None:
-    package = pathlib.Path(settings.__file__).parents[1]
+    package = pathlib.Path(settings.__file__).parents[2]
     code = f'import sys; sys.path.insert(0, {str(package)!r}); from mrcnn_tf import config; ' \
            'print(config.load("nuclei_r18_fpn.yaml").model.box_head.width)'
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -1,0 +1,24 @@
+"""Settings: `schema.py` is what there is, `checking.py` what fits together, `loading.py` reads and writes them."""
+from mrcnn_tf.config.checking import validate
+from mrcnn_tf.config.loading import load, packaged, save
+from mrcnn_tf.config.schema import (
+    AnchorConfig,
+    BackboneConfig,
+    BoxHeadConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    DetectionConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    RoIConfig,
+    RPNConfig,
+    SolverConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    'AnchorConfig', 'BackboneConfig', 'BoxHeadConfig', 'Config', 'ConfigError', 'DataConfig',
+    'DetectionConfig', 'MaskHeadConfig', 'ModelConfig', 'RPNConfig', 'RoIConfig', 'SolverConfig',
+    'TrainConfig', 'load', 'packaged', 'save', 'validate',
+]

@@ -1,0 +1,157 @@
+"""YAML files and `key=value` overrides to a Config, every error with the file and the field; and back."""
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import pathlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from mrcnn_tf import files
+from mrcnn_tf.config.checking import validate
+from mrcnn_tf.config.schema import Config, ConfigError
+
+
+def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file over its `base` files, then `key=value` overrides, and checks the result.
+
+    Args:
+        source: a path, or the name of a config that comes with the package ('nuclei_r18_fpn').
+        overrides: such as 'solver.steps=1000'; lists as 'data.short_sides=[384]'.
+
+    Raises:
+        ConfigError: a missing or unreadable file, an unknown key, a wrong type, a value out of range.
+    """
+    merged = OmegaConf.structured(Config)
+    for origin, layer in [*_layers(_find(source)), *map(_override, overrides)]:
+        _apply(merged, layer, Config, '', origin)
+    try:
+        config = cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:                 # an interpolation, ${...}, that leads nowhere
+        raise ConfigError(f'{source}: {error.full_key}: {_reason(error)}') from None
+    validate(config)
+    return config
+
+
+def save(config: Config, path: str | pathlib.Path) -> None:
+    """Writes the resolved config, whole or not at all, as YAML that `load` reads back to an equal object."""
+    with files.atomic_path(path) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding='utf-8')
+
+
+def packaged() -> list[str]:
+    """Names of the configs that come with the package."""
+    return sorted(path.stem for path in _packaged_folder().glob('*.yaml'))
+
+
+def _packaged_folder() -> pathlib.Path:
+    """`mrcnn_tf/configs` of an installation, `configs` of a source tree."""
+    package = pathlib.Path(__file__).resolve().parents[1]
+    return package / 'configs' if (package / 'configs').is_dir() else package.parent / 'configs'
+
+
+def _find(source: str | pathlib.Path, beside: pathlib.Path | None = None) -> pathlib.Path:
+    """The file that `source` names, from the folder `beside` on, or else among the configs of the package."""
+    path = (beside or pathlib.Path()) / source
+    if path.is_file():
+        return path
+    named = _packaged_folder() / f'{pathlib.Path(source).name.removesuffix(".yaml")}.yaml'
+    if len(pathlib.Path(source).parts) == 1 and named.is_file():
+        return named
+    close = difflib.get_close_matches(str(source), packaged(), 1, 0.6)
+    hint = f'did you mean {close[0]}?' if close else f'give a YAML file or one of {", ".join(packaged())}'
+    raise ConfigError(f'no config {source}; {hint}')
+
+
+def _layers(path: pathlib.Path, above: Sequence[pathlib.Path] = ()) -> list[tuple[str, dict[Any, Any]]]:
+    """(origin, keys) from the most basic file to `path` itself; `base` is relative to the file that names it."""
+    if path.resolve() in above:
+        raise ConfigError(f'{path}: its base files form a circle; remove one of their "base:" lines')
+    layer = _read(path)
+    base = layer.pop('base', None)
+    if base is None:
+        return [(str(path), layer)]
+    try:
+        found = _find(str(base), path.parent)
+    except ConfigError as error:
+        raise ConfigError(f'{path}: base: {error}') from None
+    return [*_layers(found, (*above, path.resolve())), (str(path), layer)]
+
+
+def _read(path: pathlib.Path) -> dict[Any, Any]:
+    try:
+        layer = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f'{path}: {_reason(error)}') from None
+    if not isinstance(layer, dict):
+        raise ConfigError(f'{path}: expected keys such as "solver:" at the top')
+    return layer
+
+
+def _override(text: str) -> tuple[str, dict[Any, Any]]:
+    """(origin, keys) of 'solver.steps=1000'."""
+    origin = f'override {text!r}'
+    key, equals, value = text.partition('=')
+    parts = key.split('.')
+    if not equals or not all(part.isidentifier() for part in parts):
+        raise ConfigError(f'{origin}: expected key=value, such as solver.steps=1000')
+    try:
+        layer = cast(dict[Any, Any], OmegaConf.to_container(OmegaConf.from_dotlist([f'{parts[-1]}={value}'])))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f'{origin}: {_reason(error)}') from None
+    for part in reversed(parts[:-1]):
+        layer = {part: layer}
+    return origin, layer
+
+
+def _apply(config: DictConfig, layer: dict[Any, Any], schema: Any, prefix: str, origin: str) -> None:
+    """Sets in `config`, a section of type `schema`, what `layer` holds."""
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    for key, value in layer.items():
+        if key not in fields:
+            raise ConfigError(f'{origin}: unknown key {prefix}{key}; {_nearest(str(key), list(fields), prefix)}')
+        inner: Any = fields[key].default_factory
+        if not dataclasses.is_dataclass(inner):
+            _set(config, fields[key], value, prefix, origin)
+        elif isinstance(value, dict):
+            _apply(config[key], value, inner, f'{prefix}{key}.', origin)
+        else:
+            raise ConfigError(f'{origin}: {prefix}{key} is {value!r}: expected keys below it')
+
+
+def _set(config: DictConfig, known: dataclasses.Field[Any], value: Any, prefix: str, origin: str) -> None:
+    if 'on' in known.metadata.get('choices', ()) and isinstance(value, bool):
+        value = 'on' if value else 'off'                    # YAML reads a bare on or off as a boolean
+    try:
+        OmegaConf.update(config, known.name, value)
+    except OmegaConfBaseException:
+        raise ConfigError(f'{origin}: {prefix}{known.name} is {value!r}: expected {known.type}') from None
+
+
+def _nearest(key: str, names: Sequence[str], prefix: str) -> str:
+    """What an unknown key may stand for: the same name elsewhere, a like name here, or else the names that are here."""
+    close = _elsewhere(key) or [prefix + name for name in difflib.get_close_matches(key, names, 1, 0.5)]
+    return f'did you mean {" or ".join(close)}?' if close else f'valid: {", ".join(prefix + name for name in names)}'
+
+
+def _elsewhere(name: str, schema: Any = Config, prefix: str = '') -> list[str]:
+    """Dotted names of the fields called `name` anywhere in the schema."""
+    found = []
+    for f in dataclasses.fields(schema):
+        inner: Any = f.default_factory
+        if f.name == name:
+            found.append(prefix + name)
+        if dataclasses.is_dataclass(inner):
+            found += _elsewhere(name, inner, f'{prefix}{f.name}.')
+    return found
+
+
+def _reason(error: BaseException) -> str:
+    """One line of an error that may have many; YAML's tells the place last."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return f'line {error.problem_mark.line + 1}: {error.problem}'
+    return str(error).strip().split('\n')[0]
