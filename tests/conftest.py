@@ -5,9 +5,11 @@ What is tested is the installed package, or the source tree where none is instal
 """
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Here and not in tests/parity, since tables of the kit serve other tests too."""
     group = parser.getgroup('parity with the reference implementation')
     group.addoption('--kit', metavar='PATH', help='folder of reference cases; all of them run in all modes '
-                                                  '(default: ../shared/parity, each case in some mode)')
+                                                  '(default: ../shared/parity, most cases in one mode)')
     group.addoption('--all-modes', action='store_true', help='run the cases of the default kit in all modes too')
     group.addoption('--differences', metavar='FILE', help='append what was measured, for tests.parity.table')
 
@@ -63,6 +65,24 @@ def pytest_report_header() -> str:
     versions = ', '.join(f'{name} {metadata.version(name)}' for name in ('tensorflow', 'keras', 'numpy', 'omegaconf'))
     spec = util.find_spec('mrcnn_tf')
     return f'stack: {versions}\nmrcnn_tf: {spec.origin if spec else "not installed; try pip install -e ."}'
+
+
+def forget_graphs() -> None:
+    """Frees what networks under test leave: TensorFlow registers each custom gradient that it traces, for good, and
+    with it the graph and its weights, gigabytes in the end, through which Python's collector then goes."""
+    if 'tensorflow' in sys.modules:
+        from tensorflow.python.framework import ops  # there is no public way
+
+        registered = ops.gradient_registry._registry
+        for name in [name for name in registered if name.startswith('CustomGradient-')]:
+            del registered[name]
+        gc.collect()
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _forget_after_a_file() -> Iterator[None]:
+    yield
+    forget_graphs()
 
 
 def _folder(path: pathlib.Path) -> pathlib.Path:

@@ -29,15 +29,13 @@ def setter(name: str, value: object):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('field', 'value', 'culprit'), [
-    ('backbone.norm_epsilon', 1e-3, 'stem_mean'), ('roi.aligned', True, 'stored roi_pooled_0')])
-def test_the_first_stage_that_differs(kit, case, capsys, field, value, culprit) -> None:
+def test_the_first_stage_that_differs(kit, case, capsys) -> None:
     """Of the whole network."""
-    first = bisect.report(bisect.stages(kit, case, 'op', False, setter(field, value)))
-    assert first is not None and not first.held and first.stage == culprit
+    first = bisect.report(bisect.stages(kit, case, 'op', False, setter('roi.aligned', True)))
+    assert first is not None and not first.held and first.stage == 'stored roi_pooled_0'
     printed = capsys.readouterr().out.splitlines()
     marked = [line for line in printed if line.endswith('DIFFERS')]
-    assert marked[0].startswith(culprit) and len(printed) > len(marked) + 10
+    assert marked[0].startswith('stored roi_pooled_0') and len(printed) > len(marked) + 10
 
 
 @pytest.mark.parametrize(('field', 'value', 'culprit'), [
