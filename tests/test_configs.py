@@ -26,6 +26,7 @@ ABLATIONS = {
     **{f'faster_rcnn_vgg16_lambda_{value}': ('faster_rcnn_vgg16', {'model.rpn.box_loss_weight'})
        for value in ('01', '1', '100')},
     'fast_rcnn_vgg16': ('faster_rcnn_vgg16', {'model.kind', 'solver.steps', 'solver.milestones'}),
+    'bccd_fast_r18_fpn': ('bccd_faster_r18_fpn', {'model.kind'}),
     'mask_rcnn_r50_c4_softmax': ('mask_rcnn_r50_c4_1x', {'model.mask_head.classifier'}),
     'mask_rcnn_r50_c4_roipool': ('mask_rcnn_r50_c4_1x', {
         'model.roi.layer', 'model.roi.aggregate', 'model.roi.sampling_ratio'}),
