@@ -117,8 +117,9 @@ def _checked(data: bytes, name: str) -> ImageFile:
 def _loaded(image: Image.Image, data: bytes) -> ImageFile:
     kind, height, width = FORMATS[str(image.format)], image.height, image.width
     channels, dtype = _of_png(data) if kind == 'png' else (_CHANNELS_OF_MODE[image.mode], 'uint8')
-    # A JPEG at an eighth of its size: all of the file is read as for the whole, only the pixels are not worked out.
-    image.draft(image.mode, (1, 1))
+    # A JPEG at an eighth of its size, and grey: all of the file is read as for the whole, only the pixels are not
+    # worked out.
+    image.draft('L' if image.mode == 'RGB' else image.mode, (1, 1))
     image.load()
     if kind == 'png':
         _check_png(data)
