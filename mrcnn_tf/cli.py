@@ -50,7 +50,7 @@ def _mrcnn(version: Annotated[bool, typer.Option(
 @app.command()
 @command
 def demo(output: Annotated[pathlib.Path, typer.Option(help='Directory for all that it makes.')] = pathlib.Path('demo'),
-         minutes: Annotated[float, typer.Option(min=0.1, help='Time to train; all else takes about one more.')] = 4.0,
+         minutes: Annotated[float, typer.Option(min=0.1, help='Time to train; all else takes about one more.')] = 3.5,
          ) -> None:
     """Draw a small set of shapes and go the whole way: convert, train, evaluate, export, predict.
 
@@ -58,7 +58,7 @@ def demo(output: Annotated[pathlib.Path, typer.Option(help='Directory for all th
 
     \b
     Example:
-      mrcnn demo --output demo --minutes 4
+      mrcnn demo --output demo --minutes 3.5
     """
     from mrcnn_tf.demo import run
 

@@ -36,7 +36,7 @@ from mrcnn_tf.training.trainer import train
 CONFIG = 'shapes_r18_fpn'
 SETS = (('train', 240, 1), ('val', 40, 2))    # name, images, seed
 SHOWN = 6                                     # images in the picture
-TIMED_STEPS = 8
+TIMED_STEPS = 16
 LEAST_STEPS = 20
 
 _MARK = '.mrcnn_demo'

@@ -72,7 +72,7 @@ def _fetch(config: BackboneConfig) -> keras.Model:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
-            f'the ImageNet weights of {name} cannot be fetched ({reason[:160]}); put their file, from a machine with a '
+            f'the ImageNet weights of {name} cannot be fetched ({reason[:300]}); put their file, from a machine with a '
             'network, into ~/.keras/models, or set model.backbone.weights=none') from None
 
 
