@@ -183,6 +183,7 @@ class Metric(str, enum.Enum):
     coco = 'coco'
     voc2007 = 'voc2007'
     voc2012 = 'voc2012'
+    cityscapes = 'cityscapes'
 
 
 @app.command()
@@ -191,7 +192,8 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='What `mrcnn t
              data: Annotated[pathlib.Path | None, typer.Option(
                  help='Manifest NAME.json of the set; data.validation of the model if not given.')] = None,
              metric: Annotated[Metric, typer.Option(
-                 help="COCO's numbers, or VOC's mean average precision, of eleven points or the area.")] = Metric.coco,
+                 help="COCO's numbers; VOC's mean average precision, of eleven points or the area; Cityscapes' AP of "
+                      "masks (extra `cityscapes`).")] = Metric.coco,
              ) -> None:
     """Print COCO's twelve numbers for boxes and masks; write metrics.json and detections.json beside the model.
 
@@ -199,11 +201,12 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='What `mrcnn t
     Example:
       mrcnn evaluate --model-dir runs/nuclei --data data/nuclei/val.json
       mrcnn evaluate --model-dir runs/voc --data data/voc/test.json --metric voc2007
+      mrcnn evaluate --model-dir runs/cityscapes --data data/cityscapes/val.json --metric cityscapes
     """
-    from mrcnn_tf.evaluation import coco, run, voc
+    from mrcnn_tf.evaluation import cityscapes, coco, run, voc
 
-    table = coco.table if metric is Metric.coco else voc.table
-    typer.echo(table(run.evaluate(model_dir, data, metric.value)))
+    tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table}
+    typer.echo(tables.get(metric, voc.table)(run.evaluate(model_dir, data, metric.value)))
 
 
 @app.command()

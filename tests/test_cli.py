@@ -161,6 +161,15 @@ def test_evaluate_by_voc(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.stdout.split() == ['mAP', '50.0', 'cat', '50.0'] and evaluate.calls[0][2] == 'voc2007'
 
 
+def test_evaluate_by_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ('AP', 'AP50', 'AP/car', 'AP50/car')
+    evaluate = Recorder({f'cityscapes/{name}': i / 10 for i, name in enumerate(names, 1)})
+    monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate', evaluate)
+    result = mrcnn('evaluate', '--model-dir', 'run', '--metric', 'cityscapes')
+    assert result.stdout.split() == ['AP', 'AP50', 'car', '30.0', '40.0', 'mean', '10.0', '20.0']
+    assert evaluate.calls[0][2] == 'cityscapes'
+
+
 def test_export(monkeypatch: pytest.MonkeyPatch) -> None:
     export = Recorder(pathlib.Path('saved/pets/3'))
     monkeypatch.setattr('mrcnn_tf.serving.export.export', export)

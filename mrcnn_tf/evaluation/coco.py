@@ -69,12 +69,14 @@ class GroundTruth:
         annotations: COCO's: image_id, category_id, bbox [x, y, width, height] in px, area, iscrowd and, where the set
             has masks, segmentation as RLE; of records also difficult, VOC's mark.
         has_masks: every annotation has one.
+        source_ids: the data set's id as text, by image id; empty where a file does not tell.
     """
     source: str
     sizes: dict[int, tuple[int, int]]
     categories: list[tuple[int, str]]
     annotations: list[dict[str, Any]]
     has_masks: bool
+    source_ids: dict[int, str] = dataclasses.field(default_factory=dict)
 
 
 def read_manifest(path: PathLike) -> GroundTruth:
@@ -90,6 +92,7 @@ def read_manifest(path: PathLike) -> GroundTruth:
         if record['image_id'] in truth.sizes:
             raise EvaluationError(f'{path}: image id {record["image_id"]} is there twice; convert the data again')
         truth.sizes[record['image_id']] = record['height'], record['width']
+        truth.source_ids[record['image_id']] = record['source_id']
         truth.annotations += _of_record(record, manifest.categories)
     return truth
 

@@ -1,11 +1,11 @@
-"""A trained model over a converted set, image by image, to COCO's numbers; and the progress that long loops show."""
+"""A trained model over a converted set, image by image, to a metric's numbers; and the progress of long loops."""
 from __future__ import annotations
 
 import datetime
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import tensorflow as tf
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from mrcnn_tf.config import Config
-from mrcnn_tf.evaluation import voc
+from mrcnn_tf.evaluation import cityscapes, voc
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, Metrics, read_manifest
 from mrcnn_tf.inference import Instances, split_batch
 from mrcnn_tf.input.dataset import evaluation_dataset, readable
@@ -29,7 +29,7 @@ T = TypeVar('T')
 
 def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
              metric: str = 'coco') -> Metrics:
-    """COCO's numbers of the newest checkpoint on every image of a set, or VOC's mean average precision.
+    """COCO's numbers of the newest checkpoint on every image of a set, or those of VOC or Cityscapes.
 
     Shows its progress, and writes metrics.json and detections.json into the model directory.
 
@@ -37,11 +37,11 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
         model_dir: what `train` wrote.
         manifest: of the set; the config's `data.validation` where it is None.
         metric: 'coco', see `CocoEvaluator.evaluate`; 'voc2007', eleven points, or 'voc2012', the area: `voc/mAP` and
-            `voc/AP/NAME`.
+            `voc/AP/NAME`; 'cityscapes': `cityscapes/AP`, `cityscapes/AP50` and of each class, `cityscapes/AP/NAME`.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
-        EvaluationError: no set is named, or its categories are not the model's.
+        EvaluationError: no set is named, or its categories are not the model's; of Cityscapes: no masks, no gtFine.
         OSError: the disk is full, no permission.
     """
     directory = pathlib.Path(model_dir)
@@ -51,16 +51,32 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
         raise EvaluationError(f'{directory / "config.yaml"}: data.validation is not set; say with --data which '
                               'NAME.json to evaluate on')
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
+    score = _scorer(metric, evaluator, config, manifest)
     found = predictions(model, config, manifest)
     for image_id, _, instances in tracked(found, len(evaluator.truth.sizes), 'evaluated'):
         evaluator.add(image_id, instances)
-    if metric == 'coco':
-        metrics = evaluator.evaluate(config.model.detections.max_detections)
-    else:
-        numbers = voc.mean_average_precision(evaluator.truth, evaluator.detections, metric == 'voc2007')
-        metrics = {f'voc/{name}': value for name, value in numbers.items()}
+    metrics = score()
     evaluator.write(directory, metrics)
     return metrics
+
+
+def _scorer(metric: str, evaluator: CocoEvaluator, config: Config, manifest: str | os.PathLike[str]
+            ) -> Callable[[], Metrics]:
+    """What turns the detections that will have been gathered into numbers; raises now what would stop it then."""
+    if metric == 'coco':
+        return lambda: evaluator.evaluate(config.model.detections.max_detections)
+    if metric == 'cityscapes':
+        if config.model.kind != 'mask_rcnn':
+            raise EvaluationError(f'--metric cityscapes compares masks, and model.kind={config.model.kind} has no mask '
+                                  'head; train a mask_rcnn or evaluate by coco')
+        truth = cityscapes.instance_files(manifest, evaluator.truth)
+        return lambda: _named('cityscapes', cityscapes.average_precision(truth, evaluator.detections))
+    return lambda: _named('voc', voc.mean_average_precision(
+        evaluator.truth, evaluator.detections, metric == 'voc2007'))
+
+
+def _named(prefix: str, metrics: Metrics) -> Metrics:
+    return {f'{prefix}/{name}': value for name, value in metrics.items()}
 
 
 def predictions(model: FastRCNN, config: Config, manifest: str | os.PathLike[str]

@@ -107,9 +107,9 @@ def ground_truth(manifest: PathLike) -> Iterator[dict[str, Any]]:
     """Annotations of each image in the order of the shards, all objects of it.
 
     Yields:
-        image_id, height, width (int, px) and, n objects: boxes float32 [n, 4] (px of the file), labels int32 [n],
-        crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n]; masks, a list of n PNG of the whole image,
-        where the set has masks.
+        image_id, height, width (int, px), source_id (the data set's, a text) and, n objects: boxes float32 [n, 4] (px
+        of the file), labels int32 [n], crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n]; masks, a
+        list of n PNG of the whole image, where the set has masks.
 
     Raises:
         ManifestError: the manifest cannot be used.
@@ -122,6 +122,7 @@ def ground_truth(manifest: PathLike) -> Iterator[dict[str, Any]]:
     try:
         for truth in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
             yield {**truth, **{key: int(truth[key]) for key in ('image_id', 'height', 'width')},
+                   'source_id': truth['source_id'].decode(errors='backslashreplace'),
                    **({'masks': list(truth['masks'])} if described.has_masks else {})}
     except tf.errors.OpError as error:
         raise readable(error, manifest) from error
@@ -386,7 +387,7 @@ def _name(manifest: PathLike, record: dict[str, tf.Tensor]) -> tf.Tensor:
 @_in_graph
 def _annotations(serialized: tf.Tensor, with_masks: bool) -> dict[str, tf.Tensor]:
     record = records.parse(serialized, with_masks)
-    return {key: value for key, value in record.items() if key not in ('encoded', 'source_id')}
+    return {key: value for key, value in record.items() if key != 'encoded'}
 
 
 def _damage(manifest: PathLike, file: str, has_masks: bool) -> InputError | None:
