@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.records import Category, Manifest
-from mrcnn_tf.model import FastRCNN, build_model
+from mrcnn_tf.model import Detector, FasterRCNN, build_model
 from mrcnn_tf.training.checkpoints import save_imported
 from mrcnn_tf.weights import coco, detectron2, files, keras_applications, torchvision
 from mrcnn_tf.weights.rules import Line, WeightsError
@@ -39,6 +39,9 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
     try:
         source, found = FRAMEWORKS[framework].settings(state)
         model, config, categories = _model(source, [*found, *overrides], classes)
+        if not isinstance(model, FasterRCNN):
+            raise WeightsError(f'model.kind is {config.model.kind}: expected faster_rcnn or mask_rcnn, which the file '
+                               'has the weights of')
         report = FRAMEWORKS[framework].load_state_dict(model, state, fresh=classes is not None)
     except WeightsError as error:
         raise WeightsError(f'{path}: {error}') from None
@@ -66,7 +69,7 @@ def import_imagenet(name: str, output: PathLike, classes: PathLike | None = None
 
 
 def _model(source: str, overrides: Sequence[str], classes: PathLike | None
-           ) -> tuple[FastRCNN, Config, list[Category]]:
+           ) -> tuple[Detector, Config, list[Category]]:
     config = configuration.load(source, overrides)
     categories = coco.categories(config.model.num_classes) if classes is None else _categories(classes)
     config.model.num_classes = len(categories)

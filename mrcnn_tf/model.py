@@ -1,4 +1,4 @@
-"""Fast R-CNN, Faster R-CNN and Mask R-CNN, each the one before and something more.
+"""Fast R-CNN, Faster R-CNN and Mask R-CNN, each the one before and something more; and the RPN alone.
 
 B images, A anchors, P proposals, G ground-truth slots, S sampled RoIs, D detections; batch and detections are the dicts
 that ARCHITECTURE.md describes. Convolutions and dense layers run in the global precision policy, all else in float32.
@@ -30,6 +30,10 @@ class Truth(NamedTuple):
     objects: tf.Tensor
     crowds: tf.Tensor
 
+    @classmethod
+    def of(cls, batch: Batch) -> Truth:
+        return cls(batch['boxes'], batch['valid'] & ~batch['crowd'], batch['valid'] & batch['crowd'])
+
 
 class Positives(NamedTuple):
     """The RoIs of a batch that are to get masks, padded: boxes [B, S, 4], the objects that they are matched with
@@ -41,8 +45,8 @@ class Positives(NamedTuple):
     pooled: tf.Tensor
 
 
-class FastRCNN(FittedModel):
-    """Classes and boxes of regions that come with the images (1504.08083). Call it on a batch for detections.
+class Detector(FittedModel):
+    """What all have: a trunk that reads images. Call one on a batch for detections.
 
     Args:
         config: the `model` section of a config.
@@ -53,6 +57,40 @@ class FastRCNN(FittedModel):
         super().__init__(engine, **kwargs)
         self.settings = config
         self.backbone = build_backbone(config.backbone)
+
+    @property
+    def max_detections(self) -> int:
+        """D."""
+        return self.settings.detections.max_detections
+
+    def maps(self, images: tf.Tensor, sizes: tf.Tensor, training: bool) -> list[tf.Tensor]:
+        """The feature maps, the finest first."""
+        return self.backbone(self.normalize(images, sizes), training=training)
+
+    def normalize(self, images: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """RGB 0..255 -> the channels, mean and deviation that the weights expect; zeros beyond each image."""
+        if self.settings.channel_order == 'bgr':
+            images = images[..., ::-1]
+        images = (images - tf.constant(self.settings.pixel_mean)) / tf.constant(self.settings.pixel_std)
+        rows, columns = (tf.range(images.shape[axis], dtype=tf.float32) < sizes[:, axis - 1:axis] for axis in (1, 2))
+        return tf.where(rows[:, :, None, None] & columns[:, None, :, None], images, 0.)
+
+    def create_variables(self) -> None:
+        """Makes all weights, by one look at an empty image."""
+        size = 64
+        images, sizes = tf.zeros([1, size, size, 3]), tf.fill([1, 2], float(size))
+        self._create_heads(self.maps(images, sizes, False), sizes)
+        self.built = True
+
+    def _create_heads(self, features: list[tf.Tensor], sizes: tf.Tensor) -> None:
+        """Makes the weights of what reads RoIs."""
+
+
+class FastRCNN(Detector):
+    """Classes and boxes of regions that come with the images (1504.08083)."""
+
+    def __init__(self, config: ModelConfig, engine: str = 'op', **kwargs: Any) -> None:
+        super().__init__(config, engine, **kwargs)
         self.box_pool = self._roi_layer(config.box_head.pool_size, 'box_pool')
         self.res5_head = Res5Head(config.backbone, name='res5_head') if config.backbone.maps == 'c4' else None
         self.box_head = BoxHead(config.box_head, config.num_classes,
@@ -73,18 +111,6 @@ class FastRCNN(FittedModel):
         """What may hold an object: float32 [B, P, 4] px, and which of them count, bool [B, P]."""
         return batch['proposals'], batch['proposals_valid']
 
-    def maps(self, images: tf.Tensor, sizes: tf.Tensor, training: bool) -> list[tf.Tensor]:
-        """The feature maps, the finest first."""
-        return self.backbone(self.normalize(images, sizes), training=training)
-
-    def normalize(self, images: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        """RGB 0..255 -> the channels, mean and deviation that the weights expect; zeros beyond each image."""
-        if self.settings.channel_order == 'bgr':
-            images = images[..., ::-1]
-        images = (images - tf.constant(self.settings.pixel_mean)) / tf.constant(self.settings.pixel_std)
-        rows, columns = (tf.range(images.shape[axis], dtype=tf.float32) < sizes[:, axis - 1:axis] for axis in (1, 2))
-        return tf.where(rows[:, :, None, None] & columns[:, None, :, None], images, 0.)
-
     def detect(self, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor, sizes: tf.Tensor
                ) -> dict[str, tf.Tensor]:
         """Detections among RoIs [B, R, 4]."""
@@ -102,7 +128,7 @@ class FastRCNN(FittedModel):
 
     def losses_of(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
         """The named losses of a batch, float32 scalars; seed int32 [2] draws the samples."""
-        truth = Truth(batch['boxes'], batch['valid'] & ~batch['crowd'], batch['valid'] & batch['crowd'])
+        truth = Truth.of(batch)
         features = self.maps(batch['images'], batch['sizes'], training)
         losses, rois, valid = self._region_losses(batch, truth, features, seed)
         rois = tf.concat([rois, truth.boxes], axis=1)                            # Fast 2.3: objects join the proposals
@@ -139,16 +165,12 @@ class FastRCNN(FittedModel):
                      ) -> dict[str, tf.Tensor]:
         return {}
 
-    def create_variables(self) -> None:
-        """Makes all weights, by one look at an empty image."""
-        size = 64
-        images, sizes = tf.zeros([1, size, size, 3]), tf.fill([1, 2], float(size))
-        self.detect(self.maps(images, sizes, False), tf.fill([1, 1, 4], float(size)), tf.fill([1, 1], True), sizes)
-        self.built = True
+    def _create_heads(self, features: list[tf.Tensor], sizes: tf.Tensor) -> None:
+        self.detect(features, tf.tile(sizes, [1, 2])[None], tf.fill([1, 1], True), sizes)
 
 
-class FasterRCNN(FastRCNN):
-    """Fast R-CNN whose regions come from a network that shares its maps (1506.01497; with FPN, 1612.03144)."""
+class Proposer(Detector):
+    """Anchors and the head that scores them (Faster 3.1): what the RPN alone and Faster R-CNN share."""
 
     def __init__(self, config: ModelConfig, engine: str = 'op', **kwargs: Any) -> None:
         super().__init__(config, engine, **kwargs)
@@ -159,9 +181,21 @@ class FasterRCNN(FastRCNN):
 
     def regions(self, batch: Batch, features: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """The RPN's proposals: float32 [B, P, 4] px, and which of them count, bool [B, P]."""
-        anchors, logits, deltas = self._score(features, batch['images'])
-        proposals = rpn.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, False, self.engine)
+        proposals = self._propose(features, batch, False)
         return proposals.boxes, proposals.valid
+
+    def proposals(self, batch: Batch, training: bool = False) -> dict[str, tf.Tensor]:
+        """The regions of a batch in the form of detections: objectness as their scores, and all of label 1.
+
+        training: as many as in training, `rpn.post_nms_train`; the maps are those of inference.
+        """
+        boxes, logits, valid = self._propose(self.maps(batch['images'], batch['sizes'], False), batch, training)
+        return {'boxes': boxes, 'scores': tf.where(valid, tf.sigmoid(logits), 0.), 'labels': tf.cast(valid, tf.int32),
+                'valid': valid}
+
+    def _propose(self, features: list[tf.Tensor], batch: Batch, training: bool) -> rpn.Proposals:
+        anchors, logits, deltas = self._score(features, batch['images'])
+        return rpn.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, training, self.engine)
 
     def describe(self, images: tf.Tensor, sizes: tf.Tensor, training: bool
                  ) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
@@ -201,6 +235,29 @@ class FasterRCNN(FastRCNN):
     def create_variables(self) -> None:
         self.rpn_head([tf.zeros([1, 1, 1, self.backbone.channels])])
         super().create_variables()
+
+
+class RPN(Proposer):
+    """The region proposal network alone: its detections are its proposals, and its losses those of Faster eq. 1."""
+
+    @property
+    def max_detections(self) -> int:
+        """P, which is fewer than are asked for where all maps together have fewer candidates."""
+        config = self.settings.rpn
+        return min(config.post_nms_test, config.pre_nms_test * len(self.backbone.strides))
+
+    def call(self, batch: Batch, training: bool = False) -> dict[str, tf.Tensor]:
+        """`images` float32 [B, H, W, 3] and `sizes` float32 [B, 2] of a batch -> detections, D = P, of label 1."""
+        return self.proposals(batch)
+
+    def losses_of(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
+        """The two losses of a batch, float32 scalars; seed int32 [2] draws the anchors."""
+        _, anchors, logits, deltas = self.describe(batch['images'], batch['sizes'], training)
+        return self._rpn_losses(Truth.of(batch), anchors, tf.concat(logits, 1), tf.concat(deltas, 1), seed)
+
+
+class FasterRCNN(Proposer, FastRCNN):
+    """Fast R-CNN whose regions come from a network that shares its maps (1506.01497; with FPN, 1612.03144)."""
 
 
 class MaskRCNN(FasterRCNN):
@@ -246,9 +303,10 @@ class MaskRCNN(FasterRCNN):
         return size if self.res5_head else 2 * size
 
 
-def build_model(config: ModelConfig, engine: str = 'op') -> FastRCNN:
+def build_model(config: ModelConfig, engine: str = 'op') -> Detector:
     """The detector that `config` describes, its weights made and random."""
-    kinds = {'fast_rcnn': FastRCNN, 'faster_rcnn': FasterRCNN, 'mask_rcnn': MaskRCNN}
+    kinds: dict[str, type[Detector]] = {'rpn': RPN, 'fast_rcnn': FastRCNN, 'faster_rcnn': FasterRCNN,
+                                        'mask_rcnn': MaskRCNN}
     model = kinds[config.kind](config, engine, name=config.kind)
     model.create_variables()
     return model

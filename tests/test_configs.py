@@ -27,6 +27,7 @@ ABLATIONS = {
        for value in ('01', '1', '100')},
     'fast_rcnn_vgg16': ('faster_rcnn_vgg16', {'model.kind', 'solver.steps', 'solver.milestones'}),
     'bccd_fast_r18_fpn': ('bccd_faster_r18_fpn', {'model.kind'}),
+    'rpn_vgg16': ('faster_rcnn_vgg16', {'model.kind', 'data.batch_size', 'solver.reference_batch'}),
     'mask_rcnn_r50_c4_softmax': ('mask_rcnn_r50_c4_1x', {'model.mask_head.classifier'}),
     'mask_rcnn_r50_c4_roipool': ('mask_rcnn_r50_c4_1x', {
         'model.roi.layer', 'model.roi.aggregate', 'model.roi.sampling_ratio'}),
@@ -103,4 +104,4 @@ def test_every_config_trains_and_detects(name) -> None:
     assert np.isfinite(total) and total > 0
     assert all(np.isfinite(tf.convert_to_tensor(each)).all() for each in gradients)     # None cannot be converted
     found = model(batch)
-    assert found['boxes'].shape == [1, 3, 4] and np.isfinite(found['boxes']).all()
+    assert found['boxes'].shape == [1, model.max_detections, 4] and np.isfinite(found['boxes']).all()

@@ -140,6 +140,12 @@ def test_another_framework_or_class_count(weights, tmp_path) -> None:
     assert not (tmp_path / 'out').exists()
 
 
+def test_a_model_that_the_file_does_not_fill(weights, tmp_path) -> None:
+    with pytest.raises(WeightsError, match=f'^{weights}: model.kind is rpn: expected faster_rcnn or mask_rcnn'):
+        import_weights.import_file('torchvision', weights, tmp_path / 'out', overrides=[*small.OVERRIDES,
+                                                                                        'model.kind=rpn'])
+
+
 def test_nothing_is_overwritten(imported, weights) -> None:
     before = (imported[0] / 'config.yaml').read_bytes()
     with pytest.raises(FileExistsError, match='a directory of this name exists'):

@@ -401,6 +401,38 @@ def test_other_models(changes) -> None:
     assert len(model.weights) == count                                     # all were made before the first batch
 
 
+def test_the_rpn_alone(op_model, weights, differentiate) -> None:
+    """The RPN of Mask R-CNN by itself: the same two losses, its proposals as detections, and nothing of the heads."""
+    batch = make_batch()
+    expected = differentiate(batch)[0]
+    model = build_model(small_config(kind='rpn'))
+    for part in ('backbone', 'rpn_head'):
+        getattr(model, part).set_weights(getattr(op_model, part).get_weights())
+    assert len(model.weights) == len(model.backbone.weights) + len(model.rpn_head.weights)
+    found = model(batch)
+    boxes, valid = op_model.regions(batch, op_model.maps(batch['images'], batch['sizes'], False))
+    np.testing.assert_allclose(found['boxes'], boxes, atol=1e-3)
+    np.testing.assert_array_equal(found['valid'], valid)
+    assert sorted(found) == ['boxes', 'labels', 'scores', 'valid']
+    scores, valid = found['scores'].numpy(), valid.numpy()
+    assert (found['labels'].numpy() == valid).all() and ((scores > 0) == valid).all() and scores.max() < 1
+    assert (np.diff(scores) <= 0).all() and model.max_detections == scores.shape[1] == 24
+    losses = model.losses_of(batch, tf.constant([0, 0]))                   # last: statistics move
+    assert list(losses) == list(LOSSES[:2])
+    for name, value in losses.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(('changes', 'expected'), [
+    (dict(rpn__post_nms_test=500), 5 * 40),
+    (dict(rpn__post_nms_test=50, backbone__maps='c5', anchors__sizes=[[8.]]), 40)])
+def test_the_number_of_proposals(changes, expected) -> None:
+    """What is asked for, or what enters NMS on all maps where that is less; known before the first image."""
+    model = build_model(small_config(kind='rpn', **changes))
+    assert model.max_detections == expected
+    assert model(make_batch())['boxes'].shape == [2, expected, 4]
+
+
 def test_normalisers_of_the_proposals_boxes(weights) -> None:
     """Faster eq. 1: over the locations, 16^2 + 8^2 + 4^2 + 2^2 + 1 cells an image, times lambda; not over 32."""
     values = []

@@ -151,7 +151,8 @@ class DetectionConfig:
 @dataclass
 class ModelConfig:
     """The detector."""
-    kind: str = _choice('mask_rcnn', 'faster_rcnn', 'fast_rcnn')    # fast_rcnn: regions come with the records
+    kind: str = _choice('mask_rcnn', 'faster_rcnn', 'fast_rcnn', 'rpn')    # fast_rcnn: regions come with the
+    #                                       records; rpn: proposals alone, without roi, heads and detections
     num_classes: int = 80                 # K, without background
     channel_order: str = _choice('bgr', 'rgb')                    # dialect: what the weights were trained with
     pixel_mean: list[float] = _list(103.53, 116.28, 123.675)      # in channel_order, of 0..255

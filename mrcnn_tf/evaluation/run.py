@@ -18,7 +18,7 @@ from mrcnn_tf.evaluation import cityscapes, voc
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, Metrics, read_manifest
 from mrcnn_tf.inference import Instances, split_batch
 from mrcnn_tf.input.dataset import evaluation_dataset, readable
-from mrcnn_tf.model import FastRCNN
+from mrcnn_tf.model import Detector
 from mrcnn_tf.training.checkpoints import restore_model
 
 _READ = ('images', 'sizes', 'proposals', 'proposals_valid')    # by a model that detects
@@ -79,7 +79,7 @@ def _named(prefix: str, metrics: Metrics) -> Metrics:
     return {f'{prefix}/{name}': value for name, value in metrics.items()}
 
 
-def predictions(model: FastRCNN, config: Config, manifest: str | os.PathLike[str]
+def predictions(model: Detector, config: Config, manifest: str | os.PathLike[str]
                 ) -> Iterator[tuple[int, tuple[int, int], Instances]]:
     """(image id, (height, width), instances in px of the original image) of every image of a set, each once.
 

@@ -20,7 +20,7 @@ from mrcnn_tf import __version__, files
 from mrcnn_tf.config import Config, DataConfig
 from mrcnn_tf.input import images
 from mrcnn_tf.input.records import Category
-from mrcnn_tf.model import FastRCNN, MaskRCNN
+from mrcnn_tf.model import Detector, MaskRCNN
 from mrcnn_tf.training.checkpoints import restore_model
 
 Detections = dict[str, tf.Tensor]
@@ -68,7 +68,7 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) ->
     return version
 
 
-def serving_function(model: FastRCNN, data: DataConfig, category_ids: Sequence[int]
+def serving_function(model: Detector, data: DataConfig, category_ids: Sequence[int]
                      ) -> Callable[[tf.Tensor], Detections]:
     """What the signature computes, for a graph or eagerly: `image_bytes` string [B] -> the outputs of `export`.
 
@@ -92,7 +92,7 @@ def serving_function(model: FastRCNN, data: DataConfig, category_ids: Sequence[i
     return serve
 
 
-def _detect(model: FastRCNN, data: DataConfig, image: tf.Tensor) -> Detections:
+def _detect(model: Detector, data: DataConfig, image: tf.Tensor) -> Detections:
     """Image float32 [h, w, 3] -> detections [D, ...], boxes in its own px."""
     size = tf.shape(image)[:2]
     shape = images.resized_shape(size[0], size[1], data.test_short_side, data.test_long_side, data.round_sides)
@@ -114,9 +114,9 @@ def _to_original(boxes: tf.Tensor, shape: tf.Tensor, size: tf.Tensor) -> tf.Tens
     return tf.cast(tf.clip_by_value(scaled, 0., limits), tf.float32)
 
 
-def _output_spec(model: FastRCNN) -> dict[str, tf.TensorSpec]:
+def _output_spec(model: Detector) -> dict[str, tf.TensorSpec]:
     """Of one image."""
-    limit = model.settings.detections.max_detections
+    limit = model.max_detections
     spec = {'boxes': tf.TensorSpec([limit, 4], tf.float32), 'scores': tf.TensorSpec([limit], tf.float32),
             'labels': tf.TensorSpec([limit], tf.int32), 'category_ids': tf.TensorSpec([limit], tf.int32),
             'valid': tf.TensorSpec([limit], tf.bool), 'sizes': tf.TensorSpec([2], tf.int32)}

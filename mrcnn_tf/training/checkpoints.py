@@ -21,10 +21,11 @@ from mrcnn_tf import config as configuration
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.records import Category, read_categories, write_categories
-from mrcnn_tf.model import FastRCNN, build_model
+from mrcnn_tf.model import Detector, build_model
 from mrcnn_tf.training.strategies import ALONE, Worker, average_statistics
 
 _IMPORTED = 'step-0'
+_PROPOSED = [Category(1, 1, 'object')]    # what an RPN tells from the background, whatever the data's categories are
 # How the steps are run, not what they compute: may differ when training is resumed.
 _FREE = ('train.strategy', 'train.jit_compile', 'train.checkpoint_every', 'train.keep_checkpoints', 'train.log_every')
 
@@ -61,8 +62,8 @@ def read(model_dir: pathlib.Path) -> tuple[Config, list[Category]]:
 
 
 def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
-                  ) -> tuple[FastRCNN, Config, list[Category]]:
-    """The model of a directory with its newest weights, not compiled, its config and categories.
+                  ) -> tuple[Detector, Config, list[Category]]:
+    """The model of a directory with its newest weights, not compiled, its config and the categories of its detections.
 
     Args:
         engine: as `build_model`.
@@ -79,7 +80,7 @@ def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
                               'train.checkpoint_every steps and at the end')
     model = build_model(config.model, engine)
     _restore_weights(model, newest)
-    return model, config, categories
+    return model, config, _PROPOSED if config.model.kind == 'rpn' else categories
 
 
 def save_imported(model_dir: pathlib.Path, model: keras.Model, config: Config, categories: Sequence[Category]) -> None:

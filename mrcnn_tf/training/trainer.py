@@ -19,7 +19,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.dataset import readable, training_dataset
 from mrcnn_tf.input.records import Category, Manifest
-from mrcnn_tf.model import FastRCNN, build_model
+from mrcnn_tf.model import Detector, build_model
 from mrcnn_tf.training import schedules
 from mrcnn_tf.training.callbacks import Interruption, NonFiniteStop, Save, Scalars, Show, TrainingError, step_of
 from mrcnn_tf.training.checkpoints import Checkpoints, create, find_newest, read
@@ -128,7 +128,7 @@ def _precision(name: str) -> Iterator[None]:
         keras.mixed_precision.set_global_policy(before)
 
 
-def _build(run: _Run) -> FastRCNN:
+def _build(run: _Run) -> Detector:
     """The compiled model, with initial weights and optimizer slots."""
     config = run.config
     with run.strategy.scope():
@@ -154,7 +154,7 @@ def _heading(run: _Run, manifest: Manifest, step: int) -> str:
     return f'{images}: {steps} {batch}, {run.config.train.precision}{", XLA" if run.jit_compile else ""}'
 
 
-def _fit(run: _Run, model: FastRCNN, checkpoints: Checkpoints) -> None:
+def _fit(run: _Run, model: Detector, checkpoints: Checkpoints) -> None:
     start = step_of(model)
     with Interruption() as interruption, contextlib.ExitStack() as stack:
         save = Save(checkpoints, run.config.train.checkpoint_every, run.steps, _stop_test(run, interruption))
@@ -202,7 +202,7 @@ def _cut(batch: dict[str, tf.Tensor], parts: int) -> dict[str, tf.Tensor]:
 
 
 @contextlib.contextmanager
-def _explained(run: _Run, model: FastRCNN) -> Iterator[None]:
+def _explained(run: _Run, model: Detector) -> Iterator[None]:
     """Turns what TensorFlow raises in a step into one line, where the user can mend it."""
     try:
         yield

@@ -14,11 +14,12 @@ import numpy as np
 from mrcnn_tf.backbones.normalization import ConvNorm
 from mrcnn_tf.backbones.resnet import ResNet
 from mrcnn_tf.config import BackboneConfig
-from mrcnn_tf.model import FastRCNN
+from mrcnn_tf.model import Detector, FastRCNN
 from mrcnn_tf.weights.rules import SAME, Convert, Line, Rule, WeightsError, fill, variable_path
 
 SOURCES = {'resnet50': 'ResNet50', 'resnet101': 'ResNet101', 'vgg16': 'VGG16'}
 _CLASSIFIER = r'^(predictions|probs)/'
+_HEADS = rf'{_CLASSIFIER}|^(fc\d|conv5_)'    # what an RPN has no place for; res5 where it is not of the trunk
 _LESS_BIAS = Convert('less the bias of the convolution', lambda pair: pair[0] - pair[1])
 
 
@@ -34,7 +35,7 @@ def settings(name: str) -> tuple[str, list[str]]:
     return config, [f'model.backbone.name={name}', 'model.backbone.weights=imagenet']
 
 
-def load_imagenet(model: FastRCNN) -> list[Line]:
+def load_imagenet(model: Detector) -> list[Line]:
     """Fills what ImageNet's classifier has of the model with weights that Keras downloads, or has in its cache.
 
     Returns:
@@ -53,13 +54,13 @@ def load_imagenet(model: FastRCNN) -> list[Line]:
     return copy(_fetch(config), model)
 
 
-def copy(source: keras.Model, model: FastRCNN) -> list[Line]:
+def copy(source: keras.Model, model: Detector) -> list[Line]:
     """Fills the trunk, and what else the source has, from a model of keras.applications; returns the report."""
     rules = list(correspondence(model))
     filled = {id(rule.variable) for rule in rules}
     rest = [variable for variable in model.variables if id(variable) not in filled]
     fresh = [Rule(variable, '', SAME) for variable in rest]
-    return fill([*rules, *fresh], state_of(source), rest, _CLASSIFIER)
+    return fill([*rules, *fresh], state_of(source), rest, _CLASSIFIER if isinstance(model, FastRCNN) else _HEADS)
 
 
 def _fetch(config: BackboneConfig) -> keras.Model:
@@ -85,12 +86,12 @@ def state_of(source: keras.Model) -> dict[str, np.ndarray]:
     return state
 
 
-def correspondence(model: FastRCNN) -> Iterator[Rule]:
+def correspondence(model: Detector) -> Iterator[Rule]:
     """What ImageNet's classifier has of the model."""
-    trunk = model.backbone.trunk
+    trunk, heads = model.backbone.trunk, model if isinstance(model, FastRCNN) else None
     if isinstance(trunk, ResNet):
         yield from _conv_norm(trunk.stem, 'conv1')
-        res5 = [model.res5_head.blocks] if model.res5_head else []
+        res5 = [heads.res5_head.blocks] if heads and heads.res5_head else []
         for stage, blocks in enumerate([*trunk.stages, *res5], start=2):
             for number, block in enumerate(blocks, start=1):
                 prefix = f'conv{stage}_block{number}'
@@ -102,7 +103,7 @@ def correspondence(model: FastRCNN) -> Iterator[Rule]:
     for number, convs in enumerate(trunk.stages, start=1):
         for index, conv in enumerate(convs, start=1):
             yield from _biased(conv.conv, f'block{number}_conv{index}')
-    for index, layer in enumerate(model.box_head.hidden, start=1):
+    for index, layer in enumerate(heads.box_head.hidden if heads else [], start=1):
         yield from _biased(layer, f'fc{index}')
 
 

@@ -203,6 +203,16 @@ def test_faster_rcnn_trained_in_bfloat16(tmp_path: pathlib.Path, pictures: list[
     np.testing.assert_allclose(served['boxes'][0][served['valid'][0]], expected.boxes, atol=1e-2)
 
 
+def test_an_rpn(pictures: list[pathlib.Path]) -> None:
+    """Its proposals, as many as there are."""
+    config = tiny_config('rpn')
+    config.data.canvases, config.model.rpn.post_nms_test = [[64, 64]], 12
+    serve = exporting.serving_function(build_model(config.model), config.data, [1])
+    served = serve(tf.constant(contents(pictures[:1])))
+    assert served['boxes'].shape == [1, 12, 4] and served['valid'].numpy().any()
+    assert (served['category_ids'].numpy() == served['valid'].numpy()).all()
+
+
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is saved does not matter: a file in place of the SavedModel."""
@@ -212,6 +222,14 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tf.saved_model, 'save', save)
     monkeypatch.setattr(exporting, '_traced', lambda serve: (tf.Module(), None))
+
+
+@pytest.mark.usefixtures('light')
+def test_what_an_rpn_finds_is_an_object(tmp_path: pathlib.Path) -> None:
+    """Whatever the categories of the data are."""
+    version = exporting.export(write_model(tmp_path / 'run', tiny_config('rpn')), tmp_path / 'saved')
+    described = json.loads((version / 'assets.extra' / 'mrcnn.json').read_text())
+    assert described['categories'] == [{'label': 1, 'id': 1, 'name': 'object'}]
 
 
 @pytest.mark.usefixtures('light')

@@ -16,8 +16,8 @@ from mrcnn_tf.weights.rules import WeightsError, variable_path
 IMAGES = np.random.default_rng(0).normal(0, 50, [1, 64, 96, 3]).astype(np.float32)
 
 
-def model_of(backbone: BackboneConfig) -> FasterRCNN:
-    settings = ModelConfig(kind='faster_rcnn', backbone=backbone)
+def model_of(backbone: BackboneConfig, kind: str = 'faster_rcnn') -> FasterRCNN:
+    settings = ModelConfig(kind=kind, backbone=backbone)
     if backbone.maps != 'fpn':
         settings.anchors.sizes = [[32., 64.]]
         settings.box_head.fully_connected = 0
@@ -50,6 +50,10 @@ def test_trunk_equals_keras_applications(maps):
     fresh = {line.ours.split('/')[0] for line in report if not line.source}
     assert {line.ours for line in report} == {variable_path(v) for v in model.variables}
     assert not any('stem' in line.ours or 'res2' in line.ours for line in report if not line.source) and fresh
+    if maps == 'c4':                                       # res5 is a head's, which the RPN alone does not have
+        alone = model_of(BackboneConfig(name='resnet50', norm_epsilon=1.001e-5, maps=maps), kind='rpn')
+        assert all('rpn_head/' in line.ours for line in copy(source, alone) if not line.source)
+        np.testing.assert_array_equal(alone.backbone.trunk.stem.conv.kernel, model.backbone.trunk.stem.conv.kernel)
 
 
 @pytest.mark.slow
