@@ -184,6 +184,7 @@ class Metric(str, enum.Enum):
     voc2007 = 'voc2007'
     voc2012 = 'voc2012'
     cityscapes = 'cityscapes'
+    recall = 'recall'
 
 
 @app.command()
@@ -193,9 +194,12 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='What `mrcnn t
                  help='Manifest NAME.json of the set; data.validation of the model if not given.')] = None,
              metric: Annotated[Metric, typer.Option(
                  help="COCO's numbers; VOC's mean average precision, of eleven points or the area; Cityscapes' AP of "
-                      "masks (extra `cityscapes`).")] = Metric.coco,
+                      'masks (extra `cityscapes`); or the recall of proposals.')] = Metric.coco,
              ) -> None:
     """Print COCO's twelve numbers for boxes and masks; write metrics.json and detections.json beside the model.
+
+    With --metric recall, how many objects the best 50 to 2000 proposals of its RPN cover, at each IoU; of a fast_rcnn,
+    those of the records.
 
     \b
     Example:
@@ -203,10 +207,26 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='What `mrcnn t
       mrcnn evaluate --model-dir runs/voc --data data/voc/test.json --metric voc2007
       mrcnn evaluate --model-dir runs/cityscapes --data data/cityscapes/val.json --metric cityscapes
     """
-    from mrcnn_tf.evaluation import cityscapes, coco, run, voc
+    from mrcnn_tf.evaluation import cityscapes, coco, recall, run, voc
 
-    tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table}
+    tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table, Metric.recall: recall.table}
     typer.echo(tables.get(metric, voc.table)(run.evaluate(model_dir, data, metric.value)))
+
+
+@app.command()
+@command
+def recall(manifest: Annotated[pathlib.Path, typer.Argument(
+        help='NAME.json of a set whose records have proposals.')]) -> None:
+    """Print the recall of the proposals that lie in the records of a set, at 50 to 2000 boxes and each IoU.
+
+    \b
+    Example:
+      mrcnn recall data/voc/train_proposals.json
+    """
+    from mrcnn_tf.evaluation import recall
+    from mrcnn_tf.evaluation.coco import read_manifest
+
+    typer.echo(recall.table(recall.average_recall(read_manifest(manifest), recall.stored(manifest))))
 
 
 @app.command()

@@ -24,7 +24,7 @@ KINDS = ('coco', 'cityscapes', 'voc')
 COMMANDS = (['demo'], ['verify'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
             *(['import-weights', framework] for framework in ('torchvision', 'detectron2', 'keras-applications')),
             ['convert', 'proposals'], ['convert', 'tfrecord'], ['inspect'], ['train'], ['evaluate'], ['export'],
-            ['predict'])
+            ['predict'], ['recall'])
 
 
 def mrcnn(*arguments: object) -> Result:

@@ -5,7 +5,7 @@ import datetime
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import tensorflow as tf
@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mrcnn_tf import files
 from mrcnn_tf.config import Config
-from mrcnn_tf.evaluation import cityscapes, voc
+from mrcnn_tf.evaluation import cityscapes, recall, voc
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, Metrics, read_manifest
 from mrcnn_tf.inference import Instances, split_batch
 from mrcnn_tf.input.dataset import evaluation_dataset, readable
-from mrcnn_tf.model import Detector
+from mrcnn_tf.model import Detector, Proposer
 from mrcnn_tf.training.checkpoints import restore_model
 
 _READ = ('images', 'sizes', 'proposals', 'proposals_valid')    # by a model that detects
@@ -31,17 +32,20 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
              metric: str = 'coco') -> Metrics:
     """COCO's numbers of the newest checkpoint on every image of a set, or those of VOC or Cityscapes.
 
-    Shows its progress, and writes metrics.json and detections.json into the model directory.
+    Shows its progress, and writes metrics.json and, but for recall, detections.json into the model directory.
 
     Args:
         model_dir: what `train` wrote.
         manifest: of the set; the config's `data.validation` where it is None.
         metric: 'coco', see `CocoEvaluator.evaluate`; 'voc2007', eleven points, or 'voc2012', the area: `voc/mAP` and
-            `voc/AP/NAME`; 'cityscapes': `cityscapes/AP`, `cityscapes/AP50` and of each class, `cityscapes/AP/NAME`.
+            `voc/AP/NAME`; 'cityscapes': `cityscapes/AP`, `cityscapes/AP50` and of each class, `cityscapes/AP/NAME`;
+            'recall', see `recall.average_recall`, of the RPN's 2000 best proposals, whatever `rpn.post_nms_test` is, or
+            of those in the records of a fast_rcnn.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
-        EvaluationError: no set is named, or its categories are not the model's; of Cityscapes: no masks, no gtFine.
+        EvaluationError: no set is named, or its categories are not the model's; of Cityscapes: no masks, no gtFine; an
+            rpn, which tells no categories apart, but for recall.
         OSError: the disk is full, no permission.
     """
     directory = pathlib.Path(model_dir)
@@ -50,6 +54,10 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
     if not manifest:
         raise EvaluationError(f'{directory / "config.yaml"}: data.validation is not set; say with --data which '
                               'NAME.json to evaluate on')
+    if metric == 'recall':
+        return _recall(directory, model, config, manifest)
+    if config.model.kind == 'rpn':
+        raise EvaluationError(f'{directory}: an rpn does not tell categories apart; evaluate it with --metric recall')
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
     score = _scorer(metric, evaluator, config, manifest)
     found = predictions(model, config, manifest)
@@ -79,9 +87,23 @@ def _named(prefix: str, metrics: Metrics) -> Metrics:
     return {f'{prefix}/{name}': value for name, value in metrics.items()}
 
 
-def predictions(model: Detector, config: Config, manifest: str | os.PathLike[str]
+def _recall(directory: pathlib.Path, model: Detector, config: Config, manifest: str | os.PathLike[str]) -> Metrics:
+    truth = read_manifest(manifest)
+    found = recall.stored(manifest)
+    if isinstance(model, Proposer):
+        config.model.rpn.post_nms_test = recall.LIMITS[-1]    # the model's own section
+        found = ((image_id, instances.boxes) for image_id, _, instances in predictions(
+            model.proposals, config, manifest))
+    metrics = recall.average_recall(truth, tracked(found, len(truth.sizes), 'evaluated'))
+    files.write_json(directory / 'metrics.json', {**metrics, 'images': len(truth.sizes)})
+    return metrics
+
+
+def predictions(model: Callable[..., Mapping[str, tf.Tensor]], config: Config, manifest: str | os.PathLike[str]
                 ) -> Iterator[tuple[int, tuple[int, int], Instances]]:
     """(image id, (height, width), instances in px of the original image) of every image of a set, each once.
+
+    model: a detector, or another function of batches and `training` that gives detections.
 
     Raises:
         ManifestError, ConfigError, InputError: the set, the settings, or both together cannot be used.

@@ -109,7 +109,8 @@ def ground_truth(manifest: PathLike) -> Iterator[dict[str, Any]]:
     Yields:
         image_id, height, width (int, px), source_id (the data set's, a text) and, n objects: boxes float32 [n, 4] (px
         of the file), labels int32 [n], crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n]; masks, a
-        list of n PNG of the whole image, where the set has masks.
+        list of n PNG of the whole image, where the set has masks; proposals float32 [m, 4] (px of the file), best
+        first, where it has proposals.
 
     Raises:
         ManifestError: the manifest cannot be used.
@@ -117,7 +118,7 @@ def ground_truth(manifest: PathLike) -> Iterator[dict[str, Any]]:
     """
     described = Manifest.read(manifest)
     dataset = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(
-        lambda serialized: _annotations(serialized, described.has_masks),
+        lambda serialized: _annotations(serialized, described.has_masks, described.has_proposals),
         num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     try:
         for truth in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
@@ -385,8 +386,8 @@ def _name(manifest: PathLike, record: dict[str, tf.Tensor]) -> tf.Tensor:
 
 
 @_in_graph
-def _annotations(serialized: tf.Tensor, with_masks: bool) -> dict[str, tf.Tensor]:
-    record = records.parse(serialized, with_masks)
+def _annotations(serialized: tf.Tensor, with_masks: bool, with_proposals: bool) -> dict[str, tf.Tensor]:
+    record = records.parse(serialized, with_masks, with_proposals)
     return {key: value for key, value in record.items() if key != 'encoded'}
 
 

@@ -86,6 +86,28 @@ def test_progress_on_a_terminal() -> None:
     assert '3/3' in console.file.getvalue()
 
 
+def test_recall_of_the_rpn(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all 1023 anchors' boxes that suppression leaves, though the model itself would take the best three."""
+    def restored(directory: pathlib.Path) -> tuple:
+        model, config, categories = checkpoints.restore_model(directory)
+        config.model.rpn.post_nms_test = 3
+        return model, config, categories
+
+    monkeypatch.setattr(run, 'restore_model', restored)
+    found = run.evaluate(trained / 'run', trained / 'train.json', 'recall')
+    assert 0 < found['recall/AR@50'] < found['recall/AR@300'] <= found['recall/AR@2000'] < 1
+    assert found['recall/R50@300'] > found['recall/R75@300'] and found['recall/ARl@300'] is None
+    written = json.loads((trained / 'run' / 'metrics.json').read_text())
+    assert written == {**found, 'images': 16}
+
+
+def test_an_rpn_has_no_categories_to_find(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(trained, 'model.kind=rpn')
+    monkeypatch.setattr(run, 'restore_model', lambda directory: (None, config, []))
+    with pytest.raises(EvaluationError, match='run: an rpn does not tell categories apart; .*--metric recall'):
+        run.evaluate(trained / 'run', trained / 'train.json')
+
+
 def test_voc_writes_its_own_numbers(trained: pathlib.Path) -> None:
     found = run.evaluate(trained / 'run', trained / 'train.json', 'voc2012')
     names = [category.name for category in Manifest.read(trained / 'train.json').categories]
