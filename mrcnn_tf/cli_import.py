@@ -1,4 +1,4 @@
-"""`mrcnn import-weights FRAMEWORK`: weights that others published become a model directory.
+"""`mrcnn import-weights FRAMEWORK`: weights that others published, or an own model, become a model directory.
 
 TensorFlow takes seconds to import, so what needs it is imported inside of the functions.
 """
@@ -16,6 +16,9 @@ import_app = typer.Typer(no_args_is_help=True, help='Make a model directory of w
 _Output = Annotated[pathlib.Path, typer.Option(help='Directory of the model; must not exist.')]
 _Classes = Annotated[str | None, typer.Option(
     help='Manifest NAME.json, or a number: the predictors start fresh with its classes, for fine-tuning.')]
+_ClassMap = Annotated[str | None, typer.Option(
+    help='Which of --classes begin as which of the weights: cityscapes-from-coco, or a YAML file with lines such as '
+         '"car: car" and "rider: null".')]
 _Overrides = Annotated[list[str] | None, typer.Argument(
     metavar='KEY=VALUE', help='Settings that replace those that the weights call for.')]
 
@@ -23,7 +26,8 @@ _Overrides = Annotated[list[str] | None, typer.Argument(
 @import_app.command()
 @command
 def torchvision(file: Annotated[pathlib.Path, typer.Argument(help='.pth (needs torch), .safetensors or .npz.')],
-                output: _Output, classes: _Classes = None, overrides: _Overrides = None) -> None:
+                output: _Output, classes: _Classes = None, class_map: _ClassMap = None, overrides: _Overrides = None,
+                ) -> None:
     """Faster and Mask R-CNN with ResNet and FPN, torchvision's first and second recipe.
 
     Prints for each variable where it comes from, its shape, smallest, largest, norm, and what was changed.
@@ -41,13 +45,15 @@ def torchvision(file: Annotated[pathlib.Path, typer.Argument(help='.pth (needs t
     """
     from mrcnn_tf import import_weights
 
-    typer.echo(import_weights.table(import_weights.import_file('torchvision', file, output, classes, overrides or [])))
+    report = import_weights.import_file('torchvision', file, output, classes, overrides or [], class_map)
+    typer.echo(import_weights.table(report))
 
 
 @import_app.command()
 @command
 def detectron2(file: Annotated[pathlib.Path, typer.Argument(help='.pkl of the model zoo, .pth, .safetensors or .npz.')],
-               output: _Output, classes: _Classes = None, overrides: _Overrides = None) -> None:
+               output: _Output, classes: _Classes = None, class_map: _ClassMap = None, overrides: _Overrides = None,
+               ) -> None:
     """Faster and Mask R-CNN with ResNet-50, ResNet-101 and ResNeXt-101, with FPN, C4 and DC5.
 
     A pickle may hold numpy arrays and nothing else; one that asks for anything else is refused.
@@ -56,10 +62,32 @@ def detectron2(file: Annotated[pathlib.Path, typer.Argument(help='.pkl of the mo
     Example:
       mrcnn import-weights detectron2 model_final_a54504.pkl --output runs/coco
       mrcnn evaluate --model-dir runs/coco --data data/coco/val.json
+    For Cityscapes, whose persons, cars, ... begin as COCO's:
+      mrcnn import-weights detectron2 model_final_a54504.pkl --output runs/cityscapes \\
+        --classes data/cityscapes/train.json --class-map cityscapes-from-coco
     """
     from mrcnn_tf import import_weights
 
-    typer.echo(import_weights.table(import_weights.import_file('detectron2', file, output, classes, overrides or [])))
+    report = import_weights.import_file('detectron2', file, output, classes, overrides or [], class_map)
+    typer.echo(import_weights.table(report))
+
+
+@import_app.command()
+@command
+def model(directory: Annotated[pathlib.Path, typer.Argument(help='Model directory that `mrcnn train` wrote.')],
+          output: _Output, classes: _Classes = None, class_map: _ClassMap = None, overrides: _Overrides = None) -> None:
+    """A model that was trained here, to be trained on with other classes.
+
+    \b
+    Example:
+      mrcnn import-weights model runs/coco --output runs/cityscapes \\
+        --classes data/cityscapes/train.json --class-map cityscapes-from-coco
+      mrcnn train runs/cityscapes/config.yaml --model-dir runs/cityscapes data.train=data/cityscapes/train.json
+    """
+    from mrcnn_tf import import_weights
+
+    report = import_weights.import_model(directory, output, classes, overrides or [], class_map)
+    typer.echo(import_weights.table(report))
 
 
 @import_app.command('keras-applications')

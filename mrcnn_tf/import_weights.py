@@ -1,4 +1,4 @@
-"""Weights that others published -> a model directory that trains, evaluates, exports and predicts like any of ours."""
+"""Weights that others published, or an own model's -> a model directory that is one like any of ours."""
 from __future__ import annotations
 
 import os
@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.records import Category, Manifest
-from mrcnn_tf.model import Detector, FasterRCNN, build_model
-from mrcnn_tf.training.checkpoints import save_imported
-from mrcnn_tf.weights import coco, detectron2, files, keras_applications, torchvision
-from mrcnn_tf.weights.rules import Line, WeightsError
+from mrcnn_tf.model import Detector, FasterRCNN, FastRCNN, build_model
+from mrcnn_tf.training.checkpoints import restore_model, save_imported
+from mrcnn_tf.weights import coco, detectron2, files, keras_applications, rules, torchvision
+from mrcnn_tf.weights.classes import class_map, read_map
+from mrcnn_tf.weights.rules import ClassMap, Line, Rule, WeightsError
 
 FRAMEWORKS = {'torchvision': torchvision, 'detectron2': detectron2}
 PathLike = str | os.PathLike[str]
 
 
 def import_file(framework: str, path: PathLike, output: PathLike, classes: PathLike | None = None,
-                overrides: Sequence[str] = ()) -> list[Line]:
+                overrides: Sequence[str] = (), names: PathLike | None = None) -> list[Line]:
     """Makes a model directory of a file with the weights of a Faster or Mask R-CNN, in the dialect of its framework.
 
     Args:
@@ -27,6 +28,7 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
         output: the directory, which must not exist.
         classes: a manifest or a number: the predictors get these classes and start fresh.
         overrides: 'key=value' on top of the config that the weights call for.
+        names: a map of classes, as `read_map` takes it: those of `classes` that begin as classes of the weights.
 
     Returns:
         The report, a line for each variable of the model.
@@ -42,9 +44,38 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
         if not isinstance(model, FasterRCNN):
             raise WeightsError(f'model.kind is {config.model.kind}: expected faster_rcnn or mask_rcnn, which the file '
                                'has the weights of')
-        report = FRAMEWORKS[framework].load_state_dict(model, state, fresh=classes is not None)
+        known = coco.categories(configuration.load(source, found).model.num_classes)
+        report = FRAMEWORKS[framework].load_state_dict(model, state, _beginnings(categories, known, classes, names))
     except WeightsError as error:
         raise WeightsError(f'{path}: {error}') from None
+    save_imported(pathlib.Path(output), model, config, categories)
+    return report
+
+
+def import_model(directory: PathLike, output: PathLike, classes: PathLike | None = None,
+                 overrides: Sequence[str] = (), names: PathLike | None = None) -> list[Line]:
+    """Makes a model directory of the newest weights of another, to be trained on other classes.
+
+    Args:
+        directory: what `mrcnn train` wrote.
+        output, classes, overrides, names: as `import_file`.
+
+    Raises:
+        CheckpointError, ConfigError, ManifestError, WeightsError: the directory, or it beside the classes, cannot be
+            used.
+        OSError: the directory exists, the disk is full. Nothing is written then.
+    """
+    trained, _, known = restore_model(directory)
+    state = {rules.variable_path(weight): rules.variable_value(weight) for weight in trained.weights}
+    model, config, categories = _model(pathlib.Path(directory) / 'config.yaml',
+                                       ['model.backbone.weights=none', *overrides], classes, known)
+    filled = [Rule(weight, rules.variable_path(weight), rules.SAME) for weight in model.weights]
+    try:
+        if not isinstance(model, FastRCNN):
+            raise WeightsError(f'model.kind is {config.model.kind}, which tells no classes apart; give another model')
+        report = rules.fill_detector(model, filled, state, _beginnings(categories, known, classes, names))
+    except WeightsError as error:
+        raise WeightsError(f'{directory}: {error}') from None
     save_imported(pathlib.Path(output), model, config, categories)
     return report
 
@@ -68,10 +99,13 @@ def import_imagenet(name: str, output: PathLike, classes: PathLike | None = None
     return report
 
 
-def _model(source: str, overrides: Sequence[str], classes: PathLike | None
-           ) -> tuple[Detector, Config, list[Category]]:
+def _model(source: str | pathlib.Path, overrides: Sequence[str], classes: PathLike | None,
+           known: Sequence[Category] | None = None) -> tuple[Detector, Config, list[Category]]:
     config = configuration.load(source, overrides)
-    categories = coco.categories(config.model.num_classes) if classes is None else _categories(classes)
+    if classes is not None:
+        categories = _categories(classes)
+    else:
+        categories = coco.categories(config.model.num_classes) if known is None else list(known)
     config.model.num_classes = len(categories)
     configuration.validate(config)
     return build_model(config.model), config, categories
@@ -81,6 +115,15 @@ def _categories(classes: PathLike) -> list[Category]:
     if str(classes).isdecimal():
         return coco.categories(int(str(classes)))
     return list(Manifest.read(classes).categories)
+
+
+def _beginnings(categories: Sequence[Category], known: Sequence[Category], classes: PathLike | None,
+                names: PathLike | None) -> ClassMap | None:
+    if classes is None and names is not None:
+        raise WeightsError(f'the map of classes {names} needs classes to map; give --classes NAME.json too')
+    if names is not None:
+        return class_map(categories, known, read_map(names))
+    return None if classes is None else ClassMap((None,) * len(categories), '')
 
 
 def table(report: Sequence[Line]) -> str:

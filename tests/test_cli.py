@@ -22,7 +22,7 @@ from .training.tiny import SETTINGS, write_data
 
 KINDS = ('coco', 'cityscapes', 'voc')
 COMMANDS = (['demo'], ['verify'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
-            *(['import-weights', framework] for framework in ('torchvision', 'detectron2', 'keras-applications')),
+            *(['import-weights', source] for source in ('torchvision', 'detectron2', 'keras-applications', 'model')),
             ['convert', 'proposals'], ['convert', 'tfrecord'], ['inspect'], ['train'], ['evaluate'], ['export'],
             ['predict'], ['recall'])
 

@@ -34,6 +34,8 @@ ABLATIONS = {
     'mask_rcnn_r50_c4_roiwarp': ('mask_rcnn_r50_c4_1x', {'model.roi.layer'}),
     'mask_rcnn_r50_c4_roiwarp_max': ('mask_rcnn_r50_c4_1x', {'model.roi.layer', 'model.roi.aggregate'}),
     'mask_rcnn_r50_c4_roialign_max': ('mask_rcnn_r50_c4_1x', {'model.roi.aggregate'}),
+    'mask_rcnn_r50_fpn_cityscapes_coco': ('mask_rcnn_r50_fpn_cityscapes', {
+        'model.backbone.weights', 'model.backbone.norm_epsilon', 'solver.steps', 'solver.milestones'}),
     'faster_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', {'model.kind', *TRUNK}),
     'faster_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {'model.kind', *TRUNK}),
     'mask_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', TRUNK),

@@ -90,6 +90,35 @@ def test_it_trains_on_new_classes(weights, data, tmp_path) -> None:
         np.testing.assert_allclose(new, old, atol=1e-5)
 
 
+@pytest.mark.parametrize('source', ['file', 'model'])
+def test_predictors_of_some_classes(source, weights, imported, data, tmp_path) -> None:
+    """Of circle, square and triangle the first begins as class 3, the last as class 1; background as background."""
+    names = [category.name for category in Manifest.read(data).categories]
+    (tmp_path / 'map.yaml').write_text(f'{names[0]}: class 3\n{names[1]}: null\n{names[2]}: class 1\n')
+    rest = tmp_path / 'mine', data, small.OVERRIDES, tmp_path / 'map.yaml'
+    report = (import_weights.import_model(imported[0], *rest) if source == 'model' else
+              import_weights.import_file('torchvision', weights, *rest))
+    old, (new, config, categories) = restore_model(imported[0])[0], restore_model(tmp_path / 'mine')
+    assert [category.name for category in categories] == names and config.model.backbone.weights == 'none'
+    np.testing.assert_array_equal(new.backbone.trunk.stem.conv.kernel, old.backbone.trunk.stem.conv.kernel)
+    np.testing.assert_array_equal(new.box_head.classes.kernel.numpy()[:, [0, 1, 3]],
+                                  old.box_head.classes.kernel.numpy()[:, [0, 3, 1]])
+    np.testing.assert_array_equal(new.box_head.deltas.kernel.numpy()[:, [0, 11]],
+                                  old.box_head.deltas.kernel.numpy()[:, [8, 3]])
+    np.testing.assert_array_equal(new.mask_head.masks.kernel.numpy()[..., [0, 2]],
+                                  old.mask_head.masks.kernel.numpy()[..., [2, 0]])
+    assert not np.isin(new.mask_head.masks.kernel.numpy()[..., 1], old.mask_head.masks.kernel.numpy()).any()
+    assert all(line.source for line in report) and len(report) == len(new.weights)
+    change = f'{names[0]} as class 3, {names[1]} fresh, {names[2]} as class 1'
+    assert sum(line.change.endswith(change) for line in report) == 6
+
+
+def test_a_map_of_classes_needs_classes(imported, tmp_path) -> None:
+    with pytest.raises(WeightsError, match=f'^{imported[0]}: .* give --classes NAME.json too$'):
+        import_weights.import_model(imported[0], tmp_path / 'out', names='cityscapes-from-coco')
+    assert not (tmp_path / 'out').exists()
+
+
 def test_it_trains_on_data_with_fewer_classes(weights, data, tmp_path) -> None:
     """As COCO's 80 of torchvision's 90: labels go by the data set's ids."""
     output = tmp_path / 'more'

@@ -12,20 +12,20 @@ import numpy as np
 from mrcnn_tf.backbones.resnet import ResidualBlock
 from mrcnn_tf.model import FasterRCNN, MaskRCNN
 from mrcnn_tf.weights import rules
-from mrcnn_tf.weights.rules import Convert, Line, Rule, State, WeightsError
+from mrcnn_tf.weights.rules import ClassMap, Convert, Line, Rule, State, WeightsError
 
 # Constants of the model that their files may carry.
 _UNUSED = r'num_batches_tracked$|anchor_generator\.cell_anchors\.\d$|^pixel_(mean|std)$'
 _BACKGROUND_FIRST = Convert('background from last to first', lambda rows: np.roll(rows, 1, axis=0))
 
 
-def load_state_dict(model: FasterRCNN, state: State, fresh: bool = False) -> list[Line]:
-    """Fills every weight of `model`, but with `fresh` not the predictors; returns the report.
+def load_state_dict(model: FasterRCNN, state: State, classes: ClassMap | None = None) -> list[Line]:
+    """Fills every weight of `model`, of its predictors what `classes` says; returns the report.
 
     Raises:
         WeightsError: a parameter is missing, left over, of another shape or not finite; the model is unchanged then.
     """
-    return rules.fill(list(correspondence(model)), state, rules.predictors(model) if fresh else (), _UNUSED)
+    return rules.fill_detector(model, list(correspondence(model)), state, classes, _UNUSED)
 
 
 def settings(state: State) -> tuple[str, list[str]]:

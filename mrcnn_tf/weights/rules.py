@@ -42,6 +42,13 @@ class Rule(NamedTuple):
     convert: Convert
 
 
+class ClassMap(NamedTuple):
+    """For each class of a model the label of the weights' class that it begins as, None at random; and how the report
+    calls that."""
+    labels: tuple[int | None, ...]
+    change: str
+
+
 class Line(NamedTuple):
     """One variable in the report; `source` is empty where it starts fresh."""
     source: str
@@ -95,6 +102,43 @@ def predictors(model: FastRCNN) -> list[Any]:
     return [variable for layer in layers for variable in layer.weights]
 
 
+def fill_detector(model: FastRCNN, rules: Sequence[Rule], state: State, classes: ClassMap | None = None,
+                  unused: str = r'$^') -> list[Line]:
+    """`fill` by the rules of a whole model, whose classes are those of the weights, or begin as `classes` says."""
+    if classes is None:
+        return fill(rules, state, unused=unused)
+    if not any(classes.labels):
+        return fill(rules, state, predictors(model), unused)
+    columns = _columns(model, classes.labels)
+    return fill([_by_class(rule, columns, classes.change) for rule in rules], state, unused=unused)
+
+
+def _columns(model: FastRCNN, labels: Sequence[int | None]) -> dict[int, np.ndarray]:
+    """By the id of a variable of the predictors, which of their columns each of its own begins as; -1: none."""
+    scores = np.array([0, *(label or -1 for label in labels)])                   # the background's comes first
+    objects = np.where(scores[1:] < 0, -1, scores[1:] - 1)
+    boxes = np.where(objects[:, None] < 0, -1, 4 * objects[:, None] + np.arange(4)).ravel()
+    found = [(model.box_head.classes, scores)]
+    if not model.settings.box_head.class_agnostic:
+        found.append((model.box_head.deltas, boxes))
+    if isinstance(model, MaskRCNN) and not model.settings.mask_head.class_agnostic:
+        found.append((model.mask_head.masks, scores if model.settings.mask_head.classifier == 'softmax' else objects))
+    return {id(variable): columns for layer, columns in found for variable in layer.weights}
+
+
+def _by_class(rule: Rule, columns: Mapping[int, np.ndarray], change: str) -> Rule:
+    chosen = columns.get(id(rule.variable))
+    if chosen is None:
+        return rule
+
+    def take(value: np.ndarray) -> np.ndarray:
+        taken = value[..., chosen]
+        taken[..., chosen < 0] = variable_value(rule.variable)[..., chosen < 0]
+        return taken
+
+    return rule._replace(convert=rule.convert.then(Convert(change, take)))
+
+
 def fill(rules: Sequence[Rule], state: State, fresh: Collection[Any] = (), unused: str = r'$^') -> list[Line]:
     """Assigns to every variable of the rules what the state has for it.
 
@@ -128,9 +172,9 @@ def _converted(rule: Rule, state: State) -> np.ndarray:
     given, shape = np.asarray(state[rule.name], np.float32), tuple(rule.variable.shape)
     try:
         value = rule.convert(given)
-    except ValueError:                                 # an axis too few, or a number of rows that does not divide
-        value = given
-    if tuple(value.shape) != shape:
+    except (ValueError, IndexError):                   # an axis or a class too few, rows that do not divide
+        value = None
+    if value is None or tuple(value.shape) != shape:
         raise WeightsError(f'{rule.name} is {list(given.shape)}, which does not give the {list(shape)} of '
                            f'{variable_path(rule.variable)}')
     if not np.isfinite(value).all():

@@ -11,7 +11,7 @@ import numpy as np
 
 from mrcnn_tf.model import FasterRCNN, MaskRCNN
 from mrcnn_tf.weights import rules
-from mrcnn_tf.weights.rules import Convert, Line, Rule, State, WeightsError
+from mrcnn_tf.weights.rules import ClassMap, Convert, Line, Rule, State, WeightsError
 
 # How older releases, and the files published for them, call some layers.
 _OLDER = ((r'(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$', r'\1.0.\2'),
@@ -24,13 +24,13 @@ _FOREGROUND = Convert('background left out', lambda rows: rows[1:])
 _FOREGROUND_BOXES = Convert('background left out', lambda rows: rows[4:])
 
 
-def load_state_dict(model: FasterRCNN, state: State, fresh: bool = False) -> list[Line]:
-    """Fills every weight of `model`, but with `fresh` not the predictors; returns the report.
+def load_state_dict(model: FasterRCNN, state: State, classes: ClassMap | None = None) -> list[Line]:
+    """Fills every weight of `model`, of its predictors what `classes` says; returns the report.
 
     Raises:
         WeightsError: a parameter is missing, left over, of another shape or not finite; the model is unchanged then.
     """
-    return rules.fill(list(correspondence(model)), renamed(state), rules.predictors(model) if fresh else (), _UNUSED)
+    return rules.fill_detector(model, list(correspondence(model)), renamed(state), classes, _UNUSED)
 
 
 def renamed(state: State) -> dict[str, np.ndarray]:

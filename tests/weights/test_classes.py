@@ -5,6 +5,7 @@ import pytest
 
 from mrcnn_tf.input.records import Category
 from mrcnn_tf.weights import classes
+from mrcnn_tf.weights.rules import WeightsError
 
 COCO = [Category(1, 1, 'person'), Category(2, 2, 'bicycle'), Category(3, 3, 'car'), Category(4, 4, 'motorcycle'),
         Category(5, 5, 'airplane'), Category(6, 6, 'bus'), Category(7, 7, 'train'), Category(8, 8, 'truck')]
@@ -25,7 +26,31 @@ def test_the_map_is_of_the_official_classes() -> None:
 
 
 def test_classes_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="class 'dog' is not in the map of classes; map it to a class or None"):
+    with pytest.raises(WeightsError, match="class 'dog' is not in the map of classes; map it to a class or None"):
         classes.source_labels([Category(1, 1, 'dog')], COCO, classes.CITYSCAPES_FROM_COCO)
-    with pytest.raises(ValueError, match="class 'truck' should begin as 'truck', which the weights do not have"):
+    with pytest.raises(WeightsError, match="class 'truck' should begin as 'truck', which the weights do not have"):
         classes.source_labels(CITYSCAPES, COCO[:7], classes.CITYSCAPES_FROM_COCO)
+
+
+def test_the_report_names_what_begins_as_what() -> None:
+    found = classes.class_map(CITYSCAPES[:3], COCO, classes.read_map('cityscapes-from-coco'))
+    assert found == ((1, None, 3), 'person as person, rider fresh, car as car')
+
+
+def test_a_map_in_a_file(tmp_path) -> None:
+    path = tmp_path / 'map.yaml'
+    for text in ('boat: null\ncar: bus', '{"boat": null, "car": "bus"}'):
+        path.write_text(text)
+        assert classes.read_map(path) == {'boat': None, 'car': 'bus'}
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    (None, 'No such file or directory; give cityscapes-from-coco or a YAML file'), (b'a: [', 'no YAML'),
+    (b'\xff', 'no YAML'), (b'- car', 'expected lines'), (b'1: car', 'expected lines'), (b'car: 3', 'expected lines')])
+def test_a_file_that_holds_no_map(content, message, tmp_path) -> None:
+    path = tmp_path / 'map.yaml'
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match=f'^{path}: .*{message}') as error:
+        classes.read_map(path)
+    assert '\n' not in str(error.value)

@@ -9,8 +9,10 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.backbones.normalization import ConvNorm, Norm
+from mrcnn_tf.config import BackboneConfig, ModelConfig
+from mrcnn_tf.model import MaskRCNN
 from mrcnn_tf.weights import rules
-from mrcnn_tf.weights.rules import Rule, WeightsError
+from mrcnn_tf.weights.rules import ClassMap, Rule, WeightsError
 
 
 def variable(*shape: int) -> tf.Variable:
@@ -88,6 +90,40 @@ def test_rows_that_do_not_divide() -> None:
 def test_constants_of_a_model_are_no_parameters_left_over() -> None:
     rules.fill([Rule(variable(1), 'a', rules.SAME)], {'a': np.ones(1), 'n.num_batches_tracked': np.ones(1)},
                unused='num_batches_tracked$')
+
+
+def predictors(classifier: str = 'sigmoid', agnostic: bool = False) -> MaskRCNN:
+    """A Mask R-CNN of two classes of which only the predictors are built, each of one input; their weights are 9."""
+    config = ModelConfig(num_classes=2, backbone=BackboneConfig(name='resnet18'))
+    config.box_head.class_agnostic = config.mask_head.class_agnostic = agnostic
+    config.mask_head.classifier = classifier
+    model = MaskRCNN(config)
+    for layer, shape in ((model.box_head.classes, [1, 1]), (model.box_head.deltas, [1, 1]),
+                         (model.mask_head.masks, [1, 1, 1, 1])):
+        layer.build(shape)
+        layer.set_weights([np.full(weight.shape, 9.) for weight in layer.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize(('settings', 'expected'), [
+    ({}, ([0, 9, 3], [9, 9, 9, 9, 8, 9, 10, 11], [9, 2])),
+    ({'classifier': 'softmax'}, ([0, 9, 3], [9, 9, 9, 9, 8, 9, 10, 11], [0, 9, 3])),
+    ({'agnostic': True}, ([0, 9, 3], [0, 1, 2, 3], [0]))], ids=str)
+def test_predictors_by_class(settings, expected) -> None:
+    """Theirs are 0, 1, 2, ... for three classes. Our first class is fresh, 9; the second begins as their third."""
+    model = predictors(**settings)
+    columns = {'classes': 4, 'deltas': 4 if settings.get('agnostic') else 12, 'masks': len(expected[2]) + 1}
+    if settings.get('agnostic'):
+        columns['masks'] = 1
+    layers = model.box_head.classes, model.box_head.deltas, model.mask_head.masks
+    found = [Rule(layer.bias, name, rules.SAME) for layer, name in zip(layers, columns, strict=True)]
+    state = {name: np.arange(float(count)) for name, count in columns.items()}
+    lines = rules.fill_detector(model, found, state, ClassMap((None, 3), 'a fresh, b as c'))
+    assert tuple(layer.bias.numpy().tolist() for layer in layers) == expected
+    told = ['a fresh, b as c' if line.source == 'classes' or not settings.get('agnostic') else '' for line in lines]
+    assert [line.change for line in lines] == told
+    with pytest.raises(WeightsError, match=r'classes is \[3\], which does not give the \[3\]'):
+        rules.fill_detector(model, found, {**state, 'classes': np.arange(3.)}, ClassMap((None, 3), ''))
 
 
 def test_paths_of_both_keras() -> None:
