@@ -246,6 +246,7 @@ def test_an_impossible_value(override: str, expected: str) -> None:
 @pytest.mark.parametrize(('source', 'overrides', 'expected'), [
     ('base', ['model.backbone.name=vgg16'], 'model.backbone.maps is fpn: expected c5'),
     ('base', ['model.backbone.maps=c4'], 'model.anchors.sizes is .* one list of all sizes'),
+    ('mask_rcnn_r50_c4_1x', ['model.backbone.fpn_norm=group'], 'model.backbone.fpn_norm is group: expected none with'),
     ('base', ['model.roi.layer=pool', 'model.roi.sampling_ratio=1'], 'model.roi.aggregate is average: expected max'),
     ('base', ['model.roi.layer=pool', 'model.roi.aggregate=max'], 'model.roi.sampling_ratio is 0: expected 1 with'),
     ('mask_rcnn_r50_c4_1x', ['model.mask_head.pool_size=7'], 'model.mask_head.pool_size is 7: expected model.box_head'),
@@ -254,6 +255,21 @@ def test_settings_that_do_not_go_together(source: str, overrides: list[str], exp
     with pytest.raises(ConfigError, match=expected) as error:
         settings.load(source, overrides)
     assert '\n' not in str(error.value)
+
+
+def test_masks_are_not_asked_for_without_a_mask_head(tmp_path: pathlib.Path) -> None:
+    """By name: those of a base, or of a resolved file, are of no account."""
+    asked = 'model.mask_head.classifier=softmax'
+    remedy = 'has no mask head; set model.kind=mask_rcnn or leave model.mask_head out'
+    assert _refusal('faster_rcnn_vgg16', asked) == (
+        f'override {asked!r}: model.mask_head is set and model.kind is faster_rcnn, which {remedy}')
+    text = 'base: mask_rcnn_r50_fpn_1x\nmodel: {kind: faster_rcnn, mask_head: {classifier: softmax}}'
+    top = _write(tmp_path, mine=text)
+    assert _refusal(top).startswith(f'{top}: model.mask_head is set') and _refusal(top).endswith(remedy)
+    assert settings.load(_write(tmp_path, mine=text.replace('faster', 'mask'))).model.mask_head.classifier == 'softmax'
+    detector = settings.load('mask_rcnn_r50_c4_softmax', ['model.kind=faster_rcnn'])
+    settings.save(detector, tmp_path / 'config.yaml')
+    assert settings.load(tmp_path / 'config.yaml') == detector
 
 
 @pytest.mark.parametrize('name', settings.packaged())

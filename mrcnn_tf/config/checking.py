@@ -76,6 +76,8 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
         ('model.pixel_std', len(model.pixel_std) == 3, 'three numbers'),
         ('model.backbone.maps', (backbone.maps == 'c5') if backbone.name == 'vgg16' else True,
          'c5 with model.backbone.name=vgg16, which has one map of stride 16'),
+        ('model.backbone.fpn_norm', backbone.fpn_norm == 'none' or backbone.maps == 'fpn',
+         f'none with model.backbone.maps={backbone.maps}, one map without an FPN'),
         ('model.anchors.sizes', len(anchors.sizes) == levels and bool(anchors.sizes[0]) and all(
             len(sizes) == len(anchors.sizes[0]) for sizes in anchors.sizes),
          'one list of sizes for each of P2..P6, all of one length: the levels share the RPN head' if levels > 1 else

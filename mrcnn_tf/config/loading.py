@@ -27,13 +27,18 @@ def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: a missing or unreadable file, an unknown key, a wrong type, a value out of range.
     """
     merged = OmegaConf.structured(Config)
-    for origin, layer in [*_layers(_find(source)), *map(_override, overrides)]:
+    layers, changes = _layers(_find(source)), [*map(_override, overrides)]
+    for origin, layer in layers:
+        _apply(merged, layer, Config, '', origin)
+    _check_masks(merged.model.kind, layers[1:][-1:])        # a file without a base may be a resolved one, of all keys
+    for origin, layer in changes:
         _apply(merged, layer, Config, '', origin)
     try:
         config = cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:                 # an interpolation, ${...}, that leads nowhere
         raise ConfigError(f'{source}: {error.full_key}: {_reason(error)}') from None
     validate(config)
+    _check_masks(config.model.kind, changes)
     return config
 
 
@@ -121,6 +126,14 @@ def _apply(config: DictConfig, layer: dict[Any, Any], schema: Any, prefix: str, 
             _apply(config[key], value, inner, f'{prefix}{key}.', origin)
         else:
             raise ConfigError(f'{origin}: {prefix}{key} is {value!r}: expected keys below it')
+
+
+def _check_masks(kind: str, asked: Sequence[tuple[str, dict[Any, Any]]]) -> None:
+    """Raises ConfigError where a layer asks by name for masks that no head of the model makes."""
+    for origin, layer in asked:
+        if kind != 'mask_rcnn' and 'mask_head' in layer.get('model', {}):
+            raise ConfigError(f'{origin}: model.mask_head is set and model.kind is {kind}, which has no mask head; '
+                              'set model.kind=mask_rcnn or leave model.mask_head out')
 
 
 def _set(config: DictConfig, known: dataclasses.Field[Any], value: Any, prefix: str, origin: str) -> None:

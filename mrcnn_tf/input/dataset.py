@@ -83,6 +83,11 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
     return _batches(recipe, stream, config.data.batch_size // workers)
 
 
+def check(manifest: PathLike, config: Config, with_masks: bool = True) -> None:
+    """Raises what `training_dataset` would of a set and settings that do not go together; reads no record."""
+    _recipe(manifest, config, with_masks, training=True)
+
+
 def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int) -> tf.data.Dataset:
     """Batches that hold every image once, in the order of the shards (of each canvas), at the size for tests.
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 from mrcnn_tf.config import Config
-from mrcnn_tf.input.dataset import readable, training_dataset
+from mrcnn_tf.input.dataset import check, readable, training_dataset
 from mrcnn_tf.input.records import Category, Manifest
 from mrcnn_tf.model import Detector, build_model
 from mrcnn_tf.training import schedules
@@ -109,6 +109,7 @@ def _read_manifest(config: Config, directory: pathlib.Path) -> tuple[Manifest, l
     if len(categories) != config.model.num_classes:
         raise TrainingError(f'{directory if begun else path} has {len(categories)} categories and model.num_classes is '
                             f'{config.model.num_classes}; set model.num_classes={len(categories)}')
+    check(path, config, with_masks=config.model.kind == 'mask_rcnn')
     return manifest, categories
 
 

@@ -457,5 +457,5 @@ def test_proposals_move_with_the_image(tmp_path: pathlib.Path) -> None:
 def test_fast_rcnn_on_records_without_proposals(ten: str) -> None:
     settings = config()
     settings.model.kind = 'fast_rcnn'
-    with pytest.raises(InputError, match='no proposals; attach some with `mrcnn convert proposals`'):
+    with pytest.raises(InputError, match='json: its records have no proposals; attach some with `mrcnn convert propo'):
         training_dataset(ten, settings)

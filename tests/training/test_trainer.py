@@ -131,6 +131,13 @@ def test_a_batch_that_replicas_cannot_share(
         trainer.train(tiny_config(data), tmp_path)
 
 
+def test_records_without_proposals_are_refused_before_anything_is_made(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+    with pytest.raises(InputError, match='train.json: its records have no proposals; attach some with `mrcnn convert'):
+        trainer.train(tiny_config(data, 'model.kind=fast_rcnn'), tmp_path / 'run')
+    assert not built and not (tmp_path / 'run').exists()
+
+
 def test_a_damaged_record_is_named(tmp_path: pathlib.Path, built: Built) -> None:
     write_data(tmp_path)
     shard = tmp_path / 'train-0.tfrecord'
