@@ -92,7 +92,7 @@ def model(directory: Annotated[pathlib.Path, typer.Argument(help='Model director
 
 @import_app.command('keras-applications')
 @command
-def keras_applications(name: Annotated[str, typer.Argument(help='resnet50, resnet101 or vgg16.')],
+def keras_applications(name: Annotated[str, typer.Argument(help='resnet50, resnet101, vgg16 or inception_resnet_v2.')],
                        output: _Output, classes: _Classes = None, overrides: _Overrides = None) -> None:
     """ImageNet weights for the trunk, and for the hidden layers of VGG-16's box head; the rest starts fresh.
 

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mrcnn_tf.backbones import trunk_class
 from mrcnn_tf.backbones.normalization import NO_NORM, ConvNorm, Norm
-from mrcnn_tf.backbones.resnet import stage
 from mrcnn_tf.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig
 
 
@@ -20,14 +20,14 @@ def _normal(stddev: float) -> keras.initializers.Initializer:
 
 
 class Res5Head(keras.layers.Layer):
-    """The last stage of a ResNet, applied to each RoI and shared by boxes and masks (Mask fig. 4, left).
+    """The last stage of a trunk, applied to each RoI and shared by boxes and masks (Mask fig. 4, left).
 
-    Pooled maps [B, R, P, P, C] -> [B, R, P / 2, P / 2, 2 C].
+    Pooled maps [B, R, P, P, C] -> [B, R, P / 2, P / 2, C']; 2 C with a ResNet, whose res5 it is.
     """
 
     def __init__(self, config: BackboneConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.blocks = stage(config, 3)
+        self.blocks = trunk_class(config).last_stage(config)
         for block in self.blocks:
             block.trainable = config.frozen_stages < 5
 

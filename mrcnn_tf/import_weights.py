@@ -85,7 +85,7 @@ def import_imagenet(name: str, output: PathLike, classes: PathLike | None = None
     """Makes a model directory whose trunk has the ImageNet weights of keras.applications; the rest starts fresh.
 
     Args:
-        name: of the trunk: resnet50, resnet101, vgg16.
+        name: of the trunk: resnet50, resnet101, vgg16, inception_resnet_v2.
         output, classes, overrides: as `import_file`.
 
     Raises:

@@ -228,6 +228,7 @@ def test_every_float_is_finite(name: str, text: str) -> None:
     ('model.pixel_std=[1,0,1]', 'above 0'),
     ('model.pixel_std=[1]', 'three numbers'),
     ('model.backbone.frozen_stages=6', '0 to 5'),
+    ('model.backbone.tdm_stride=16', '4 or 8'),
     ('model.anchors.sizes=[[8],[16],[32],[64]]', 'one list of sizes for each of P2..P6'),
     ('model.anchors.sizes=[[8],[16],[32],[64],[128,256]]', 'all of one length'),
     ('model.anchors.sizes=[[],[],[],[],[]]', 'one list of sizes for each of P2..P6'),
@@ -244,7 +245,11 @@ def test_an_impossible_value(override: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(('source', 'overrides', 'expected'), [
-    ('base', ['model.backbone.name=vgg16'], 'model.backbone.maps is fpn: expected c5'),
+    ('base', ['model.backbone.name=vgg16'], 'model.backbone.maps is fpn: expected tdm or c5 with .*vgg16'),
+    ('base', ['model.backbone.name=inception_resnet_v2', 'model.backbone.norm=group'], 'model.backbone.norm is group'),
+    ('base', ['model.backbone.maps=c4', 'model.anchors.sizes=[[8]]', 'model.mask_head.pool_size=7'],
+     'model.box_head.pool_size is 7: expected an even number'),
+    ('base', ['model.backbone.maps=tdm'], 'model.anchors.sizes is .* one list of all sizes'),
     ('base', ['model.backbone.maps=c4'], 'model.anchors.sizes is .* one list of all sizes'),
     ('mask_rcnn_r50_c4_1x', ['model.backbone.fpn_norm=group'], 'model.backbone.fpn_norm is group: expected none with'),
     ('base', ['model.roi.layer=pool', 'model.roi.sampling_ratio=1'], 'model.roi.aggregate is average: expected max'),

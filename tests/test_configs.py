@@ -16,6 +16,9 @@ from mrcnn_tf.model import build_model
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 TRUNK = {'model.backbone.name'}
+INCEPTION_RESNET = {*TRUNK, 'model.channel_order', 'model.pixel_mean', 'model.pixel_std', 'model.backbone.norm_epsilon'}
+ONE_MAP = {'model.backbone.maps', 'model.anchors.sizes', *(
+    f'model.rpn.{when}_nms_{mode}' for when, mode in (('pre', 'train'), ('pre', 'test'), ('post', 'train')))}
 # name: (neighbour, the fields that the row of its table changes)
 ABLATIONS = {
     **{f'faster_rcnn_vgg16_anchors_{row}': ('faster_rcnn_vgg16', fields) for row, fields in {
@@ -38,6 +41,9 @@ ABLATIONS = {
         'model.backbone.weights', 'model.backbone.norm_epsilon', 'solver.steps', 'solver.milestones'}),
     'faster_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', {'model.kind', *TRUNK}),
     'faster_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {'model.kind', *TRUNK}),
+    'faster_rcnn_r101_tdm': ('faster_rcnn_r101_fpn_1x', ONE_MAP),
+    'faster_rcnn_inception_resnet_v2': ('faster_rcnn_r101_c4_1x', {*INCEPTION_RESNET, 'model.box_head.pool_size'}),
+    'faster_rcnn_inception_resnet_v2_tdm': ('faster_rcnn_r101_tdm', INCEPTION_RESNET),
     'mask_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', TRUNK),
     'mask_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', TRUNK),
     'mask_rcnn_x101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {

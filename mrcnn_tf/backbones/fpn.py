@@ -27,12 +27,12 @@ class FeaturePyramid(keras.layers.Layer):
                     for conv, stride in zip(self.laterals, sorted(maps), strict=True)]
         merged = [laterals[-1]]
         for lateral in reversed(laterals[:-1]):
-            merged.insert(0, lateral + _upsample(merged[0]))
+            merged.insert(0, lateral + upsample(merged[0]))
         pyramid = [conv(x, training=training) for conv, x in zip(self.outputs, merged, strict=True)]
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
 
 
-def _upsample(x: tf.Tensor) -> tf.Tensor:
+def upsample(x: tf.Tensor) -> tf.Tensor:
     """Nearest neighbour by two: a stride of 32 divides every canvas, so the sides match."""
     return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
 

@@ -71,15 +71,20 @@ NO_NORM = Norm('none')
 
 
 class ConvNorm(keras.layers.Layer):
-    """Convolution, symmetrically padded, then normalisation, then ReLU if `activate`. A bias where no norm follows."""
+    """Convolution, then normalisation, then ReLU if `activate`. A bias where no norm follows.
 
-    def __init__(self, norm: Norm, filters: int, kernel: int, stride: int = 1, activate: bool = True, groups: int = 1,
-                 dilation: int = 1, initializer: Any = None, **kwargs: Any) -> None:
+    As many cells are padded on either side, or as TensorFlow's `padding`, 'same' or 'valid', does.
+    """
+
+    def __init__(self, norm: Norm, filters: int, kernel: int | tuple[int, int], stride: int = 1, activate: bool = True,
+                 groups: int = 1, dilation: int = 1, initializer: Any = None, padding: str | None = None,
+                 **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.padding, self.activate = kernel // 2 if stride > 1 else 0, activate
+        self.padding = kernel // 2 if padding is None and stride > 1 and isinstance(kernel, int) else 0
+        self.activate = activate
         self.conv = keras.layers.Conv2D(
-            filters, kernel, stride, 'valid' if stride > 1 else 'same', dilation_rate=dilation, groups=groups,
-            use_bias=norm.kind == 'none', name='conv',
+            filters, kernel, stride, padding or ('valid' if stride > 1 else 'same'), dilation_rate=dilation,
+            groups=groups, use_bias=norm.kind == 'none', name='conv',
             kernel_initializer=initializer or keras.initializers.VarianceScaling(2., 'fan_out', 'untruncated_normal'))
         self.norm = None if norm.kind == 'none' else norm.layer('norm')
 

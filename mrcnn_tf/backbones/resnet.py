@@ -86,7 +86,7 @@ class ResNet(keras.layers.Layer):
     def __init__(self, config: BackboneConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.stem = ConvNorm(Norm.of(config), 64, 7, 2, name='stem')
-        dilations = {'fpn': (1, 1, 1, 1), 'c4': (1, 1, 1), 'c5': (1, 1, 1, 2)}[config.maps]
+        dilations = {'c4': (1, 1, 1), 'c5': (1, 1, 1, 2)}.get(config.maps, (1, 1, 1, 1))
         self.strides = (4, 8, 16, 16 if config.maps == 'c5' else 32)[:len(dilations)]
         self.stages = [stage(config, index, dilation) for index, dilation in enumerate(dilations)]
         self.channels = FORMS[config.name].channels(len(self.stages) - 1)    # of the last map
@@ -103,3 +103,8 @@ class ResNet(keras.layers.Layer):
                 x = block(x, training=training)
             maps[stride] = x
         return maps
+
+    @staticmethod
+    def last_stage(config: BackboneConfig) -> list[ResidualBlock]:
+        """What c4 leaves to the heads."""
+        return stage(config, 3)

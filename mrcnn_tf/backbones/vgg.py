@@ -1,4 +1,4 @@
-"""VGG-16 (Simonyan and Zisserman, 1409.1556) to conv5_3, the shared layers of Fast and Faster R-CNN."""
+"""VGG-16 (Simonyan and Zisserman, 1409.1556) to conv5_3: the shared layers of Fast and Faster R-CNN."""
 from __future__ import annotations
 
 from typing import Any
@@ -13,11 +13,12 @@ BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))    # filters and numb
 
 
 class VGG16(keras.layers.Layer):
-    """Images [B, H, W, 3], normalised -> {16: conv5_3 [B, H/16, W/16, 512]}.
+    """Images [B, H, W, 3], normalised -> maps by stride {4: conv3_3, 8: conv4_3, 16: conv5_3 [B, H/16, W/16, 512]}.
 
     `config.frozen_stages` counts blocks of convolutions; Fast R-CNN (4.5) trains from conv3_1 on: 2.
     """
 
+    strides = (4, 8, 16)
     channels = BLOCKS[-1][0]
 
     def __init__(self, config: BackboneConfig, **kwargs: Any) -> None:
@@ -28,8 +29,10 @@ class VGG16(keras.layers.Layer):
             conv.trainable = False
 
     def call(self, x: tf.Tensor, training: bool = False) -> dict[int, tf.Tensor]:
+        maps = {}
         for index, convs in enumerate(self.stages):
             x = tf.nn.max_pool2d(x, 2, 2, 'VALID') if index else x
             for conv in convs:
                 x = conv(x, training=training)
-        return {16: x}
+            maps[2 ** index] = x
+        return {stride: maps[stride] for stride in self.strides}

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mrcnn_tf.config.schema import Config, ConfigError
+from mrcnn_tf.config.trunks import TRUNKS
 
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ('at least 1', lambda x: x >= 1, """
         data.batch_size data.evaluation_batch_size data.short_sides data.long_side data.test_short_side
         data.test_long_side data.canvases data.max_objects data.max_proposals data.mask_size data.shuffle_buffer
         model.num_classes
-        model.backbone.fpn_channels model.rpn.batch_per_image model.rpn.pre_nms_train model.rpn.pre_nms_test
+        model.backbone.fpn_channels model.backbone.tdm_channels model.rpn.batch_per_image
+        model.rpn.pre_nms_train model.rpn.pre_nms_test
         model.rpn.post_nms_train model.rpn.post_nms_test model.roi.batch_per_image model.rpn.convolutions
         model.box_head.pool_size model.box_head.convolution_width model.box_head.width model.mask_head.pool_size
         model.mask_head.width model.detections.max_detections model.detections.pre_nms solver.steps solver.milestones
@@ -32,6 +34,7 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         model.roi.positive_iou model.roi.negative_iou model.roi.positive_fraction model.roi.crowd_iof
         model.detections.score_threshold model.detections.nms_iou solver.momentum solver.warmup_factor"""),
     ('0 to 5', lambda x: 0 <= x <= 5, 'model.backbone.frozen_stages'),
+    ('4 or 8', lambda x: x in (4, 8), 'model.backbone.tdm_stride'),
     ('one of the levels 2 to 5', lambda x: 2 <= x <= 5, 'model.roi.canonical_level'),
     ('a finite number', math.isfinite, 'model.pixel_mean model.anchors.offset'),
 )
@@ -67,6 +70,7 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
     data, model, solver = config.data, config.model, config.solver
     anchors, backbone = model.anchors, model.backbone
     levels = 5 if backbone.maps == 'fpn' else 1
+    shared = model.kind == 'mask_rcnn' and backbone.maps == 'c4'
     return (
         ('data.short_sides', bool(data.short_sides), 'at least one side'),
         ('data.canvases', bool(data.canvases) and all(
@@ -74,8 +78,10 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
          '[height, width] pairs that 32 divides'),
         ('model.pixel_mean', len(model.pixel_mean) == 3, 'three numbers'),
         ('model.pixel_std', len(model.pixel_std) == 3, 'three numbers'),
-        ('model.backbone.maps', (backbone.maps == 'c5') if backbone.name == 'vgg16' else True,
-         'c5 with model.backbone.name=vgg16, which has one map of stride 16'),
+        ('model.backbone.maps', backbone.maps in TRUNKS[backbone.name].maps,
+         f'{" or ".join(TRUNKS[backbone.name].maps)} with model.backbone.name={backbone.name}'),
+        ('model.backbone.norm', backbone.norm != 'group' or TRUNKS[backbone.name].groups,
+         f'frozen, batch or sync with model.backbone.name={backbone.name}, whose widths do not come in groups of 32'),
         ('model.backbone.fpn_norm', backbone.fpn_norm == 'none' or backbone.maps == 'fpn',
          f'none with model.backbone.maps={backbone.maps}, one map without an FPN'),
         ('model.anchors.sizes', len(anchors.sizes) == levels and bool(anchors.sizes[0]) and all(
@@ -88,9 +94,10 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
         ('model.roi.sampling_ratio', model.roi.sampling_ratio == 1 or model.roi.layer != 'pool',
          '1 with model.roi.layer=pool, which reads cells and takes no samples'),
         ('model.rpn.negative_iou', model.rpn.negative_iou <= model.rpn.positive_iou, 'at most model.rpn.positive_iou'),
-        ('model.mask_head.pool_size',
-         model.kind != 'mask_rcnn' or backbone.maps != 'c4' or model.mask_head.pool_size == model.box_head.pool_size,
-         'model.box_head.pool_size with model.backbone.maps=c4, whose res5 both share'),
+        ('model.mask_head.pool_size', not shared or model.mask_head.pool_size == model.box_head.pool_size,
+         'model.box_head.pool_size with model.backbone.maps=c4, whose last stage both share'),
+        ('model.box_head.pool_size', not shared or model.box_head.pool_size % 2 == 0,
+         'an even number with model.backbone.maps=c4, whose last stage halves it'),
         ('model.roi.negative_iou', model.roi.negative_iou is None or model.roi.negative_iou <= model.roi.positive_iou,
          'at most model.roi.positive_iou'),
         ('model.mask_head.class_agnostic',

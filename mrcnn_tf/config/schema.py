@@ -1,13 +1,15 @@
 """The schema of everything in `configs/*.yaml`: typed dataclasses that OmegaConf reads, merges and checks.
 
 A field that the published detectors set differently ("dialect") says so. Abbreviations of sources: Fast = Fast R-CNN
-(arXiv 1504.08083), Faster = Faster R-CNN (1506.01497), FPN (1612.03144), Mask = Mask R-CNN (1703.06870),
+(arXiv 1504.08083), Faster = Faster R-CNN (1506.01497), FPN (1612.03144), TDM (1612.06851), Mask = Mask R-CNN (1703.06870),
 D2 = Detectron2, TV = torchvision. Sides and boxes are in pixels of the resized image.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+
+from mrcnn_tf.config.trunks import TRUNKS
 
 
 class ConfigError(ValueError):
@@ -50,11 +52,12 @@ class DataConfig:
 @dataclass
 class BackboneConfig:
     """The trunk, and which of its maps RPN and heads read."""
-    name: str = _choice('resnet50', 'resnet18', 'resnet34', 'resnet101', 'resnext101_32x8d', 'resnext101_64x4d',
-                        'vgg16')
-    maps: str = _choice('fpn', 'c4', 'c5')    # fpn: P2..P6; one map of stride 16: c4: res4, and res5 is the heads';
-    #                                           c5: res5 dilated by two (D2's DC5), conv5_3 of VGG-16
+    name: str = field(default='resnet50', metadata={'choices': TRUNKS})
+    maps: str = _choice('fpn', 'c4', 'c5', 'tdm')    # fpn: P2..P6; one map of stride 16: c4: res4, and res5 is the
+    #                     heads'; c5: res5 dilated by two (D2's DC5), conv5_3 of VGG-16; tdm: one, modulated top-down
     fpn_channels: int = 256               # FPN 4.1
+    tdm_channels: int = 128               # of lateral and top-down modules; the map has both (TDM 3)
+    tdm_stride: int = 4                   # of the map
     fpn_norm: str = _choice('none', 'frozen', 'batch', 'sync', 'group')
     norm: str = _choice('frozen', 'batch', 'sync', 'group')
     norm_epsilon: float = 1e-5            # dialect: TV's COCO_V1 weights were published with 0, Keras's with 1.001e-5

@@ -1,25 +1,30 @@
 """ImageNet weights of keras.applications -> the trunk of a model, and the hidden layers of VGG-16's box head.
 
 Their ResNets have a bias in each convolution before the normalisation, ours do not: x + b - mean = x - (mean - b).
-They were trained with BGR images less their mean, and strides in the 1x1 convolutions.
+They were trained with BGR images less their mean, and strides in the 1x1 convolutions. Their Inception-ResNet-v2 was
+trained with RGB images of -1..1; its normalisation has no scale, ours has ones.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import keras
 import numpy as np
 
+from mrcnn_tf.backbones.inception_resnet import InceptionResNetV2, Residual
 from mrcnn_tf.backbones.normalization import ConvNorm
 from mrcnn_tf.backbones.resnet import ResNet
 from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.model import Detector, FastRCNN
 from mrcnn_tf.weights.rules import SAME, Convert, Line, Rule, WeightsError, fill, variable_path
 
-SOURCES = {'resnet50': 'ResNet50', 'resnet101': 'ResNet101', 'vgg16': 'VGG16'}
-_CLASSIFIER = r'^(predictions|probs)/'
-_HEADS = rf'{_CLASSIFIER}|^(fc\d|conv5_)'    # what an RPN has no place for; res5 where it is not of the trunk
+SOURCES = {'resnet50': 'ResNet50', 'resnet101': 'ResNet101', 'vgg16': 'VGG16',
+           'inception_resnet_v2': 'InceptionResNetV2'}
+_ANY = r''      # of theirs, the classifier and what belongs to heads may have no place here
+_ONES = Convert('ones, which theirs has not', np.ones_like)
 _LESS_BIAS = Convert('less the bias of the convolution', lambda pair: pair[0] - pair[1])
 
 
@@ -31,7 +36,8 @@ def settings(name: str) -> tuple[str, list[str]]:
     """
     if name not in SOURCES:
         raise WeightsError(f'keras.applications has weights for {", ".join(SOURCES)} here, not for {name}')
-    config = 'faster_rcnn_vgg16' if name == 'vgg16' else 'mask_rcnn_r50_fpn_1x'
+    config = {'vgg16': 'faster_rcnn_vgg16', 'inception_resnet_v2': 'faster_rcnn_inception_resnet_v2'}.get(
+        name, 'mask_rcnn_r50_fpn_1x')
     return config, [f'model.backbone.name={name}', 'model.backbone.weights=imagenet']
 
 
@@ -48,7 +54,7 @@ def load_imagenet(model: Detector) -> list[Line]:
     if config.name not in SOURCES:
         raise WeightsError(f'model.backbone.weights=imagenet: keras.applications has {", ".join(SOURCES)}, '
                            f'not {config.name}; set model.backbone.weights=none or another model.backbone.name')
-    if not config.stride_in_1x1 and config.name != 'vgg16':
+    if not config.stride_in_1x1 and config.name.startswith('resnet'):
         raise WeightsError('model.backbone.weights=imagenet needs model.backbone.stride_in_1x1=true, '
                            'the strides that these weights were trained with')
     return copy(_fetch(config), model)
@@ -60,13 +66,13 @@ def copy(source: keras.Model, model: Detector) -> list[Line]:
     filled = {id(rule.variable) for rule in rules}
     rest = [variable for variable in model.variables if id(variable) not in filled]
     fresh = [Rule(variable, '', SAME) for variable in rest]
-    return fill([*rules, *fresh], state_of(source), rest, _CLASSIFIER if isinstance(model, FastRCNN) else _HEADS)
+    return fill([*rules, *fresh], state_of(source), rest, _ANY)
 
 
 def _fetch(config: BackboneConfig) -> keras.Model:
     name = SOURCES[config.name]
     with_head: dict[str, Any] = {'include_top': True} if config.name == 'vgg16' else {
-        'include_top': False, 'input_shape': (64, 64, 3)}
+        'include_top': False, 'input_shape': (96, 96, 3)}
     try:
         return getattr(keras.applications, name)(weights='imagenet', **with_head)
     # Keras wraps what urllib raises in a bare Exception; a damaged download is a ValueError or OSError.
@@ -79,32 +85,69 @@ def _fetch(config: BackboneConfig) -> keras.Model:
 
 def state_of(source: keras.Model) -> dict[str, np.ndarray]:
     """Its weights as 'layer/kernel'; a mean of normalisation is stacked on the bias that has to be taken from it."""
-    state = {f'{layer.name}/{variable_path(variable).split("/")[-1]}': value for layer in source.layers
+    numbered = _numbered([layer.name for layer in source.layers])
+    state = {f'{numbered.get(layer.name, layer.name)}/{variable_path(variable).split("/")[-1]}': value
+             for layer in source.layers
              for variable, value in zip(layer.weights, layer.get_weights(), strict=True)}
-    for name in [name for name in state if name.endswith('_bn/moving_mean')]:
-        state[name] = np.stack([state[name], state.pop(name.replace('_bn/moving_mean', '_conv/bias'))])
+    for name, bias in [(name, name.replace('_bn/moving_mean', '_conv/bias')) for name in state]:
+        if name != bias and bias in state:
+            state[name] = np.stack([state[name], state.pop(bias)])
     return state
+
+
+def _numbered(names: Sequence[str]) -> dict[str, str]:
+    """The names that Keras numbers over a whole session, in the order of making, numbered from 0: 'conv2d_0', ..."""
+    found = {}
+    for kind in ('conv2d', 'batch_normalization'):
+        numbers = sorted(int(match[1] or 0) for match in (re.fullmatch(rf'{kind}(?:_(\d+))?', name) for name in names)
+                         if match)
+        found.update({f'{kind}_{number}' if number else kind: f'{kind}_{index}'
+                      for index, number in enumerate(numbers)})
+    return found
 
 
 def correspondence(model: Detector) -> Iterator[Rule]:
     """What ImageNet's classifier has of the model."""
     trunk, heads = model.backbone.trunk, model if isinstance(model, FastRCNN) else None
+    stages = [*trunk.stages, *([heads.res5_head.blocks] if heads and heads.res5_head else [])]
     if isinstance(trunk, ResNet):
         yield from _conv_norm(trunk.stem, 'conv1')
-        res5 = [heads.res5_head.blocks] if heads and heads.res5_head else []
-        for stage, blocks in enumerate([*trunk.stages, *res5], start=2):
-            for number, block in enumerate(blocks, start=1):
-                prefix = f'conv{stage}_block{number}'
-                for index, conv in enumerate(block.convs, start=1):
-                    yield from _conv_norm(conv, f'{prefix}_{index}')
-                if block.shortcut:
-                    yield from _conv_norm(block.shortcut, f'{prefix}_0')
-        return
-    for number, convs in enumerate(trunk.stages, start=1):
-        for index, conv in enumerate(convs, start=1):
-            yield from _biased(conv.conv, f'block{number}_conv{index}')
-    for index, layer in enumerate(heads.box_head.hidden if heads else [], start=1):
-        yield from _biased(layer, f'fc{index}')
+        yield from _resnet(stages)
+    elif isinstance(trunk, InceptionResNetV2):
+        yield from _inception_resnet(stages)
+    else:
+        for number, convs in enumerate(stages, start=1):
+            for index, conv in enumerate(convs, start=1):
+                yield from _biased(conv.conv, f'block{number}_conv{index}')
+        hidden = heads.box_head.hidden if heads and model.settings.backbone.maps == 'c5' else []
+        for index, layer in enumerate(hidden, start=1):
+            yield from _biased(layer, f'fc{index}')
+
+
+def _resnet(stages: Sequence[Sequence[Any]]) -> Iterator[Rule]:
+    for stage, blocks in enumerate(stages, start=2):
+        for number, block in enumerate(blocks, start=1):
+            prefix = f'conv{stage}_block{number}'
+            for index, conv in enumerate(block.convs, start=1):
+                yield from _conv_norm(conv, f'{prefix}_{index}')
+            if block.shortcut:
+                yield from _conv_norm(block.shortcut, f'{prefix}_0')
+
+
+def _inception_resnet(stages: Sequence[Sequence[Any]]) -> Iterator[Rule]:
+    """Only its last convolution and those that close a block have names there, the others are numbered."""
+    number = itertools.count()
+    for layer in itertools.chain(*stages):
+        for conv in [layer] if isinstance(layer, ConvNorm) else layer.convs:
+            index, norm = next(number), cast(Any, conv.norm)
+            names = (('conv_7b', 'conv_7b_bn') if layer.name == 'conv_7b' else
+                     (f'conv2d_{index}', f'batch_normalization_{index}'))
+            yield Rule(conv.conv.kernel, f'{names[0]}/kernel', SAME)
+            yield Rule(norm.gamma, f'{names[1]}/beta', _ONES)
+            for field in ('beta', 'moving_mean', 'moving_variance'):
+                yield Rule(getattr(norm, field), f'{names[1]}/{field}', SAME)
+        if isinstance(layer, Residual):
+            yield from _biased(layer.up.conv, f'{layer.name}_conv')
 
 
 def _conv_norm(layer: ConvNorm, prefix: str) -> Iterator[Rule]:

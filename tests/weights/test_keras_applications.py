@@ -1,13 +1,17 @@
 """The trunk computes what keras.applications computes with the same weights."""
 from __future__ import annotations
 
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from mrcnn_tf import config
+from mrcnn_tf.backbones import inception_resnet
 from mrcnn_tf.config import BackboneConfig, ModelConfig
+from mrcnn_tf.heads import Res5Head
 from mrcnn_tf.model import FasterRCNN, build_model
 from mrcnn_tf.weights import keras_applications
 from mrcnn_tf.weights.keras_applications import copy, load_imagenet
@@ -54,6 +58,39 @@ def test_trunk_equals_keras_applications(maps):
         alone = model_of(BackboneConfig(name='resnet50', norm_epsilon=1.001e-5, maps=maps), kind='rpn')
         assert all('rpn_head/' in line.ours for line in copy(source, alone) if not line.source)
         np.testing.assert_array_equal(alone.backbone.trunk.stem.conv.kernel, model.backbone.trunk.stem.conv.kernel)
+
+
+def test_inception_resnet_equals_keras_applications(monkeypatch):
+    """Blocks of all kinds, the maps of stride 16 and 32, random weights, padded as theirs is. To save time, theirs and
+    ours have one block of a kind, and the last."""
+    module = sys.modules[keras.applications.InceptionResNetV2.__module__]
+    monkeypatch.setattr(module, 'range', lambda start, _: range(start, start + 1), raising=False)
+    monkeypatch.setattr(inception_resnet, 'REPEATS', (1, 1, 2))
+    source = keras.applications.InceptionResNetV2(include_top=False, weights=None, input_shape=(107, 139, 3))
+    rng = np.random.default_rng(1)
+    for layer in source.layers:
+        weights = layer.get_weights()
+        if len(weights) == 3:                                        # normalisation without a scale
+            layer.set_weights([rng.normal(0, .2, weights[0].shape), rng.normal(0, .2, weights[0].shape),
+                               rng.uniform(.5, 2, weights[0].shape)])
+        elif len(weights) == 2:
+            layer.set_weights([weights[0], rng.normal(0, .3, weights[1].shape)])
+    settings = BackboneConfig(name='inception_resnet_v2', norm_epsilon=1e-3, maps='c4')
+    model = model_of(settings)
+    report = copy(source, model)
+    monkeypatch.setattr(inception_resnet, 'PADDING', 'valid')
+    trunk, head = inception_resnet.InceptionResNetV2(settings), Res5Head(settings)
+    x = tf.constant(rng.uniform(-1, 1, [1, 107, 139, 3]), tf.float32)
+    found = trunk(x)[16]
+    head(found[:, None])
+    trunk.set_weights(model.backbone.trunk.get_weights())
+    head.set_weights(model.res5_head.get_weights())
+    found = trunk(x)[16]
+    expected = keras.Model(source.input, [source.get_layer('block17_1_ac').output, source.output])(x)
+    for ours, theirs in zip((found, head(found[:, None])[:, 0]), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * float(tf.reduce_max(tf.abs(theirs))))
+    assert {line.ours for line in report} == {variable_path(v) for v in model.variables}
+    assert not any('trunk' in line.ours or 'res5' in line.ours for line in report if not line.source)
 
 
 @pytest.mark.slow
