@@ -1,8 +1,8 @@
 """The schema of everything in `configs/*.yaml`: typed dataclasses that OmegaConf reads, merges and checks.
 
 A field that the published detectors set differently ("dialect") says so. Abbreviations of sources: Fast = Fast R-CNN
-(arXiv 1504.08083), Faster = Faster R-CNN (1506.01497), FPN (1612.03144), TDM (1612.06851), Mask = Mask R-CNN (1703.06870),
-D2 = Detectron2, TV = torchvision. Sides and boxes are in pixels of the resized image.
+(arXiv 1504.08083), Faster = Faster R-CNN (1506.01497), FPN (1612.03144), TDM (1612.06851), Mask = Mask R-CNN
+(1703.06870), D2 = Detectron2, TV = torchvision. Sides and boxes are in pixels of the resized image.
 """
 from __future__ import annotations
 
