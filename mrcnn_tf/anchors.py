@@ -34,7 +34,9 @@ class AnchorGenerator(keras.layers.Layer):
     def __init__(self, sizes: Sequence[Sequence[float]], ratios: Sequence[float], rounded: bool = False,
                  offset: float = 0., **kwargs: Any) -> None:
         super().__init__(**{'autocast': False, 'dtype': 'float32', **kwargs})
-        self.sizes, self.ratios, self.rounded, self.offset = sizes, ratios, rounded, offset
+        # A copy: Keras 2 puts wrappers into the lists that a layer holds, and these are the config's.
+        self.sizes = [list(each) for each in sizes]
+        self.ratios, self.rounded, self.offset = ratios, rounded, offset
 
     @property
     def per_cell(self) -> list[int]:

@@ -178,6 +178,32 @@ def train(settings: Annotated[str, typer.Argument(
     trainer.train(loaded, model_dir or pathlib.Path('runs') / pathlib.Path(settings).stem)
 
 
+@app.command()
+@command
+def train_alternating(
+        settings: Annotated[str, typer.Argument(metavar='CONFIG', help='A YAML file, or one that comes along.')],
+        overrides: Annotated[list[str] | None, typer.Argument(
+            metavar='KEY=VALUE', help='Settings that replace those of the file.')] = None,
+        model_dir: Annotated[pathlib.Path | None, typer.Option(
+            help='Directory of all steps; runs/NAME of CONFIG if not given.')] = None) -> None:
+    """Train a Faster R-CNN in the four steps of its paper, or go on where they were stopped: the same command resumes.
+
+    RPN; Fast R-CNN on its proposals; RPN on the trunk of that, which is frozen; the Fast R-CNN once more on these.
+    Each is a model directory below --model-dir, and all together are the model --model-dir/faster_rcnn.
+    What differs between them is in the section `alternating`; alternating.steps=2 stops before they share a trunk.
+
+    \b
+    Example:
+      mrcnn train-alternating faster_rcnn_vgg16_alternating --model-dir runs/voc \\
+        data.train=data/voc/train.json data.validation=data/voc/test.json
+      mrcnn evaluate --model-dir runs/voc/faster_rcnn --metric voc2007
+    """
+    loaded = config.load(settings, overrides or [])
+    from mrcnn_tf import alternating
+
+    alternating.train(loaded, model_dir or pathlib.Path('runs') / pathlib.Path(settings).stem)
+
+
 class Metric(str, enum.Enum):
     """What tells how good a detector is."""
     coco = 'coco'
@@ -227,6 +253,26 @@ def recall(manifest: Annotated[pathlib.Path, typer.Argument(
     from mrcnn_tf.evaluation.coco import read_manifest
 
     typer.echo(recall.table(recall.average_recall(read_manifest(manifest), recall.stored(manifest))))
+
+
+@app.command()
+@command
+def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Of an rpn, or of a detector that has one.')],
+            data: Annotated[pathlib.Path, typer.Option(help='Manifest NAME.json of the set.')],
+            output: Annotated[pathlib.Path, typer.Option(help='The .npz file.')],
+            for_training: Annotated[bool, typer.Option(
+                '--for-training', help='As many as rpn.post_nms_train says, not rpn.post_nms_test.')] = False) -> None:
+    """Write the proposals of a model's RPN for a set, as a file for `mrcnn convert proposals`.
+
+    \b
+    Example:
+      mrcnn propose --model-dir runs/rpn --data data/voc/test.json --output data/voc/rpn.npz
+      mrcnn convert proposals data/voc/test.json --proposals data/voc/rpn.npz --output data/voc --name test_rpn
+    """
+    from mrcnn_tf import proposing
+
+    proposing.propose(model_dir, data, output, for_training)
+    typer.echo(str(output))
 
 
 @app.command()

@@ -57,6 +57,8 @@ class Detector(FittedModel):
         super().__init__(engine, **kwargs)
         self.settings = config
         self.backbone = build_backbone(config.backbone)
+        if config.backbone.frozen:
+            self.backbone.trainable = False
 
     @property
     def max_detections(self) -> int:

@@ -58,3 +58,10 @@ def test_anchors_stay_float32_beside_maps_of_bfloat16() -> None:
 def test_a_level_without_sizes_is_refused() -> None:
     with pytest.raises(ValueError, match=r'zip\(\)'):
         AnchorGenerator([[8.]], [1.])(maps((2, 3), (1, 2)), canvas=(8, 12))
+
+
+def test_the_lists_given_stay_as_they_are() -> None:
+    """They are a config's, which is compared and saved after the layer was made."""
+    sizes = [[8., 16.]]
+    AnchorGenerator(sizes, [1.])
+    assert type(sizes[0]) is list

@@ -24,7 +24,7 @@ KINDS = ('coco', 'cityscapes', 'voc')
 COMMANDS = (['demo'], ['verify'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
             *(['import-weights', source] for source in ('torchvision', 'detectron2', 'keras-applications', 'model')),
             ['convert', 'proposals'], ['convert', 'tfrecord'], ['inspect'], ['train'], ['evaluate'], ['export'],
-            ['predict'], ['recall'])
+            ['predict'], ['recall'], ['propose'], ['train-alternating'])
 
 
 def mrcnn(*arguments: object) -> Result:
@@ -112,6 +112,24 @@ def test_train(arguments: list[str], directory: str, monkeypatch: pytest.MonkeyP
     (config, model_dir), = train.calls
     assert isinstance(config, Config) and (config.solver.steps, config.data.short_sides) == (12, [96, 128])
     assert config.model.num_classes == 1 and model_dir == pathlib.Path(directory)
+
+
+def test_train_alternating(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = Recorder()
+    monkeypatch.setattr('mrcnn_tf.alternating.train', train)
+    assert mrcnn('train-alternating', 'faster_rcnn_vgg16_unshared', 'solver.gamma=0.2').exit_code == 0
+    (config, model_dir), = train.calls
+    assert (config.alternating.steps, config.solver.gamma) == (2, .2)
+    assert model_dir == pathlib.Path('runs/faster_rcnn_vgg16_unshared')
+
+
+@pytest.mark.parametrize(('more', 'training'), [([], False), (['--for-training'], True)])
+def test_propose(monkeypatch: pytest.MonkeyPatch, more: list[str], training: bool) -> None:
+    propose = Recorder()
+    monkeypatch.setattr('mrcnn_tf.proposing.propose', propose)
+    result = mrcnn('propose', '--model-dir', 'run', '--data', 'a.json', '--output', 'a.npz', *more)
+    assert (result.exit_code, result.stdout) == (0, 'a.npz\n')
+    assert propose.calls == [(*map(pathlib.Path, ('run', 'a.json', 'a.npz')), training)]
 
 
 def test_convert_proposals(monkeypatch: pytest.MonkeyPatch) -> None:

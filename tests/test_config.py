@@ -152,9 +152,9 @@ def test_on_and_off_stay_words_though_yaml_reads_booleans(text: str, tmp_path: p
     ('solver: {steps: 1', 'line '),
     ('solver: {steps: 1}\nsolver: {steps: 2}', 'line 2: found duplicate key solver'),
     ('- solver', 'expected keys such as "solver:" at the top'),
-    ('just words', 'unknown key just words; valid: data, model, solver, train'),
+    ('just words', 'unknown key just words; valid: data, model, solver, train, alternating'),
     ('3', 'Invalid loaded object type: int'),
-    ('1: 2', 'unknown key 1; valid: data, model, solver, train'),
+    ('1: 2', 'unknown key 1; valid: data, model, solver, train, alternating'),
     ('solver:', 'solver is None: expected keys below it'),
     ('solver: {steps: "${"}', ''),
 ])
@@ -275,6 +275,24 @@ def test_masks_are_not_asked_for_without_a_mask_head(tmp_path: pathlib.Path) -> 
     detector = settings.load('mask_rcnn_r50_c4_softmax', ['model.kind=faster_rcnn'])
     settings.save(detector, tmp_path / 'config.yaml')
     assert settings.load(tmp_path / 'config.yaml') == detector
+
+
+def test_a_changed_copy() -> None:
+    config = settings.load('base')
+    made = settings.changed(config, ['solver.steps=7', 'model.backbone.frozen=True'])
+    assert (made.solver.steps, made.model.backbone.frozen) == (7, True) and made.solver.gamma == config.solver.gamma
+    assert config == settings.load('base')
+    with pytest.raises(ConfigError, match="override 'solver.steps=0'|solver.steps is 0: expected at least 1"):
+        settings.changed(config, ['solver.steps=0'])
+
+
+@pytest.mark.parametrize(('section', 'expected'), [
+    ('alternating.rpn=[solver.stepz=3]', "override 'solver.stepz=3': unknown key solver.stepz; did you mean"),
+    ('alternating.fast_rcnn=[solver.steps=0]', 'solver.steps is 0: expected at least 1'),
+    ('alternating.rpn=[steps]', "override 'steps': expected key=value"),
+    ('alternating.steps=5', 'alternating.steps is 5: expected 1 to 4')])
+def test_what_differs_in_steps_is_checked_when_it_is_read(section: str, expected: str) -> None:
+    assert _refusal('base', section).startswith(expected)
 
 
 @pytest.mark.parametrize('name', settings.packaged())

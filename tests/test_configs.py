@@ -31,6 +31,8 @@ ABLATIONS = {
     'fast_rcnn_vgg16': ('faster_rcnn_vgg16', {'model.kind', 'solver.steps', 'solver.milestones'}),
     'bccd_fast_r18_fpn': ('bccd_faster_r18_fpn', {'model.kind'}),
     'rpn_vgg16': ('faster_rcnn_vgg16', {'model.kind', 'data.batch_size', 'solver.reference_batch'}),
+    'faster_rcnn_vgg16_alternating': ('faster_rcnn_vgg16', {'alternating.rpn', 'alternating.fast_rcnn'}),
+    'faster_rcnn_vgg16_unshared': ('faster_rcnn_vgg16_alternating', {'alternating.steps'}),
     'mask_rcnn_r50_c4_softmax': ('mask_rcnn_r50_c4_1x', {'model.mask_head.classifier'}),
     'mask_rcnn_r50_c4_roipool': ('mask_rcnn_r50_c4_1x', {
         'model.roi.layer', 'model.roi.aggregate', 'model.roi.sampling_ratio'}),

@@ -1,7 +1,8 @@
 """Settings: `schema.py` is what there is, `checking.py` what fits together, `loading.py` reads and writes them."""
 from mrcnn_tf.config.checking import validate
-from mrcnn_tf.config.loading import load, packaged, save
+from mrcnn_tf.config.loading import changed, load, packaged, save
 from mrcnn_tf.config.schema import (
+    AlternatingConfig,
     AnchorConfig,
     BackboneConfig,
     BoxHeadConfig,
@@ -18,7 +19,7 @@ from mrcnn_tf.config.schema import (
 )
 
 __all__ = [
-    'AnchorConfig', 'BackboneConfig', 'BoxHeadConfig', 'Config', 'ConfigError', 'DataConfig',
+    'AlternatingConfig', 'AnchorConfig', 'BackboneConfig', 'BoxHeadConfig', 'Config', 'ConfigError', 'DataConfig',
     'DetectionConfig', 'MaskHeadConfig', 'ModelConfig', 'RPNConfig', 'RoIConfig', 'SolverConfig',
-    'TrainConfig', 'load', 'packaged', 'save', 'validate',
+    'TrainConfig', 'changed', 'load', 'packaged', 'save', 'validate',
 ]

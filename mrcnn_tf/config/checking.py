@@ -35,6 +35,7 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         model.detections.score_threshold model.detections.nms_iou solver.momentum solver.warmup_factor"""),
     ('0 to 5', lambda x: 0 <= x <= 5, 'model.backbone.frozen_stages'),
     ('4 or 8', lambda x: x in (4, 8), 'model.backbone.tdm_stride'),
+    ('1 to 4', lambda x: 1 <= x <= 4, 'alternating.steps'),
     ('one of the levels 2 to 5', lambda x: 2 <= x <= 5, 'model.roi.canonical_level'),
     ('a finite number', math.isfinite, 'model.pixel_mean model.anchors.offset'),
 )

@@ -33,19 +33,38 @@ def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
     _check_masks(merged.model.kind, layers[1:][-1:])        # a file without a base may be a resolved one, of all keys
     for origin, layer in changes:
         _apply(merged, layer, Config, '', origin)
-    try:
-        config = cast(Config, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:                 # an interpolation, ${...}, that leads nowhere
-        raise ConfigError(f'{source}: {error.full_key}: {_reason(error)}') from None
-    validate(config)
+    config = _checked(merged, source)
     _check_masks(config.model.kind, changes)
+    for each in (config.alternating.rpn, config.alternating.fast_rcnn):
+        changed(config, each)
     return config
+
+
+def changed(config: Config, overrides: Sequence[str]) -> Config:
+    """Another config: this one with `key=value` overrides on top.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    merged = OmegaConf.structured(config)
+    for origin, layer in map(_override, overrides):
+        _apply(merged, layer, Config, '', origin)
+    return _checked(merged, 'overrides')
 
 
 def save(config: Config, path: str | pathlib.Path) -> None:
     """Writes the resolved config, whole or not at all, as YAML that `load` reads back to an equal object."""
     with files.atomic_path(path) as temporary:
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding='utf-8')
+
+
+def _checked(merged: DictConfig, source: str | pathlib.Path) -> Config:
+    try:
+        config = cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:                 # an interpolation, ${...}, that leads nowhere
+        raise ConfigError(f'{source}: {error.full_key}: {_reason(error)}') from None
+    validate(config)
+    return config
 
 
 def packaged() -> list[str]:

@@ -65,6 +65,7 @@ class BackboneConfig:
     stride_in_1x1: bool = True            # dialect: D2/MSRA and Keras R50/R101 True, TV and ResNeXt False
     frozen_stages: int = 2                # not trained: 1 = stem, 2 = stem and res2 (D2), ... 5 = all; VGG-16: blocks
     weights: str = _choice('none', 'imagenet')     # what training starts from: random, or keras.applications
+    frozen: bool = False                  # nothing of it is trained, FPN neither (Faster 3.2, steps 3 and 4)
 
 
 @dataclass
@@ -202,9 +203,18 @@ class TrainConfig:
 
 
 @dataclass
+class AlternatingConfig:
+    """Four-step training of Faster R-CNN (3.2): `mrcnn train-alternating`."""
+    steps: int = 4                        # 2: an RPN and a Fast R-CNN that share nothing (RPN* of table 6)
+    rpn: list[str] = _list()              # key=value: what differs from the other sections in steps 1 and 3
+    fast_rcnn: list[str] = _list()        # the same for steps 2 and 4
+
+
+@dataclass
 class Config:
     """All settings of one model: what `mrcnn train` reads, and what is saved beside the weights as config.yaml."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    alternating: AlternatingConfig = field(default_factory=AlternatingConfig)

@@ -13,6 +13,7 @@ from mrcnn_tf.config import Config
 from mrcnn_tf.input import records
 from mrcnn_tf.input.records import Annotated, Category, Manifest, ObjectAnnotation
 
+CATEGORIES = [Category(1, 1, 'low'), Category(2, 2, 'high')]
 SETTINGS = (
     'model.num_classes=2', 'model.backbone.name=resnet18', 'model.backbone.fpn_channels=8',
     'model.backbone.frozen_stages=0', 'model.backbone.norm=batch', 'model.anchors.sizes=[[8],[16],[32],[64],[128]]',
@@ -42,7 +43,7 @@ def write_data(directory: pathlib.Path) -> None:
     size = (directory / 'train-0.tfrecord').stat().st_size
     objects = sum(len(example.objects) for example in examples)
     manifest = Manifest(
-        'train', [Category(1, 1, 'low'), Category(2, 2, 'high')], records.Counts(16, 0, objects, 0), 2, {}, {},
+        'train', CATEGORIES, records.Counts(16, 0, objects, 0), 2, {}, {},
         [records.Shard('train-0.tfrecord', 16, size, '')], True, records.Source('test', '', ''))
     manifest.write(directory / 'train.json')
 
