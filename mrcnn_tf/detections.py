@@ -23,21 +23,37 @@ class Selected(NamedTuple):
     valid: tf.Tensor
 
 
-def select(rois: tf.Tensor, roi_valid: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor, sizes: tf.Tensor,
-           config: DetectionConfig, box_weights: list[float], engine: str) -> Selected:
-    """Scores and boxes of every class, suppression within each class, the best of all classes.
+class Candidates(NamedTuple):
+    """boxes float32 [B, R, K or 1, 4] px, in their images; scores float32 [B, R, K + 1], 0..1, background first; valid
+    bool [B, R]."""
+    boxes: tf.Tensor
+    scores: tf.Tensor
+    valid: tf.Tensor
+
+
+def candidates(rois: tf.Tensor, roi_valid: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor, sizes: tf.Tensor,
+               box_weights: list[float]) -> Candidates:
+    """Scores and boxes of every class.
 
     Args:
         rois: float32 [B, R, 4] px; roi_valid: bool [B, R].
         logits: float32 [B, R, K + 1], background first; deltas: float32 [B, R, K or 1, 4].
         sizes: float32 [B, 2], px of each image, to which boxes are clipped.
+    """
+    boxes = box_ops.decode(deltas, rois[:, :, None, :], box_weights)                      # [B, R, K or 1, 4]
+    clipped = box_ops.clip(tf.reshape(boxes, [boxes.shape[0], -1, 4]), sizes)
+    return Candidates(tf.reshape(clipped, boxes.shape), tf.nn.softmax(logits), roi_valid)
+
+
+def select(found: Candidates, config: DetectionConfig, engine: str) -> Selected:
+    """Suppression within each class, then the best of all classes.
+
+    Args:
         engine: 'op' keeps every candidate; 'xla' the `config.pre_nms` of highest score, an upper limit on its memory.
     """
-    batch, number, classes = rois.shape[0], rois.shape[1], logits.shape[2] - 1
-    scores = tf.nn.softmax(logits)[:, :, 1:]                                              # [B, R, K]
-    boxes = box_ops.decode(deltas, rois[:, :, None, :], box_weights)                      # [B, R, K or 1, 4]
-    boxes = tf.reshape(box_ops.clip(tf.reshape(boxes, [batch, -1, 4]), sizes), [batch, number, -1, 4])
-    usable = tf.reduce_all(boxes[..., 2:] - boxes[..., :2] >= config.min_side, axis=-1) & roi_valid[:, :, None]
+    boxes, scores = found.boxes, found.scores[:, :, 1:]                                   # [B, R, K]
+    batch, number, classes = scores.shape
+    usable = tf.reduce_all(boxes[..., 2:] - boxes[..., :2] >= config.min_side, axis=-1) & found.valid[:, :, None]
     scores = tf.where(usable & (scores > config.score_threshold), scores, box_ops.LOWEST)
     if engine == 'op':
         return _select_op(boxes, scores, config)

@@ -5,7 +5,8 @@ that ARCHITECTURE.md describes. Convolutions and dense layers run in the global 
 """
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import tensorflow as tf
 
@@ -16,33 +17,13 @@ from mrcnn_tf import rpn, targets
 from mrcnn_tf.anchors import AnchorGenerator
 from mrcnn_tf.backbones import build_backbone
 from mrcnn_tf.backbones.normalization import Norm
+from mrcnn_tf.box_branch import BoxBranch, RoIs, Truth
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.fitting import Batch, FittedModel
 from mrcnn_tf.heads import BoxHead, MaskHead, Res5Head
 from mrcnn_tf.roi import RoILayer, build_roi_layer
 
 LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
-
-
-class Truth(NamedTuple):
-    """What a batch holds: boxes float32 [B, G, 4], which of them are objects and which crowds, bool [B, G]."""
-    boxes: tf.Tensor
-    objects: tf.Tensor
-    crowds: tf.Tensor
-
-    @classmethod
-    def of(cls, batch: Batch) -> Truth:
-        return cls(batch['boxes'], batch['valid'] & ~batch['crowd'], batch['valid'] & batch['crowd'])
-
-
-class Positives(NamedTuple):
-    """The RoIs of a batch that are to get masks, padded: boxes [B, S, 4], the objects that they are matched with
-    [B, S], labels [B, S], which of them count [B, S], and what the box head reads of them [B, S, P, P, C]."""
-    rois: tf.Tensor
-    matched: tf.Tensor
-    labels: tf.Tensor
-    positive: tf.Tensor
-    pooled: tf.Tensor
 
 
 class Detector(FittedModel):
@@ -97,6 +78,7 @@ class FastRCNN(Detector):
         self.res5_head = Res5Head(config.backbone, name='res5_head') if config.backbone.maps == 'c4' else None
         self.box_head = BoxHead(config.box_head, config.num_classes,
                                 Norm.of(config.backbone, config.box_head.norm), name='box_head')
+        self.box_branch = BoxBranch(config, self.box_head)
 
     def _roi_layer(self, size: int, name: str) -> RoILayer:
         strides = self.backbone.strides[:self.backbone.pooled]
@@ -116,10 +98,9 @@ class FastRCNN(Detector):
     def detect(self, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor, sizes: tf.Tensor
                ) -> dict[str, tf.Tensor]:
         """Detections among RoIs [B, R, 4]."""
-        logits, deltas = self.box_head(self.pool(self.box_pool, features, rois, False))
-        found = detection_ops.select(rois, valid, logits, deltas, sizes, self.settings.detections,
-                                     self.settings.box_head.box_weights, self.engine)
-        return found._asdict()
+        read = functools.partial(self.pool, self.box_pool, features)
+        found = self.box_branch.predict(read, rois, valid, sizes)
+        return detection_ops.select(found, self.settings.detections, self.engine)._asdict()
 
     def pool(self, layer: RoILayer, features: list[tf.Tensor], rois: tf.Tensor, training: bool) -> tf.Tensor:
         """What the heads read of RoIs [B, R, 4]: [B, R, P, P, C], through res5 where it belongs to the heads (C4)."""
@@ -144,27 +125,16 @@ class FastRCNN(Detector):
 
     def _roi_losses(self, batch: Batch, truth: Truth, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor,
                     seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
-        config, head = self.settings.roi, self.settings.box_head
-        negative_iou = config.positive_iou if config.negative_iou is None else config.negative_iou
-        matches = targets.match(rois, *truth, config.positive_iou, negative_iou, False, config.crowd_iof)
-        drawn, most = targets.sample(tf.where(valid, matches.label, -1), config.batch_per_image,
-                                     config.positive_fraction, seed)
-        rois = targets.gather_matched(rois, drawn.index)
-        matched = targets.gather_matched(matches.matched_gt_index, drawn.index)
-        labels = tf.where(drawn.positive, targets.gather_matched(batch['labels'], matched), 0)
-        pooled = self.pool(self.box_pool, features, rois, training)
-        logits, deltas = self.box_head(pooled, training=training)
-        goals = box_ops.encode(rois, targets.gather_matched(batch['boxes'], matched), head.box_weights)
-        count = tf.reduce_sum(tf.cast(drawn.valid, tf.float32))                  # all RoIs, background included
-        losses = {'loss_classifier': loss_ops.classification_loss(logits, labels, drawn.valid),
-                  'loss_box_reg': loss_ops.box_loss(loss_ops.of_class(deltas, labels, 2), goals, drawn.positive,
-                                                    head.smooth_l1_beta, count)}
-        positives = Positives(*(tensor[:, :most] for tensor in (rois, matched, labels, drawn.positive, pooled)))
-        losses.update(self._mask_losses(batch, features, positives, training))
+        chosen, most = self.box_branch.draw(rois, valid, truth, seed)
+        pooled = self.pool(self.box_pool, features, chosen.boxes, training)
+        losses = self.box_branch.losses(chosen, pooled, truth, training)
+        first = RoIs(*(each[:, :most] for each in chosen))                       # positives lie in the first slots
+        losses.update(self._mask_losses(batch, features, first, pooled[:, :most], training))
         return losses
 
-    def _mask_losses(self, batch: Batch, features: list[tf.Tensor], positives: Positives, training: bool
+    def _mask_losses(self, batch: Batch, features: list[tf.Tensor], rois: RoIs, pooled: tf.Tensor, training: bool
                      ) -> dict[str, tf.Tensor]:
+        """The losses of the masks of RoIs [B, R], of which the box head saw `pooled`."""
         return {}
 
     def _create_heads(self, features: list[tf.Tensor], sizes: tf.Tensor) -> None:
@@ -219,7 +189,8 @@ class Proposer(Detector):
     def _rpn_losses(self, truth: Truth, anchors: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor, seed: tf.Tensor
                     ) -> dict[str, tf.Tensor]:
         config = self.settings.rpn
-        matches = targets.match(anchors, *truth, config.positive_iou, config.negative_iou, True, config.crowd_iof)
+        matches = targets.match(anchors, truth.boxes, truth.objects, truth.crowds, config.positive_iou,
+                                config.negative_iou, True, config.crowd_iof)
         drawn, most = targets.sample(matches.label, config.batch_per_image, config.positive_fraction, seed)
         count = tf.reduce_sum(tf.cast(drawn.valid, tf.float32)) if config.loss_normalizer == 'sampled' else (
             tf.constant(float(config.batch_per_image * logits.shape[0])))
@@ -282,21 +253,21 @@ class MaskRCNN(FasterRCNN):
             masks = tf.sigmoid(loss_ops.of_class(logits, found['labels'], 4))
         return {**found, 'masks': tf.where(found['valid'][:, :, None, None], masks, 0.)}
 
-    def _mask_losses(self, batch: Batch, features: list[tf.Tensor], positives: Positives, training: bool
+    def _mask_losses(self, batch: Batch, features: list[tf.Tensor], rois: RoIs, pooled: tf.Tensor, training: bool
                      ) -> dict[str, tf.Tensor]:
-        rois, matched, labels, positive, shared = positives
-        pooled = shared if self.res5_head else self.pool(self.mask_pool, features, rois, training)
+        if not self.res5_head:                                                   # which boxes and masks share
+            pooled = self.pool(self.mask_pool, features, rois.boxes, training)
         logits = self.mask_head(pooled, training=training)
         # A batch may say what part of the image its masks cover; their boxes otherwise.
-        extents = targets.gather_matched(batch.get('mask_boxes', batch['boxes']), matched)
-        masks = targets.gather_matched(batch['masks'], matched)
-        goals = targets.mask_targets(tf.reshape(rois, [-1, 4]), tf.reshape(masks, [-1, *masks.shape[2:]]),
+        extents = targets.gather_matched(batch.get('mask_boxes', batch['boxes']), rois.matched)
+        masks = targets.gather_matched(batch['masks'], rois.matched)
+        goals = targets.mask_targets(tf.reshape(rois.boxes, [-1, 4]), tf.reshape(masks, [-1, *masks.shape[2:]]),
                                      tf.reshape(extents, [-1, 4]), self.mask_side, self.settings.roi.aligned,
                                      self.settings.mask_head.binary_targets)
         goals = tf.stop_gradient(tf.reshape(goals, logits.shape[:4]))
         if self.settings.mask_head.classifier == 'softmax':
-            return {'loss_mask': loss_ops.multinomial_mask_loss(logits, labels, goals, positive)}
-        return {'loss_mask': loss_ops.mask_loss(loss_ops.of_class(logits, labels, 4), goals, positive)}
+            return {'loss_mask': loss_ops.multinomial_mask_loss(logits, rois.labels, goals, rois.positive)}
+        return {'loss_mask': loss_ops.mask_loss(loss_ops.of_class(logits, rois.labels, 4), goals, rois.positive)}
 
     @property
     def mask_side(self) -> int:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from mrcnn_tf import boxes as box_ops
+from mrcnn_tf import draws
 
 
 class Matches(NamedTuple):
@@ -68,7 +69,7 @@ def sample(label: tf.Tensor, limit: int, fraction: float, seed: tf.Tensor) -> tu
     most_positive = min(int(limit * fraction), number)
     limit = min(limit, number)
     most_positive = min(most_positive, limit)
-    keys = _random_keys(tuple(label.shape), seed)
+    keys = draws.uniform(tuple(label.shape), seed)
     ranked, index = tf.math.top_k(tf.where(label == 1, keys, -1.), most_positive)             # [B, most_positive]
     positive = ranked >= 0.
     room = limit - tf.reduce_sum(tf.cast(positive, tf.int32), axis=1, keepdims=True)
@@ -83,27 +84,6 @@ def sample(label: tf.Tensor, limit: int, fraction: float, seed: tf.Tensor) -> tu
     index = tf.gather(both, order[:, :limit], batch_dims=1)
     first = tf.range(limit) < limit - room
     return Samples(tf.where(chosen, index, 0), chosen & first, chosen), most_positive
-
-
-def _random_keys(shape: tuple[int, int], seed: tf.Tensor) -> tf.Tensor:
-    """0..1 for each position, float32, as a hash of the position and of the seed, int32 [2].
-
-    Integers come out alike on every device, compiled or not; TensorFlow's generators do not (XLA orders their numbers
-    otherwise).
-    """
-    count = shape[0] * shape[1]
-    keys = _mixed(tf.reshape(tf.cast(tf.range(1, count + 1), tf.uint32), shape))
-    for word in tf.unstack(tf.bitcast(seed, tf.uint32)):
-        keys = _mixed(tf.bitwise.bitwise_xor(keys, word))
-    return tf.cast(tf.bitwise.right_shift(keys, tf.constant(8, tf.uint32)), tf.float32) / 2. ** 24
-
-
-def _mixed(x: tf.Tensor) -> tf.Tensor:
-    """MurmurHash3's finaliser: each bit of the result hangs on all bits of `x`, uint32."""
-    for shift, factor in ((16, 0x85ebca6b), (13, 0xc2b2ae35), (16, 1)):
-        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
-        x *= tf.constant(factor, tf.uint32)
-    return x
 
 
 def gather_matched(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:

@@ -26,7 +26,7 @@ def select(rois, scores, engine='op', mode='graph', deltas=None, valid=None, siz
     config = DetectionConfig(**{'max_detections': 5, **settings})
     inputs = (tf.constant(np.asarray(x)[None], t) for x, t in (
         (rois, tf.float32), (valid, tf.bool), (logits, tf.float32), (deltas, tf.float32), (sizes, tf.float32)))
-    found = MODES[mode](lambda *x: detections.select(*x, config, WEIGHTS, engine))(*inputs)
+    found = MODES[mode](lambda *x: detections.select(detections.candidates(*x, WEIGHTS), config, engine))(*inputs)
     limit = config.max_detections
     assert [x.shape.as_list() for x in found] == [[1, limit, 4], [1, limit], [1, limit], [1, limit]]
     assert [x.dtype for x in found] == [tf.float32, tf.float32, tf.int32, tf.bool]
@@ -106,7 +106,8 @@ def test_engines_agree(agnostic) -> None:
     valid = tf.constant(rng.uniform(size=(2, 60)) < .9)
     sizes = tf.constant([[80., 100.], [100., 60.]])
     by_op, by_xla = (MODES[mode](lambda *x, engine=engine: detections.select(
-        *x, DetectionConfig(max_detections=40), WEIGHTS, engine))(rois, valid, logits, deltas, sizes)
+        detections.candidates(*x, WEIGHTS), DetectionConfig(max_detections=40), engine))(
+            rois, valid, logits, deltas, sizes)
         for engine, mode in (('op', 'graph'), ('xla', 'jit')))
     assert by_op.valid.numpy().sum() > 40
     for a, b in zip(by_xla, by_op, strict=True):

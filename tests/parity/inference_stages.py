@@ -186,7 +186,7 @@ def _selection_piece(case: Case, settings: ModelConfig, engine: str, jit: bool) 
     rois, logits, deltas = (case.stacked(name) for name in ('proposals', 'box_logits', 'box_deltas'))
     deltas = yx(deltas.reshape(*logits.shape, 4)[:, :, 1:])                # the background's box has no counterpart
     found = wrapped(lambda *args: detection_ops.select(
-        *args, settings.detections, settings.box_head.box_weights, engine), jit)(
+        detection_ops.candidates(*args, settings.box_head.box_weights), settings.detections, engine), jit)(
         tf.constant(yx(rois)), tf.constant(case.filled('proposals')), logits, tf.constant(deltas), case.sizes())
     yield from detection_stages(case, 'stored ', {k: v.numpy() for k, v in found._asdict().items()})
 
