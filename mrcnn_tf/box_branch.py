@@ -75,15 +75,16 @@ class BoxBranch:
         config = self.config.roi
         negative_iou = config.positive_iou if config.negative_iou is None else config.negative_iou
         matches = targets.match(boxes, truth.boxes, truth.objects, truth.crowds, config.positive_iou, negative_iou,
-                                False, config.crowd_iof)
+                                False, config.crowd_iof, config.background_iou)
         positive = valid & (matches.label == 1)
         labels = tf.where(positive, targets.gather_matched(truth.labels, matches.matched_gt_index), 0)
         return RoIs(boxes, matches.matched_gt_index, labels, positive, valid & (matches.label >= 0))
 
-    def losses(self, rois: RoIs, pooled: tf.Tensor, truth: Truth, training: bool) -> dict[str, tf.Tensor]:
+    def losses(self, rois: RoIs, pooled: tf.Tensor, truth: Truth, seed: tf.Tensor, training: bool
+               ) -> dict[str, tf.Tensor]:
         """The named losses of RoIs [B, R], of which the head sees `pooled` [B, R, P, P, C]."""
         config = self.config.box_head
-        logits, deltas = self.head(pooled, training=training)
+        logits, deltas = self.head(pooled, training=training, seed=seed)
         goals = box_ops.encode(rois.boxes, targets.gather_matched(truth.boxes, rois.matched), config.box_weights)
         count = tf.reduce_sum(tf.cast(rois.valid, tf.float32))                   # all RoIs, background included
         return {'loss_classifier': loss_ops.classification_loss(logits, rois.labels, rois.valid),

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mrcnn_tf import draws
 from mrcnn_tf.backbones import trunk_class
 from mrcnn_tf.backbones.normalization import NO_NORM, ConvNorm, Norm
 from mrcnn_tf.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig
@@ -41,7 +42,8 @@ class Res5Head(keras.layers.Layer):
 class BoxHead(keras.layers.Layer):
     """Maps of RoIs [B, R, P, P, C] -> float32 class logits [B, R, K + 1] and deltas [B, R, K, 4] (1 if agnostic).
 
-    Convolutions and fully connected layers as `config` counts them; with none of the latter, the mean of the map.
+    Convolutions and fully connected layers as `config` counts them; with none of the latter, the mean of the map. In
+    training, `seed` int32 [n] draws what is dropped behind each fully connected layer.
     """
 
     def __init__(self, config: BoxHeadConfig, num_classes: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
@@ -51,6 +53,7 @@ class BoxHead(keras.layers.Layer):
             return keras.layers.Dense(config.width, activation='relu', name=name,
                                       kernel_initializer=keras.initializers.VarianceScaling(1., 'fan_in', 'uniform'))
 
+        self.dropout = config.dropout
         self.regressions = 1 if config.class_agnostic else num_classes
         self.convs = [ConvNorm(norm, config.convolution_width, 3, name=f'conv{i + 1}')
                       for i in range(config.convolutions)]
@@ -58,13 +61,16 @@ class BoxHead(keras.layers.Layer):
         self.classes = keras.layers.Dense(num_classes + 1, name='classes', kernel_initializer=_normal(.01))
         self.deltas = keras.layers.Dense(4 * self.regressions, name='deltas', kernel_initializer=_normal(.001))
 
-    def call(self, pooled: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(self, pooled: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None
+             ) -> tuple[tf.Tensor, tf.Tensor]:
         x, restore = _flat(pooled)
         for conv in self.convs:
             x = conv(x, training=training)
         x = tf.reshape(x, [x.shape[0], -1]) if self.hidden else tf.reduce_mean(x, axis=[1, 2])
-        for layer in self.hidden:
+        for number, layer in enumerate(self.hidden):
             x = layer(x)
+            if training and self.dropout:
+                x = dropped(x, self.dropout, draws.substream(seed, number))
         logits, deltas = (restore(tf.cast(layer(x), tf.float32)) for layer in (self.classes, self.deltas))
         return logits, tf.reshape(deltas, [*deltas.shape[:2], self.regressions, 4])
 
@@ -89,6 +95,11 @@ class MaskHead(keras.layers.Layer):
         for conv in self.convs:
             x = conv(x, training=training)
         return restore(tf.cast(self.masks(self.upsample(x)), tf.float32))
+
+
+def dropped(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+    """Each number is 0 with the probability `rate`, else scaled so that the mean stays; seed int32 [n]."""
+    return tf.where(draws.uniform(tuple(x.shape), seed) < rate, tf.zeros([], x.dtype), x / (1 - rate))
 
 
 def _flat(pooled: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:

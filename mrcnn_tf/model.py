@@ -127,7 +127,7 @@ class FastRCNN(Detector):
                     seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         chosen, most = self.box_branch.draw(rois, valid, truth, seed)
         pooled = self.pool(self.box_pool, features, chosen.boxes, training)
-        losses = self.box_branch.losses(chosen, pooled, truth, training)
+        losses = self.box_branch.losses(chosen, pooled, truth, seed, training)
         first = RoIs(*(each[:, :most] for each in chosen))                       # positives lie in the first slots
         losses.update(self._mask_losses(batch, features, first, pooled[:, :most], training))
         return losses

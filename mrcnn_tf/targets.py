@@ -22,12 +22,13 @@ class Matches(NamedTuple):
 # XLA turns the [B, G, N] overlaps into loops that never store them, on any device.
 @tf.function(jit_compile=True, autograph=False)
 def match(candidates: tf.Tensor, gt_boxes: tf.Tensor, usable: tf.Tensor, crowd: tf.Tensor, positive_iou: float,
-          negative_iou: float, low_quality: bool, crowd_iof: float) -> Matches:
+          negative_iou: float, low_quality: bool, crowd_iof: float, background_iou: float = 0.) -> Matches:
     """Labels candidates by their overlap with ground truth (Faster 3.1.2, Fast 2.3).
 
-    Positive from `positive_iou` on, negative below `negative_iou`, else ignored. With `low_quality`, the candidates
-    that overlap an object most (all of them where several tie) are positive as well; each is assigned to the object
-    that it overlaps most itself. Negatives with more than `crowd_iof` of their area in a crowd are ignored.
+    Positive from `positive_iou` on, negative from `background_iou` to below `negative_iou`, else ignored. With
+    `low_quality`, the candidates that overlap an object most (all of them where several tie) are positive as well; each
+    is assigned to the object that it overlaps most itself. Negatives with more than `crowd_iof` of their area in a crowd
+    are ignored.
 
     Args:
         candidates: float32 [N, 4] or [B, N, 4].
@@ -36,7 +37,8 @@ def match(candidates: tf.Tensor, gt_boxes: tf.Tensor, usable: tf.Tensor, crowd: 
     overlap = tf.where(usable[:, :, None], box_ops.iou(gt_boxes, candidates), -1.)            # [B, G, N]
     matched = tf.argmax(overlap, axis=1, output_type=tf.int32)                                # ties: the first object
     best = tf.reduce_max(overlap, axis=1)                                                     # [B, N]
-    label = tf.where(best >= positive_iou, 1, tf.where(best < negative_iou, 0, -1))
+    negative = (best < negative_iou) & (tf.nn.relu(best) >= background_iou)                 # -1 without objects
+    label = tf.where(best >= positive_iou, 1, tf.where(negative, 0, -1))
     if low_quality:
         most = tf.reduce_max(overlap, axis=2, keepdims=True)                                  # [B, G, 1]
         label = tf.where(tf.reduce_any((overlap == most) & (most > 0.), axis=1), 1, label)

@@ -234,6 +234,8 @@ def test_every_float_is_finite(name: str, text: str) -> None:
     ('model.anchors.sizes=[[],[],[],[],[]]', 'one list of sizes for each of P2..P6'),
     ('model.anchors.ratios=[]', 'at least one ratio'),
     ('model.rpn.negative_iou=0.8', 'at most model.rpn.positive_iou'),
+    ('model.roi.background_iou=0.6', 'at most the IoU below which RoIs are negative'),
+    ('model.box_head.dropout=1', '0 or more and below 1'),
     ('model.roi.canonical_level=6', 'one of the levels 2 to 5'),
     ('model.box_head.box_weights=[1,1]', 'four numbers'),
     ('solver.milestones=[8,4]', 'steps in ascending order'),
@@ -254,6 +256,7 @@ def test_an_impossible_value(override: str, expected: str) -> None:
     ('mask_rcnn_r50_c4_1x', ['model.backbone.fpn_norm=group'], 'model.backbone.fpn_norm is group: expected none with'),
     ('base', ['model.roi.layer=pool', 'model.roi.sampling_ratio=1'], 'model.roi.aggregate is average: expected max'),
     ('base', ['model.roi.layer=pool', 'model.roi.aggregate=max'], 'model.roi.sampling_ratio is 0: expected 1 with'),
+    ('mask_rcnn_r50_c4_1x', ['model.box_head.dropout=0.5'], 'model.box_head.dropout is 0.5: expected 0 with'),
     ('mask_rcnn_r50_c4_1x', ['model.mask_head.pool_size=7'], 'model.mask_head.pool_size is 7: expected model.box_head'),
     ('mask_rcnn_r50_c4_softmax', ['model.mask_head.class_agnostic=true'], 'class_agnostic is True: expected false')])
 def test_settings_that_do_not_go_together(source: str, overrides: list[str], expected: str) -> None:

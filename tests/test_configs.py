@@ -28,7 +28,8 @@ ABLATIONS = {
         '3s1r': {'model.anchors.ratios'}}.items()},
     **{f'faster_rcnn_vgg16_lambda_{value}': ('faster_rcnn_vgg16', {'model.rpn.box_loss_weight'})
        for value in ('01', '1', '100')},
-    'fast_rcnn_vgg16': ('faster_rcnn_vgg16', {'model.kind', 'solver.steps', 'solver.milestones'}),
+    'fast_rcnn_vgg16': ('faster_rcnn_vgg16', {
+        'model.kind', 'model.roi.background_iou', 'solver.steps', 'solver.milestones'}),
     'bccd_fast_r18_fpn': ('bccd_faster_r18_fpn', {'model.kind'}),
     'rpn_vgg16': ('faster_rcnn_vgg16', {'model.kind', 'data.batch_size', 'solver.reference_batch'}),
     'faster_rcnn_vgg16_alternating': ('faster_rcnn_vgg16', {'alternating.rpn', 'alternating.fast_rcnn'}),

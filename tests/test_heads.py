@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mrcnn_tf import draws
 from mrcnn_tf.backbones.normalization import Norm
 from mrcnn_tf.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig
-from mrcnn_tf.heads import BoxHead, MaskHead, Res5Head
+from mrcnn_tf.heads import BoxHead, MaskHead, Res5Head, dropped
+
+from .modes import MODES
 
 
 def test_box_head_by_hand() -> None:
@@ -54,6 +57,30 @@ def test_convolutions_come_before_the_hidden_layers() -> None:
         assert [tuple(v.shape) for v in head.trainable_variables if len(v.shape) > 1] == [
             (3, 3, 4, 5), (3, 3, 5, 5), (45, 7), (7, 4), (7, 12)]
         assert sum(tuple(v.shape) == (5,) for v in head.trainable_variables) == 2 * vectors
+
+
+def test_what_is_dropped_by_hand(monkeypatch) -> None:
+    """Draws below the rate; the rest is scaled by 1 / (1 - rate)."""
+    monkeypatch.setattr(draws, 'uniform', lambda shape, seed: tf.reshape(tf.constant([.1, .25, .3, .9]), shape))
+    found = dropped(tf.constant([[3., 3.], [3., 6.]]), .25, tf.constant([0]))
+    assert found.numpy().tolist() == [[0, 4], [4, 8]]
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_dropout_in_training_by_the_seed(mode) -> None:
+    """Behind both layers, drawn apart: a number arrives when it is kept twice, then four times as large."""
+    head = BoxHead(BoxHeadConfig(width=400, dropout=.5), num_classes=400 - 1)
+    pooled = tf.ones([1, 2, 1, 1, 1])
+    head(pooled)
+    head.hidden[0].set_weights([np.ones([1, 400]), np.zeros(400)])
+    for layer in (head.hidden[1], head.classes):
+        layer.set_weights([np.eye(400), np.zeros(400)])
+    run = MODES[mode](lambda seed: head(pooled, training=True, seed=seed)[0])
+    logits = run(tf.constant([1, 2])).numpy()
+    kept = [draws.uniform((2, 400), tf.constant([1, 2, number])).numpy() >= .5 for number in (0, 1)]
+    np.testing.assert_array_equal(logits[0], np.where(kept[0] & kept[1], 4., 0.))
+    assert .2 < (logits > 0).mean() < .3 and (run(tf.constant([1, 3])).numpy() != logits).any()
+    assert (head(pooled)[0].numpy() == 1).all()                            # none in inference
 
 
 def test_res5_halves_the_map_of_each_roi() -> None:

@@ -12,12 +12,14 @@ from .modes import MODES, ours
 SEED = tf.constant([7, 0])
 
 
-def match_rows(candidates, gt_boxes, positive=.7, negative=.3, low_quality=True, crowd_iof=1., usable=None, crowd=None):
+def match_rows(candidates, gt_boxes, positive=.7, negative=.3, low_quality=True, crowd_iof=1., usable=None, crowd=None,
+               background=0.):
     """Labels and matched indices of one image, as lists."""
     gt = tf.constant([gt_boxes], tf.float32)
     flags = [tf.constant([flag if flag is not None else [default] * gt.shape[1]])
              for flag, default in ((usable, True), (crowd, False))]
-    found = targets.match(tf.constant(candidates, tf.float32), gt, *flags, positive, negative, low_quality, crowd_iof)
+    found = targets.match(tf.constant(candidates, tf.float32), gt, *flags, positive, negative, low_quality, crowd_iof,
+                          background)
     assert found.label.dtype == found.matched_gt_index.dtype == tf.int32
     return found.label[0].numpy().tolist(), found.matched_gt_index[0].numpy().tolist()
 
@@ -29,6 +31,14 @@ def test_matching_by_hand() -> None:
     """IoU 1, 0.7 (equality is positive), 0.5 (between), 0.3 (equality is not negative), 0.29 and 0."""
     candidates = [BOX, [0, 0, 7, 10], [0, 0, 5, 10], [0, 0, 3, 10], [0, 0, 2.9, 10], [50, 50, 60, 60]]
     assert match_rows(candidates, [BOX]) == ([1, 1, -1, -1, 0, 0], [0] * 6)
+
+
+def test_background_has_a_lower_threshold() -> None:
+    """Fast 2.3: IoU 0.5 is positive, 0.4 and 0.1 (equality) negative, 0.09 and 0 ignored; without objects all are."""
+    candidates = [[0, 0, 5, 10], [0, 0, 4, 10], [0, 0, 1, 10], [0, 0, .9, 10], [50, 50, 60, 60]]
+    settings = dict(positive=.5, negative=.5, low_quality=False, background=.1)
+    assert match_rows(candidates, [BOX], **settings) == ([1, 0, 0, -1, -1], [0] * 5)
+    assert match_rows(candidates, [BOX], usable=[False], **settings) == ([-1] * 5, [0] * 5)
 
 
 def test_a_poorly_covered_object_takes_its_best_candidates_all_that_tie() -> None:
@@ -121,24 +131,6 @@ def test_a_seed_draws_the_same_in_every_mode() -> None:
         np.testing.assert_array_equal(MODES[mode](lambda x, s: targets.sample(x, 64, .5, s)[0].index)(labels, SEED),
                                       expected)
         np.testing.assert_array_equal(MODES[mode](lambda x: targets.sample(x, 64, .5, SEED)[0].index)(labels), expected)
-
-
-def murmur_finaliser(h: int) -> int:
-    for shift, factor in ((16, 0x85ebca6b), (13, 0xc2b2ae35)):
-        h = (h ^ h >> shift) * factor % 2 ** 32
-    return h ^ h >> 16
-
-
-def test_the_first_key_by_hand() -> None:
-    """The highest of the images' keys is drawn first: the published hash of position and seed, in Python's integers."""
-    def key(position: int) -> int:
-        mixed = murmur_finaliser(position + 1)
-        for word in (7, 2 ** 32 - 3):
-            mixed = murmur_finaliser(mixed ^ word)
-        return mixed
-
-    samples = targets.sample(tf.zeros([2, 50], tf.int32), 1, 0., tf.constant([7, -3]))[0]
-    assert samples.index[:, 0].numpy().tolist() == [max(range(50), key=key), max(range(50), key=lambda i: key(50 + i))]
 
 
 def test_draws_are_even() -> None:

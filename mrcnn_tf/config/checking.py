@@ -31,8 +31,10 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ('0 to 1', lambda x: 0 <= x <= 1, """
         data.flip_horizontal data.flip_vertical model.backbone.norm_momentum model.rpn.positive_iou
         model.rpn.negative_iou model.rpn.positive_fraction model.rpn.nms_iou model.rpn.crowd_iof
-        model.roi.positive_iou model.roi.negative_iou model.roi.positive_fraction model.roi.crowd_iof
-        model.detections.score_threshold model.detections.nms_iou solver.momentum solver.warmup_factor"""),
+        model.roi.positive_iou model.roi.negative_iou model.roi.background_iou model.roi.positive_fraction
+        model.roi.crowd_iof model.detections.score_threshold model.detections.nms_iou solver.momentum
+        solver.warmup_factor"""),
+    ('0 or more and below 1', lambda x: 0 <= x < 1, 'model.box_head.dropout'),
     ('0 to 5', lambda x: 0 <= x <= 5, 'model.backbone.frozen_stages'),
     ('4 or 8', lambda x: x in (4, 8), 'model.backbone.tdm_stride'),
     ('1 to 4', lambda x: 1 <= x <= 4, 'alternating.steps'),
@@ -101,6 +103,11 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
          'an even number with model.backbone.maps=c4, whose last stage halves it'),
         ('model.roi.negative_iou', model.roi.negative_iou is None or model.roi.negative_iou <= model.roi.positive_iou,
          'at most model.roi.positive_iou'),
+        ('model.roi.background_iou', model.roi.background_iou <= (
+            model.roi.positive_iou if model.roi.negative_iou is None else model.roi.negative_iou),
+         'at most the IoU below which RoIs are negative, model.roi.negative_iou or else positive_iou'),
+        ('model.box_head.dropout', not model.box_head.dropout or model.box_head.fully_connected > 0,
+         '0 with model.box_head.fully_connected=0, which leaves no layer to drop from'),
         ('model.mask_head.class_agnostic',
          not model.mask_head.class_agnostic or model.mask_head.classifier == 'sigmoid',
          'false with model.mask_head.classifier=softmax, where classes compete'),

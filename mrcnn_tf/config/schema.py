@@ -104,6 +104,7 @@ class RoIConfig:
     """Sampling of proposals for the heads (Fast 2.3) and RoIAlign (Mask 3)."""
     positive_iou: float = 0.5             # Fast 2.3
     negative_iou: float | None = None     # RoIs between it and positive_iou are ignored; none: positive_iou
+    background_iou: float = 0.0           # RoIs below it are ignored; 0.1 in Fast 2.3
     batch_per_image: int = 512
     positive_fraction: float = 0.25
     crowd_iof: float = 0.7
@@ -124,6 +125,7 @@ class BoxHeadConfig:
     norm: str = _choice('none', 'frozen', 'batch', 'sync', 'group')    # of the convolutions
     fully_connected: int = 2              # 0: the mean of the map (maps: c4)
     width: int = 1024
+    dropout: float = 0.0                  # share dropped behind each fully connected layer; 0.5 with VGG-16 (Fast)
     box_weights: list[float] = _list(10.0, 10.0, 5.0, 5.0)    # dy, dx, dh, dw
     class_agnostic: bool = False
     smooth_l1_beta: float = 0.0           # dialect: 0 (D2), 1 (Fast), 1/9 (TV)
