@@ -1,4 +1,4 @@
-"""The box branch: which RoIs are trained on, and what is predicted of them (Fast 2).
+"""The box branch (Fast 2): which RoIs are trained on, at random or the hardest, and what is predicted of them.
 
 B images, G ground-truth slots, N candidates, R RoIs, P side of a pooled map, C channels, K classes. `read` is what the
 head sees of RoIs: boxes [B, R, 4] and whether it is for training -> [B, R, P, P, C].
@@ -51,22 +51,29 @@ class BoxBranch:
 
     Args:
         config: the `model` section of a config.
+        engine: 'op' or 'xla', of the suppression among hard RoIs.
     """
 
-    def __init__(self, config: ModelConfig, head: BoxHead) -> None:
-        self.config, self.head = config, head
+    def __init__(self, config: ModelConfig, head: BoxHead, engine: str) -> None:
+        self.config, self.head, self.engine = config, head, engine
 
     def predict(self, read: Read, boxes: tf.Tensor, valid: tf.Tensor, sizes: tf.Tensor) -> Candidates:
         """What RoIs [B, R, 4] may hold, of which those [B, R] count, in images of these sizes [B, 2]."""
         logits, deltas = self.head(read(boxes, False))
         return candidates(boxes, valid, logits, deltas, sizes, self.config.box_head.box_weights)
 
-    def draw(self, boxes: tf.Tensor, valid: tf.Tensor, truth: Truth, seed: tf.Tensor) -> tuple[RoIs, int]:
+    def draw(self, read: Read, boxes: tf.Tensor, valid: tf.Tensor, truth: Truth, seed: tf.Tensor
+             ) -> tuple[RoIs, int]:
         """The RoIs to train on among candidates [B, N, 4], and in how many of the first slots positives may lie."""
         config = self.config.roi
         rois = self._match(boxes, valid, truth)
         label = tf.where(rois.valid, tf.cast(rois.positive, tf.int32), -1)
-        drawn, most = targets.sample(label, config.batch_per_image, config.positive_fraction, seed)
+        if config.sampling == 'ohem':
+            losses = tf.stop_gradient(self._losses_of_each(read, rois, truth))
+            drawn = targets.hardest(label, boxes, losses, config.batch_per_image, config.ohem_nms_iou, self.engine)
+            most = drawn.index.shape[1]
+        else:
+            drawn, most = targets.sample(label, config.batch_per_image, config.positive_fraction, seed)
         taken = RoIs(*(targets.gather_matched(each, drawn.index) for each in rois))
         return taken._replace(labels=tf.where(drawn.positive, taken.labels, 0), positive=drawn.positive,
                               valid=drawn.valid), most
@@ -83,10 +90,19 @@ class BoxBranch:
     def losses(self, rois: RoIs, pooled: tf.Tensor, truth: Truth, seed: tf.Tensor, training: bool
                ) -> dict[str, tf.Tensor]:
         """The named losses of RoIs [B, R], of which the head sees `pooled` [B, R, P, P, C]."""
-        config = self.config.box_head
         logits, deltas = self.head(pooled, training=training, seed=seed)
-        goals = box_ops.encode(rois.boxes, targets.gather_matched(truth.boxes, rois.matched), config.box_weights)
         count = tf.reduce_sum(tf.cast(rois.valid, tf.float32))                   # all RoIs, background included
         return {'loss_classifier': loss_ops.classification_loss(logits, rois.labels, rois.valid),
-                'loss_box_reg': loss_ops.box_loss(loss_ops.of_class(deltas, rois.labels, 2), goals, rois.positive,
-                                                  config.smooth_l1_beta, count)}
+                'loss_box_reg': loss_ops.box_loss(loss_ops.of_class(deltas, rois.labels, 2), self._goals(rois, truth),
+                                                  rois.positive, self.config.box_head.smooth_l1_beta, count)}
+
+    def _losses_of_each(self, read: Read, rois: RoIs, truth: Truth) -> tf.Tensor:
+        """[B, R], of the head as it is in inference."""
+        logits, deltas = self.head(read(rois.boxes, False))
+        return loss_ops.roi_losses(logits, rois.labels, loss_ops.of_class(deltas, rois.labels, 2),
+                                   self._goals(rois, truth), self.config.box_head.smooth_l1_beta)
+
+    def _goals(self, rois: RoIs, truth: Truth) -> tf.Tensor:
+        """The deltas that turn RoIs into their objects: [B, R, 4]."""
+        objects = targets.gather_matched(truth.boxes, rois.matched)
+        return box_ops.encode(rois.boxes, objects, self.config.box_head.box_weights)

@@ -30,15 +30,29 @@ def objectness_loss(logits: tf.Tensor, positive: tf.Tensor, sampled: tf.Tensor,
     return _masked_mean(values, sampled, normalizer)
 
 
+def box_distance(deltas: tf.Tensor, targets: tf.Tensor, beta: float) -> tf.Tensor:
+    """The smooth L1 of the four differences together: [B, S, 4], [B, S, 4] -> [B, S]."""
+    return tf.reduce_sum(smooth_l1(deltas - targets, beta), axis=-1)
+
+
 def box_loss(deltas: tf.Tensor, targets: tf.Tensor, positive: tf.Tensor, beta: float,
              normalizer: tf.Tensor) -> tf.Tensor:
     """L_reg of Faster eq. 1 and L_loc of Fast eq. 2: deltas, targets [B, S, 4], positive [B, S]."""
-    return _masked_mean(tf.reduce_sum(smooth_l1(deltas - targets, beta), axis=-1), positive, normalizer)
+    return _masked_mean(box_distance(deltas, targets, beta), positive, normalizer)
 
 
 def classification_loss(logits: tf.Tensor, labels: tf.Tensor, sampled: tf.Tensor) -> tf.Tensor:
     """L_cls of Fast eq. 1, mean over samples: logits [B, S, K + 1], labels int32 [B, S], 0 = background."""
     return _masked_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), sampled)
+
+
+def roi_losses(logits: tf.Tensor, labels: tf.Tensor, deltas: tf.Tensor, targets: tf.Tensor, beta: float) -> tf.Tensor:
+    """Fast eq. 1 of each RoI, by which the hardest are found: float32 [B, S].
+
+    logits [B, S, K + 1], labels int32 [B, S], 0 = background, which has no box; deltas, targets [B, S, 4].
+    """
+    box = tf.where(labels > 0, box_distance(deltas, targets, beta), 0.)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits) + box
 
 
 def mask_loss(logits: tf.Tensor, targets: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:

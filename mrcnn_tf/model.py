@@ -78,7 +78,7 @@ class FastRCNN(Detector):
         self.res5_head = Res5Head(config.backbone, name='res5_head') if config.backbone.maps == 'c4' else None
         self.box_head = BoxHead(config.box_head, config.num_classes,
                                 Norm.of(config.backbone, config.box_head.norm), name='box_head')
-        self.box_branch = BoxBranch(config, self.box_head)
+        self.box_branch = BoxBranch(config, self.box_head, engine)
 
     def _roi_layer(self, size: int, name: str) -> RoILayer:
         strides = self.backbone.strides[:self.backbone.pooled]
@@ -125,8 +125,9 @@ class FastRCNN(Detector):
 
     def _roi_losses(self, batch: Batch, truth: Truth, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor,
                     seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
-        chosen, most = self.box_branch.draw(rois, valid, truth, seed)
-        pooled = self.pool(self.box_pool, features, chosen.boxes, training)
+        read = functools.partial(self.pool, self.box_pool, features)
+        chosen, most = self.box_branch.draw(read, rois, valid, truth, seed)
+        pooled = read(chosen.boxes, training)
         losses = self.box_branch.losses(chosen, pooled, truth, seed, training)
         first = RoIs(*(each[:, :most] for each in chosen))                       # positives lie in the first slots
         losses.update(self._mask_losses(batch, features, first, pooled[:, :most], training))

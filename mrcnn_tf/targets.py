@@ -27,8 +27,8 @@ def match(candidates: tf.Tensor, gt_boxes: tf.Tensor, usable: tf.Tensor, crowd: 
 
     Positive from `positive_iou` on, negative from `background_iou` to below `negative_iou`, else ignored. With
     `low_quality`, the candidates that overlap an object most (all of them where several tie) are positive as well; each
-    is assigned to the object that it overlaps most itself. Negatives with more than `crowd_iof` of their area in a crowd
-    are ignored.
+    is assigned to the object that it overlaps most itself. Negatives with more than `crowd_iof` of their area in a
+    crowd are ignored.
 
     Args:
         candidates: float32 [N, 4] or [B, N, 4].
@@ -37,7 +37,7 @@ def match(candidates: tf.Tensor, gt_boxes: tf.Tensor, usable: tf.Tensor, crowd: 
     overlap = tf.where(usable[:, :, None], box_ops.iou(gt_boxes, candidates), -1.)            # [B, G, N]
     matched = tf.argmax(overlap, axis=1, output_type=tf.int32)                                # ties: the first object
     best = tf.reduce_max(overlap, axis=1)                                                     # [B, N]
-    negative = (best < negative_iou) & (tf.nn.relu(best) >= background_iou)                 # -1 without objects
+    negative = (best < negative_iou) & (tf.nn.relu(best) >= background_iou)               # -1 without objects
     label = tf.where(best >= positive_iou, 1, tf.where(negative, 0, -1))
     if low_quality:
         most = tf.reduce_max(overlap, axis=2, keepdims=True)                                  # [B, G, 1]
@@ -52,7 +52,7 @@ def match(candidates: tf.Tensor, gt_boxes: tf.Tensor, usable: tf.Tensor, crowd: 
 
 
 class Samples(NamedTuple):
-    """index int32 [B, S] into the candidates, positives first; positive, valid bool [B, S]."""
+    """index int32 [B, S] into the candidates; positive, valid bool [B, S]."""
     index: tf.Tensor
     positive: tf.Tensor
     valid: tf.Tensor
@@ -86,6 +86,22 @@ def sample(label: tf.Tensor, limit: int, fraction: float, seed: tf.Tensor) -> tu
     index = tf.gather(both, order[:, :limit], batch_dims=1)
     first = tf.range(limit) < limit - room
     return Samples(tf.where(chosen, index, 0), chosen & first, chosen), most_positive
+
+
+def hardest(label: tf.Tensor, boxes: tf.Tensor, losses: tf.Tensor, limit: int, nms_iou: float, engine: str) -> Samples:
+    """The candidates of greatest loss, at most `limit` an image, the hardest first (1604.03540 3.2).
+
+    Of candidates that overlap by more than `nms_iou` only the hardest is taken: they would count one loss many times.
+
+    Args:
+        label: int32 [B, N] of `match`; boxes: float32 [B, N, 4]; losses: float32 [B, N].
+        engine: of `boxes.nms`.
+    """
+    # What is not finite is the hardest of all: left out, it would hide that training has failed.
+    keys = tf.where(tf.math.is_finite(losses), losses, -box_ops.LOWEST)
+    index, valid = box_ops.nms(boxes, tf.where(label >= 0, keys, box_ops.LOWEST), nms_iou, limit, engine)
+    index = tf.where(valid, index, 0)
+    return Samples(index, valid & (gather_matched(label, index) == 1), valid)
 
 
 def gather_matched(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:

@@ -34,6 +34,7 @@ ABLATIONS = {
     'rpn_vgg16': ('faster_rcnn_vgg16', {'model.kind', 'data.batch_size', 'solver.reference_batch'}),
     'faster_rcnn_vgg16_alternating': ('faster_rcnn_vgg16', {'alternating.rpn', 'alternating.fast_rcnn'}),
     'faster_rcnn_vgg16_unshared': ('faster_rcnn_vgg16_alternating', {'alternating.steps'}),
+    'fast_rcnn_vgg16_ohem': ('fast_rcnn_vgg16', {'model.roi.sampling', 'model.roi.background_iou'}),
     'mask_rcnn_r50_c4_softmax': ('mask_rcnn_r50_c4_1x', {'model.mask_head.classifier'}),
     'mask_rcnn_r50_c4_roipool': ('mask_rcnn_r50_c4_1x', {
         'model.roi.layer', 'model.roi.aggregate', 'model.roi.sampling_ratio'}),

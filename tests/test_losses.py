@@ -53,6 +53,14 @@ def test_classification_by_hand() -> None:
                                (math.log(2) + math.log(4)) / 2, rtol=1e-6)
 
 
+def test_the_loss_of_each_roi_by_hand() -> None:
+    """-log of the true class's share, and for an object half the square of 0.5 and 1.5 of 2; background has no box."""
+    logits = tf.math.log([[[2., 1., 1.], [1., 1., 2.]]])
+    found = losses.roi_losses(logits, tf.constant([[0, 1]]), tf.fill([1, 2, 4], 9.),
+                              tf.constant([[[0.] * 4, [9., 9., 8.5, 11.]]]), 1.)
+    np.testing.assert_allclose(found, [[math.log(2), math.log(4) + .125 + 1.5]], rtol=1e-6)
+
+
 def test_mask_loss_by_hand() -> None:
     """The mean over the cells of the positive: one mask at even odds, one at 3 to 1 and right in half its cells."""
     goals = tf.reshape(tf.constant([1., 0., 1., 0.] * 3), [1, 3, 2, 2])

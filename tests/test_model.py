@@ -368,6 +368,7 @@ def test_rois_between_the_thresholds(monkeypatch, negative, expected) -> None:
          roi__aggregate='max', roi__background_iou=.1, box_head__dropout=.5),
     dict(box_head__class_agnostic=True, mask_head__class_agnostic=True, roi__batch_per_image=99,
          rpn__batch_per_image=9999),
+    dict(roi__sampling='ohem', roi__batch_per_image=4),
     dict(roi__batch_per_image=2, roi__positive_fraction=.5, rpn__batch_per_image=2, rpn__loss_normalizer='sampled'),
     dict(backbone__maps='c4', anchors__sizes=[[8., 16., 32.]], box_head__pool_size=4, box_head__fully_connected=0,
          mask_head__convolutions=0, roi__layer='warp', roi__aggregate='max'),
@@ -376,9 +377,9 @@ def test_rois_between_the_thresholds(monkeypatch, negative, expected) -> None:
     dict(backbone__fpn_channels=32, backbone__fpn_norm='group', box_head__convolutions=1, box_head__norm='group',
          box_head__convolution_width=32, box_head__fully_connected=1, rpn__convolutions=2)])
 def test_other_models(changes) -> None:
-    """Without masks; with given regions and dropout; one box and mask for all classes, more slots than candidates; two
-    slots, one for a positive; res5 as a head; one dilated map, RoIPool, classes that compete; norms outside of the
-    trunk."""
+    """Without masks; with given regions and dropout; one box and mask for all classes, more slots than candidates; the
+    hardest RoIs; two slots, one for a positive; res5 as a head; one dilated map, RoIPool, classes that compete; norms
+    outside of the trunk."""
     model = build_model(small_config(roi__sampling_ratio=1, **changes))
     count = len(model.weights)
     batch, with_masks = make_batch(), model.settings.kind == 'mask_rcnn'

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from mrcnn_tf import targets
 
-from .modes import MODES, ours
+from .modes import ENGINES_AND_MODES, MODES, ours
 
 SEED = tf.constant([7, 0])
 
@@ -140,6 +140,20 @@ def test_draws_are_even() -> None:
     for seed in range(200):
         counts[draw(tf.constant([seed, 0]))[0].numpy()] += 1
     assert counts.sum() == 4000 and np.abs(counts - 100).max() < 35
+
+
+@pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
+def test_the_hardest_of_those_that_overlap(engine, mode) -> None:
+    """By loss: B, then a positive of 3; its copy (IoU 0.9) of 2.9 falls, its half (0.5) of 2 does not; what is ignored
+    is not taken, however hard. In the second image what is not a number comes first, and a slot stays empty."""
+    half, copy, b, c = [0., 0., 5., 10.], [0., 0., 9., 10.], [20., 0., 30., 10.], [40., 0., 50., 10.]
+    boxes = tf.constant([[BOX, copy, half, b, c]] * 2)
+    losses = tf.constant([[3., 2.9, 2., 4., 99.], [1., 2., 3., np.nan, 5.]])
+    label = tf.constant([[1, 1, 1, 0, -1], [-1, -1, 0, 0, -1]])
+    found = MODES[mode](lambda *x: targets.hardest(*x, 3, .7, engine))(label, boxes, losses)
+    assert found.index.numpy().tolist() == [[3, 0, 2], [3, 2, 0]]
+    assert found.positive.numpy().tolist() == [[False, True, True], [False] * 3]
+    assert found.valid.numpy().tolist() == [[True] * 3, [True, True, False]]
 
 
 def test_what_is_gathered_for_each_sample() -> None:

@@ -31,9 +31,9 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ('0 to 1', lambda x: 0 <= x <= 1, """
         data.flip_horizontal data.flip_vertical model.backbone.norm_momentum model.rpn.positive_iou
         model.rpn.negative_iou model.rpn.positive_fraction model.rpn.nms_iou model.rpn.crowd_iof
-        model.roi.positive_iou model.roi.negative_iou model.roi.background_iou model.roi.positive_fraction
-        model.roi.crowd_iof model.detections.score_threshold model.detections.nms_iou solver.momentum
-        solver.warmup_factor"""),
+        model.roi.positive_iou model.roi.negative_iou model.roi.background_iou model.roi.ohem_nms_iou
+        model.roi.positive_fraction model.roi.crowd_iof model.detections.score_threshold model.detections.nms_iou
+        solver.momentum solver.warmup_factor"""),
     ('0 or more and below 1', lambda x: 0 <= x < 1, 'model.box_head.dropout'),
     ('0 to 5', lambda x: 0 <= x <= 5, 'model.backbone.frozen_stages'),
     ('4 or 8', lambda x: x in (4, 8), 'model.backbone.tdm_stride'),

@@ -106,7 +106,9 @@ class RoIConfig:
     negative_iou: float | None = None     # RoIs between it and positive_iou are ignored; none: positive_iou
     background_iou: float = 0.0           # RoIs below it are ignored; 0.1 in Fast 2.3
     batch_per_image: int = 512
-    positive_fraction: float = 0.25
+    sampling: str = _choice('random', 'ohem')             # ohem: the RoIs of greatest loss (1604.03540)
+    ohem_nms_iou: float = 0.7             # of those that overlap by more only the hardest (1604.03540 3.2)
+    positive_fraction: float = 0.25       # at most, of those drawn at random
     crowd_iof: float = 0.7
     aligned: bool = True                  # dialect: half-pixel shift (D2) or not (TV)
     layer: str = _choice('align', 'warp', 'pool')         # Mask table 2c: RoIAlign, RoIWarp, RoIPool (Fast 2.1)
