@@ -23,6 +23,7 @@ from mrcnn_tf.fitting import Batch, FittedModel
 from mrcnn_tf.heads import BoxHead, MaskHead, Res5Head
 from mrcnn_tf.roi import RoILayer, build_roi_layer
 
+# The boxes' two end in _stage1, _stage2, ... in a cascade.
 LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
 
 
@@ -76,9 +77,18 @@ class FastRCNN(Detector):
         super().__init__(config, engine, **kwargs)
         self.box_pool = self._roi_layer(config.box_head.pool_size, 'box_pool')
         self.res5_head = Res5Head(config.backbone, name='res5_head') if config.backbone.maps == 'c4' else None
-        self.box_head = BoxHead(config.box_head, config.num_classes,
-                                Norm.of(config.backbone, config.box_head.norm), name='box_head')
-        self.box_branch = BoxBranch(config, self.box_head, engine)
+        self.box_head = self._box_head('box_head')
+        self.cascade_heads = [self._box_head(f'box_head_{i + 2}') for i in range(len(config.cascade.positive_iou))]
+        self.box_branch = BoxBranch(config, self.box_heads, engine)
+
+    @property
+    def box_heads(self) -> list[BoxHead]:
+        """One; of a cascade as many as there are stages."""
+        return [self.box_head, *self.cascade_heads]
+
+    def _box_head(self, name: str) -> BoxHead:
+        norm = Norm.of(self.settings.backbone, self.settings.box_head.norm)
+        return BoxHead(self.settings.box_head, self.settings.num_classes, norm, name=name)
 
     def _roi_layer(self, size: int, name: str) -> RoILayer:
         strides = self.backbone.strides[:self.backbone.pooled]
@@ -128,7 +138,7 @@ class FastRCNN(Detector):
         read = functools.partial(self.pool, self.box_pool, features)
         chosen, most = self.box_branch.draw(read, rois, valid, truth, seed)
         pooled = read(chosen.boxes, training)
-        losses = self.box_branch.losses(chosen, pooled, truth, seed, training)
+        losses = self.box_branch.losses(read, chosen, pooled, truth, seed, training)
         first = RoIs(*(each[:, :most] for each in chosen))                       # positives lie in the first slots
         losses.update(self._mask_losses(batch, features, first, pooled[:, :most], training))
         return losses

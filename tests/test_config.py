@@ -256,6 +256,9 @@ def test_an_impossible_value(override: str, expected: str) -> None:
     ('mask_rcnn_r50_c4_1x', ['model.backbone.fpn_norm=group'], 'model.backbone.fpn_norm is group: expected none with'),
     ('base', ['model.roi.layer=pool', 'model.roi.sampling_ratio=1'], 'model.roi.aggregate is average: expected max'),
     ('base', ['model.roi.layer=pool', 'model.roi.aggregate=max'], 'model.roi.sampling_ratio is 0: expected 1 with'),
+    ('base', ['model.cascade.positive_iou=[0.6]'], r'cascade.box_weights is \[\]: expected four numbers for each'),
+    ('cascade_mask_rcnn_r50_fpn_1x', ['model.cascade.box_weights=[[1,1,1,1],[1]]'], 'expected four numbers for each'),
+    ('cascade_mask_rcnn_r50_fpn_1x', ['model.box_head.class_agnostic=false'], 'is False: expected true with model.cas'),
     ('mask_rcnn_r50_c4_1x', ['model.box_head.dropout=0.5'], 'model.box_head.dropout is 0.5: expected 0 with'),
     ('mask_rcnn_r50_c4_1x', ['model.mask_head.pool_size=7'], 'model.mask_head.pool_size is 7: expected model.box_head'),
     ('mask_rcnn_r50_c4_softmax', ['model.mask_head.class_agnostic=true'], 'class_agnostic is True: expected false')])

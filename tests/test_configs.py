@@ -50,6 +50,9 @@ ABLATIONS = {
     'faster_rcnn_inception_resnet_v2_tdm': ('faster_rcnn_r101_tdm', INCEPTION_RESNET),
     'mask_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', TRUNK),
     'mask_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', TRUNK),
+    'cascade_mask_rcnn_r50_fpn_1x': ('mask_rcnn_r50_fpn_1x', {
+        'model.cascade.positive_iou', 'model.cascade.box_weights', 'model.box_head.class_agnostic',
+        'model.rpn.post_nms_train'}),
     'mask_rcnn_x101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {
         *TRUNK, 'model.backbone.stride_in_1x1', 'model.backbone.weights'}),
 }

@@ -435,6 +435,21 @@ def test_the_number_of_proposals(changes, expected) -> None:
     assert model(make_batch())['boxes'].shape == [2, expected, 4]
 
 
+def test_a_cascade() -> None:
+    """Every weight of the three heads is made before the first batch and has a gradient; losses are named by stage."""
+    model = build_model(small_config(
+        box_head__class_agnostic=True, cascade__positive_iou=[.6, .7], cascade__box_weights=[[20., 20., 10., 10.]] * 2))
+    count, batch = len(model.weights), make_batch()
+    with tf.GradientTape() as tape:
+        losses = model.losses_of(batch, tf.constant([0, 0]))
+        total = tf.add_n(list(losses.values()))
+    gradients = tape.gradient(total, model.trainable_variables)
+    assert list(losses) == [*LOSSES[:2], *(f'{name}_stage{i}' for i in (1, 2, 3) for name in LOSSES[2:4]), 'loss_mask']
+    assert all(np.isfinite(x) for x in losses.values()) and all(np.isfinite(g).all() for g in gradients)
+    assert len(model.box_heads) == 3 and model(batch)['masks'].shape == [2, 16, 8, 8]
+    assert len(model.weights) == count
+
+
 def test_normalisers_of_the_proposals_boxes(weights) -> None:
     """Faster eq. 1: over the locations, 16^2 + 8^2 + 4^2 + 2^2 + 1 cells an image, times lambda; not over 32."""
     values = []

@@ -6,6 +6,7 @@ from mrcnn_tf.config.schema import (
     AnchorConfig,
     BackboneConfig,
     BoxHeadConfig,
+    CascadeConfig,
     Config,
     ConfigError,
     DataConfig,
@@ -19,7 +20,6 @@ from mrcnn_tf.config.schema import (
 )
 
 __all__ = [
-    'AlternatingConfig', 'AnchorConfig', 'BackboneConfig', 'BoxHeadConfig', 'Config', 'ConfigError', 'DataConfig',
-    'DetectionConfig', 'MaskHeadConfig', 'ModelConfig', 'RPNConfig', 'RoIConfig', 'SolverConfig',
+    'AlternatingConfig', 'AnchorConfig', 'BackboneConfig', 'BoxHeadConfig', 'CascadeConfig', 'Config', 'ConfigError',
+    'DataConfig', 'DetectionConfig', 'MaskHeadConfig', 'ModelConfig', 'RPNConfig', 'RoIConfig', 'SolverConfig',
     'TrainConfig', 'changed', 'load', 'packaged', 'save', 'validate',
-]

@@ -27,13 +27,13 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         model.mask_head.convolutions model.detections.min_side solver.weight_decay solver.warmup_steps train.seed"""),
     ('above 0', lambda x: x > 0, """
         model.pixel_std model.anchors.sizes model.anchors.ratios model.roi.canonical_size model.rpn.box_loss_weight
-        model.box_head.box_weights solver.learning_rate solver.gamma solver.clip_norm"""),
+        model.box_head.box_weights model.cascade.box_weights solver.learning_rate solver.gamma solver.clip_norm"""),
     ('0 to 1', lambda x: 0 <= x <= 1, """
         data.flip_horizontal data.flip_vertical model.backbone.norm_momentum model.rpn.positive_iou
         model.rpn.negative_iou model.rpn.positive_fraction model.rpn.nms_iou model.rpn.crowd_iof
         model.roi.positive_iou model.roi.negative_iou model.roi.background_iou model.roi.ohem_nms_iou
-        model.roi.positive_fraction model.roi.crowd_iof model.detections.score_threshold model.detections.nms_iou
-        solver.momentum solver.warmup_factor"""),
+        model.roi.positive_fraction model.roi.crowd_iof model.cascade.positive_iou model.detections.score_threshold
+        model.detections.nms_iou solver.momentum solver.warmup_factor"""),
     ('0 or more and below 1', lambda x: 0 <= x < 1, 'model.box_head.dropout'),
     ('0 to 5', lambda x: 0 <= x <= 5, 'model.backbone.frozen_stages'),
     ('4 or 8', lambda x: x in (4, 8), 'model.backbone.tdm_stride'),
@@ -111,6 +111,10 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
         ('model.mask_head.class_agnostic',
          not model.mask_head.class_agnostic or model.mask_head.classifier == 'sigmoid',
          'false with model.mask_head.classifier=softmax, where classes compete'),
+        ('model.cascade.box_weights', [len(weights) for weights in model.cascade.box_weights] == [4] * len(
+            model.cascade.positive_iou), 'four numbers for each of model.cascade.positive_iou'),
+        ('model.box_head.class_agnostic', model.box_head.class_agnostic or not model.cascade.positive_iou,
+         'true with model.cascade, whose stages hand on one box of each RoI'),
         ('model.box_head.box_weights', len(model.box_head.box_weights) == 4, 'four numbers'),
         ('solver.milestones', solver.milestones == sorted(set(solver.milestones)), 'steps in ascending order'),
     )

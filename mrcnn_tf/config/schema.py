@@ -134,6 +134,13 @@ class BoxHeadConfig:
 
 
 @dataclass
+class CascadeConfig:
+    """Box heads after the first, each on the boxes of the one before (1712.00726). None as a rule."""
+    positive_iou: list[float] = _list()   # of each such head: 0.6, 0.7; background below
+    box_weights: list[list[float]] = _list()              # of each such head: [20, 20, 10, 10], [30, 30, 15, 15]
+
+
+@dataclass
 class MaskHeadConfig:
     """3x3 convolutions, deconvolution, 1x1 convolution (Mask fig. 4)."""
     pool_size: int = 14
@@ -170,6 +177,7 @@ class ModelConfig:
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi: RoIConfig = field(default_factory=RoIConfig)
     box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
+    cascade: CascadeConfig = field(default_factory=CascadeConfig)
     mask_head: MaskHeadConfig = field(default_factory=MaskHeadConfig)
     detections: DetectionConfig = field(default_factory=DetectionConfig)
 

@@ -1,4 +1,5 @@
-"""Weights under Detectron2's parameter names -> our model: Faster and Mask R-CNN with FPN, C4 and DC5.
+"""Weights under Detectron2's parameter names -> our model: Faster and Mask R-CNN with FPN, C4 and DC5, Cascade
+R-CNN with FPN.
 
 Theirs: the background's score comes last, ours first; no box and no mask for it; the layouts that `rules.py` turns.
 """
@@ -39,11 +40,14 @@ def settings(state: State) -> tuple[str, list[str]]:
     name, group_settings = _trunk(state, trunk)
     detector = 'mask_rcnn' if 'roi_heads.mask_head.predictor.weight' in state else 'faster_rcnn'
     config = {'fpn': 'mask_rcnn_r50_fpn_1x', 'c4': 'mask_rcnn_r50_c4_1x', 'c5': 'mask_rcnn_r50_dc5_1x'}[maps]
-    agnostic = len(_get(state, 'roi_heads.box_predictor.bbox_pred.bias')) == 4
+    predictor = 'roi_heads.box_predictor'
+    if maps == 'fpn' and f'{predictor}.0.bbox_pred.bias' in state:
+        config, predictor = 'cascade_mask_rcnn_r50_fpn_1x', f'{predictor}.0'
+    agnostic = len(_get(state, f'{predictor}.bbox_pred.bias')) == 4
     return config, [
         f'model.kind={detector}', f'model.backbone.name={name}', 'model.backbone.weights=none',
         'model.backbone.norm_epsilon=1.0e-5', *group_settings,
-        f'model.num_classes={len(_get(state, "roi_heads.box_predictor.cls_score.bias")) - 1}',
+        f'model.num_classes={len(_get(state, f"{predictor}.cls_score.bias")) - 1}',
         f'model.box_head.class_agnostic={str(agnostic).lower()}']
 
 
@@ -91,7 +95,7 @@ def correspondence(model: FasterRCNN) -> Iterator[Rule]:
     yield from rules.biased(model.rpn_head.convs[0], f'{head}.conv', rules.KERNEL)
     yield from rules.biased(model.rpn_head.objectness, f'{head}.objectness_logits', rules.KERNEL)
     yield from rules.biased(model.rpn_head.deltas, f'{head}.anchor_deltas', rules.YX.then(rules.KERNEL), rules.YX)
-    yield from _box_head(model)
+    yield from _box_heads(model)
     if isinstance(model, MaskRCNN):
         yield from _mask_head(model)
 
@@ -114,14 +118,17 @@ def _block(block: ResidualBlock, prefix: str) -> Iterator[Rule]:
         yield from rules.conv_norm(block.shortcut, f'{prefix}.shortcut', f'{prefix}.shortcut.norm')
 
 
-def _box_head(model: FasterRCNN) -> Iterator[Rule]:
-    head = model.box_head
-    for index, layer in enumerate(head.hidden):
-        yield from rules.biased(layer, f'roi_heads.box_head.fc{index + 1}',
-                          rules.DENSE if index else rules.channels_last(model.box_pool.size))
-    yield from rules.biased(head.classes, 'roi_heads.box_predictor.cls_score', _BACKGROUND_FIRST.then(rules.DENSE),
-                      _BACKGROUND_FIRST)
-    yield from rules.biased(head.deltas, 'roi_heads.box_predictor.bbox_pred', rules.YX.then(rules.DENSE), rules.YX)
+def _box_heads(model: FasterRCNN) -> Iterator[Rule]:
+    """A cascade's are numbered."""
+    for number, head in enumerate(model.box_heads):
+        stage = f'.{number}' if model.cascade_heads else ''
+        for index, layer in enumerate(head.hidden):
+            yield from rules.biased(layer, f'roi_heads.box_head{stage}.fc{index + 1}',
+                                    rules.DENSE if index else rules.channels_last(model.box_pool.size))
+        predictor = f'roi_heads.box_predictor{stage}'
+        yield from rules.biased(head.classes, f'{predictor}.cls_score', _BACKGROUND_FIRST.then(rules.DENSE),
+                                _BACKGROUND_FIRST)
+        yield from rules.biased(head.deltas, f'{predictor}.bbox_pred', rules.YX.then(rules.DENSE), rules.YX)
 
 
 def _mask_head(model: MaskRCNN) -> Iterator[Rule]:

@@ -119,9 +119,9 @@ def correspondence(model: Detector) -> Iterator[Rule]:
         for number, convs in enumerate(stages, start=1):
             for index, conv in enumerate(convs, start=1):
                 yield from _biased(conv.conv, f'block{number}_conv{index}')
-        hidden = heads.box_head.hidden if heads and model.settings.backbone.maps == 'c5' else []
-        for index, layer in enumerate(hidden, start=1):
-            yield from _biased(layer, f'fc{index}')
+        for head in heads.box_heads if heads and model.settings.backbone.maps == 'c5' else []:
+            for index, layer in enumerate(head.hidden, start=1):
+                yield from _biased(layer, f'fc{index}')
 
 
 def _resnet(stages: Sequence[Sequence[Any]]) -> Iterator[Rule]:

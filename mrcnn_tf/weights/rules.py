@@ -96,7 +96,7 @@ def conv_norm(layer: ConvNorm, conv: str, norm: str) -> Iterator[Rule]:
 
 def predictors(model: FastRCNN) -> list[Any]:
     """The variables whose shape depends on the classes."""
-    layers = [model.box_head.classes, model.box_head.deltas]
+    layers = [layer for head in model.box_heads for layer in (head.classes, head.deltas)]
     if isinstance(model, MaskRCNN):
         layers.append(model.mask_head.masks)
     return [variable for layer in layers for variable in layer.weights]
@@ -118,9 +118,9 @@ def _columns(model: FastRCNN, labels: Sequence[int | None]) -> dict[int, np.ndar
     scores = np.array([0, *(label or -1 for label in labels)])                   # the background's comes first
     objects = np.where(scores[1:] < 0, -1, scores[1:] - 1)
     boxes = np.where(objects[:, None] < 0, -1, 4 * objects[:, None] + np.arange(4)).ravel()
-    found = [(model.box_head.classes, scores)]
+    found = [(head.classes, scores) for head in model.box_heads]
     if not model.settings.box_head.class_agnostic:
-        found.append((model.box_head.deltas, boxes))
+        found += [(head.deltas, boxes) for head in model.box_heads]
     if isinstance(model, MaskRCNN) and not model.settings.mask_head.class_agnostic:
         found.append((model.mask_head.masks, scores if model.settings.mask_head.classifier == 'softmax' else objects))
     return {id(variable): columns for layer, columns in found for variable in layer.weights}

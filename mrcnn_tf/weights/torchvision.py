@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mrcnn_tf.heads import BoxHead
 from mrcnn_tf.model import FasterRCNN, MaskRCNN
 from mrcnn_tf.weights import rules
 from mrcnn_tf.weights.rules import ClassMap, Convert, Line, Rule, State, WeightsError
@@ -81,13 +82,13 @@ def correspondence(model: FasterRCNN) -> Iterator[Rule]:
         yield from rules.biased(conv, f'rpn.head.conv.{index}.0', rules.KERNEL)
     yield from rules.biased(model.rpn_head.objectness, 'rpn.head.cls_logits', rules.KERNEL)
     yield from rules.biased(model.rpn_head.deltas, 'rpn.head.bbox_pred', rules.YX.then(rules.KERNEL), rules.YX)
-    yield from _box_head(model)
+    for head in model.box_heads:
+        yield from _box_head(head, model.box_pool.size)
     if isinstance(model, MaskRCNN):
         yield from _mask_head(model)
 
 
-def _box_head(model: FasterRCNN) -> Iterator[Rule]:
-    head, side = model.box_head, model.box_pool.size
+def _box_head(head: BoxHead, side: int) -> Iterator[Rule]:
     # The first recipe names two dense layers, the second counts: convolutions, a flattening, a dense layer.
     names = [f'{len(head.convs) + 1 + i}' for i in range(len(head.hidden))] if head.convs else ['fc6', 'fc7']
     for index, conv in enumerate(head.convs):

@@ -4,6 +4,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mrcnn_tf import config
+from mrcnn_tf.model import build_model
 from mrcnn_tf.weights import detectron2
 from mrcnn_tf.weights.rules import WeightsError
 
@@ -39,6 +41,24 @@ def test_masks_and_class_agnostic_boxes() -> None:
     state = {**names('fpn', 6, agnostic=True), 'roi_heads.mask_head.predictor.weight': NONE}
     overrides = detectron2.settings(state)[1]
     assert 'model.kind=mask_rcnn' in overrides and 'model.box_head.class_agnostic=true' in overrides
+
+
+def test_a_cascade() -> None:
+    """Its stages are numbered; each of our weights has one of theirs, each of theirs one of ours."""
+    one = names('fpn', 6, agnostic=True)
+    state = {name.replace('box_predictor.', 'box_predictor.0.'): value for name, value in one.items()}
+    source, overrides = detectron2.settings({**state, 'roi_heads.mask_head.predictor.weight': NONE})
+    assert source == 'cascade_mask_rcnn_r50_fpn_1x' and 'model.num_classes=80' in overrides
+    small = ['model.backbone.name=resnet18', 'model.backbone.fpn_channels=8', 'model.box_head.width=8',
+             'model.mask_head.width=8']
+    model = build_model(config.load(source, [*overrides, *small]).model)
+    rules = list(detectron2.correspondence(model))
+    assert {id(rule.variable) for rule in rules} == {id(variable) for variable in model.variables}
+    box = {rule.name for rule in rules if rule.name.startswith('roi_heads.box')}
+    assert len(rules) == len({rule.name for rule in rules}) and box == {
+        f'roi_heads.{layer[0]}.{stage}.{layer[1]}.{kind}' for stage in range(3) for kind in ('weight', 'bias')
+        for layer in (('box_head', 'fc1'), ('box_head', 'fc2'), ('box_predictor', 'cls_score'),
+                      ('box_predictor', 'bbox_pred'))}
 
 
 @pytest.mark.parametrize('state', [{}, {'backbone.body.conv1.weight': NONE}, names('fpn', 7), names('fpn', 6, 128, 64),
