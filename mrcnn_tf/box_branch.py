@@ -15,7 +15,7 @@ from mrcnn_tf import boxes as box_ops
 from mrcnn_tf import draws, targets
 from mrcnn_tf import losses as loss_ops
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.detections import Candidates, candidates
+from mrcnn_tf.detections import Candidates, best_boxes, candidates
 from mrcnn_tf.fitting import Batch
 from mrcnn_tf.heads import BoxHead
 
@@ -78,6 +78,17 @@ class BoxBranch:
 
     def predict(self, read: Read, boxes: tf.Tensor, valid: tf.Tensor, sizes: tf.Tensor) -> Candidates:
         """What RoIs [B, R, 4] may hold, of which those [B, R] count, in images of these sizes [B, 2].
+
+        And beside it what their best boxes may hold, when these are the RoIs, as often as `detections.refinements` says
+        (1512.03385, appendix B).
+        """
+        found = [self._predict(read, boxes, valid, sizes)]
+        for _ in range(self.config.detections.refinements):
+            found.append(self._predict(read, best_boxes(found[-1]), valid, sizes))
+        return Candidates(*(tf.concat(parts, axis=1) for parts in zip(*found, strict=True)))
+
+    def _predict(self, read: Read, boxes: tf.Tensor, valid: tf.Tensor, sizes: tf.Tensor) -> Candidates:
+        """Of one round.
 
         Boxes are those of the last stage, scores the mean of all stages', each of what it read itself.
         """

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from mrcnn_tf import boxes as box_ops
+from mrcnn_tf import losses as loss_ops
 from mrcnn_tf.config import DetectionConfig
 
 
@@ -45,22 +46,31 @@ def candidates(rois: tf.Tensor, roi_valid: tf.Tensor, logits: tf.Tensor, deltas:
     return Candidates(tf.reshape(clipped, boxes.shape), tf.nn.softmax(logits), roi_valid)
 
 
+def best_boxes(found: Candidates) -> tf.Tensor:
+    """The box of each RoI's class of highest score: float32 [B, R, 4]."""
+    labels = tf.argmax(found.scores[:, :, 1:], axis=-1, output_type=tf.int32) + 1
+    return loss_ops.of_class(found.boxes, labels, 2)
+
+
 def select(found: Candidates, config: DetectionConfig, engine: str) -> Selected:
-    """Suppression within each class, then the best of all classes.
+    """Suppression within each class, then the best of all classes; their boxes by a vote, where `config` says so.
 
     Args:
         engine: 'op' keeps every candidate; 'xla' the `config.pre_nms` of highest score, an upper limit on its memory.
     """
     boxes, scores = found.boxes, found.scores[:, :, 1:]                                   # [B, R, K]
-    batch, number, classes = scores.shape
     usable = tf.reduce_all(boxes[..., 2:] - boxes[..., :2] >= config.min_side, axis=-1) & found.valid[:, :, None]
     scores = tf.where(usable & (scores > config.score_threshold), scores, box_ops.LOWEST)
-    if engine == 'op':
-        return _select_op(boxes, scores, config)
+    kept = _select_op(boxes, scores, config) if engine == 'op' else _select_xla(boxes, scores, config)
+    return kept if config.box_voting_iou is None else _vote(kept, boxes, scores, config.box_voting_iou)
+
+
+def _select_xla(boxes: tf.Tensor, scores: tf.Tensor, config: DetectionConfig) -> Selected:
+    batch, number, classes = scores.shape
     boxes = tf.reshape(tf.broadcast_to(boxes, [batch, number, classes, 4]), [batch, -1, 4])
     top, index = tf.math.top_k(tf.reshape(scores, [batch, -1]), min(config.pre_nms, number * classes))
     boxes, labels = tf.gather(boxes, index, batch_dims=1), index % classes + 1
-    kept, valid = box_ops.nms(boxes, top, config.nms_iou, config.max_detections, engine, groups=labels)
+    kept, valid = box_ops.nms(boxes, top, config.nms_iou, config.max_detections, 'xla', groups=labels)
     boxes, top, labels = (tf.gather(x, kept, batch_dims=1) for x in (boxes, top, labels))
     return _padded(boxes, top, labels, valid, config.max_detections)
 
@@ -71,6 +81,24 @@ def _select_op(boxes: tf.Tensor, scores: tf.Tensor, config: DetectionConfig) -> 
         score_threshold=box_ops.LOWEST, clip_boxes=False)
     valid = tf.range(config.max_detections) < count[:, None]
     return _padded(kept, top, tf.cast(labels, tf.int32) + 1, valid, config.max_detections)
+
+
+def _vote(kept: Selected, boxes: tf.Tensor, scores: tf.Tensor, iou: float) -> Selected:
+    """Each box becomes the mean, weighted by score, of the boxes of its class that overlap it by more than `iou` before
+    suppression, itself among them (bounding box voting, 1505.01749).
+
+    boxes float32 [B, R, K or 1, 4], scores float32 [B, R, K], LOWEST where a box does not count.
+    """
+    which = tf.maximum(kept.labels - 1, 0)                                                # [B, D]
+    scores = tf.gather(tf.transpose(scores, [0, 2, 1]), which, batch_dims=1)              # [B, D, R]
+    boxes = tf.transpose(boxes, [0, 2, 1, 3])                                             # [B, K or 1, R, 4]
+    if boxes.shape[1] > 1:
+        boxes = tf.gather(boxes, which, batch_dims=1)                                     # [B, D, R, 4]
+    near = box_ops.iou(kept.boxes[:, :, None], boxes)[:, :, 0] > iou                      # [B, D, R]
+    votes = tf.where(near & (scores > box_ops.LOWEST), scores, 0.)[..., None]
+    total = tf.reduce_sum(votes, axis=2)                                                  # [B, D, 1]; 0 without an area
+    mean = tf.math.divide_no_nan(tf.reduce_sum(votes * boxes, axis=2), total)
+    return kept._replace(boxes=tf.where(total > 0., mean, kept.boxes))
 
 
 def _padded(boxes: tf.Tensor, scores: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor, limit: int) -> Selected:

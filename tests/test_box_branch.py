@@ -117,6 +117,17 @@ def test_a_cascade_hands_boxes_on() -> None:
     assert found.valid.numpy().tolist() == [[True, False]]
 
 
+def test_boxes_are_read_again() -> None:
+    """Twice beside the first time: each round moves by 1 px more, each scored by what it reads."""
+    config = config_of()
+    config.detections.refinements = 2
+    branch = BoxBranch(config, [head_of(lambda seen: seen[..., 1], .1)], 'op')
+    found = branch.predict(read, tf.constant([[A, A]]), tf.constant([[True, False]]), tf.constant([[100., 100.]]))
+    np.testing.assert_allclose(found.boxes[0, :, 0, 1], [1, 1, 2, 2, 3, 3], rtol=1e-6)
+    np.testing.assert_allclose(found.scores[0, ::2, 1], [1 / (1 + math.exp(-x)) for x in (0, 1, 2)], rtol=1e-6)
+    assert found.valid.numpy().tolist() == [[True, False] * 3]
+
+
 def test_each_stage_is_trained_on_the_boxes_of_the_one_before() -> None:
     """A RoI 3 px off, IoU 7/13, is positive at 0.5. Moved by 1 of the 3 px it has 8/12 and is positive at 0.6: the goal
     left is 0.2 of a side, weighted by 2. Not moved it is background. What counts no more is not handed on."""

@@ -95,6 +95,37 @@ def test_one_box_for_all_classes(engine, mode) -> None:
     assert labels == [2, 1, 1, 2]
 
 
+@pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
+def test_boxes_by_a_vote(engine, mode) -> None:
+    """A's box is the mean of itself and of what overlaps it by more than 0.5, by score: 0.6, 0.2 and 0.2 of sides 10, 9
+    and 8 are 9.4. The half of IoU 0.5, another class's box, one under the threshold and padding have no vote."""
+    rois = [[0., 0., 10., side] for side in (10, 9, 8, 5, 10, 9.5, 9.5)]
+    scores = [[.6, .1], [.2, .1], [.2, .1], [.5, .1], [.02, .9], [.04, .01], [.9, .05]]
+    boxes, found, labels = select(rois, scores, engine, mode, valid=[True] * 6 + [False], box_voting_iou=.5,
+                                  nms_iou=.4, score_threshold=.15)
+    np.testing.assert_allclose(boxes, [[0, 0, 10, 10], [0, 0, 10, 9.4]], rtol=1e-6)
+    np.testing.assert_allclose(found, [.9, .6], rtol=1e-5)
+    assert labels == [2, 1]
+
+
+@pytest.mark.parametrize('mode', ['graph', 'jit'])
+def test_one_box_for_all_classes_by_a_vote(mode) -> None:
+    """Class 1 weighs the sides 10 and 8 by 0.6 and 0.2, class 2 by 0.3 and 0.5."""
+    rois, scores = [[0., 0., 10., 10.], [0., 0., 10., 8.]], [[.6, .3], [.2, .5]]
+    boxes, _, labels = select(rois, scores, 'xla', mode, deltas=np.zeros([2, 1, 4]), box_voting_iou=.5)
+    assert labels == [1, 2]
+    np.testing.assert_allclose(boxes, [[0, 0, 10, 9.5], [0, 0, 10, 8.75]], rtol=1e-6)
+
+
+def test_the_best_box_of_each_roi() -> None:
+    """Of the class of highest score, the background aside; or of all classes."""
+    boxes = tf.constant([[[A, B], [C, A]]])
+    scores = tf.constant([[[.9, .04, .06], [.1, .6, .3]]])
+    valid = tf.constant([[True, True]])
+    assert detections.best_boxes(detections.Candidates(boxes, scores, valid)).numpy().tolist() == [[B, C]]
+    assert detections.best_boxes(detections.Candidates(boxes[:, :, :1], scores, valid)).numpy().tolist() == [[A, C]]
+
+
 @pytest.mark.parametrize('agnostic', [False, True])
 def test_engines_agree(agnostic) -> None:
     """Two images of crowded random boxes, three classes: the same detections in the same order."""

@@ -371,15 +371,15 @@ def test_rois_between_the_thresholds(monkeypatch, negative, expected) -> None:
     dict(roi__sampling='ohem', roi__batch_per_image=4),
     dict(roi__batch_per_image=2, roi__positive_fraction=.5, rpn__batch_per_image=2, rpn__loss_normalizer='sampled'),
     dict(backbone__maps='c4', anchors__sizes=[[8., 16., 32.]], box_head__pool_size=4, box_head__fully_connected=0,
-         mask_head__convolutions=0, roi__layer='warp', roi__aggregate='max'),
+         mask_head__convolutions=0, roi__layer='warp', roi__aggregate='max', detections__refinements=1),
     dict(backbone__maps='c5', anchors__sizes=[[8., 16., 32.]], roi__layer='pool', roi__aggregate='max',
          mask_head__classifier='softmax', rpn__classifier='softmax'),
     dict(backbone__fpn_channels=32, backbone__fpn_norm='group', box_head__convolutions=1, box_head__norm='group',
          box_head__convolution_width=32, box_head__fully_connected=1, rpn__convolutions=2)])
 def test_other_models(changes) -> None:
     """Without masks; with given regions and dropout; one box and mask for all classes, more slots than candidates; the
-    hardest RoIs; two slots, one for a positive; res5 as a head; one dilated map, RoIPool, classes that compete; norms
-    outside of the trunk."""
+    hardest RoIs; two slots, one for a positive; res5 as a head, boxes read twice; one dilated map, RoIPool, classes
+    that compete; norms outside of the trunk."""
     model = build_model(small_config(roi__sampling_ratio=1, **changes))
     count = len(model.weights)
     batch, with_masks = make_batch(), model.settings.kind == 'mask_rcnn'

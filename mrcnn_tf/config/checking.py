@@ -24,7 +24,8 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ('0 or more', lambda x: x >= 0, """
         model.backbone.norm_epsilon model.rpn.min_side model.rpn.smooth_l1_beta model.roi.sampling_ratio
         model.box_head.smooth_l1_beta model.box_head.convolutions model.box_head.fully_connected
-        model.mask_head.convolutions model.detections.min_side solver.weight_decay solver.warmup_steps train.seed"""),
+        model.mask_head.convolutions model.detections.min_side model.detections.refinements
+        solver.weight_decay solver.warmup_steps train.seed"""),
     ('above 0', lambda x: x > 0, """
         model.pixel_std model.anchors.sizes model.anchors.ratios model.roi.canonical_size model.rpn.box_loss_weight
         model.box_head.box_weights model.cascade.box_weights solver.learning_rate solver.gamma solver.clip_norm"""),
@@ -33,7 +34,7 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         model.rpn.negative_iou model.rpn.positive_fraction model.rpn.nms_iou model.rpn.crowd_iof
         model.roi.positive_iou model.roi.negative_iou model.roi.background_iou model.roi.ohem_nms_iou
         model.roi.positive_fraction model.roi.crowd_iof model.cascade.positive_iou model.detections.score_threshold
-        model.detections.nms_iou solver.momentum solver.warmup_factor"""),
+        model.detections.nms_iou model.detections.box_voting_iou solver.momentum solver.warmup_factor"""),
     ('0 or more and below 1', lambda x: 0 <= x < 1, 'model.box_head.dropout'),
     ('0 to 5', lambda x: 0 <= x <= 5, 'model.backbone.frozen_stages'),
     ('4 or 8', lambda x: x in (4, 8), 'model.backbone.tdm_stride'),

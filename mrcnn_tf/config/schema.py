@@ -157,6 +157,8 @@ class DetectionConfig:
     """Mask 3.1, inference."""
     score_threshold: float = 0.05
     nms_iou: float = 0.5
+    refinements: int = 0                  # how often boxes are read and moved again (1512.03385, appendix B: 1)
+    box_voting_iou: float | None = None   # a box becomes the mean of those that it overlaps by more (1505.01749)
     max_detections: int = 100
     min_side: float = 1e-2                # px; TV; D2 keeps every side above 0
     pre_nms: int = 2000                   # (box, class) candidates that enter NMS in the XLA engine
