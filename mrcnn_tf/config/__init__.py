@@ -23,3 +23,4 @@ __all__ = [
     'AlternatingConfig', 'AnchorConfig', 'BackboneConfig', 'BoxHeadConfig', 'CascadeConfig', 'Config', 'ConfigError',
     'DataConfig', 'DetectionConfig', 'MaskHeadConfig', 'ModelConfig', 'RPNConfig', 'RoIConfig', 'SolverConfig',
     'TrainConfig', 'changed', 'load', 'packaged', 'save', 'validate',
+]
