@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_tf import paste
+from mrcnn_tf import augmentation, paste
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.input import images
 from mrcnn_tf.input.records import Category
@@ -188,17 +188,19 @@ class ModelDirectory:
         if self._config.model.kind == 'fast_rcnn':
             raise InferenceError(f'{directory}: a fast_rcnn needs the proposals of each image; use '
                                  '`mrcnn evaluate`, whose records have them')
-        images.check_canvases(self._config.data)
+        self._find = augmentation.Finder(model, self._config.data)
+        for data in self._find.sizes:
+            images.check_canvases(data)
         self.paste: str = self._config.model.detections.paste
-        self._detect = tf.function(lambda inputs: model(inputs, training=False), autograph=False)    # a trace a canvas
 
     def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
         return [self._predict(path) for path in paths]
 
     def _predict(self, path: str | os.PathLike[str]) -> Instances:
-        batch = _batch_of_one(_decode(path, _read(path)), self._config.data)
-        detections = self._detect({'images': batch['images'], 'sizes': batch['sizes']})
-        return next(instances for _, _, instances in split_batch(detections, batch))
+        image = _decode(path, _read(path))
+        batches = [_batch_of_one(image, data) for data in self._find.sizes]
+        detections = self._find([{'images': batch['images'], 'sizes': batch['sizes']} for batch in batches])
+        return next(instances for _, _, instances in split_batch(detections, batches[0]))
 
 
 def _batch_of_one(image: tf.Tensor, data: DataConfig) -> dict[str, tf.Tensor]:

@@ -108,9 +108,14 @@ class FastRCNN(Detector):
     def detect(self, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor, sizes: tf.Tensor
                ) -> dict[str, tf.Tensor]:
         """Detections among RoIs [B, R, 4]."""
-        read = functools.partial(self.pool, self.box_pool, features)
-        found = self.box_branch.predict(read, rois, valid, sizes)
+        found = self.candidates(features, rois, valid, sizes)
         return detection_ops.select(found, self.settings.detections, self.engine)._asdict()
+
+    def candidates(self, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor, sizes: tf.Tensor
+                   ) -> detection_ops.Candidates:
+        """What RoIs [B, R, 4] may hold, before suppression."""
+        read = functools.partial(self.pool, self.box_pool, features)
+        return self.box_branch.predict(read, rois, valid, sizes)
 
     def pool(self, layer: RoILayer, features: list[tf.Tensor], rois: tf.Tensor, training: bool) -> tf.Tensor:
         """What the heads read of RoIs [B, R, 4]: [B, R, P, P, C], through res5 where it belongs to the heads (C4)."""
@@ -257,12 +262,16 @@ class MaskRCNN(FasterRCNN):
                ) -> dict[str, tf.Tensor]:
         """Detections among RoIs [B, R, 4], masks read off the final boxes (Mask 3.1)."""
         found = super().detect(features, rois, valid, sizes)
+        return {**found, 'masks': self.masks_of(features, found)}
+
+    def masks_of(self, features: list[tf.Tensor], found: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Probabilities [B, D, m, m] over the boxes of detections, 0 where they are not valid."""
         logits = self.mask_head(self.pool(self.mask_pool, features, found['boxes'], False))
         if self.settings.mask_head.classifier == 'softmax':
             masks = tf.gather(tf.nn.softmax(logits), found['labels'], axis=4, batch_dims=2)
         else:
             masks = tf.sigmoid(loss_ops.of_class(logits, found['labels'], 4))
-        return {**found, 'masks': tf.where(found['valid'][:, :, None, None], masks, 0.)}
+        return tf.where(found['valid'][:, :, None, None], masks, 0.)
 
     def _mask_losses(self, batch: Batch, features: list[tf.Tensor], rois: RoIs, pooled: tf.Tensor, training: bool
                      ) -> dict[str, tf.Tensor]:

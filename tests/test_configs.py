@@ -57,6 +57,8 @@ ABLATIONS = {
         'model.rpn.post_nms_train'}),
     'mask_rcnn_x101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {
         *TRUNK, 'model.backbone.stride_in_1x1', 'model.backbone.weights'}),
+    'mask_rcnn_x101_fpn_multiscale': ('mask_rcnn_x101_fpn_1x', {'solver.steps', 'solver.milestones'}),
+    'mask_rcnn_x101_fpn_multiscale_test': ('mask_rcnn_x101_fpn_multiscale', {'data.test_scales', 'data.test_flip'}),
 }
 
 

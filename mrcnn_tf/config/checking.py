@@ -13,8 +13,8 @@ from mrcnn_tf.config.trunks import TRUNKS
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ('at least 1', lambda x: x >= 1, """
         data.batch_size data.evaluation_batch_size data.short_sides data.long_side data.test_short_side
-        data.test_long_side data.canvases data.max_objects data.max_proposals data.mask_size data.shuffle_buffer
-        model.num_classes
+        data.test_long_side data.test_scales data.canvases data.max_objects data.max_proposals data.mask_size
+        data.shuffle_buffer model.num_classes
         model.backbone.fpn_channels model.backbone.tdm_channels model.rpn.batch_per_image
         model.rpn.pre_nms_train model.rpn.pre_nms_test
         model.rpn.post_nms_train model.rpn.post_nms_test model.roi.batch_per_image model.rpn.convolutions
@@ -77,6 +77,9 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
     shared = model.kind == 'mask_rcnn' and backbone.maps == 'c4'
     return (
         ('data.short_sides', bool(data.short_sides), 'at least one side'),
+        ('data.test_scales', len(set(data.test_scales)) == len(data.test_scales), 'short sides that differ'),
+        ('data.evaluation_batch_size', data.evaluation_batch_size == 1 or len(data.test_scales) < 2,
+         '1 with several data.test_scales, in each of which other images share a canvas'),
         ('data.canvases', bool(data.canvases) and all(
             len(canvas) == 2 and canvas[0] % 32 == 0 and canvas[1] % 32 == 0 for canvas in data.canvases),
          '[height, width] pairs that 32 divides'),

@@ -36,6 +36,8 @@ class DataConfig:
     long_side: int = 1333
     test_short_side: int = 800
     test_long_side: int = 1333
+    test_scales: list[int] = _list()      # short sides in which a test image is looked at; none: test_short_side alone
+    test_flip: bool = False               # look at its mirror image too (Mask appendix: 400, 500, ... 1200 and flips)
     round_sides: bool = False             # dialect: resized sides to the nearest pixel (D2) or down (TV)
     antialias: bool = False               # dialect: shrinking averages, as Pillow does (D2), or not (TV)
     canvases: list[list[int]] = field(    # [height, width]; an image goes to the smallest that holds it

@@ -1,6 +1,7 @@
 """A trained model over a converted set, image by image, to a metric's numbers; and the progress of long loops."""
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mrcnn_tf import files
+from mrcnn_tf import augmentation, files
 from mrcnn_tf.config import Config
 from mrcnn_tf.evaluation import cityscapes, recall, voc
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, Metrics, read_manifest
@@ -103,17 +104,19 @@ def predictions(model: Callable[..., Mapping[str, tf.Tensor]], config: Config, m
                 ) -> Iterator[tuple[int, tuple[int, int], Instances]]:
     """(image id, (height, width), instances in px of the original image) of every image of a set, each once.
 
-    model: a detector, or another function of batches and `training` that gives detections.
+    model: a detector, which looks at each in the views that `config.data` asks for; or another function of batches and
+        `training` that gives detections, by one look.
 
     Raises:
         ManifestError, ConfigError, InputError: the set, the settings, or both together cannot be used.
     """
-    # Shapes are static inside: a trace for each canvas.
-    detect = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    find = augmentation.Finder(model, config.data)
+    sizes = [dataclasses.replace(config, data=data) for data in find.sizes]
     try:
-        for batch in evaluation_dataset(manifest, config, config.data.evaluation_batch_size):
-            read = {key: batch[key] for key in _READ if key in batch}
-            yield from split_batch(detect(read), batch)
+        datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size) for size in sizes]
+        for batches in zip(*datasets, strict=True):
+            read = [{key: batch[key] for key in _READ if key in batch} for batch in batches]
+            yield from split_batch(find(read), batches[0])
     except tf.errors.OpError as error:
         explained = readable(error, manifest)
         if explained is error:

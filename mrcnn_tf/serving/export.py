@@ -9,6 +9,7 @@ image gets the same answer whatever else is in its request, and all shapes insid
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from mrcnn_tf.input import images
 from mrcnn_tf.input.records import Category
 from mrcnn_tf.model import Detector, MaskRCNN
 from mrcnn_tf.training.checkpoints import restore_model
+
+_log = logging.getLogger(__name__)
 
 Detections = dict[str, tf.Tensor]
 
@@ -60,6 +63,9 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) ->
         raise ExportError(f'{model_dir}: a fast_rcnn needs the proposals of each image, which no request holds; '
                           'export a faster_rcnn')
     images.check_canvases(config.data)
+    if config.data.test_scales or config.data.test_flip:
+        _log.warning('%s: a SavedModel looks at each image once, at data.test_short_side: data.test_scales and '
+                     'data.test_flip are left out', model_dir)
     module, signature = _traced(serving_function(model, config.data, _category_ids(categories)))
     version = pathlib.Path(output) / str(_newest_version(pathlib.Path(output)) + 1)
     with files.atomic_path(version) as temporary:

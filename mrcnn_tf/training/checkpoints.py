@@ -26,8 +26,9 @@ from mrcnn_tf.training.strategies import ALONE, Worker, average_statistics
 
 _IMPORTED = 'step-0'
 _PROPOSED = [Category(1, 1, 'object')]    # what an RPN tells from the background, whatever the data's categories are
-# How the steps are run, not what they compute: may differ when training is resumed.
-_FREE = ('train.strategy', 'train.jit_compile', 'train.checkpoint_every', 'train.keep_checkpoints', 'train.log_every')
+# How the steps are run and images looked at in tests, not what is learnt: may differ when training is resumed.
+_FREE = ('train.strategy', 'train.jit_compile', 'train.checkpoint_every', 'train.keep_checkpoints', 'train.log_every',
+         'data.test_scales', 'data.test_flip')
 
 
 class CheckpointError(ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import zlib
@@ -239,6 +240,17 @@ def test_versions_are_counted_on(model_dir: pathlib.Path, tmp_path: pathlib.Path
     (tmp_path / 'm' / '9').mkdir()
     (tmp_path / 'm' / 'notes.txt').write_text('')
     assert exporting.export(model_dir, tmp_path / 'm').name == '10'
+
+
+@pytest.mark.usefixtures('light')
+def test_it_looks_at_an_image_once_and_says_so(
+        model_dir: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(model_dir, tmp_path / 'run')
+    settings = tmp_path / 'run' / 'config.yaml'
+    settings.write_text(settings.read_text().replace('test_flip: false', 'test_flip: true'))
+    exporting.export(tmp_path / 'run', tmp_path / 'm')
+    assert caplog.messages == [f'{tmp_path / "run"}: a SavedModel looks at each image once, at data.test_short_side: '
+                               'data.test_scales and data.test_flip are left out']
 
 
 @pytest.mark.usefixtures('light')

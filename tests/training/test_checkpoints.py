@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-from mrcnn_tf.config import Config, SolverConfig, TrainConfig
+from mrcnn_tf.config import Config, DataConfig, SolverConfig, TrainConfig
 from mrcnn_tf.input.records import Category
 from mrcnn_tf.model import build_model
 from mrcnn_tf.training.checkpoints import CheckpointError, Checkpoints, create, find_newest, read, restore_model
@@ -191,7 +191,8 @@ def test_the_directory_remembers_config_and_categories(tmp_path: pathlib.Path) -
 def test_the_same_run_may_go_on_in_other_ways(tmp_path: pathlib.Path) -> None:
     create(tmp_path, CONFIG, CATEGORIES)
     saved(tmp_path, 1)
-    elsewhere = dataclasses.replace(CONFIG, train=TrainConfig(strategy='mirrored', log_every=5))
+    elsewhere = dataclasses.replace(CONFIG, train=TrainConfig(strategy='mirrored', log_every=5),
+                                    data=DataConfig(test_scales=[400, 800], test_flip=True))
     create(tmp_path, elsewhere, CATEGORIES)
     assert read(tmp_path)[0] == elsewhere
 
