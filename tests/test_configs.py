@@ -46,6 +46,7 @@ ABLATIONS = {
     'faster_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', {'model.kind', *TRUNK}),
     'faster_rcnn_r101_c4_refined': ('faster_rcnn_r101_c4_1x', {
         'model.detections.refinements', 'model.detections.box_voting_iou', 'model.detections.nms_iou'}),
+    'faster_rcnn_r101_c4_refined_multiscale_test': ('faster_rcnn_r101_c4_refined', {'data.test_scales'}),
     'faster_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {'model.kind', *TRUNK}),
     'faster_rcnn_r101_tdm': ('faster_rcnn_r101_fpn_1x', ONE_MAP),
     'faster_rcnn_inception_resnet_v2': ('faster_rcnn_r101_c4_1x', {*INCEPTION_RESNET, 'model.box_head.pool_size'}),
