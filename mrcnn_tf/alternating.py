@@ -105,4 +105,4 @@ def _begin(directory: pathlib.Path, config: Config, *sources: pathlib.Path) -> N
 
 
 def _by_path(model: Detector) -> dict[str, Any]:
-    return {variable_path(variable).removeprefix(f'{model.name}/'): variable for variable in model.weights}
+    return {variable_path(variable): variable for variable in model.weights}

@@ -74,6 +74,7 @@ def files_of(directory: pathlib.Path) -> dict[pathlib.Path, int]:
     return {path: path.stat().st_mtime_ns for path in directory.rglob('*') if path.is_file()}
 
 
+@pytest.mark.slow
 def test_joining(tmp_path) -> None:
     """The RPN's head from the one, all else from the other, whose trunk is the same in a real run; done once."""
     write_data(tmp_path)

@@ -30,7 +30,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def test_a_set_gets_what_the_model_proposes(trained, tmp_path) -> None:
     proposing.propose(trained / 'rpn', trained / 'train.json', tmp_path / 'found.npz', training=True)
-    model, config, _ = restore_model(trained / 'rpn')
+    model, config, categories = restore_model(trained / 'rpn')
+    assert [category.name for category in categories] == ['object']      # whatever those of the data are
     first = next(iter(evaluation_dataset(trained / 'train.json', config, 1)))
     expected = model.proposals(first, training=True)
     assert model(first)['boxes'].shape == [1, 5, 4]

@@ -226,14 +226,6 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures('light')
-def test_what_an_rpn_finds_is_an_object(tmp_path: pathlib.Path) -> None:
-    """Whatever the categories of the data are."""
-    version = exporting.export(write_model(tmp_path / 'run', tiny_config('rpn')), tmp_path / 'saved')
-    described = json.loads((version / 'assets.extra' / 'mrcnn.json').read_text())
-    assert described['categories'] == [{'label': 1, 'id': 1, 'name': 'object'}]
-
-
-@pytest.mark.usefixtures('light')
 def test_versions_are_counted_on(model_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert exporting.export(model_dir, tmp_path / 'm').name == '1'
     assert exporting.export(model_dir, tmp_path / 'm').name == '2'
