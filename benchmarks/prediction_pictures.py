@@ -3,7 +3,7 @@
     python benchmarks/prediction_pictures.py runs/nuclei data/nuclei/val.json docs/pictures/nuclei --best 1 --worst 2
 
 Reads detections.json, which `mrcnn evaluate` wrote. An image counts by the share of objects and detections (of 0.5 and
-more) that find a partner of their category with a box IoU of 0.5. Writes OUTPUT_best_1.png, OUTPUT_worst_1.png, ...
+more) that find a partner of their category with a box IoU of 0.5. Writes OUTPUT_best_1.jpg, OUTPUT_worst_1.jpg, ...
 """
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def main() -> None:
         for number, (score, image, pairs) in enumerate(chosen, 1):
             drawn = [visualize.draw(image, each, names, confidence=bool(k)) for k, each in enumerate(pairs)]
             sheet = visualize.side_by_side(drawn, ('ground truth', f'prediction, F1 {score:.2f}'))
-            path = f'{given.output}_{kind}_{number}.png'
-            Image.fromarray(sheet).reduce(2).save(path, optimize=True)
+            path = f'{given.output}_{kind}_{number}.jpg'
+            Image.fromarray(sheet).reduce(2).save(path, quality=85)
             print(path, sheet.shape, f'{len(pairs[0])} objects, {len(pairs[1])} found, F1 {score:.3f}')
 
 
