@@ -200,7 +200,7 @@ def _read_pixels(path: pathlib.Path) -> np.ndarray:
     if file.format != 'png' or file.dtype != 'uint16' or file.channels != 1:
         raise Unusable('malformed annotation', f'{path} is a {file.format} of {file.channels} channels of '
                                                f'{file.dtype}, expected a grey one of uint16')
-    return images.pixels(file).astype(np.int32)
+    return images.pixels(file, str(path)).astype(np.int32)
 
 
 def _read_polygons(path: pathlib.Path) -> tuple[tuple[int, int], list[Polygon]]:

@@ -5,10 +5,12 @@ boxes are of the turned picture.
 """
 from __future__ import annotations
 
+import contextlib
 import io
 import pathlib
 import re
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image
 from data_tools.incidents import Unusable
 
 # MPO: what many cameras write, a JPEG with further pictures behind the first.
-FORMATS = {'JPEG': 'jpeg', 'MPO': 'jpeg', 'PNG': 'png'}
+_FORMATS = ('JPEG', 'MPO', 'PNG')
 _ORIENTATION = 0x0112    # EXIF
 # By EXIF's number; 1 is upright.
 _TURNS = {
@@ -31,6 +33,7 @@ _CHANNELS_OF_PNG = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}    # by the header's colour ty
 # Within a scan 0 follows a value of 255; markers 01, D0..D8 stand alone.
 _SEGMENT = re.compile(rb'\xff[^\x00\x01\xd0-\xd8\xff]')
 _JPEG_END = 0xd9
+_MAY_ORIENT_PNG = (b'eXIf', b'Raw profile type exif', b'XML:com.adobe.xmp')    # chunk, or keyword of one with text
 _PNG_END = b'\0\0\0\0IEND\xaeB`\x82'
 _EXACT_AS_PNG = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16')
 
@@ -65,22 +68,21 @@ def check(data: bytes, name: str) -> ImageFile:
     Raises:
         Unusable: corrupt, another format.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')     # Pillow's, of tags that do not matter here
-            return _checked(data, name)
-    except (Unusable, MemoryError):
-        raise
-    except Exception as error:      # Pillow's decoders raise almost anything
-        raise Unusable('corrupt image', f'{name}: {_one_line(error)}') from None
+    with _decoding(name), Image.open(io.BytesIO(data)) as image:
+        if image.format not in _FORMATS:
+            raise Unusable('unsupported image format', f'{name} is {image.format}; JPEG and PNG can be read')
+        return _png(image, data) if image.format == 'PNG' else _jpeg(image, data)
 
 
-def pixels(file: ImageFile) -> np.ndarray:
+def pixels(file: ImageFile, name: str) -> np.ndarray:
     """[height, width] or [height, width, channels]: the values as stored, those of a palette as indices.
 
     Colours of 16 bit come as 8 bit; `check` tells what they are.
+
+    Raises:
+        Unusable: Pillow does not decode what TensorFlow does.
     """
-    with Image.open(io.BytesIO(file.data)) as image:
+    with _decoding(name), Image.open(io.BytesIO(file.data)) as image:
         return np.asarray(image)
 
 
@@ -92,7 +94,7 @@ def turn(file: ImageFile, name: str) -> ImageFile:
     Raises:
         Unusable: CMYK, or colours of 16 bit, which cannot be written so.
     """
-    with Image.open(io.BytesIO(file.data)) as image:
+    with _decoding(name), Image.open(io.BytesIO(file.data)) as image:
         if image.mode not in _EXACT_AS_PNG or (file.dtype == 'uint16' and file.channels > 1):
             raise Unusable('image cannot be turned', f'{name}: {image.mode} of {file.dtype}; store it upright')
         turned = image.transpose(_TURNS[file.orientation])
@@ -102,41 +104,42 @@ def turn(file: ImageFile, name: str) -> ImageFile:
     return check(stream.getvalue(), name)
 
 
-def _checked(data: bytes, name: str) -> ImageFile:
-    with Image.open(io.BytesIO(data)) as image:
-        if image.format not in FORMATS:
-            raise Unusable('unsupported image format', f'{name} is {image.format}; JPEG and PNG can be read')
-        _check_end(data, image.format == 'PNG')
-        if image.format != 'PNG':
-            return _loaded(image, data)
-        image.verify()      # checksums, which loading leaves out
-    with Image.open(io.BytesIO(data)) as image:
-        return _loaded(image, data)
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Pillow's decoders raise almost anything: all of it is a corrupt image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')     # Pillow's, of tags that do not matter here
+            yield
+    except (Unusable, MemoryError):
+        raise
+    except Exception as error:
+        raise Unusable('corrupt image', f'{name}: {_one_line(error)}') from None
 
 
-def _loaded(image: Image.Image, data: bytes) -> ImageFile:
-    kind, height, width = FORMATS[str(image.format)], image.height, image.width
-    channels, dtype = _of_png(data) if kind == 'png' else (_CHANNELS_OF_MODE[image.mode], 'uint8')
-    # A JPEG at an eighth of its size, and grey: all of the file is read as for the whole, only the pixels are not
-    # worked out.
+def _jpeg(image: Image.Image, data: bytes) -> ImageFile:
+    _check_end(_jpeg_ends(data))
+    height, width, channels = image.height, image.width, _CHANNELS_OF_MODE[image.mode]
+    # At an eighth of its size, and grey: all of the file is read as for the whole, only the pixels are not worked out.
     image.draft('L' if image.mode == 'RGB' else image.mode, (1, 1))
     image.load()
-    if kind == 'png':
-        _check_png(data)
-    return ImageFile(data, kind, height, width, channels, dtype, _orientation(image))
+    return ImageFile(data, 'jpeg', height, width, channels, 'uint8', _orientation(image))
 
 
-def _check_png(data: bytes) -> None:
-    """Raises ValueError where TensorFlow does not decode it: it is stricter than Pillow with a stream in disorder."""
+def _png(image: Image.Image, data: bytes) -> ImageFile:
+    _check_end(_PNG_END in data)
+    image.verify()      # checksums, which decoding leaves out in part
     try:
-        tf.io.decode_png(data)
+        tf.io.decode_png(tf.constant(data))      # stricter than Pillow with a stream in disorder
     except tf.errors.OpError:
         raise ValueError('its pixels cannot be decoded') from None
+    channels, dtype = _of_png(data)
+    return ImageFile(data, 'png', image.height, image.width, channels, dtype, _orientation_of_png(data))
 
 
-def _check_end(data: bytes, png: bool) -> None:
-    """Raises ValueError where the mark of the end is missing: Pillow does without, TensorFlow does not."""
-    if not (_PNG_END in data if png else _jpeg_ends(data)):
+def _check_end(found: bool) -> None:
+    """Pillow does without the mark of the end, TensorFlow does not."""
+    if not found:
         raise ValueError('it breaks off: the mark of its end is missing')
 
 
@@ -163,6 +166,14 @@ def _orientation(image: Image.Image) -> int:
     except Exception:      # a damaged EXIF block says nothing, to viewers neither
         return 1
     return value if value in _TURNS else 1
+
+
+def _orientation_of_png(data: bytes) -> int:
+    # Pillow decodes all of a PNG to look for what few of them have, since it may stand behind the pixels.
+    if not any(mark in data for mark in _MAY_ORIENT_PNG):
+        return 1
+    with Image.open(io.BytesIO(data)) as image:
+        return _orientation(image)
 
 
 def _read_bytes(path: pathlib.Path) -> bytes:

@@ -46,7 +46,7 @@ def clip(box: Sequence[float], size: tuple[int, int], text: str) -> tuple[Box, l
         raise Unusable('box without area', text)
     height, width = size
     inside = (min(max(y1, 0), height), min(max(x1, 0), width), min(max(y2, 0), height), min(max(x2, 0), width))
-    top, left, bottom, right = (float(v) for v in np.array(inside, np.float32))
+    top, left, bottom, right = np.array(inside, np.float32).tolist()
     if not (bottom > top and right > left):
         outside = y1 >= height or x1 >= width or y2 <= 0 or x2 <= 0
         raise Unusable('box outside the image' if outside else 'box without area',

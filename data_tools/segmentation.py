@@ -119,12 +119,15 @@ def _region(runs: np.ndarray, height: int) -> Region:
         raise Unusable('empty mask', 'the segmentation covers no pixel')
     ends = runs[:ones[-1] + 1].cumsum()
     firsts, lasts = ends[ones - 1], ends[ones] - 1
-    left, right = int(firsts[0]) // height, int(lasts[-1]) // height + 1
-    around = np.concatenate((firsts[:1] - left * height, runs[ones[0]:ones[-1] + 1], right * height - 1 - lasts[-1:]))
-    columns = np.repeat((np.arange(len(around)) & 1).astype(np.uint8), around).reshape(-1, height)
+    (first_columns, first_rows), (last_columns, last_rows) = np.divmod(firsts, height), np.divmod(lasts, height)
+    left = int(first_columns[0])
+    around = np.concatenate((first_rows[:1], runs[ones[0]:ones[-1] + 1], height - 1 - last_rows[-1:]))
+    values = np.zeros(len(around), np.uint8)
+    values[1::2] = 1
+    columns = values.repeat(around).reshape(-1, height)
     top, bottom = 0, height
-    if (firsts // height == lasts // height).all():      # else a run goes on from the last row to the first
-        top, bottom = int((firsts % height).min()), int((lasts % height).max()) + 1
+    if (first_columns == last_columns).all():      # else a run goes on from the last row to the first
+        top, bottom = int(first_rows.min()), int(last_rows.max()) + 1
     return Region(columns[:, top:bottom].T, top, left, float(runs[1::2].sum()))
 
 

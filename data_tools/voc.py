@@ -224,7 +224,7 @@ def _segments(path: pathlib.Path) -> np.ndarray:
     """Index of the object of each pixel, uint8 [height, width]; 0 outside."""
     if not path.is_file():
         raise Unusable('no segmentation', str(path))
-    pixels = images.pixels(images.read(path))
+    pixels = images.pixels(images.read(path), str(path))
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
         raise Unusable('malformed annotation', f'{path}: expected a palette or grey values of 8 bit')
     return np.where(pixels == _BORDER, 0, pixels)

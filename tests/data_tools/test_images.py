@@ -27,11 +27,13 @@ def encoded(format: str, mode: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """Of a PNG."""
+    return len(body).to_bytes(4, 'big') + kind + body + zlib.crc32(kind + body).to_bytes(4, 'big')
+
+
 def png_of_16_bit_rgb() -> bytes:
     """Pillow reads these and cannot write them: signature, IHDR, IDAT, IEND of two black rows of three pixels."""
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return len(body).to_bytes(4, 'big') + kind + body + zlib.crc32(kind + body).to_bytes(4, 'big')
-
     header = (3).to_bytes(4, 'big') + (2).to_bytes(4, 'big') + bytes([16, 2, 0, 0, 0])
     rows = zlib.compress((b'\0' + bytes(3 * 6)) * 2)
     return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', rows) + chunk(b'IEND', b'')
@@ -123,6 +125,23 @@ def test_a_turned_jpeg_has_the_pixels_that_tensorflow_decodes(mode: str) -> None
 @pytest.mark.parametrize('value', [0, 9, 65535])
 def test_an_orientation_that_is_none(value: int) -> None:
     assert images.check(encoded('JPEG', 'RGB', exif=orientation(value)), 'a').orientation == 1
+
+
+EXIF_6 = b'MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'     # one entry: orientation 6
+XMP_6 = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize('behind', [False, True], ids=['before the pixels', 'behind the pixels'])
+@pytest.mark.parametrize('kind, body', [
+    (b'eXIf', EXIF_6),
+    (b'zTXt', b'Raw profile type exif\0\0' + zlib.compress(b'\nexif\n      26\n' + EXIF_6.hex().encode() + b'\n')),
+    (b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0' + XMP_6),
+    (b'iTXt', b'XML:com.adobe.xmp\0\x01\0\0\0' + zlib.compress(XMP_6))],
+    ids=['eXIf', 'profile as text', 'XMP', 'XMP compressed'])
+def test_where_a_png_says_how_it_is_turned(kind: bytes, body: bytes, behind: bool) -> None:
+    data = encoded('PNG', 'RGB')
+    at = data.index(b'IEND' if behind else b'IDAT') - 4
+    assert images.check(data[:at] + chunk(kind, body) + data[at:], 'a').orientation == 6
 
 
 def test_what_cannot_be_turned_exactly() -> None:

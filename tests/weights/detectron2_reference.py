@@ -86,91 +86,114 @@ def _shapes(maps: str, depth: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _compute(case: str) -> dict[str, np.ndarray]:
-    import torch
-    from torch.nn import functional as F  # noqa: N812
-    from torchvision.ops import roi_align
+class _Network:
+    """The layers of a case in torch, float64, with the weights of `state`."""
 
-    maps, depth = CASES[case]
-    weights = {name: torch.from_numpy(value).double() for name, value in state(case).items()}
+    def __init__(self, case: str) -> None:
+        import torch
+        from torch.nn import functional
 
-    def conv(x, name, stride=1, dilation=1, relu=False):
-        kernel = weights[f'{name}.weight']
-        x = F.conv2d(x, kernel, weights.get(f'{name}.bias'), stride, dilation * (kernel.shape[2] // 2), dilation,
-                     x.shape[1] // kernel.shape[1])
-        if f'{name}.norm.weight' in weights:
-            scale, shift, mean, variance = (weights[f'{name}.norm.{field}'] for field in (
+        self.torch, self.functional = torch, functional
+        self.maps, self.depth = CASES[case]
+        self.weights = {name: torch.from_numpy(value).double() for name, value in state(case).items()}
+
+    def conv(self, x, name, stride=1, dilation=1, relu=False):
+        kernel = self.weights[f'{name}.weight']
+        x = self.functional.conv2d(x, kernel, self.weights.get(f'{name}.bias'), stride,
+                                   dilation * (kernel.shape[2] // 2), dilation, x.shape[1] // kernel.shape[1])
+        if f'{name}.norm.weight' in self.weights:
+            scale, shift, mean, variance = (self.weights[f'{name}.norm.{field}'] for field in (
                 'weight', 'bias', 'running_mean', 'running_var'))
-            x = F.batch_norm(x, mean, variance, scale, shift, eps=1e-5)
-        return F.relu(x) if relu else x
+            x = self.functional.batch_norm(x, mean, variance, scale, shift, eps=1e-5)
+        return self.functional.relu(x) if relu else x
 
-    def stage(x, prefix, stride, dilation=1):
+    def dense(self, x, name):
+        return self.functional.linear(x, self.weights[f'{name}.weight'], self.weights[f'{name}.bias'])
+
+    def stage(self, x, prefix, stride, dilation=1):
         block = 0
-        while f'{prefix}.{block}.conv1.weight' in weights:
+        while f'{prefix}.{block}.conv1.weight' in self.weights:
             name, first = f'{prefix}.{block}', stride if block == 0 else 1
-            outer, inner = (1, first) if depth == 101 else (first, 1)
-            shortcut = conv(x, f'{name}.shortcut', first) if block == 0 else x
-            out = conv(x, f'{name}.conv1', outer, relu=True)
-            out = conv(out, f'{name}.conv2', inner, dilation, relu=True)
-            x = F.relu(conv(out, f'{name}.conv3') + shortcut)
+            outer, inner = (1, first) if self.depth == 101 else (first, 1)
+            shortcut = self.conv(x, f'{name}.shortcut', first) if block == 0 else x
+            out = self.conv(x, f'{name}.conv1', outer, relu=True)
+            out = self.conv(out, f'{name}.conv2', inner, dilation, relu=True)
+            x = self.functional.relu(self.conv(out, f'{name}.conv3') + shortcut)
             block += 1
         return x
 
-    deviation = torch.tensor([57.375, 57.12, 58.395] if depth == 101 else [1., 1., 1.]).double()
-    mean = torch.tensor([103.53, 116.28, 123.675]).double()
-    x = (torch.from_numpy(IMAGE[..., ::-1].copy()).double() - mean) / deviation
-    trunk = 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.'
-    x = conv(x.permute(2, 0, 1)[None], f'{trunk}stem.conv1', 2, relu=True)
-    x = F.max_pool2d(x, 3, 2, 1)
-    res = []
-    for index in range(4 if maps != 'c4' else 3):
-        dilated = maps == 'dc5' and index == 3
-        x = stage(x, f'{trunk}res{index + 2}', 1 if index == 0 or dilated else 2, 2 if dilated else 1)
-        res.append(x)
-    if maps == 'fpn':
-        merged = [conv(res[3], 'backbone.fpn_lateral5')]
+    def image(self):
+        """BGR, normalised: [1, 3, H, W]."""
+        deviation = self.torch.tensor([57.375, 57.12, 58.395] if self.depth == 101 else [1., 1., 1.]).double()
+        mean = self.torch.tensor([103.53, 116.28, 123.675]).double()
+        return ((self.torch.from_numpy(IMAGE[..., ::-1].copy()).double() - mean) / deviation).permute(2, 0, 1)[None]
+
+    def trunk(self, x):
+        """res2 to res5; to res4 with C4, whose res5 belongs to the heads."""
+        prefix = 'backbone.bottom_up.' if self.maps == 'fpn' else 'backbone.'
+        x = self.functional.max_pool2d(self.conv(x, f'{prefix}stem.conv1', 2, relu=True), 3, 2, 1)
+        found = []
+        for index in range(4 if self.maps != 'c4' else 3):
+            dilated = self.maps == 'dc5' and index == 3
+            x = self.stage(x, f'{prefix}res{index + 2}', 1 if index == 0 or dilated else 2, 2 if dilated else 1)
+            found.append(x)
+        return found
+
+    def features(self):
+        res = self.trunk(self.image())
+        if self.maps != 'fpn':
+            return res[-1:]
+        merged = [self.conv(res[3], 'backbone.fpn_lateral5')]
         for index in (2, 1, 0):
-            merged.insert(0, conv(res[index], f'backbone.fpn_lateral{index + 2}')
-                          + F.interpolate(merged[0], scale_factor=2., mode='nearest'))
-        features = [conv(m, f'backbone.fpn_output{index + 2}') for index, m in enumerate(merged)]
-        features.append(F.max_pool2d(features[-1], 1, 2, 0))
-    else:
-        features = [x]
-    head = 'proposal_generator.rpn_head'
-    hidden = [conv(f, f'{head}.conv', relu=True) for f in features]
-    found = {f'feature_{k}': f for k, f in enumerate(features)}
-    # One number for each anchor in the order row, column, anchor; four for its deltas.
-    found['logits'] = torch.cat([conv(h, f'{head}.objectness_logits').permute(0, 2, 3, 1).reshape(-1) for h in hidden])
-    found['deltas'] = torch.cat([conv(h, f'{head}.anchor_deltas').permute(0, 2, 3, 1).reshape(-1, 4) for h in hidden])
+            merged.insert(0, self.conv(res[index], f'backbone.fpn_lateral{index + 2}')
+                          + self.functional.interpolate(merged[0], scale_factor=2., mode='nearest'))
+        pyramid = [self.conv(m, f'backbone.fpn_output{index + 2}') for index, m in enumerate(merged)]
+        return [*pyramid, self.functional.max_pool2d(pyramid[-1], 1, 2, 0)]
 
-    rois = torch.from_numpy(ROIS).double()
+    def proposals(self, features):
+        """One number for each anchor in the order row, column, anchor; four for its deltas."""
+        head = 'proposal_generator.rpn_head'
+        hidden = [self.conv(f, f'{head}.conv', relu=True) for f in features]
+        logits, deltas = ([self.conv(h, f'{head}.{name}').permute(0, 2, 3, 1) for h in hidden]
+                          for name in ('objectness_logits', 'anchor_deltas'))
+        return {'logits': self.torch.cat([x.reshape(-1) for x in logits]),
+                'deltas': self.torch.cat([x.reshape(-1, 4) for x in deltas])}
 
-    def pooled(size):
-        if maps == 'fpn':                                    # the RoIs' sides are from 51 to 78 px: all go to P2
-            return roi_align(features[0], [rois], size, 1 / 4, 0, True)
-        return roi_align(features[0], [rois], size, 1 / 16, 0, True)
+    def pooled(self, features, size):
+        from torchvision.ops import roi_align
 
-    def dense(x, name):
-        return F.linear(x, weights[f'{name}.weight'], weights[f'{name}.bias'])
+        # With FPN the RoIs' sides, 51 to 78 px, send all to P2.
+        scale = 1 / 4 if self.maps == 'fpn' else 1 / 16
+        return roi_align(features[0], [self.torch.from_numpy(ROIS).double()], size, scale, 0, True)
 
-    if maps == 'c4':
-        shared = stage(pooled(14), 'roi_heads.res5', 2)
-        read, masks = shared.mean(dim=[2, 3]), shared
-    else:
-        read = F.relu(dense(pooled(7).flatten(1), 'roi_heads.box_head.fc1'))
-        read, masks = F.relu(dense(read, 'roi_heads.box_head.fc2')), pooled(14)
+    def read(self, features):
+        """What the box predictor reads, and what the mask head's deconvolution does."""
+        if self.maps == 'c4':
+            shared = self.stage(self.pooled(features, 14), 'roi_heads.res5', 2)
+            return shared.mean(dim=[2, 3]), shared
+        boxes, masks = self.pooled(features, 7).flatten(1), self.pooled(features, 14)
+        for index in (1, 2):
+            boxes = self.functional.relu(self.dense(boxes, f'roi_heads.box_head.fc{index}'))
         for index in range(1, 5):
-            masks = conv(masks, f'roi_heads.mask_head.mask_fcn{index}', relu=True)
-    found['classes'] = dense(read, 'roi_heads.box_predictor.cls_score')          # background last
-    found['boxes'] = dense(read, 'roi_heads.box_predictor.bbox_pred').reshape(len(rois), CLASSES, 4)
-    masks = F.relu(F.conv_transpose2d(masks, weights['roi_heads.mask_head.deconv.weight'],
-                                      weights['roi_heads.mask_head.deconv.bias'], 2))
-    found['masks'] = conv(masks, 'roi_heads.mask_head.predictor')
-    found = {name: value.numpy() for name, value in found.items()}
-    for name in [name for name in found if name.startswith('feature')]:
-        found[name] = found[name][:, ::16]                   # one channel of sixteen
-    found['masks'] = found['masks'][:1]
-    return {f'{case}/{name}': value.astype(np.float32) for name, value in found.items()}
+            masks = self.conv(masks, f'roi_heads.mask_head.mask_fcn{index}', relu=True)
+        return boxes, masks
+
+    def heads(self, features):
+        """Classes with the background last; masks of the first RoI."""
+        boxes, masks = self.read(features)
+        deconv = (self.weights[f'roi_heads.mask_head.deconv.{field}'] for field in ('weight', 'bias'))
+        masks = self.functional.relu(self.functional.conv_transpose2d(masks, *deconv, 2))
+        return {'classes': self.dense(boxes, 'roi_heads.box_predictor.cls_score'),
+                'boxes': self.dense(boxes, 'roi_heads.box_predictor.bbox_pred').reshape(len(ROIS), CLASSES, 4),
+                'masks': self.conv(masks, 'roi_heads.mask_head.predictor')[:1]}
+
+
+def _compute(case: str) -> dict[str, np.ndarray]:
+    network = _Network(case)
+    features = network.features()
+    found = {f'feature_{k}': f[:, ::16] for k, f in enumerate(features)}                # one channel of sixteen
+    found.update(**network.proposals(features), **network.heads(features))
+    return {f'{case}/{name}': value.numpy().astype(np.float32) for name, value in found.items()}
 
 
 if __name__ == '__main__':
