@@ -17,6 +17,7 @@ from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.model import LOSSES, FasterRCNN, MaskRCNN, build_model
 
 RATE, CLIP = .05, .5
+Step = tuple[dict[str, list[float]], list[np.ndarray]]    # losses by name, and the weights after it
 
 
 def small_config(**changes: Any) -> ModelConfig:
@@ -69,9 +70,10 @@ def enliven(model: MaskRCNN, batch: dict[str, tf.Tensor]) -> None:
     scale_to(model.rpn_head.objectness, tf.concat(logits, 1), 2.)
     scale_to(model.rpn_head.deltas, tf.concat(deltas, 1), .3)
     boxes = tf.constant([[[4. * i, 3. * i, 30. + 2 * i, 24. + 3 * i] for i in range(12)]] * len(batch['images']))
-    scores, shifts = model.box_head(model.box_pool(features[:4], boxes))
-    scale_to(model.box_head.classes, scores, 2.)
-    scale_to(model.box_head.deltas, shifts, 1.)
+    for head in model.box_heads:
+        scores, shifts = head(model.box_pool(features[:4], boxes))
+        scale_to(head.classes, scores, 2.)
+        scale_to(head.deltas, shifts, 1.)
     scale_to(model.mask_head.masks, model.mask_head(model.mask_pool(features[:4], boxes)), 2.)
 
 
@@ -152,8 +154,18 @@ def names_of(model: FasterRCNN) -> list[str]:
     return [getattr(v, 'path', v.name) for v in model.weights]
 
 
+def assert_same_step(model: FasterRCNN, before: list[np.ndarray], found: Step, expected: Step) -> None:
+    """The same losses, and the same weights after it."""
+    assert sorted(found[0]) == sorted(expected[0])
+    for name, value in found[0].items():
+        np.testing.assert_allclose(value, expected[0][name], rtol=1e-4, err_msg=name)
+    for name, old, ours, theirs in zip(names_of(model), before, found[1], expected[1], strict=True):
+        moved = np.abs(theirs - old).max()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-3 * moved + 1e-8, err_msg=name)
+
+
 @pytest.fixture(scope='module')
-def op_step(op_model, weights) -> tuple[dict[str, list[float]], list[np.ndarray]]:
+def op_step(op_model, weights) -> Step:
     """Losses of one step of `fit` on the 'op' engine, and the weights after it."""
     op_model.set_weights(weights)
     losses = fit(op_model, make_batch())
@@ -187,13 +199,8 @@ def test_the_train_step_of_the_xla_engine(weights, op_model, op_step, jit_model,
     """The same losses and the same weights after one step of `fit`: uncompiled, and compiled as a whole."""
     model = jit_model if jit else compiled_model('xla', weights)
     model.set_weights(weights)
-    losses, expected = fit(model, make_batch()), op_step[0]
-    assert sorted(losses) == sorted(expected)
-    for name, value in losses.items():
-        np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
-    for name, old, ours, theirs in zip(names_of(model), weights, model.get_weights(), op_step[1], strict=True):
-        moved = np.abs(theirs - old).max()
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-3 * moved + 1e-8, err_msg=name)
+    losses = fit(model, make_batch())
+    assert_same_step(model, weights, (losses, model.get_weights()), op_step)
 
 
 def test_a_compiled_step_on_a_batch_without_objects(jit_model, weights) -> None:
@@ -220,6 +227,29 @@ def test_the_inference_of_the_xla_engine(weights, detect, jit_model, mode) -> No
         batch).structured_outputs.items()}
     assert shapes == {'boxes': ([2, 16, 4], tf.float32), 'scores': ([2, 16], tf.float32), 'labels': ([2, 16], tf.int32),
                       'valid': ([2, 16], tf.bool), 'masks': ([2, 16, 8, 8], tf.float32)}
+
+
+@pytest.mark.slow
+def test_bells_and_whistles_compiled_as_a_whole() -> None:
+    """In one model a cascade, hard RoIs, dropout, refined boxes that vote, and masks whose classes compete: a step of
+    training and inference compiled by XLA are those of the 'op' engine."""
+    config = small_config(
+        roi__sampling='ohem', box_head__dropout=.3, box_head__class_agnostic=True, cascade__positive_iou=[.6],
+        cascade__box_weights=[[20., 20., 10., 10.]], detections__refinements=1, detections__box_voting_iou=.6,
+        mask_head__classifier='softmax', detections__score_threshold=.35)
+    keras.utils.set_random_seed(4)
+    model = build_model(config)
+    enliven(model, make_batch())
+    weights = model.get_weights()
+    steps, found, batch = [], [], {name: make_batch()[name] for name in ('images', 'sizes')}
+    for engine, jit in (('op', False), ('xla', True)):
+        model = compiled_model(engine, weights, jit, config)
+        found.append(tf.function(lambda batch, model=model: model(batch), autograph=False, jit_compile=jit)(batch))
+        steps.append((fit(model, make_batch()), model.get_weights()))
+    assert found[0]['valid'].numpy().sum() > 5
+    assert_same_detections(found[1], found[0])
+    assert {f'loss_classifier_stage{stage}' for stage in (1, 2)} < set(steps[0][0])
+    assert_same_step(model, weights, steps[1], steps[0])
 
 
 def test_jit_compile_takes_the_xla_engine() -> None:
