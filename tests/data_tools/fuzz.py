@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import copy
 import io
 import json
 import math
@@ -289,11 +290,11 @@ def _json_structure(data: bytes, rng: random.Random) -> bytes:
         elif way == 'double' and isinstance(container, list):
             container.insert(key, container[key])
         elif way == 'deep':
-            container[key] = _nested(rng.choice((3, 200)))      # four of them in one another stay below 1000
+            container[key] = _nested(rng.choice((3, 200)))
         elif way == 'scale' and type(container[key]) in (int, float):
             container[key] *= rng.choice((-1, 0.5, 2, 100, 1e20))
         else:
-            container[key] = rng.choice(VALUES)
+            container[key] = copy.deepcopy(rng.choice(VALUES))      # or a case would change those after it
         if not list(_places(tree)):
             break
     return json.dumps(tree).encode()
