@@ -7,6 +7,7 @@ where the background goes. Boxes are x1, y1, x2, y2 as theirs; maps [N, C, H, W]
 """
 from __future__ import annotations
 
+import itertools
 import pathlib
 import zlib
 
@@ -14,7 +15,9 @@ import numpy as np
 
 PATH = pathlib.Path(__file__).with_name('detectron2_reference.npz')
 CLASSES, WIDTH = 3, 16                                       # of the box head's hidden layers
-CASES = {'c4': ('c4', 50), 'dc5': ('dc5', 50), 'x101': ('fpn', 101)}
+# Maps, depth, and the endings of the box heads' names; a cascade has several, and one box for all classes.
+CASES = {'c4': ('c4', 50, ['']), 'dc5': ('dc5', 50, ['']), 'x101': ('fpn', 101, ['']),
+         'cascade': ('fpn', 50, ['.0', '.1', '.2'])}
 IMAGE = np.random.default_rng(5).integers(0, 256, (64, 96, 3)).astype(np.float32)      # RGB
 ROIS = np.float32([[3.3, 5.1, 60.7, 50.2], [20., 8., 90.5, 63.], [0., 0., 96., 64.]])  # x1, y1, x2, y2
 
@@ -35,7 +38,7 @@ def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)
 
 
-def _shapes(maps: str, depth: int) -> dict[str, tuple[int, ...]]:
+def _shapes(maps: str, depth: int, heads: list[str]) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
 
     def conv(name: str, outputs: int, inputs: int, kernel: int, norm: bool = True) -> None:
@@ -73,13 +76,15 @@ def _shapes(maps: str, depth: int) -> dict[str, tuple[int, ...]]:
     conv('proposal_generator.rpn_head.objectness_logits', anchors, channels, 1, norm=False)
     conv('proposal_generator.rpn_head.anchor_deltas', 4 * anchors, channels, 1, norm=False)
     if maps != 'c4':
-        dense('roi_heads.box_head.fc1', WIDTH, 49 * channels)
-        dense('roi_heads.box_head.fc2', WIDTH, WIDTH)
+        for head in heads:
+            dense(f'roi_heads.box_head{head}.fc1', WIDTH, 49 * channels)
+            dense(f'roi_heads.box_head{head}.fc2', WIDTH, WIDTH)
         for index in range(1, 5):
             conv(f'roi_heads.mask_head.mask_fcn{index}', 256, channels if index == 1 else 256, 3, norm=False)
     read = 2048 if maps == 'c4' else WIDTH
-    dense('roi_heads.box_predictor.cls_score', CLASSES + 1, read)
-    dense('roi_heads.box_predictor.bbox_pred', 4 * CLASSES, read)
+    for head in heads:
+        dense(f'roi_heads.box_predictor{head}.cls_score', CLASSES + 1, read)
+        dense(f'roi_heads.box_predictor{head}.bbox_pred', 4 * CLASSES if head == '' else 4, read)
     found['roi_heads.mask_head.deconv.weight'] = (2048 if maps == 'c4' else 256, 256, 2, 2)
     found['roi_heads.mask_head.deconv.bias'] = (256,)
     conv('roi_heads.mask_head.predictor', CLASSES, 256, 1, norm=False)
@@ -94,7 +99,7 @@ class _Network:
         from torch.nn import functional
 
         self.torch, self.functional = torch, functional
-        self.maps, self.depth = CASES[case]
+        self.maps, self.depth, self.box_heads = CASES[case]
         self.weights = {name: torch.from_numpy(value).double() for name, value in state(case).items()}
 
     def conv(self, x, name, stride=1, dilation=1, relu=False):
@@ -166,25 +171,24 @@ class _Network:
         scale = 1 / 4 if self.maps == 'fpn' else 1 / 16
         return roi_align(features[0], [self.torch.from_numpy(ROIS).double()], size, scale, 0, True)
 
-    def read(self, features):
-        """What the box predictor reads, and what the mask head's deconvolution does."""
-        if self.maps == 'c4':
-            shared = self.stage(self.pooled(features, 14), 'roi_heads.res5', 2)
-            return shared.mean(dim=[2, 3]), shared
-        boxes, masks = self.pooled(features, 7).flatten(1), self.pooled(features, 14)
-        for index in (1, 2):
-            boxes = self.functional.relu(self.dense(boxes, f'roi_heads.box_head.fc{index}'))
-        for index in range(1, 5):
-            masks = self.conv(masks, f'roi_heads.mask_head.mask_fcn{index}', relu=True)
-        return boxes, masks
-
     def heads(self, features):
-        """Classes with the background last; masks of the first RoI."""
-        boxes, masks = self.read(features)
+        """Classes with the background last, and boxes: of the RoIs by the first head, of the same by the second, ...;
+        masks of the first RoI."""
+        if self.maps == 'c4':
+            masks = self.stage(self.pooled(features, 14), 'roi_heads.res5', 2)
+            read = {'': masks.mean(dim=[2, 3])}
+        else:
+            read = {head: self.pooled(features, 7).flatten(1) for head in self.box_heads}
+            for head, index in itertools.product(read, (1, 2)):
+                read[head] = self.functional.relu(self.dense(read[head], f'roi_heads.box_head{head}.fc{index}'))
+            masks = self.pooled(features, 14)
+            for index in range(1, 5):
+                masks = self.conv(masks, f'roi_heads.mask_head.mask_fcn{index}', relu=True)
         deconv = (self.weights[f'roi_heads.mask_head.deconv.{field}'] for field in ('weight', 'bias'))
         masks = self.functional.relu(self.functional.conv_transpose2d(masks, *deconv, 2))
-        return {'classes': self.dense(boxes, 'roi_heads.box_predictor.cls_score'),
-                'boxes': self.dense(boxes, 'roi_heads.box_predictor.bbox_pred').reshape(len(ROIS), CLASSES, 4),
+        classes, boxes = (self.torch.cat([self.dense(read[head], f'roi_heads.box_predictor{head}.{layer}')
+                                          for head in read]) for layer in ('cls_score', 'bbox_pred'))
+        return {'classes': classes, 'boxes': boxes.reshape(len(classes), -1, 4),
                 'masks': self.conv(masks, 'roi_heads.mask_head.predictor')[:1]}
 
 

@@ -1,5 +1,5 @@
-"""Whole models with foreign weights against outputs that torch computed: Detectron2's C4, DC5 and ResNeXt-101 FPN, and
-torchvision's second recipe. `detectron2_reference.py` and `torchvision_reference.py` made them."""
+"""Whole models with foreign weights against outputs that torch computed: Detectron2's C4, DC5, ResNeXt-101 FPN and
+cascade, and torchvision's second recipe. `detectron2_reference.py` and `torchvision_reference.py` made them."""
 from __future__ import annotations
 
 import numpy as np
@@ -23,11 +23,13 @@ def built(framework, state, *overrides) -> FasterRCNN:
 
 
 def outputs(model: FasterRCNN, image: np.ndarray, rois: np.ndarray) -> dict[str, np.ndarray]:
-    """What the reference keeps, in our layouts: maps channel last, y before x, no box of the background."""
+    """What the reference keeps, in our layouts: maps channel last, y before x, no box of the background; of RoIs what
+    the first box head of a cascade says, then the next."""
     batch = {'images': tf.constant(image[None]), 'sizes': tf.constant([image.shape[:2]], tf.float32)}
     features, _, logits, deltas = model.describe(batch['images'], batch['sizes'], False)
     regions = tf.constant(rois[None][..., XY])
-    classes, boxes = model.box_head(model.pool(model.box_pool, features, regions, False))
+    pooled = model.pool(model.box_pool, features, regions, False)
+    classes, boxes = (tf.concat(found, 1) for found in zip(*(head(pooled) for head in model.box_heads), strict=True))
     masks = model.mask_head(model.pool(model.mask_pool, features, regions[:, :1], False))
     found = {f'feature_{k}': feature[..., ::16] for k, feature in enumerate(features)}
     found.update(logits=tf.concat(logits, 1)[0], deltas=tf.concat(deltas, 1)[0], classes=classes[0], boxes=boxes[0],
@@ -45,7 +47,8 @@ def compare(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> No
 @pytest.mark.parametrize(('case', 'name'), [
     ('c4', 'mask_rcnn_r50_c4_1x'),
     pytest.param('dc5', 'mask_rcnn_r50_dc5_1x', marks=pytest.mark.slow),
-    pytest.param('x101', 'mask_rcnn_r50_fpn_1x', marks=pytest.mark.slow)])
+    pytest.param('x101', 'mask_rcnn_r50_fpn_1x', marks=pytest.mark.slow),
+    pytest.param('cascade', 'cascade_mask_rcnn_r50_fpn_1x', marks=pytest.mark.slow)])
 def test_detectron2(case, name) -> None:
     with np.load(detectron2_reference.PATH) as stored:
         expected = {key.split('/')[1]: stored[key] for key in stored if key.startswith(f'{case}/')}
