@@ -54,7 +54,7 @@ def torchvision(file: Annotated[pathlib.Path, typer.Argument(help='.pth (needs t
 def detectron2(file: Annotated[pathlib.Path, typer.Argument(help='.pkl of the model zoo, .pth, .safetensors or .npz.')],
                output: _Output, classes: _Classes = None, class_map: _ClassMap = None, overrides: _Overrides = None,
                ) -> None:
-    """Faster and Mask R-CNN with ResNet-50, ResNet-101 and ResNeXt-101, with FPN, C4 and DC5.
+    """RPN, Fast, Faster and Mask R-CNN with ResNet-50, ResNet-101 and ResNeXt-101, with FPN, C4 and DC5.
 
     A pickle may hold numpy arrays and nothing else; one that asks for anything else is refused.
 

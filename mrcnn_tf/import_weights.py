@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.records import Category, Manifest
-from mrcnn_tf.model import Detector, FasterRCNN, FastRCNN, build_model
+from mrcnn_tf.model import Detector, build_model
 from mrcnn_tf.training.checkpoints import restore_model, save_imported
 from mrcnn_tf.weights import coco, detectron2, files, keras_applications, rules, torchvision
 from mrcnn_tf.weights.classes import class_map, read_map
@@ -41,10 +41,11 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
     try:
         source, found = FRAMEWORKS[framework].settings(state)
         model, config, categories = _model(source, [*found, *overrides], classes)
-        if not isinstance(model, FasterRCNN):
-            raise WeightsError(f'model.kind is {config.model.kind}: expected faster_rcnn or mask_rcnn, which the file '
-                               'has the weights of')
-        known = coco.categories(configuration.load(source, found).model.num_classes)
+        published = configuration.load(source, found).model
+        if config.model.kind != published.kind:
+            raise WeightsError(f'model.kind is {config.model.kind}: expected {published.kind}, which the file has the '
+                               'weights of')
+        known = coco.categories(published.num_classes)
         report = FRAMEWORKS[framework].load_state_dict(model, state, _beginnings(categories, known, classes, names))
     except WeightsError as error:
         raise WeightsError(f'{path}: {error}') from None
@@ -71,8 +72,6 @@ def import_model(directory: PathLike, output: PathLike, classes: PathLike | None
                                        ['model.backbone.weights=none', *overrides], classes, known)
     filled = [Rule(weight, rules.variable_path(weight), rules.SAME) for weight in model.weights]
     try:
-        if not isinstance(model, FastRCNN):
-            raise WeightsError(f'model.kind is {config.model.kind}, which tells no classes apart; give another model')
         report = rules.fill_detector(model, filled, state, _beginnings(categories, known, classes, names))
     except WeightsError as error:
         raise WeightsError(f'{directory}: {error}') from None

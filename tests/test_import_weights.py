@@ -170,7 +170,7 @@ def test_another_framework_or_class_count(weights, tmp_path) -> None:
 
 
 def test_a_model_that_the_file_does_not_fill(weights, tmp_path) -> None:
-    with pytest.raises(WeightsError, match=f'^{weights}: model.kind is rpn: expected faster_rcnn or mask_rcnn'):
+    with pytest.raises(WeightsError, match=f'^{weights}: model.kind is rpn: expected mask_rcnn, which'):
         import_weights.import_file('torchvision', weights, tmp_path / 'out', overrides=[*small.OVERRIDES,
                                                                                         'model.kind=rpn'])
 

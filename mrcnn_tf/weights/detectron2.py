@@ -1,5 +1,5 @@
-"""Weights under Detectron2's parameter names -> our model: Faster and Mask R-CNN with FPN, C4 and DC5, Cascade
-R-CNN with FPN.
+"""Weights under Detectron2's parameter names -> our model: RPN, Fast, Faster and Mask R-CNN with FPN, C4 and DC5,
+Cascade R-CNN with FPN.
 
 Theirs: the background's score comes last, ours first; no box and no mask for it; the layouts that `rules.py` turns.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mrcnn_tf.backbones.resnet import ResidualBlock
-from mrcnn_tf.model import FasterRCNN, MaskRCNN
+from mrcnn_tf.model import Detector, FastRCNN, MaskRCNN, Proposer
 from mrcnn_tf.weights import rules
 from mrcnn_tf.weights.rules import ClassMap, Convert, Line, Rule, State, WeightsError
 
@@ -20,7 +20,7 @@ _UNUSED = r'num_batches_tracked$|anchor_generator\.cell_anchors\.\d$|^pixel_(mea
 _BACKGROUND_FIRST = Convert('background from last to first', lambda rows: np.roll(rows, 1, axis=0))
 
 
-def load_state_dict(model: FasterRCNN, state: State, classes: ClassMap | None = None) -> list[Line]:
+def load_state_dict(model: Detector, state: State, classes: ClassMap | None = None) -> list[Line]:
     """Fills every weight of `model`, of its predictors what `classes` says; returns the report.
 
     Raises:
@@ -33,22 +33,33 @@ def settings(state: State) -> tuple[str, list[str]]:
     """The config of the package that these weights were trained with, and what they change in it.
 
     Raises:
-        WeightsError: the parameters are of no Faster or Mask R-CNN that can be built here.
+        WeightsError: the parameters are of no model that can be built here.
     """
     trunk = _trunk_prefix(state)
-    maps = 'fpn' if trunk == 'backbone.bottom_up.' else 'c4' if 'roi_heads.res5.0.conv1.weight' in state else 'c5'
+    maps = 'fpn' if trunk == 'backbone.bottom_up.' else 'c5' if f'{trunk}res5.0.conv1.weight' in state else 'c4'
     name, group_settings = _trunk(state, trunk)
-    detector = 'mask_rcnn' if 'roi_heads.mask_head.predictor.weight' in state else 'faster_rcnn'
+    kind = _kind(state)
     config = {'fpn': 'mask_rcnn_r50_fpn_1x', 'c4': 'mask_rcnn_r50_c4_1x', 'c5': 'mask_rcnn_r50_dc5_1x'}[maps]
     predictor = 'roi_heads.box_predictor'
     if maps == 'fpn' and f'{predictor}.0.bbox_pred.bias' in state:
         config, predictor = 'cascade_mask_rcnn_r50_fpn_1x', f'{predictor}.0'
+    return config, [f'model.kind={kind}', f'model.backbone.name={name}', 'model.backbone.weights=none',
+                    'model.backbone.norm_epsilon=1.0e-5', *group_settings,
+                    *(_classes(state, predictor) if kind != 'rpn' else [])]
+
+
+def _kind(state: State) -> str:
+    if not any(name.startswith('roi_heads.') for name in state):
+        return 'rpn'
+    if not any(name.startswith('proposal_generator.rpn_head.') for name in state):
+        return 'fast_rcnn'
+    return 'mask_rcnn' if 'roi_heads.mask_head.predictor.weight' in state else 'faster_rcnn'
+
+
+def _classes(state: State, predictor: str) -> list[str]:
     agnostic = len(_get(state, f'{predictor}.bbox_pred.bias')) == 4
-    return config, [
-        f'model.kind={detector}', f'model.backbone.name={name}', 'model.backbone.weights=none',
-        'model.backbone.norm_epsilon=1.0e-5', *group_settings,
-        f'model.num_classes={len(_get(state, f"{predictor}.cls_score.bias")) - 1}',
-        f'model.box_head.class_agnostic={str(agnostic).lower()}']
+    return [f'model.num_classes={len(_get(state, f"{predictor}.cls_score.bias")) - 1}',
+            f'model.box_head.class_agnostic={str(agnostic).lower()}']
 
 
 def _trunk(state: State, prefix: str) -> tuple[str, list[str]]:
@@ -73,7 +84,7 @@ def _trunk_prefix(state: State) -> str:
     for prefix in ('backbone.bottom_up.', 'backbone.'):
         if f'{prefix}stem.conv1.weight' in state:
             return prefix
-    raise WeightsError('these are not the parameters of a Faster or Mask R-CNN of Detectron2 with a ResNet')
+    raise WeightsError('these are not the parameters of an RPN or an R-CNN of Detectron2 with a ResNet')
 
 
 def _get(state: State, name: str) -> np.ndarray:
@@ -82,7 +93,7 @@ def _get(state: State, name: str) -> np.ndarray:
     return np.asarray(state[name])
 
 
-def correspondence(model: FasterRCNN) -> Iterator[Rule]:
+def correspondence(model: Detector) -> Iterator[Rule]:
     """Each of our variables with their name for it."""
     maps = model.settings.backbone.maps
     yield from _trunk_rules(model, 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.')
@@ -91,24 +102,23 @@ def correspondence(model: FasterRCNN) -> Iterator[Rule]:
                 zip(model.backbone.pyramid.laterals, model.backbone.pyramid.outputs, strict=True), start=2):
             yield from rules.conv_norm(lateral, f'backbone.fpn_lateral{level}', f'backbone.fpn_lateral{level}.norm')
             yield from rules.conv_norm(output, f'backbone.fpn_output{level}', f'backbone.fpn_output{level}.norm')
-    head = 'proposal_generator.rpn_head'
-    yield from rules.biased(model.rpn_head.convs[0], f'{head}.conv', rules.KERNEL)
-    yield from rules.biased(model.rpn_head.objectness, f'{head}.objectness_logits', rules.KERNEL)
-    yield from rules.biased(model.rpn_head.deltas, f'{head}.anchor_deltas', rules.YX.then(rules.KERNEL), rules.YX)
-    yield from _box_heads(model)
+    if isinstance(model, Proposer):
+        head = 'proposal_generator.rpn_head'
+        yield from rules.biased(model.rpn_head.convs[0], f'{head}.conv', rules.KERNEL)
+        yield from rules.biased(model.rpn_head.objectness, f'{head}.objectness_logits', rules.KERNEL)
+        yield from rules.biased(model.rpn_head.deltas, f'{head}.anchor_deltas', rules.YX.then(rules.KERNEL), rules.YX)
+    if isinstance(model, FastRCNN):
+        yield from _box_heads(model)
     if isinstance(model, MaskRCNN):
         yield from _mask_head(model)
 
 
-def _trunk_rules(model: FasterRCNN, prefix: str) -> Iterator[Rule]:
+def _trunk_rules(model: Detector, prefix: str) -> Iterator[Rule]:
     trunk = model.backbone.trunk
     yield from rules.conv_norm(trunk.stem, f'{prefix}stem.conv1', f'{prefix}stem.conv1.norm')
     for stage, blocks in enumerate(trunk.stages, start=2):
         for number, block in enumerate(blocks):
             yield from _block(block, f'{prefix}res{stage}.{number}')
-    if model.res5_head:
-        for number, block in enumerate(model.res5_head.blocks):
-            yield from _block(block, f'roi_heads.res5.{number}')
 
 
 def _block(block: ResidualBlock, prefix: str) -> Iterator[Rule]:
@@ -118,8 +128,10 @@ def _block(block: ResidualBlock, prefix: str) -> Iterator[Rule]:
         yield from rules.conv_norm(block.shortcut, f'{prefix}.shortcut', f'{prefix}.shortcut.norm')
 
 
-def _box_heads(model: FasterRCNN) -> Iterator[Rule]:
-    """A cascade's are numbered."""
+def _box_heads(model: FastRCNN) -> Iterator[Rule]:
+    """A cascade's are numbered; with C4, res5 before it."""
+    for number, block in enumerate(model.res5_head.blocks if model.res5_head else ()):
+        yield from _block(block, f'roi_heads.res5.{number}')
     for number, head in enumerate(model.box_heads):
         stage = f'.{number}' if model.cascade_heads else ''
         for index, layer in enumerate(head.hidden):

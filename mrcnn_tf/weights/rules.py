@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from mrcnn_tf.backbones.normalization import ConvNorm
-from mrcnn_tf.model import FastRCNN, MaskRCNN
+from mrcnn_tf.model import Detector, FastRCNN, MaskRCNN
 
 State = Mapping[str, np.ndarray]
 
@@ -102,10 +102,12 @@ def predictors(model: FastRCNN) -> list[Any]:
     return [variable for layer in layers for variable in layer.weights]
 
 
-def fill_detector(model: FastRCNN, rules: Sequence[Rule], state: State, classes: ClassMap | None = None,
+def fill_detector(model: Detector, rules: Sequence[Rule], state: State, classes: ClassMap | None = None,
                   unused: str = r'$^') -> list[Line]:
     """`fill` by the rules of a whole model, whose classes are those of the weights, or begin as `classes` says."""
-    if classes is None:
+    if classes is not None and any(classes.labels) and not isinstance(model, FastRCNN):
+        raise WeightsError('an RPN tells no classes apart; leave out the map of classes')
+    if classes is None or not isinstance(model, FastRCNN):
         return fill(rules, state, unused=unused)
     if not any(classes.labels):
         return fill(rules, state, predictors(model), unused)

@@ -10,6 +10,7 @@ from mrcnn_tf.weights import detectron2
 from mrcnn_tf.weights.rules import WeightsError
 
 NONE = np.zeros(0)
+SMALL = ['model.backbone.name=resnet18', 'model.backbone.fpn_channels=8', 'model.box_head.width=8']
 
 
 def names(maps: str, depth: int, width: int = 64, in_group: int = 64, agnostic: bool = False) -> dict[str, np.ndarray]:
@@ -19,7 +20,7 @@ def names(maps: str, depth: int, width: int = 64, in_group: int = 64, agnostic: 
     found.update({
         f'{trunk}stem.conv1.weight': NONE, f'{trunk}res2.0.conv1.weight': np.zeros([width, 64, 1, 1]),
         f'{trunk}res2.0.conv2.weight': np.zeros([width, in_group, 3, 3]),
-        'roi_heads.box_predictor.cls_score.bias': np.zeros(81),
+        'proposal_generator.rpn_head.conv.weight': NONE, 'roi_heads.box_predictor.cls_score.bias': np.zeros(81),
         'roi_heads.box_predictor.bbox_pred.bias': np.zeros(4 if agnostic else 320)})
     found['roi_heads.res5.0.conv1.weight' if maps == 'c4' else f'{trunk}res5.0.conv1.weight'] = NONE
     return found
@@ -49,9 +50,7 @@ def test_a_cascade() -> None:
     state = {name.replace('box_predictor.', 'box_predictor.0.'): value for name, value in one.items()}
     source, overrides = detectron2.settings({**state, 'roi_heads.mask_head.predictor.weight': NONE})
     assert source == 'cascade_mask_rcnn_r50_fpn_1x' and 'model.num_classes=80' in overrides
-    small = ['model.backbone.name=resnet18', 'model.backbone.fpn_channels=8', 'model.box_head.width=8',
-             'model.mask_head.width=8']
-    model = build_model(config.load(source, [*overrides, *small]).model)
+    model = build_model(config.load(source, [*overrides, *SMALL, 'model.mask_head.width=8']).model)
     rules = list(detectron2.correspondence(model))
     assert {id(rule.variable) for rule in rules} == {id(variable) for variable in model.variables}
     box = {rule.name for rule in rules if rule.name.startswith('roi_heads.box')}
@@ -59,6 +58,21 @@ def test_a_cascade() -> None:
         f'roi_heads.{layer[0]}.{stage}.{layer[1]}.{kind}' for stage in range(3) for kind in ('weight', 'bias')
         for layer in (('box_head', 'fc1'), ('box_head', 'fc2'), ('box_predictor', 'cls_score'),
                       ('box_predictor', 'bbox_pred'))}
+
+
+@pytest.mark.parametrize(('maps', 'kind', 'left_out'), [
+    ('fpn', 'rpn', 'roi_heads.'), ('c4', 'fast_rcnn', 'proposal_generator.')])
+def test_an_rpn_alone_and_a_fast_rcnn(maps: str, kind: str, left_out: str) -> None:
+    """Theirs hold what a Faster R-CNN does but for one part, and so do ours."""
+    whole = names(maps, 6)
+    source, overrides = detectron2.settings({name: whole[name] for name in whole if not name.startswith(left_out)})
+    assert f'model.kind={kind}' in overrides and source == f'mask_rcnn_r50_{maps}_1x'
+    part, faster = (build_model(config.load(source, [*overrides, *SMALL, f'model.kind={each}']).model)
+                    for each in (kind, 'faster_rcnn'))
+    rules = list(detectron2.correspondence(part))
+    assert {id(rule.variable) for rule in rules} == {id(variable) for variable in part.variables}
+    assert {rule.name for rule in rules} == {
+        rule.name for rule in detectron2.correspondence(faster) if not rule.name.startswith(left_out)}
 
 
 @pytest.mark.parametrize('state', [{}, {'backbone.body.conv1.weight': NONE}, names('fpn', 7), names('fpn', 6, 128, 64),
