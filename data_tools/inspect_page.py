@@ -48,13 +48,15 @@ h3 { margin: 0 0 .6rem; font-size: 1rem; } p { margin: .25rem 0; color: var(--so
 .tile b { color: var(--ink); }
 table { width: 100%; border-collapse: collapse; font-size: .9rem; }
 th { text-align: left; font-weight: normal; } td, th { padding: .1rem .4rem .1rem 0; vertical-align: top; }
-.bars th { width: 9.5rem; } .bars td { width: 100%; } .bars td.n { width: auto; text-align: right; padding-right: 0;
-  font-variant-numeric: tabular-nums; white-space: nowrap; color: var(--soft); }
+.bars th { min-width: 9.5rem; } .bars td { width: 100%; }
+.bars td.n { width: auto; text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; white-space: nowrap;
+  color: var(--soft); }
 .bar { display: block; height: .8rem; margin-top: .3rem; min-width: 1px; border-radius: 2px; background: var(--bar); }
 .none .bar { visibility: hidden; }
 .list td, .list th { border-top: 1px solid var(--line); padding: .35rem .6rem .35rem 0; }
 .list .n { text-align: right; font-variant-numeric: tabular-nums; }
-details { margin-top: .4rem; } summary { cursor: pointer; color: var(--soft); }
+.list { overflow-wrap: normal; } details { margin-top: .4rem; }
+.list details { margin-top: 0; overflow-wrap: anywhere; } summary { cursor: pointer; color: var(--soft); }
 figure { padding: .6rem; } figure img { display: block; width: 100%; height: auto; border-radius: .3rem; }
 figure input { position: absolute; opacity: 0; } figure img { cursor: zoom-in; }
 figure :focus-visible + img { outline: 3px solid var(--bar); }
