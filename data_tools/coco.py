@@ -33,7 +33,7 @@ class Listed(NamedTuple):
     id: int | str
     file_name: str
     folder: str                          # that may lie above it: LVIS's
-    size: tuple[int, int] | None         # height, width; None: not stated
+    size: Any                            # height, width, if they are numbers above 0; None: not stated
 
 
 class Version(NamedTuple):
@@ -55,7 +55,7 @@ class Contents:
 
 class Places(NamedTuple):
     """What is kept of an image's annotations: a json may be larger than the memory."""
-    size: tuple[int, int] | None         # of the image: height, width; None: not stated
+    size: Any                            # of the image, as in Listed
     places: np.ndarray                   # int64 [n, 3]: ordinal in the json, from 1; first byte; length
 
 
@@ -124,9 +124,10 @@ class Coco:
             raise ConversionError(f'{self.annotations}: it was changed while its images were converted; '
                                   'convert it again')
         found = json_lists.read(self.annotations, kept.places[:, 1:].tolist())
+        size, odd = _size(kept.size)
         return Told([(_id(annotation, ordinal), (ordinal, annotation))
                      for ordinal, annotation in zip(kept.places[:, 0].tolist(), found, strict=True)],
-                    self.annotations.name, kept.size)
+                    self.annotations.name, size, odd=odd)
 
     def annotate(self, item: Item, value: tuple[int, dict[str, Any]], file: ImageFile) -> _Made:
         """One annotation as a record holds it."""
@@ -140,7 +141,8 @@ class Coco:
             box=box, label=category.label, name=category.name, area=area, crowd=annotation.get('iscrowd') == 1,
             annotation_id=annotation['id'] if _is_int64(annotation.get('id')) else ordinal,
             mask=None if region is None else region.png(file.height, file.width))
-        return made, [*of_box, *repairs, *of_area], [] if region is None else objects.disagreement(box, region.box)
+        odd = [] if region is None else objects.disagreement(box, region.box)
+        return made, [*of_box, *repairs, *of_area], [*_unclear_crowd(annotation.get('iscrowd')), *odd]
 
     def _category(self, category_id: Any) -> records.Category:
         category = self.categories.get(category_id) if isinstance(category_id, (int, float)) else None
@@ -152,6 +154,18 @@ class Coco:
         if not self.masks:
             return None, []
         return segmentation.decode(annotation.get('segmentation'), file.height, file.width)
+
+
+def _size(stated: Any) -> tuple[tuple[int, int] | None, list[Fault]]:
+    """Height and width as stated, and a fault where they are none: some tools write null, 0 or -1."""
+    if stated is None or all(type(side) in (int, float) and side > 0 for side in stated):
+        return stated, []
+    return None, [Fault('size not stated', f'height {stated[0]!r:.20}, width {stated[1]!r:.20}')]
+
+
+def _unclear_crowd(iscrowd: Any) -> list[Fault]:
+    """A fault where nobody can tell whether it is a crowd; it is taken for an object."""
+    return [] if iscrowd in (None, 0, 1) else [Fault('iscrowd neither 0 nor 1', f'iscrowd is {iscrowd!r:.40}')]
 
 
 def _box(bbox: Any, region: segmentation.Region | None, file: ImageFile) -> tuple[objects.Box, list[Fault]]:
@@ -191,6 +205,10 @@ def _read(path: pathlib.Path) -> Contents:
 
 
 def _check_contents(contents: Contents, found: Counter[str], path: pathlib.Path) -> None:
+    for key, what in _OTHER_TASKS.items():
+        if key in contents.keys and not contents.keys & {'bbox', 'segmentation'}:
+            raise ConversionError(f'{path}: its annotations are {what} and have neither "bbox" nor "segmentation", '
+                                  'so there is nothing to detect; give the instances json of these images')
     # A test set has no annotations and may have no categories.
     needed = ['images', *(['categories'] if len(contents.places) else [])]
     for key in _LISTS:
@@ -199,10 +217,6 @@ def _check_contents(contents: Contents, found: Counter[str], path: pathlib.Path)
                                   'give an instances json of COCO')
     if len(contents.places) and not contents.categories:
         raise ConversionError(f'{path}: categories is empty; list at least one')
-    for key, what in _OTHER_TASKS.items():
-        if key in contents.keys and not contents.keys & {'bbox', 'segmentation'}:
-            raise ConversionError(f'{path}: its annotations are {what} and have neither "bbox" nor "segmentation", '
-                                  'so there is nothing to detect; give the instances json of these images')
 
 
 def _objects(elements: Iterable[json_lists.Element], key: str, path: pathlib.Path) -> Iterator[json_lists.Element]:

@@ -247,6 +247,21 @@ def test_an_image_is_dropped_with_its_annotations_and_counted(folder: Folder, re
     assert [record['image_id'] for record in folder.parse()] == [1]
 
 
+@pytest.mark.parametrize('size', [(None, None), (0, 0), (-1, WIDTH), (str(HEIGHT), str(WIDTH)), (NAN, True)])
+def test_a_size_that_is_none_is_not_compared(folder: Folder, size: tuple[Any, Any]) -> None:
+    manifest = folder.convert(images=[{'id': 1, 'file_name': 'a.png', 'height': size[0], 'width': size[1]}])
+    assert manifest.counts == records.Counts(1, 0, 1, 0) and manifest.dropped == {}
+    assert manifest.kept == {'size not stated': [
+        records.Incident(1, None, f'height {size[0]!r}, width {size[1]!r}', 'a.json')]}
+
+
+@pytest.mark.parametrize('crowd', ['1', 2, [1]])
+def test_a_crowd_that_is_none_is_told(folder: Folder, crowd: Any) -> None:
+    manifest = folder.convert([annotation(iscrowd=crowd)])
+    assert manifest.counts.crowds == 0 and manifest.kept == {'iscrowd neither 0 nor 1': [
+        records.Incident(1, 1, f'iscrowd is {crowd!r}', 'a.json')]}
+
+
 def test_a_corrupt_jpeg_is_dropped(folder: Folder) -> None:
     whole = picture(folder.path / 'images' / 'b.jpg')
     (folder.path / 'images' / 'b.jpg').write_bytes(whole[:len(whole) // 2])
@@ -401,6 +416,8 @@ def with_(key: str, value: Any) -> dict[str, Any]:
     (with_('annotations', [{'id': 1, 'image_id': 1, 'keypoints': [1, 2, 2]}]),
      'its annotations are keypoints and have neither "bbox" nor "segmentation", so there is nothing to detect; give'),
     (with_('annotations', [{'id': 1, 'image_id': 1, 'caption': 'a cat'}]), 'its annotations are captions'),
+    (json.dumps({'images': [], 'annotations': [{'id': 1, 'image_id': 1, 'caption': 'a cat'}]}),
+     'its annotations are captions'),
     (with_('annotations', [{'image_id': 1, 'segments_info': [{'id': 9}]}]), 'its annotations are panoptic segments'),
     (with_('categories', {}), "'categories' is no list"),
     (with_('annotations', [GOOD, 5]), r'annotations\[1\] is 5, expected an object in braces'),
