@@ -47,6 +47,11 @@ def clip(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(boxes, 0., limits)
 
 
+def inside(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """Whether no edge lies beyond the image. boxes [N, 4] or [B, N, 4], sizes [B, 2] (height, width) -> bool [B, N]."""
+    return tf.reduce_all((boxes[..., :2] >= 0.) & (boxes[..., 2:] <= sizes[:, None, :]), axis=-1)
+
+
 def encode(boxes: tf.Tensor, references: tf.Tensor, weights: Sequence[float] = (1., 1., 1., 1.)) -> tf.Tensor:
     """Deltas that turn `boxes` into `references` (Faster eq. 2), times `weights`: [..., 4], [..., 4] -> [..., 4].
 

@@ -205,8 +205,7 @@ class Proposer(Detector):
     def _rpn_losses(self, truth: Truth, anchors: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor, seed: tf.Tensor
                     ) -> dict[str, tf.Tensor]:
         config = self.settings.rpn
-        matches = targets.match(anchors, truth.boxes, truth.objects, truth.crowds, config.positive_iou,
-                                config.negative_iou, True, config.crowd_iof)
+        matches = self._match_anchors(truth, anchors)
         drawn, most = targets.sample(matches.label, config.batch_per_image, config.positive_fraction, seed)
         count = tf.reduce_sum(tf.cast(drawn.valid, tf.float32)) if config.loss_normalizer == 'sampled' else (
             tf.constant(float(config.batch_per_image * logits.shape[0])))
@@ -220,6 +219,14 @@ class Proposer(Detector):
                                 box_ops.encode(tf.gather(anchors, index), goals),
                                 drawn.positive[:, :most], config.smooth_l1_beta, box_count)
         return {'loss_objectness': objectness, 'loss_rpn_box_reg': config.box_loss_weight * box}
+
+    def _match_anchors(self, truth: Truth, anchors: tf.Tensor) -> targets.Matches:
+        config = self.settings.rpn
+        if not config.crossing_anchors:                                          # Faster 3.1.3; empty, they match none
+            anchors = tf.where(box_ops.inside(anchors, truth.sizes)[..., None], anchors, 0.)
+        matches = targets.match(anchors, truth.boxes, truth.objects, truth.crowds, config.positive_iou,
+                                config.negative_iou, True, config.crowd_iof)
+        return matches._replace(label=tf.where(box_ops.area(anchors) > 0., matches.label, -1))
 
     def create_variables(self) -> None:
         self.rpn_head([tf.zeros([1, 1, 1, self.backbone.channels])])

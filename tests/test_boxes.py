@@ -42,6 +42,14 @@ def test_clip_to_each_image_of_a_batch() -> None:
     np.testing.assert_array_equal(clipped, [[[0, 0, 30, 40]], [[0, 0, 50, 20]]])
 
 
+def test_inside_each_image_of_a_batch() -> None:
+    """An edge on the border is inside; the second box is of the wider image alone, the others of none."""
+    rows = tensor([[0, 0, 30, 40], [5, 5, 20, 50], [-1, 0, 9, 9], [0, 0, 31, 9]])
+    expected = [[True, False, False, False], [True, True, False, False]]
+    for given in (rows, tf.stack([rows, rows])):
+        assert boxes.inside(given, tensor([[30, 40], [30, 50]])).numpy().tolist() == expected
+
+
 def test_coding_by_hand() -> None:
     """From 4 x 8 about (2, 4) to 8 x 4 about (4, 8): shifts of half a side, sides doubled and halved."""
     box, goal = tensor([[0, 0, 4, 8]]), tensor([[0, 6, 8, 10]])

@@ -99,8 +99,9 @@ def test_a_config_begins_with_its_command_and_a_number(name) -> None:
 
 
 def reduced(config: Config) -> Config:
-    """A few small proposals and RoIs; the architecture stays."""
+    """A few small anchors, proposals and RoIs; the architecture stays."""
     model = config.model
+    model.anchors.sizes = [[size / 8 for size in sizes] for sizes in model.anchors.sizes]
     model.rpn.pre_nms_train = model.rpn.pre_nms_test = 30
     model.rpn.post_nms_train = model.rpn.post_nms_test = 12
     model.rpn.batch_per_image, model.roi.batch_per_image = 16, 4

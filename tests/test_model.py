@@ -491,6 +491,25 @@ def test_normalisers_of_the_proposals_boxes(weights) -> None:
     np.testing.assert_allclose(values[1]['loss_objectness'], values[0]['loss_objectness'], rtol=1e-6)
 
 
+def test_anchors_that_cross_the_border(monkeypatch) -> None:
+    """Faster 3.1.3: they are ignored, and an object that one of them overlaps most has the best of the others.
+
+    Anchors of 32 px about 0, 16, 32 and 48 in images of 64 x 64 and 48 x 56 px, the object in columns 40 to 56.
+    """
+    labels, sample = [], targets.sample
+    monkeypatch.setattr(targets, 'sample', lambda label, *rest: labels.append(label.numpy()) or sample(label, *rest))
+    model = build_model(small_config(kind='rpn', backbone__maps='c5', anchors__sizes=[[32.]], anchors__ratios=[1.]))
+    boxes = np.zeros([2, 4, 4], np.float32)
+    boxes[:, 0] = 16, 40, 48, 56
+    batch = make_batch(boxes=boxes, valid=boxes.any(-1), crowd=np.zeros([2, 4], bool))
+    for model.settings.rpn.crossing_anchors in (True, False):
+        model.losses_of(batch, tf.constant([0, 0]))
+    everywhere = [[0] * 4, [0] * 4, [0, 0, 0, 1], [0] * 4]
+    assert labels[0].reshape(2, 4, 4).tolist() == [everywhere] * 2
+    assert labels[1].reshape(2, 4, 4).tolist() == [
+        [[-1] * 4, [-1, 0, 0, 0], [-1, 0, 0, 1], [-1, 0, 0, 0]], [[-1] * 4, [-1, 0, 0, -1], [-1, 0, 1, -1], [-1] * 4]]
+
+
 # Through Keras -------------------------------------------------------------------------------------------------------
 
 def test_several_canvases_in_one_fit(op_model, weights) -> None:

@@ -86,6 +86,7 @@ class RPNConfig:
     positive_iou: float = 0.7             # Faster 3.1.2
     negative_iou: float = 0.3
     batch_per_image: int = 256            # Faster 3.1.3
+    crossing_anchors: bool = True         # dialect: those that cross the border are trained (D2, TV), or not (3.1.3)
     positive_fraction: float = 0.5
     pre_nms_train: int = 2000             # per level and image (D2, TV)
     pre_nms_test: int = 1000
