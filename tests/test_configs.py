@@ -35,8 +35,13 @@ ABLATIONS = {
         '07pp12': {'data.train', 'solver.steps', 'solver.milestones'}}.items()},
     **{f'faster_rcnn_vgg16_coco_{data}': (f'faster_rcnn_vgg16_{data}', {
         'model.anchors.sizes', 'model.backbone.weights'}) for data in ('07p12', '07pp12')},
+    'fast_rcnn_vgg16_07p12': ('fast_rcnn_vgg16', {'data.train', 'data.validation', 'solver.steps'}),
     'faster_rcnn_vgg16_coco_trainval': ('faster_rcnn_vgg16_coco', {'data.train'}),
-    'fast_rcnn_vgg16_coco': ('faster_rcnn_vgg16_coco', {'model.kind', 'data.train', 'data.validation'}),
+    'fast_rcnn_vgg16_coco': ('faster_rcnn_vgg16_coco', {
+        'model.kind', 'data.train', 'data.validation', 'data.batch_size', 'solver.reference_batch'}),
+    'fast_rcnn_vgg16_coco_240k': ('fast_rcnn_vgg16_coco', {
+        'model.roi.background_iou', 'data.batch_size', 'solver.learning_rate', 'solver.steps', 'solver.milestones',
+        'solver.reference_batch'}),
     'faster_rcnn_vgg16_coco': ('faster_rcnn_vgg16', {
         'data.train', 'data.validation', 'data.batch_size', 'model.num_classes', 'model.anchors.sizes',
         'solver.learning_rate', 'solver.steps', 'solver.milestones', 'solver.reference_batch'}),
