@@ -53,6 +53,7 @@ ABLATIONS = {
     'faster_rcnn_vgg16_unshared': ('faster_rcnn_vgg16_alternating', {'alternating.steps'}),
     'fast_rcnn_vgg16_ohem': ('fast_rcnn_vgg16', {'model.roi.sampling', 'model.roi.background_iou'}),
     'mask_rcnn_r50_c4_softmax': ('mask_rcnn_r50_c4_1x', {'model.mask_head.classifier'}),
+    'mask_rcnn_r50_c4_agnostic': ('mask_rcnn_r50_c4_1x', {'model.mask_head.class_agnostic'}),
     'mask_rcnn_r50_c4_roipool': ('mask_rcnn_r50_c4_1x', {
         'model.roi.layer', 'model.roi.aggregate', 'model.roi.sampling_ratio'}),
     'mask_rcnn_r50_c4_roiwarp': ('mask_rcnn_r50_c4_1x', {'model.roi.layer'}),
