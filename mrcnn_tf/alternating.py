@@ -14,6 +14,7 @@ What is there is whole, so a run that was stopped goes on by being run again.
 """
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import pathlib
@@ -23,7 +24,7 @@ import keras
 
 from data_tools import proposals
 from mrcnn_tf import config as configuration
-from mrcnn_tf.config import AlternatingConfig, Config, ConfigError
+from mrcnn_tf.config import AlternatingConfig, Config, ConfigError, ModelConfig
 from mrcnn_tf.model import Detector, build_model
 from mrcnn_tf.proposing import propose
 from mrcnn_tf.training import trainer
@@ -72,11 +73,21 @@ def _settings(config: Config, directory: pathlib.Path) -> list[Config]:
         kind = name.partition('_')[2]
         step = configuration.changed(config, [
             f'model.kind={kind}', f'model.backbone.frozen={index >= 2}', *getattr(config.alternating, kind)])
+        if step.model.kind != kind or _shared(step.model, config.model) != config.model:
+            raise ConfigError(f'alternating.{kind} changes a model that the steps share: expected of it keys of '
+                              'roi, and of rpn but convolutions and classifier; set others in their own section')
         step.alternating = AlternatingConfig()
         if kind == 'fast_rcnn':
             step.data.train = str(directory / 'proposals' / f'{STEPS[index - 1]}.json')
         made.append(step)
     return made
+
+
+def _shared(step: ModelConfig, whole: ModelConfig) -> ModelConfig:
+    """The settings of a step's model, but for those that may be its own: as in the whole."""
+    rpn = dataclasses.replace(whole.rpn, convolutions=step.rpn.convolutions, classifier=step.rpn.classifier)
+    backbone = dataclasses.replace(step.backbone, frozen=whole.backbone.frozen)
+    return dataclasses.replace(step, kind=whole.kind, backbone=backbone, rpn=rpn, roi=whole.roi)
 
 
 def _attach(config: Config, model_dir: pathlib.Path, output: pathlib.Path) -> None:

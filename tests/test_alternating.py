@@ -33,7 +33,8 @@ def small_config(directory: pathlib.Path, *overrides: str) -> Config:
         directory, 'model.kind=faster_rcnn', 'model.backbone.maps=c4', 'model.anchors.sizes=[[16,32]]',
         'model.box_head.pool_size=4', 'model.box_head.fully_connected=0', 'model.rpn.post_nms_test=10',
         'model.detections.score_threshold=0', 'data.batch_size=2', 'solver.reference_batch=2', 'solver.steps=2',
-        'solver.milestones=[]', 'solver.warmup_steps=0', 'alternating.rpn=[solver.steps=3]', *overrides)
+        'solver.milestones=[]', 'solver.warmup_steps=0',
+        'alternating.rpn=[solver.steps=3,model.rpn.positive_iou=0.6]', *overrides)
 
 
 def test_what_each_step_is_given(tmp_path) -> None:
@@ -41,6 +42,7 @@ def test_what_each_step_is_given(tmp_path) -> None:
     first, second, third, fourth = alternating._settings(config, tmp_path / 'run')
     assert [each.model.kind for each in (first, second, third, fourth)] == ['rpn', 'fast_rcnn'] * 2
     assert [each.model.backbone.frozen for each in (first, second, third, fourth)] == [False, False, True, True]
+    assert [each.model.rpn.positive_iou for each in (first, second, third, fourth)] == [.6, .7] * 2
     assert [each.solver.steps for each in (first, second, third, fourth)] == [3, 2, 3, 2]
     assert first.data.train == third.data.train == config.data.train
     assert second.data.train == str(tmp_path / 'run' / 'proposals' / 'step1_rpn.json')
@@ -50,7 +52,10 @@ def test_what_each_step_is_given(tmp_path) -> None:
 
 @pytest.mark.parametrize(('override', 'message'), [
     ('model.kind=fast_rcnn', 'model.kind is fast_rcnn: expected faster_rcnn'),
-    ('train.strategy=multi_worker', 'train.strategy is multi_worker: expected one machine')])
+    ('train.strategy=multi_worker', 'train.strategy is multi_worker: expected one machine'),
+    ('alternating.rpn=[model.kind=faster_rcnn]', 'alternating.rpn changes a model that the steps share'),
+    ('alternating.rpn=[model.rpn.convolutions=2]', 'alternating.rpn changes a model that the steps share'),
+    ('alternating.fast_rcnn=[model.box_head.width=9]', 'alternating.fast_rcnn changes a model that the steps share')])
 def test_what_four_steps_cannot_do(tmp_path, override, message) -> None:
     with pytest.raises(ConfigError, match=message):
         alternating.train(small_config(tmp_path, override), tmp_path / 'run')
