@@ -19,6 +19,9 @@ TRUNK = {'model.backbone.name'}
 INCEPTION_RESNET = {*TRUNK, 'model.channel_order', 'model.pixel_mean', 'model.pixel_std', 'model.backbone.norm_epsilon'}
 ONE_MAP = {'model.backbone.maps', 'model.anchors.sizes', *(
     f'model.rpn.{when}_nms_{mode}' for when, mode in (('pre', 'train'), ('pre', 'test'), ('post', 'train')))}
+# What the others differ from, and what joins several changes for data of its own.
+RECIPES = {'base', 'mask_rcnn_r50_fpn_1x', 'faster_rcnn_vgg16', 'torchvision_mask_rcnn_r50_fpn',
+           'torchvision_mask_rcnn_r50_fpn_v2', 'nuclei_r18_fpn', 'bccd_faster_r18_fpn', 'shapes_r18_fpn'}
 # name: (neighbour, the fields that the row of its table changes)
 ABLATIONS = {
     **{f'faster_rcnn_vgg16_anchors_{row}': ('faster_rcnn_vgg16', fields) for row, fields in {
@@ -69,6 +72,17 @@ ABLATIONS = {
     'faster_rcnn_r101_tdm': ('faster_rcnn_r101_fpn_1x', ONE_MAP),
     'faster_rcnn_inception_resnet_v2': ('faster_rcnn_r101_c4_1x', {*INCEPTION_RESNET, 'model.box_head.pool_size'}),
     'faster_rcnn_inception_resnet_v2_tdm': ('faster_rcnn_r101_tdm', INCEPTION_RESNET),
+    'mask_rcnn_r50_c4_1x': ('mask_rcnn_r50_fpn_1x', {
+        *ONE_MAP, 'model.box_head.pool_size', 'model.box_head.fully_connected', 'model.mask_head.convolutions'}),
+    'mask_rcnn_r50_dc5_1x': ('mask_rcnn_r50_fpn_1x', ONE_MAP),
+    'mask_rcnn_r50_fpn_gn': ('mask_rcnn_r50_fpn_1x', {
+        'model.backbone.norm', 'model.backbone.norm_epsilon', 'model.backbone.fpn_norm', 'model.backbone.frozen_stages',
+        'model.backbone.weights', 'model.box_head.norm', 'model.box_head.convolutions',
+        'model.box_head.fully_connected', 'model.mask_head.norm'}),
+    'mask_rcnn_r50_fpn_cityscapes': ('mask_rcnn_r50_fpn_1x', {
+        *(f'data.{name}' for name in ('batch_size', 'short_sides', 'long_side', 'test_short_side', 'test_long_side',
+                                      'canvases')),
+        'model.num_classes', 'solver.learning_rate', 'solver.steps', 'solver.milestones', 'solver.reference_batch'}),
     'mask_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', TRUNK),
     'mask_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', TRUNK),
     'cascade_mask_rcnn_r50_fpn_1x': ('mask_rcnn_r50_fpn_1x', {
@@ -94,6 +108,10 @@ def test_an_ablation_differs_in_what_it_ablates(name) -> None:
     neighbour, fields = ABLATIONS[name]
     ours, theirs = (leaves(dataclasses.asdict(configuration.load(each))) for each in (name, neighbour))
     assert {field for field in ours if ours[field] != theirs[field]} == fields
+
+
+def test_every_config_is_a_recipe_or_differs_from_one() -> None:
+    assert sorted([*RECIPES, *ABLATIONS]) == configuration.packaged()
 
 
 @pytest.mark.parametrize('name', [name for name in configuration.packaged() if name != 'base'])
