@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from data_tools import writer
+from data_tools import frames, writer
 from data_tools.incidents import ConversionError
 from data_tools.shards import sha256
 from mrcnn_tf.input import records, stored
 from mrcnn_tf.input.records import Annotated
+
+_MOST_LABELS = 100_000     # each label up to the largest has a line in the manifest
 
 
 @dataclass
@@ -39,11 +41,12 @@ def adopt(shards: Sequence[str | os.PathLike[str]], name: str) -> records.Manife
         The manifest that was written.
 
     Raises:
-        ConversionError: no shards, shards of several directories, a manifest of this name is there, a label has two
-            names, masks on some objects and not on others, no record.
+        ConversionError: an unusable name, no shards, shards of several directories, a manifest of this name is there,
+            a label has two names or is beyond all use, masks on some objects and not on others, no record.
         RecordError: a damaged shard, or a record that is none.
         OSError: no such file, no permission, the disk is full.
     """
+    writer.check_name(name)
     paths = [pathlib.Path(shard) for shard in shards]
     if len({path.parent.resolve() for path in paths}) != 1:
         given = ', '.join(map(str, paths[:2])) or 'no files'
@@ -54,14 +57,24 @@ def adopt(shards: Sequence[str | os.PathLike[str]], name: str) -> records.Manife
     found, described = _Found(), []
     for path in paths:
         before = found.counts.images
-        for number, serialized in stored.records_of(str(path)):
-            _add(found, stored.decode(serialized, f'{path}: record {number}'), path)
+        for example in _examples(path):
+            _add(found, example, path)
         described.append(records.Shard(
             path.name, found.counts.images - before, path.stat().st_size, sha256(path)))
     manifest = _manifest(found, described, name, paths[0].parent)
     manifest.write(target)
     writer.summarize(manifest)
     return manifest
+
+
+def _examples(path: pathlib.Path) -> Iterator[Annotated]:
+    """The records of a shard. TensorFlow's reader takes one cut within the head of a record for a whole one."""
+    with path.open('rb') as stream:
+        for frame in frames.frames(stream):
+            origin = f'{path}: record {frame.number}'
+            if frame.fault:
+                raise stored.RecordError(f'{origin}: {frame.fault}; copy the shard again or convert the data again')
+            yield stored.decode(frame.data, origin)
 
 
 def _add(found: _Found, example: Annotated, path: pathlib.Path) -> None:
@@ -74,9 +87,9 @@ def _add(found: _Found, example: Annotated, path: pathlib.Path) -> None:
         found.has_proposals, found.most_proposals = True, max(found.most_proposals, len(example.proposals.scores))
     found.masks |= {each.mask is not None for each in objects}
     for each in objects:
-        if each.label < 1:
+        if not 1 <= each.label <= _MOST_LABELS:
             raise ConversionError(f'{path}: image {example.source_id} has an object of label {each.label}; '
-                                  'labels are 1..K, 0 is background')
+                                  f'labels are 1..K, at most {_MOST_LABELS}, and 0 is background')
         if found.names.setdefault(each.label, each.name) != each.name:
             raise ConversionError(f'{path}: image {example.source_id}: label {each.label} is {each.name!r:.40} and, '
                                   f'before, {found.names[each.label]!r:.40}; give the shards of one set')

@@ -218,14 +218,14 @@ def _first_of(data: Any, path: pathlib.Path, *names: str) -> Any:
 def _read_arrays(path: pathlib.Path) -> Iterator[tuple[Any, Proposals]]:
     try:
         with np.load(path, allow_pickle=False) as opened:
-            arrays = {name: opened[name] for name in opened.files}
+            arrays = {name: np.atleast_1d(opened[name]) for name in opened.files}
     except Exception as error:      # zip files and arrays fail in many ways
         raise ConversionError(f'{path}: cannot be read ({_one_line(error)}); write it with numpy.savez') from None
     missing = {'ids', 'counts', 'boxes'} - set(arrays)
     if missing:
         raise ConversionError(f'{path}: no array {" or ".join(map(repr, sorted(missing)))}; see mrcnn convert '
                               'proposals --help')
-    order = str(arrays.get('order', 'yxyx'))
+    order = str(np.squeeze(arrays.get('order', 'yxyx')))
     if order not in _COLUMNS:
         raise ConversionError(f'{path}: order is {order!r:.20}; give one of {", ".join(_COLUMNS)}')
     ids, counts = arrays['ids'].ravel(), arrays['counts'].ravel()

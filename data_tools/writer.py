@@ -63,13 +63,12 @@ def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.Pa
         The manifest written.
 
     Raises:
-        ConversionError: no usable name, no image left.
+        ConversionError: no usable name, no image left, or no object though there were annotations.
         OSError: the disk is full or would be, no permission, a worker process died, another run writes the same set.
             No shard or manifest of the new set is left under its name, and an older set is as it was.
     """
     output = pathlib.Path(output)
-    if not re.fullmatch(r'[A-Za-z0-9_][A-Za-z0-9_.-]*', head.name):
-        raise ConversionError(f'name {head.name!r}: use letters, digits, _, - and . only')
+    check_name(head.name)
     output.mkdir(parents=True, exist_ok=True)
     groups = [items[group.start:group.stop] for group in plan([item.bytes for item in items], options)]
     limits = options.images_per_shard, options.bytes_per_shard
@@ -90,6 +89,12 @@ def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.Pa
             raise
         staging.publish(manifest)
     return manifest
+
+
+def check_name(name: str) -> None:
+    """Raises ConversionError for the name of a set that files cannot have everywhere, or that leads elsewhere."""
+    if not re.fullmatch(r'[A-Za-z0-9_][A-Za-z0-9_.-]*', name):
+        raise ConversionError(f'name {name!r}: use letters, digits, _, - and . only')
 
 
 def plan(sizes: Sequence[int], options: Options) -> list[range]:
@@ -121,7 +126,7 @@ def _table(manifest: Manifest) -> Table:
     table = Table('', 'reason', 'count', 'the first')
     for what, incidents in (('dropped', manifest.dropped), ('repaired', manifest.repaired), ('kept', manifest.kept)):
         for reason, found in incidents.items():
-            table.add_row(what, reason, str(len(found)), Text(_name(found[0])))
+            table.add_row(what, reason, str(len(found)), Text(_name(found[0]), overflow='fold'))
     return table
 
 
@@ -160,6 +165,13 @@ def _check_space(jobs: Sequence[Job], output: pathlib.Path) -> None:
                       'free some or choose another directory')
 
 
+def _hint(head: Manifest, log: Log) -> str:
+    """Where to look when all of a set is lost."""
+    if not log.dropped or 'missing image file' in log.dropped:
+        return f'is {head.source.images} its directory?'
+    return f'mend them, such as {_name(max(log.dropped.values(), key=len)[0])}'
+
+
 def _complete(head: Manifest, parts: Sequence[Part]) -> Manifest:
     log = Log()
     log.extend(Log(head.dropped, head.repaired, head.kept))
@@ -167,9 +179,11 @@ def _complete(head: Manifest, parts: Sequence[Part]) -> Manifest:
         log.extend(part.log)
     counts = Counts(*(sum(getattr(part.counts, name) for part in parts)
                       for name in ('images', 'images_without_objects', 'objects', 'crowds')))
-    if not counts.images:
-        raise ConversionError(f'{head.source.annotations}: no image is left to write '
-                              f'({describe(log.dropped) or "it lists none"}); is {head.source.images} its directory?')
+    lost = any(each.annotation_id is not None for found in log.dropped.values() for each in found)
+    if not counts.images or (lost and not counts.objects):
+        what = 'object' if counts.images else 'image'
+        raise ConversionError(f'{head.source.annotations}: no {what} is left to write '
+                              f'({describe(log.dropped) or "it lists none"}); {_hint(head, log)}')
     return replace(
         head, counts=counts, max_objects_per_image=max(part.max_objects for part in parts),
         max_proposals_per_image=max(part.max_proposals for part in parts),

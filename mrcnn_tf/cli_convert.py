@@ -51,14 +51,15 @@ _BeamOptions = Annotated[list[str] | None, typer.Option(
 _Workers = Annotated[int, typer.Option(min=1, help='Processes.')]
 _Exif = Annotated[Exif, typer.Option(help='Photographs whose EXIF says to turn them: stop, turn the pixels, or leave '
                                           'them as stored.')]
-_Strict = Annotated[bool, typer.Option('--strict', help='Stop at the first problem.')]
+_Strict = Annotated[bool, typer.Option('--strict', help='Stop at the first drop or repair.')]
 _Json = Annotated[bool, typer.Option('--json', help='Print a report as JSON, with every problem.')]
 
 
 def _kind(find: Callable[..., DataSet]) -> Callable[..., DataSet]:
     """A function that finds a set becomes `convert KIND` and `validate KIND`: its options, then those of the verb."""
     for app, verb, follow in ((convert_app, 'convert', _convert), (validate_app, 'validate', _validate)):
-        app.command(name=find.__name__, help=_help(find, verb))(command(_joined(find, follow)))
+        app.command(name=find.__name__, help=_help(find, verb), short_help=(find.__doc__ or '').splitlines()[0])(
+            command(_joined(find, follow)))
     return find
 
 

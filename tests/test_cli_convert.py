@@ -90,6 +90,13 @@ def test_choices_are_those_of_the_converters() -> None:
     assert [each.value for each in cli_convert.CityscapesAnnotations] == list(cityscapes.ANNOTATIONS)
 
 
+@pytest.mark.parametrize('verb', ['convert', 'validate'])
+def test_the_list_of_kinds_tells_them_apart(verb: str) -> None:
+    shown = ' '.join(mrcnn(verb, '--help').stdout.split())
+    for line in ("coco COCO's json: of COCO itself", "cityscapes Cityscapes' folders: the 8 classes", 'voc PASCAL'):
+        assert line in shown
+
+
 def test_an_unknown_choice_is_explained() -> None:
     result = mrcnn('convert', 'coco', '--annotations', 'a', '--images', 'i', '--output', 'o', '--exif', 'turn')
     assert result.exit_code == 2 and re.search("'turn' is not one of .*error.*, .*apply.*, .*ignore", result.stderr)

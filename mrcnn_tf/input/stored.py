@@ -6,6 +6,7 @@ record, its checksum (4).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -205,4 +206,5 @@ def _text(value: bytes) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return ' '.join(str(error).split())
+    """The message without the names of TensorFlow's nodes."""
+    return re.sub(r'\{\{.*?\}\} | \[Op:.*', '', ' '.join(str(error).split()))

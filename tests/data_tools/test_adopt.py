@@ -104,6 +104,7 @@ def test_evaluation_has_the_masks_as_they_are(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(('changes', 'named'), [
     ({'image/object/class/text': [b'dog', b'person']}, "label 3 is 'dog' and, before, 'car'"),
     ({'image/object/class/label': [0, 1]}, 'image 139 has an object of label 0'),
+    ({'image/object/class/label': [2 ** 40, 1]}, 'image 139 has an object of label 1099511627776'),
     ({'image/object/mask': []}, 'some objects have a mask and some have none'),
 ])
 def test_sets_that_do_not_go(changes: dict[str, list[Any]], named: str, tmp_path: pathlib.Path) -> None:
@@ -119,15 +120,25 @@ def test_what_is_no_set(tmp_path: pathlib.Path) -> None:
     for shards, named in (([], 'no files'), ([shard, other], 'all in one directory'), ([shard], 'hold no record')):
         with pytest.raises(ConversionError, match=named):
             adopt.adopt(shards, 'train')
+    with pytest.raises(ConversionError, match="name '../train': use letters"):
+        adopt.adopt([other], '../train')
     adopt.adopt([other], 'train')
     with pytest.raises(ConversionError, match='exists; choose another name'):
         adopt.adopt([other], 'train')
 
 
-def test_damage_is_named(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(('kept', 'named'), [
+    (slice(-5), r'record 1: cut off after \d+ of \d+ bytes; copy'),
+    (slice(7), 'record 0: cut off after 7 bytes; copy'),      # TensorFlow's reader says nothing of this
+    (slice(20, None), 'record 0: the checksum of its length is wrong'),
+])
+def test_damage_is_named(tmp_path: pathlib.Path, kept: slice, named: str) -> None:
     shard = _shard(tmp_path / 'a.tfrecord', _example(), _example())
-    shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(RecordError, match='a.tfrecord: record 1 is damaged'):
+    shard.write_bytes(shard.read_bytes()[kept])
+    with pytest.raises(RecordError, match=f'^{shard}: {named}'):
         adopt.adopt([shard], 'train')
-    with pytest.raises(RecordError, match='none.tfrecord'):
+
+
+def test_a_shard_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match='none.tfrecord'):
         adopt.adopt([tmp_path / 'none.tfrecord'], 'train')

@@ -191,6 +191,8 @@ def test_a_pickle_that_asks_for_more(manifest: pathlib.Path, tmp_path: pathlib.P
     ({'ids': [1, 2], 'counts': [1], 'boxes': np.zeros((1, 4))}, '2 ids, 1 counts'),
     ({'ids': [1, 2], 'counts': [2, -1], 'boxes': np.zeros((1, 4))}, '2 ids, 2 counts'),
     ({'ids': [1], 'counts': [1], 'boxes': np.zeros((1, 4)), 'order': 'zyx'}, "order is 'zyx'"),
+    ({'ids': 5, 'counts': 3, 'boxes': 3.0}, '1 ids, 1 counts of 3 boxes together, and 1 boxes'),
+    ({'ids': 5, 'counts': 1, 'boxes': 3.0}, 'boxes or scores are no numbers, or not four to a box'),
     ({'ids': np.array([{}], object)}, 'cannot be read'),
 ])
 def test_an_npz_that_holds_something_else(arrays: Any, named: str, tmp_path: pathlib.Path) -> None:
