@@ -109,8 +109,9 @@ def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str =
     too.
 
     Raises:
-        ConversionError: with `rules.strict`, at the first problem.
+        ConversionError: an unusable name; with `rules.strict`, at the first problem.
     """
+    writer.check_name(name)
     fatal = None if rules.strict else ()
     log = Log()
     log.extend(Log(found.head.dropped, found.head.repaired, found.head.kept))

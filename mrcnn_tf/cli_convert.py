@@ -97,7 +97,10 @@ def _convert(found: DataSet,
              json: _Json = False, strict: _Strict = False, runner: _Runner = Runner.local,
              beam_option: _BeamOptions = None) -> None:
     from data_tools import conversion, writer
+    from data_tools.incidents import ConversionError
 
+    if beam_option and runner != Runner.beam:
+        raise ConversionError(f'--beam-option={beam_option[0]}: nothing for --runner local; give --runner beam')
     rules = conversion.Rules(exif.value, empty, strict)
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():     # of progress
         if dry_run:

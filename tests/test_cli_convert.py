@@ -144,3 +144,12 @@ def test_strict_is_one_line_and_a_failure(drawn: shapes.DrawnSet, tmp_path: path
     assert re.fullmatch(r'mrcnn: error: annotations.json: image 1, annotation 1: would be dropped, box without area: '
                         r'.*; mend it or convert without strict\n', result.stderr)
     assert not list(tmp_path.glob('out/*'))
+
+
+@pytest.mark.parametrize(('more', 'message'), [
+    (['--beam-option=--runner=X'], '--beam-option=--runner=X: nothing for --runner local; give --runner beam'),
+    (['--dry-run', '--name', 'a/b'], "name 'a/b': use letters, digits, _, - and . only")])
+def test_options_that_do_not_go(drawn: shapes.DrawnSet, tmp_path: pathlib.Path, more: list[str], message: str) -> None:
+    result = mrcnn('convert', 'coco', '--annotations', drawn.annotations, '--images', drawn.images,
+                   '--output', tmp_path / 'out', *more)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, '', f'mrcnn: error: {message}\n')
