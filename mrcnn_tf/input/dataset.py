@@ -8,6 +8,7 @@ over all epochs and workers, and its short side and flips are drawn from the see
 """
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -78,7 +79,7 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
     recipe = _recipe(manifest, config, with_masks, training=True)
     usable = _count_usable(recipe, exact=start_step > 0)
     start = start_step * config.data.batch_size
-    stream = tf.data.Dataset.counter(start // usable).flat_map(lambda epoch: _epoch(recipe, epoch))
+    stream = tf.data.Dataset.counter(start // usable).flat_map(functools.partial(_epoch, recipe))
     stream = stream.skip(start % usable).enumerate(start).shard(workers, index)
     return _batches(recipe, stream, config.data.batch_size // workers)
 
@@ -123,7 +124,7 @@ def ground_truth(manifest: PathLike) -> Iterator[dict[str, Any]]:
     """
     described = Manifest.read(manifest)
     dataset = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(
-        lambda serialized: _annotations(serialized, described.has_masks, described.has_proposals),
+        functools.partial(_annotations, with_masks=described.has_masks, with_proposals=described.has_proposals),
         num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     try:
         for truth in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
@@ -152,7 +153,7 @@ def survey(manifest: PathLike, config: Config) -> Survey:
 
     counts = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(count, num_parallel_calls=tf.data.AUTOTUNE)
     try:
-        return Survey(*counts.reduce(np.zeros(4, np.int64), lambda total, each: total + each).numpy().tolist())
+        return Survey(*counts.reduce(np.zeros(4, np.int64), tf.add).numpy().tolist())
     except tf.errors.OpError as error:
         raise readable(error, manifest) from error
 
@@ -285,14 +286,13 @@ def _shuffle(dataset: tf.data.Dataset, buffer: int, seed: int, epoch: tf.Tensor)
     return tf.data.experimental.from_variant(shuffled, spec)
 
 
-@_in_graph
 def _has_target(record: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.reduce_any(~record['crowd'])
 
 
+@_in_graph
 def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     """Numbered serialized records to batches; records wait for their batch serialized, before they grow large."""
-    @_in_graph
     def choose(number: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         if len(recipe.config.data.canvases) == 1:
             return tf.constant(0, tf.int64), number, serialized
@@ -306,7 +306,7 @@ def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.da
 
     dataset = stream.map(choose, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.group_by_window(lambda canvas, *_: canvas, fill, window_size=batch_size)
-    dataset = dataset.map(lambda *element: _entry_or_filler(recipe, *element),
+    dataset = dataset.map(functools.partial(_entry_or_filler, recipe),
                           num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     options = tf.data.Options()
     # The workers' parts are made here; sharding by a strategy would drop records.
@@ -314,7 +314,6 @@ def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.da
     return dataset.batch(batch_size, drop_remainder=True).prefetch(_BATCHES_AHEAD).with_options(options)
 
 
-@_in_graph
 def _entry_or_filler(recipe: _Recipe, canvas: tf.Tensor, number: tf.Tensor, serialized: tf.Tensor,
                      ) -> dict[str, tf.Tensor]:
     entry = _entry(recipe, recipe.canvas(canvas), number, serialized)
