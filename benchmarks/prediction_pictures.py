@@ -25,7 +25,7 @@ from mrcnn_tf import visualize
 from mrcnn_tf.evaluation.coco import read_manifest
 from mrcnn_tf.inference import Instances
 from mrcnn_tf.input import stored
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.manifest import Manifest
 
 THRESHOLD = 0.5    # of scores, and of IoU
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from data_tools import frames, writer
 from data_tools.incidents import ConversionError
 from data_tools.shards import sha256
-from mrcnn_tf.input import records, stored
+from mrcnn_tf.input import stored
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, Shard, Source
 from mrcnn_tf.input.records import Annotated
 
 _MOST_LABELS = 100_000     # each label up to the largest has a line in the manifest
@@ -22,7 +23,7 @@ _MOST_LABELS = 100_000     # each label up to the largest has a line in the mani
 @dataclass
 class _Found:
     """What the records hold together."""
-    counts: records.Counts = field(default_factory=records.Counts)
+    counts: Counts = field(default_factory=Counts)
     most_objects: int = 0
     most_proposals: int = 0
     has_proposals: bool = False
@@ -30,7 +31,7 @@ class _Found:
     masks: set[bool] = field(default_factory=set)           # whether an object has one
 
 
-def adopt(shards: Sequence[str | os.PathLike[str]], name: str) -> records.Manifest:
+def adopt(shards: Sequence[str | os.PathLike[str]], name: str) -> Manifest:
     """Writes NAME.json beside TFRecord shards, which are all read once, and prints a summary.
 
     Args:
@@ -59,7 +60,7 @@ def adopt(shards: Sequence[str | os.PathLike[str]], name: str) -> records.Manife
         before = found.counts.images
         for example in _examples(path):
             _add(found, example, path)
-        described.append(records.Shard(
+        described.append(Shard(
             path.name, found.counts.images - before, path.stat().st_size, sha256(path)))
     manifest = _manifest(found, described, name, paths[0].parent)
     manifest.write(target)
@@ -79,7 +80,7 @@ def _examples(path: pathlib.Path) -> Iterator[Annotated]:
 
 def _add(found: _Found, example: Annotated, path: pathlib.Path) -> None:
     objects, counts = example.objects, found.counts
-    found.counts = records.Counts(
+    found.counts = Counts(
         counts.images + 1, counts.images_without_objects + (not objects), counts.objects + len(objects),
         counts.crowds + sum(each.crowd for each in objects))
     found.most_objects = max(found.most_objects, len(objects))
@@ -95,15 +96,15 @@ def _add(found: _Found, example: Annotated, path: pathlib.Path) -> None:
                                   f'before, {found.names[each.label]!r:.40}; give the shards of one set')
 
 
-def _manifest(found: _Found, shards: list[records.Shard], name: str, directory: pathlib.Path) -> records.Manifest:
+def _manifest(found: _Found, shards: list[Shard], name: str, directory: pathlib.Path) -> Manifest:
     if not found.counts.images:
         raise ConversionError(f'{directory}: the shards hold no record')
     if len(found.masks) > 1:
         raise ConversionError(f'{directory}: some objects have a mask and some have none; convert the data again')
-    categories = [records.Category(label, label, found.names.get(label) or f'label {label}, of no object')
+    categories = [Category(label, label, found.names.get(label) or f'label {label}, of no object')
                   for label in range(1, max(found.names, default=0) + 1)]
-    return records.Manifest(
+    return Manifest(
         name=name, categories=categories, counts=found.counts, max_objects_per_image=found.most_objects, dropped={},
         repaired={}, shards=shards, has_masks=found.masks == {True},
-        source=records.Source('tfrecord', str(directory), str(directory)), has_proposals=found.has_proposals,
+        source=Source('tfrecord', str(directory), str(directory)), has_proposals=found.has_proposals,
         max_proposals_per_image=found.most_proposals)

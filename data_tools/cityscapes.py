@@ -26,6 +26,7 @@ from data_tools.conversion import DataSet, Item, Told
 from data_tools.images import ImageFile
 from data_tools.incidents import ConversionError, Fault, Unusable
 from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 
 ANNOTATIONS = {'fine': 'gtFine', 'coarse': 'gtCoarse', 'none': ''}
 _PICTURES = 'leftImg8bit'
@@ -41,7 +42,7 @@ class Table(NamedTuple):
     """The official classes."""
     ids: dict[str, int]                          # of all, by name
     instances: frozenset[int]                    # ids of those with instances
-    evaluated: dict[int, records.Category]       # of the 8 with instances that the benchmark evaluates, by id
+    evaluated: dict[int, Category]       # of the 8 with instances that the benchmark evaluates, by id
 
 
 class Polygon(NamedTuple):
@@ -74,9 +75,9 @@ def find(root: str | os.PathLike[str], split: str, annotations: str = 'fine', ma
         raise ConversionError(f'{root / kind / split}: no such directory; unpack {kind} there, or choose other '
                               'annotations, none for a test set')
     source = Cityscapes(root, split, kind, masks, official())
-    head = records.Manifest(
-        name='', categories=list(source.table.evaluated.values()), counts=records.Counts(), max_objects_per_image=0,
-        dropped={}, repaired={}, shards=[], has_masks=masks and bool(kind), source=records.Source(
+    head = Manifest(
+        name='', categories=list(source.table.evaluated.values()), counts=Counts(), max_objects_per_image=0,
+        dropped={}, repaired={}, shards=[], has_masks=masks and bool(kind), source=Source(
             'cityscapes', str(root / kind / split) if kind else '', str(root / _PICTURES / split)))
     return DataSet(head, [source.item(number, path) for number, path in enumerate(paths, 1)], source)
 
@@ -95,7 +96,7 @@ def official() -> Table:
     evaluated = sorted((label.id, label.name) for label in labels if label.hasInstances and not label.ignoreInEval)
     return Table({label.name: label.id for label in labels},
                  frozenset(label.id for label in labels if label.hasInstances),
-                 {id: records.Category(number, id, name) for number, (id, name) in enumerate(evaluated, 1)})
+                 {id: Category(number, id, name) for number, (id, name) in enumerate(evaluated, 1)})
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Cityscapes:
         height, width = pixels.shape
         return Told(found, str(file.relative_to(self.root)), (height, width), odd=odd)
 
-    def annotate(self, item: Item, value: tuple[int, records.Category, np.ndarray], file: ImageFile,
+    def annotate(self, item: Item, value: tuple[int, Category, np.ndarray], file: ImageFile,
                  ) -> tuple[records.ObjectAnnotation, list[Fault], list[Fault]]:
         """One instance or group as a record holds it."""
         instance_id, category, pixels = value

@@ -22,6 +22,7 @@ from data_tools.conversion import DataSet, Item, Rules, Told
 from data_tools.images import ImageFile
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
 from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 
 # What annotations of other tasks hold instead of boxes and masks.
 _OTHER_TASKS = {'keypoints': 'keypoints', 'caption': 'captions', 'segments_info': 'panoptic segments'}
@@ -61,7 +62,7 @@ class Places(NamedTuple):
 
 def convert(annotations: str | os.PathLike[str], images: str | os.PathLike[str], output: str | os.PathLike[str],
             name: str = 'train', masks: bool = True, options: writer.Options = writer.DEFAULTS,
-            rules: Rules = conversion.DEFAULTS) -> records.Manifest:
+            rules: Rules = conversion.DEFAULTS) -> Manifest:
     """Writes `OUTPUT/NAME-00000-of-0000N.tfrecord` and `OUTPUT/NAME.json`, and prints a summary.
 
     Args:
@@ -97,9 +98,9 @@ def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], ma
     categories = _categories(contents.categories, path)
     items = _items(contents, path, pathlib.Path(images), log)
     masks = masks and 'segmentation' in contents.keys
-    head = records.Manifest(
-        name='', categories=categories, counts=records.Counts(), max_objects_per_image=0, dropped=log.dropped,
-        repaired=log.repaired, shards=[], has_masks=masks, source=records.Source('coco', str(path), str(images)))
+    head = Manifest(
+        name='', categories=categories, counts=Counts(), max_objects_per_image=0, dropped=log.dropped,
+        repaired=log.repaired, shards=[], has_masks=masks, source=Source('coco', str(path), str(images)))
     return DataSet(head, items, Coco(path, contents.version, pathlib.Path(images),
                                      {category.id: category for category in categories}, masks))
 
@@ -110,7 +111,7 @@ class Coco:
     annotations: pathlib.Path
     version: Version                                 # of the json
     images: pathlib.Path
-    categories: dict[float, records.Category]        # by COCO's id
+    categories: dict[float, Category]        # by COCO's id
     masks: bool
 
     def path(self, item: Item) -> pathlib.Path:
@@ -144,7 +145,7 @@ class Coco:
         odd = [] if region is None else objects.disagreement(box, region.box)
         return made, [*of_box, *repairs, *of_area], [*_unclear_crowd(annotation.get('iscrowd')), *odd]
 
-    def _category(self, category_id: Any) -> records.Category:
+    def _category(self, category_id: Any) -> Category:
         category = self.categories.get(category_id) if isinstance(category_id, (int, float)) else None
         if category is None:
             raise Unusable('category not in the list', f'category_id {category_id!r:.40}')
@@ -262,7 +263,7 @@ def _list_annotations(contents: Contents, elements: Iterable[json_lists.Element]
 _LISTS = {'images': _list_images, 'annotations': _list_annotations, 'categories': _list_categories}
 
 
-def _categories(listed: list[dict[str, Any]], path: pathlib.Path) -> list[records.Category]:
+def _categories(listed: list[dict[str, Any]], path: pathlib.Path) -> list[Category]:
     for i, category in enumerate(listed):
         if type(category.get('id')) is not int or not _is_text(category.get('name')):
             raise ConversionError(f'{path}: categories[{i}] needs an int "id" and a text "name"')
@@ -270,7 +271,7 @@ def _categories(listed: list[dict[str, Any]], path: pathlib.Path) -> list[record
     if len(set(ids)) < len(ids):
         raise ConversionError(f'{path}: category id {_twice(ids)} is listed twice; keep one')
     ordered = sorted(listed, key=lambda category: int(category['id']))
-    return [records.Category(label, category['id'], category['name']) for label, category in enumerate(ordered, 1)]
+    return [Category(label, category['id'], category['name']) for label, category in enumerate(ordered, 1)]
 
 
 def _items(contents: Contents, path: pathlib.Path, directory: pathlib.Path, log: Log) -> list[Item]:

@@ -20,6 +20,7 @@ from rich.progress import track
 from data_tools import images, starting, writer
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
 from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Category, Counts, Incident, Manifest
 
 EXIF = ('error', 'apply', 'ignore')
 TURNED = 'EXIF orientation'
@@ -83,13 +84,13 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class DataSet:
     """A set before any image is read; `head` has all of the manifest that is known so far, but its name."""
-    head: records.Manifest
+    head: Manifest
     items: Sequence[Item]
     source: Source
 
 
 def convert(found: DataSet, output: str | os.PathLike[str], name: str, rules: Rules = DEFAULTS,
-            options: writer.Options = writer.DEFAULTS) -> records.Manifest:
+            options: writer.Options = writer.DEFAULTS) -> Manifest:
     """Writes `OUTPUT/NAME-00000-of-0000N.tfrecord` and the manifest `OUTPUT/NAME.json`.
 
     Raises:
@@ -102,7 +103,7 @@ def convert(found: DataSet, output: str | os.PathLike[str], name: str, rules: Ru
                         replace(found.head, name=name), output, options)
 
 
-def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str = 'checked') -> records.Manifest:
+def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str = 'checked') -> Manifest:
     """What `convert` would write, without shards: a manifest of that name in which each problem is listed.
 
     Every image is decoded and every object made. Photographs to be turned, at which `convert` would stop, are listed
@@ -116,19 +117,19 @@ def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str =
     log = Log()
     log.extend(Log(found.head.dropped, found.head.repaired, found.head.kept))
     _stop(log, fatal)
-    counts, most = records.Counts(), 0
+    counts, most = Counts(), 0
     job = functools.partial(_tally, functools.partial(_make, found.source, rules, fatal))
     for objects, crowds, incidents in _each(job, found.items, workers):
         log.extend(incidents)
         if objects is not None:
-            counts = records.Counts(counts.images + 1, counts.images_without_objects + (objects == 0),
+            counts = Counts(counts.images + 1, counts.images_without_objects + (objects == 0),
                                     counts.objects + objects, counts.crowds + crowds)
             most = max(most, objects)
     return replace(found.head, name=name, counts=counts, max_objects_per_image=most, dropped=log.dropped,
                    repaired=log.repaired, kept=log.kept)
 
 
-def problems(manifest: records.Manifest) -> Iterator[tuple[str, str, records.Incident]]:
+def problems(manifest: Manifest) -> Iterator[tuple[str, str, Incident]]:
     """Action (dropped, repaired, kept), reason and incident of each problem, in this order."""
     for action in ACTIONS:
         for reason, incidents in sorted(getattr(manifest, action).items()):
@@ -136,14 +137,14 @@ def problems(manifest: records.Manifest) -> Iterator[tuple[str, str, records.Inc
                 yield action, reason, incident
 
 
-def line(action: str, reason: str, incident: records.Incident) -> str:
+def line(action: str, reason: str, incident: Incident) -> str:
     """'a.json: image 5, annotation 11: dropped, box without area: width is 0'."""
     ids = [f'{what} {value}' for what, value in
            (('image', incident.image_id), ('annotation', incident.annotation_id)) if value is not None]
     return ': '.join(part for part in (incident.file, ', '.join(ids), f'{action}, {reason}', incident.detail) if part)
 
 
-def report(manifest: records.Manifest) -> str:
+def report(manifest: Manifest) -> str:
     """The problems of a set as JSON: counts by action and reason, and each as action, reason, file, ids, detail."""
     return json.dumps({
         'format': 'mrcnn_tf report', 'version': 1, 'source': asdict(manifest.source), 'counts': asdict(manifest.counts),
@@ -173,9 +174,9 @@ def example(source: Source, rules: Rules, item: Item) -> tuple[records.Annotated
         channels=file.channels, dtype=file.dtype, split=item.split, city=item.city), log
 
 
-def categories(names: Sequence[str]) -> list[records.Category]:
+def categories(names: Sequence[str]) -> list[Category]:
     """Labels and ids 1..K in the order given."""
-    return [records.Category(label, label, name) for label, name in enumerate(names, 1)]
+    return [Category(label, label, name) for label, name in enumerate(names, 1)]
 
 
 def numbers(ids: Sequence[str]) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mrcnn_tf.input.records import Incident
+from mrcnn_tf.input.manifest import Incident
 
 
 class ConversionError(ValueError):

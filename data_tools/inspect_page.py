@@ -19,8 +19,9 @@ from data_tools import tally as counting
 from data_tools.tally import Tally
 from mrcnn_tf import files, visualize
 from mrcnn_tf.inference import Instances
-from mrcnn_tf.input import images, records, stored
-from mrcnn_tf.input.records import Annotated, Category, Manifest
+from mrcnn_tf.input import images, stored
+from mrcnn_tf.input.manifest import Category, Incident, Manifest
+from mrcnn_tf.input.records import Annotated
 
 _SIDE = 1000         # px: pictures are made smaller until their longer side has it
 _NAMED = 40          # objects: with more on an image, names would hide it
@@ -183,7 +184,7 @@ def _incidents(manifest: Manifest) -> Iterable[str]:
     yield '</table></div>'
 
 
-def _incident(action: str, reason: str, found: Sequence[records.Incident]) -> str:
+def _incident(action: str, reason: str, found: Sequence[Incident]) -> str:
     lines = ''.join(f'<div>{escape(_told(each))}</div>' for each in found[:_INCIDENTS])
     left = f'<div>and {_number(len(found) - _INCIDENTS)} more, in the manifest</div>' if len(
         found) > _INCIDENTS else ''
@@ -192,7 +193,7 @@ def _incident(action: str, reason: str, found: Sequence[records.Incident]) -> st
             f'<td><details><summary>the first</summary>{lines}{left}</details></td></tr>')
 
 
-def _told(incident: records.Incident) -> str:
+def _told(incident: Incident) -> str:
     ids = [f'{what} {value}' for what, value in (
         ('image', incident.image_id), ('annotation', incident.annotation_id)) if value is not None]
     return ': '.join(part for part in (', '.join(ids), incident.detail) if part)

@@ -19,6 +19,7 @@ from data_tools import selective_search, writer
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
 from mrcnn_tf import restricted_pickle
 from mrcnn_tf.input import records, stored
+from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.input.records import Proposals
 
 _PER_BOX = 20      # bytes of a record: four floats and a score
@@ -46,7 +47,7 @@ class Context:
 
 def attach(manifest: str | os.PathLike[str], proposals: str | os.PathLike[str] | None,
            output: str | os.PathLike[str], name: str, top: int = 2000, mode: str = 'fast',
-           options: writer.Options = writer.DEFAULTS) -> records.Manifest:
+           options: writer.Options = writer.DEFAULTS) -> Manifest:
     """Writes the records of a set with proposals as a set of another name or place, and prints a summary.
 
     Args:
@@ -65,7 +66,7 @@ def attach(manifest: str | os.PathLike[str], proposals: str | os.PathLike[str] |
         ManifestError, RecordError: the old set cannot be used.
         OSError: the disk is full or would be, no permission; nothing of the new set is left.
     """
-    old = records.Manifest.read(manifest)
+    old = Manifest.read(manifest)
     _check_place(pathlib.Path(manifest), pathlib.Path(output), name)
     log = Log()
     log.extend(Log(old.dropped, old.repaired, old.kept))
@@ -123,7 +124,7 @@ def _check_place(manifest: pathlib.Path, output: pathlib.Path, name: str) -> Non
 
 def _items(manifest: str | os.PathLike[str], top: int) -> Iterator[tuple[tuple[str, str], Item]]:
     """Each record as an item without proposals, with the two names that a file may call its image by."""
-    described = records.Manifest.read(manifest)
+    described = Manifest.read(manifest)
     sums = dict(zip(described.shard_paths(manifest), (shard.sha256 for shard in described.shards), strict=True))
     for place, serialized in stored.places(manifest):
         source_id, filename = stored.names(serialized, f'{place.file}: record {place.number}')

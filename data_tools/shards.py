@@ -18,7 +18,8 @@ from google.protobuf import __version__ as _protobuf
 
 from data_tools.incidents import Log
 from mrcnn_tf import __version__, files
-from mrcnn_tf.input.records import Annotated, Counts, Incident, Shard, encode
+from mrcnn_tf.input.manifest import Counts, Incident, Shard
+from mrcnn_tf.input.records import Annotated, encode
 
 
 class Item(Protocol):

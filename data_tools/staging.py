@@ -25,7 +25,7 @@ from typing import Any
 
 from data_tools import shards
 from mrcnn_tf import files
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.manifest import Manifest
 
 _VERSION = 1      # of the journal
 

@@ -23,6 +23,7 @@ from PIL import Image
 from data_tools import frames, images, processes, progress
 from data_tools.incidents import Unusable
 from mrcnn_tf.input import records, stored
+from mrcnn_tf.input.manifest import Counts, Manifest, Shard
 
 SAMPLE = 200     # images that are decoded
 
@@ -44,7 +45,7 @@ class Problem:
 @dataclass
 class Tally:
     """What was read."""
-    counts: records.Counts = field(default_factory=records.Counts)
+    counts: Counts = field(default_factory=Counts)
     max_objects: int = 0
     max_proposals: int = 0
     images_decoded: int = 0
@@ -88,7 +89,7 @@ class Report:
 class Job:
     """A shard to read."""
     path: pathlib.Path
-    shard: records.Shard
+    shard: Shard
     first: int               # record of the set
 
 
@@ -119,7 +120,7 @@ def verify(manifest: str | os.PathLike[str], sample: int = SAMPLE, workers: int 
     """
     if sample < 0:
         raise ValueError(f'cannot decode {sample} images')
-    stated = records.Manifest.read(manifest, shards=False)
+    stated = Manifest.read(manifest, shards=False)
     total = max(1, sum(shard.records for shard in stated.shards))
     expected = Expected([category.name for category in stated.categories], stated.has_masks, stated.has_proposals,
                         min(sample or total, total), total)
@@ -132,7 +133,7 @@ def verify(manifest: str | os.PathLike[str], sample: int = SAMPLE, workers: int 
     return Report(str(manifest), len(stated.shards), tally)
 
 
-def _jobs(manifest: records.Manifest, path: str | os.PathLike[str]) -> list[Job]:
+def _jobs(manifest: Manifest, path: str | os.PathLike[str]) -> list[Job]:
     first, jobs = 0, []
     for shard, file in zip(manifest.shards, manifest.shard_paths(path), strict=True):
         jobs.append(Job(pathlib.Path(file), shard, first))
@@ -140,7 +141,7 @@ def _jobs(manifest: records.Manifest, path: str | os.PathLike[str]) -> list[Job]
     return jobs
 
 
-def _compare(manifest: records.Manifest, tally: Tally) -> list[Problem]:
+def _compare(manifest: Manifest, tally: Tally) -> list[Problem]:
     """The sums, unless what was found already explains why they differ."""
     if tally.problems:
         return []
@@ -212,7 +213,7 @@ def _read_record(expected: Expected, job: Job, frame: frames.Frame, tally: Tally
 def _count(tally: Tally, example: records.Annotated) -> None:
     objects, crowds = len(example.objects), sum(each.crowd for each in example.objects)
     proposals = 0 if example.proposals is None else len(example.proposals.scores)
-    tally.add(Tally(records.Counts(1, int(not objects), objects, crowds), objects, proposals))
+    tally.add(Tally(Counts(1, int(not objects), objects, crowds), objects, proposals))
 
 
 def _of_objects(expected: Expected, example: records.Annotated) -> Iterator[str]:

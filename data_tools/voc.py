@@ -25,6 +25,7 @@ from data_tools.conversion import DataSet, Item, Told
 from data_tools.images import ImageFile
 from data_tools.incidents import ConversionError, Fault, Unusable
 from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -74,9 +75,9 @@ def find(roots: Sequence[str | os.PathLike[str]], split: str, years: Sequence[st
         masks = all((folders[folder] / _SEGMENTS / f'{image_id}.png').is_file() for folder, image_id in places)
     categories = conversion.categories(_classes(classes))
     source = Voc(tuple(folders), {category.name: category for category in categories}, masks)
-    head = records.Manifest(
-        name='', categories=categories, counts=records.Counts(), max_objects_per_image=0, dropped={}, repaired={},
-        shards=[], has_masks=masks, source=records.Source(
+    head = Manifest(
+        name='', categories=categories, counts=Counts(), max_objects_per_image=0, dropped={}, repaired={},
+        shards=[], has_masks=masks, source=Source(
             'voc', ', '.join(str(_list_path(folder, split)) for folder in folders),
             ', '.join(str(folder / _PICTURES) for folder in folders)))
     numbers = conversion.numbers([image_id for _, image_id in places])
@@ -89,7 +90,7 @@ def find(roots: Sequence[str | os.PathLike[str]], split: str, years: Sequence[st
 class Voc:
     """Annotations as VOC's folders hold them."""
     folders: tuple[pathlib.Path, ...]
-    categories: dict[str, records.Category]      # by name
+    categories: dict[str, Category]      # by name
     masks: bool
 
     def item(self, image_id: str, number: int, place: Place, split: str) -> Item:

@@ -25,7 +25,7 @@ from data_tools import beam, processes, progress, shards
 from data_tools import staging as stages
 from data_tools.incidents import ConversionError, Log, describe
 from data_tools.shards import Job, Make, Part, T
-from mrcnn_tf.input.records import Counts, Incident, Manifest
+from mrcnn_tf.input.manifest import Counts, Incident, Manifest
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,14 @@ def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.Pa
         The manifest written.
 
     Raises:
-        ConversionError: no usable name, no image left, or no object though there were annotations.
+        ConversionError: no usable name or directory, no image left, or no object though there were annotations.
         OSError: the disk is full or would be, no permission, a worker process died, another run writes the same set.
             No shard or manifest of the new set is left under its name, and an older set is as it was.
     """
     output = pathlib.Path(output)
     check_name(head.name)
+    if output.exists() and not output.is_dir():
+        raise ConversionError(f'{output} is a file; give a directory')
     output.mkdir(parents=True, exist_ok=True)
     groups = [items[group.start:group.stop] for group in plan([item.bytes for item in items], options)]
     limits = options.images_per_shard, options.bytes_per_shard

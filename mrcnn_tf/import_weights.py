@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
-from mrcnn_tf.input.records import Category, Manifest
+from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.model import Detector, build_model
 from mrcnn_tf.training.checkpoints import restore_model, save_imported
 from mrcnn_tf.weights import coco, detectron2, files, keras_applications, rules, torchvision

@@ -18,7 +18,7 @@ import tensorflow as tf
 from mrcnn_tf import augmentation, paste
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.input import images
-from mrcnn_tf.input.records import Category
+from mrcnn_tf.input.manifest import Category
 
 _ASSETS = 'assets.extra/mrcnn.json'
 

@@ -12,7 +12,7 @@ from mrcnn_tf.alternating import JOINED, STEPS
 from mrcnn_tf.backbones import resnet
 from mrcnn_tf.config import Config, ConfigError
 from mrcnn_tf.input.dataset import evaluation_dataset
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.model import build_model
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import TrainingError

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from data_tools import cityscapes, conversion, shapes, writer
 from data_tools.conversion import Rules
 from mrcnn_tf import cli, cli_convert
-from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Counts, Manifest, Source
 
 
 def mrcnn(*arguments: object) -> Result:
@@ -31,7 +31,7 @@ class Recorder:
         return self._result
 
 
-EMPTY = records.Manifest('x', [], records.Counts(), 0, {}, {}, [], False, records.Source('coco', 'a.json', 'i'))
+EMPTY = Manifest('x', [], Counts(), 0, {}, {}, [], False, Source('coco', 'a.json', 'i'))
 
 
 def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:

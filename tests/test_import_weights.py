@@ -10,7 +10,7 @@ import tensorflow as tf
 from data_tools import coco, shapes
 from mrcnn_tf import config as configuration
 from mrcnn_tf import import_weights
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.checkpoints import find_newest, restore_model
 from mrcnn_tf.weights.rules import WeightsError

@@ -15,7 +15,7 @@ from mrcnn_tf import inference
 from mrcnn_tf.config import Config
 from mrcnn_tf.inference import InferenceError, Instances
 from mrcnn_tf.input import images
-from mrcnn_tf.input.records import Category
+from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.model import build_model
 from mrcnn_tf.training import checkpoints
 from mrcnn_tf.weights.rules import variable_path

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_tf import visualize
 from mrcnn_tf.inference import InferenceError, Instances
-from mrcnn_tf.input.records import Category
+from mrcnn_tf.input.manifest import Category
 
 NAMES = ['cat', 'dog']
 

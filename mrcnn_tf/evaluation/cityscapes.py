@@ -23,7 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mrcnn_tf.evaluation.coco import EvaluationError, GroundTruth, Metrics
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.manifest import Manifest
 
 _ROOT = 'CITYSCAPES_DATASET'     # of the environment: where the official scripts look
 _SUFFIX = '_instanceIds.png'

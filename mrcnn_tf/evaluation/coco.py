@@ -25,7 +25,7 @@ from pycocotools.cocoeval import COCOeval
 from mrcnn_tf import files, paste
 from mrcnn_tf.inference import Instances, to_coco
 from mrcnn_tf.input import dataset
-from mrcnn_tf.input.records import Category, Manifest
+from mrcnn_tf.input.manifest import Category, Manifest
 
 PathLike = str | os.PathLike[str]
 Metrics = dict[str, float | None]

@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_tf.evaluation.coco import EvaluationError, GroundTruth, Metrics, PathLike
 from mrcnn_tf.input import dataset
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.manifest import Manifest
 
 LIMITS = (50, 100, 300, 1000, 2000)    # N
 _IOUS = np.arange(50, 100, 5) / 100

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from mrcnn_tf.config import Config, ConfigError
 from mrcnn_tf.input import images, records, transforms
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 

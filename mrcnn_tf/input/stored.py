@@ -16,6 +16,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Manifest
 
 _HEAD, _TAIL = 12, 4     # bytes around a record
 _SIGNATURES = {b'\xff\xd8\xff': 'jpeg', b'\x89PNG': 'png'}
@@ -49,7 +50,7 @@ def places(manifest: str | os.PathLike[str]) -> Iterator[tuple[Place, bytes]]:
         ManifestError: the manifest cannot be used.
         RecordError: a damaged shard.
     """
-    for file in records.Manifest.read(manifest).shard_paths(manifest):
+    for file in Manifest.read(manifest).shard_paths(manifest):
         start = 0
         for number, serialized in records_of(file):
             yield Place(file, number, start + _HEAD, len(serialized)), serialized

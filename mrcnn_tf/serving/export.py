@@ -20,7 +20,7 @@ import tensorflow as tf
 from mrcnn_tf import __version__, files
 from mrcnn_tf.config import Config, DataConfig
 from mrcnn_tf.input import images
-from mrcnn_tf.input.records import Category
+from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.model import Detector, MaskRCNN
 from mrcnn_tf.training.checkpoints import restore_model
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 from mrcnn_tf import config as configuration
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
-from mrcnn_tf.input.records import Category, read_categories, write_categories
+from mrcnn_tf.input.manifest import Category, read_categories, write_categories
 from mrcnn_tf.model import Detector, build_model
 from mrcnn_tf.training.strategies import ALONE, Worker, average_statistics
 

@@ -18,7 +18,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.dataset import check, readable, training_dataset
-from mrcnn_tf.input.records import Category, Manifest
+from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.model import Detector, build_model
 from mrcnn_tf.training import schedules
 from mrcnn_tf.training.callbacks import Interruption, NonFiniteStop, Save, Scalars, Show, TrainingError, step_of

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from mrcnn_tf.input.records import Category
+from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.weights.rules import ClassMap, WeightsError
 
 # Cityscapes' 8 instance classes and the COCO class that each begins as. COCO has no riders: a person on a bicycle is a

@@ -1,7 +1,7 @@
 """COCO's 80 categories, ids with gaps, for weights whose file does not name its classes."""
 from __future__ import annotations
 
-from mrcnn_tf.input.records import Category
+from mrcnn_tf.input.manifest import Category
 
 _IDS_AND_NAMES = """
 1 person, 2 bicycle, 3 car, 4 motorcycle, 5 airplane, 6 bus, 7 train, 8 truck, 9 boat, 10 traffic light, 11

@@ -41,6 +41,7 @@ from data_tools import images as image_files
 from data_tools.conversion import DataSet, Rules
 from data_tools.incidents import ConversionError, Unusable
 from mrcnn_tf.input import images, records
+from mrcnn_tf.input.manifest import Counts, Manifest
 
 Files = dict[str, bytes]
 SECONDS = 10.0     # of the processor; a case that takes longer hangs
@@ -197,10 +198,10 @@ def _end(kind: Kind, files: Files, rng: random.Random) -> str:
         return 'records, and problems are counted' if problems else 'records, no problem'
 
 
-def _check(manifest: records.Manifest, path: pathlib.Path, files: Files,
+def _check(manifest: Manifest, path: pathlib.Path, files: Files,
            truth: dict[str, list[Expected] | None]) -> None:
-    assert records.Manifest.read(path) == manifest
-    counts, seen = records.Counts(), set()
+    assert Manifest.read(path) == manifest
+    counts, seen = Counts(), set()
     dropped = collections.Counter(str(each.image_id) for found in manifest.dropped.values() for each in found
                                   if each.annotation_id is not None)
     of_image = {str(each.image_id) for found in manifest.dropped.values() for each in found
@@ -209,7 +210,7 @@ def _check(manifest: records.Manifest, path: pathlib.Path, files: Files,
         source_id = record['source_id'].decode()
         _check_record(record, manifest, files)
         count = len(record['labels'])
-        counts = records.Counts(counts.images + 1, counts.images_without_objects + (count == 0),
+        counts = Counts(counts.images + 1, counts.images_without_objects + (count == 0),
                                 counts.objects + count, counts.crowds + int(record['crowd'].sum()))
         seen.add(source_id)
         expected = truth[source_id]
@@ -222,7 +223,7 @@ def _check(manifest: records.Manifest, path: pathlib.Path, files: Files,
 
 
 def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    manifest = records.Manifest.read(path)
+    manifest = Manifest.read(path)
     for serialized in tf.data.TFRecordDataset(manifest.shard_paths(path)):
         parsed = records.parse(serialized, manifest.has_masks)
         features = tf.train.Example.FromString(serialized.numpy()).features.feature
@@ -230,7 +231,7 @@ def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
                'filename': features['image/filename'].bytes_list.value[0].decode()}
 
 
-def _check_record(record: dict[str, Any], manifest: records.Manifest, files: Files) -> None:
+def _check_record(record: dict[str, Any], manifest: Manifest, files: Files) -> None:
     height, width = int(record['height']), int(record['width'])
     assert images.decode(record['encoded']).shape == [height, width, 3]
     turned = 'EXIF orientation applied' in manifest.repaired
@@ -245,7 +246,7 @@ def _check_record(record: dict[str, Any], manifest: records.Manifest, files: Fil
         assert mask.shape == (height, width, 1) and set(np.unique(mask)) <= {0, 1} and mask.any()
 
 
-def _check_order(record: dict[str, Any], manifest: records.Manifest, expected: list[Expected]) -> None:
+def _check_order(record: dict[str, Any], manifest: Manifest, expected: list[Expected]) -> None:
     """The objects are some of the expected ones, in their order."""
     height, width = int(record['height']), int(record['width'])
     rest = iter(expected)

@@ -13,7 +13,8 @@ from PIL import Image
 from data_tools import adopt
 from data_tools.incidents import ConversionError
 from mrcnn_tf import config
-from mrcnn_tf.input import dataset, records
+from mrcnn_tf.input import dataset
+from mrcnn_tf.input.manifest import Counts, Manifest
 from mrcnn_tf.input.stored import RecordError
 
 
@@ -67,8 +68,8 @@ def test_the_manifest_tells_what_the_shards_hold(tmp_path: pathlib.Path) -> None
     before = [path.read_bytes() for path in (first, second)]
     written = adopt.adopt([first, second], 'train')
     assert [path.read_bytes() for path in (first, second)] == before
-    found = records.Manifest.read(tmp_path / 'train.json')
-    assert found == written and found.counts == records.Counts(3, 1, 4, 2)
+    found = Manifest.read(tmp_path / 'train.json')
+    assert found == written and found.counts == Counts(3, 1, 4, 2)
     assert found.max_objects_per_image == 2 and found.has_masks and not found.has_proposals
     assert [(c.label, c.name) for c in found.categories] == [(1, 'person'), (2, 'label 2, of no object'), (3, 'car')]
     assert [(s.file, s.records) for s in found.shards] == [(first.name, 1), (second.name, 2)]

@@ -20,7 +20,7 @@ from PIL import Image
 from data_tools import cityscapes, conversion
 from data_tools.conversion import Rules
 from data_tools.incidents import ConversionError
-from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Counts, Incident, Manifest, Source
 
 HEIGHT, WIDTH = 24, 40
 BASE = 'aachen_000000_000019'
@@ -56,13 +56,13 @@ class Tree:
         return path
 
     def convert(self, split: str = 'train', annotations: str = 'fine', masks: bool = True, **rules: Any,
-                ) -> records.Manifest:
+                ) -> Manifest:
         return conversion.convert(cityscapes.find(self.root, split, annotations, masks), self.root / 'out', split,
                                   Rules(**rules))
 
     def features(self, split: str = 'train') -> list[dict[str, list[Any]]]:
         path = self.root / 'out' / f'{split}.json'
-        shards = tf.data.TFRecordDataset(records.Manifest.read(path).shard_paths(path))
+        shards = tf.data.TFRecordDataset(Manifest.read(path).shard_paths(path))
         examples = [tf.train.Example.FromString(each.numpy()).features.feature for each in shards]
         return [{key: list(getattr(value, value.WhichOneof('kind')).value) if value.WhichOneof('kind') else []
                  for key, value in each.items()} for each in examples]
@@ -97,11 +97,11 @@ def test_instances_groups_and_what_is_not_evaluated(tree: Tree) -> None:
     assert (record['image/split'], record['image/city'], record['image/source_id'], record['image/id']) == (
         [b'train'], [b'aachen'], [BASE.encode()], [1])
     assert record['image/filename'] == [f'aachen/{BASE}_leftImg8bit.png'.encode()]
-    assert manifest.counts == records.Counts(1, 0, 6, 2) and manifest.has_masks
+    assert manifest.counts == Counts(1, 0, 6, 2) and manifest.has_masks
     assert [(c.label, c.id, c.name) for c in manifest.categories] == [
         (1, 24, 'person'), (2, 25, 'rider'), (3, 26, 'car'), (4, 27, 'truck'), (5, 28, 'bus'), (6, 31, 'train'),
         (7, 32, 'motorcycle'), (8, 33, 'bicycle')]
-    assert manifest.source == records.Source('cityscapes', str(tree.root / 'gtFine' / 'train'),
+    assert manifest.source == Source('cityscapes', str(tree.root / 'gtFine' / 'train'),
                                              str(tree.root / 'leftImg8bit' / 'train'))
     assert manifest.dropped == manifest.repaired == manifest.kept == {}
 
@@ -192,8 +192,8 @@ def test_what_cannot_be_drawn_is_kept_in_mind(tree: Tree) -> None:
     manifest = tree.convert()
     file = f'gtFine/train/aachen/{BASE}_gtFine_polygons.json'
     assert manifest.kept == {
-        'unknown class': [records.Incident(BASE, None, "'spaceship'", file)],
-        'polygon with fewer than 3 points': [records.Incident(BASE, None, 'bus: 2 points', file)]}
+        'unknown class': [Incident(BASE, None, "'spaceship'", file)],
+        'polygon with fewer than 3 points': [Incident(BASE, None, 'bus: 2 points', file)]}
     assert manifest.counts.objects == 1
 
 
@@ -211,7 +211,7 @@ def test_boxes_only_and_no_annotations(tree: Tree) -> None:
     assert len(tree.features()[0]['image/object/box']) == 24
     tree.picture(split='test')
     test_set = tree.convert('test', 'none')
-    assert test_set.counts == records.Counts(1, 1, 0, 0) and not test_set.has_masks
+    assert test_set.counts == Counts(1, 1, 0, 0) and not test_set.has_masks
     assert test_set.source.annotations == ''
 
 

@@ -20,6 +20,7 @@ from data_tools import coco, writer
 from data_tools.conversion import Rules
 from data_tools.incidents import ConversionError
 from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Category, Counts, Incident, Manifest, Source
 
 HEIGHT, WIDTH = 20, 30
 NAN, INFINITE = float('nan'), float('inf')
@@ -55,18 +56,18 @@ class Folder:
         picture(path / 'images' / 'a.png')
 
     def convert(self, annotations: list[Any] | None = None, images: list[Any] | None = None,
-                **options: Any) -> records.Manifest:
+                **options: Any) -> Manifest:
         data = {**DATA, 'annotations': DATA['annotations'] if annotations is None else annotations,
                 'images': DATA['images'] if images is None else images}
         (self.path / 'a.json').write_text(json.dumps(data))
         return self.run(**options)
 
-    def run(self, **options: Any) -> records.Manifest:
+    def run(self, **options: Any) -> Manifest:
         return coco.convert(self.path / 'a.json', self.path / 'images', self.path / 'out', **options)
 
     def parse(self, name: str = 'train', with_masks: bool = True) -> list[dict[str, Any]]:
         path = self.path / 'out' / f'{name}.json'
-        shards = tf.data.TFRecordDataset(records.Manifest.read(path).shard_paths(path))
+        shards = tf.data.TFRecordDataset(Manifest.read(path).shard_paths(path))
         return [{key: value.numpy() for key, value in records.parse(each, with_masks).items()} for each in shards]
 
 
@@ -94,10 +95,10 @@ def test_an_image_and_its_object(folder: Folder) -> None:
     assert (record['labels'].tolist(), record['crowd'].tolist(), record['area'].tolist()) == ([1], [False], [33.5])
     assert record['annotation_ids'].tolist() == [1]
     np.testing.assert_array_equal(decoded(record['masks'][0]), square())
-    assert manifest == records.Manifest(
-        'train', [records.Category(1, 7, 'cat'), records.Category(2, 12, 'dog'), records.Category(3, 90, 'zebra')],
-        records.Counts(1, 0, 1, 0), 1, {}, {}, manifest.shards, True,
-        records.Source('coco', str(folder.path / 'a.json'), str(folder.path / 'images')))
+    assert manifest == Manifest(
+        'train', [Category(1, 7, 'cat'), Category(2, 12, 'dog'), Category(3, 90, 'zebra')],
+        Counts(1, 0, 1, 0), 1, {}, {}, manifest.shards, True,
+        Source('coco', str(folder.path / 'a.json'), str(folder.path / 'images')))
 
 
 def test_sparse_category_ids_become_labels_in_order_of_id(folder: Folder) -> None:
@@ -114,13 +115,13 @@ def test_every_segmentation_with_or_without_crowd(folder: Folder, kind: str, cro
     [record] = folder.parse()
     np.testing.assert_array_equal(decoded(record['masks'][0]), square())
     assert record['crowd'].tolist() == [bool(crowd)]
-    assert manifest.counts == records.Counts(1, 0, 1, crowd)
+    assert manifest.counts == Counts(1, 0, 1, crowd)
 
 
 def test_images_without_objects_are_kept(folder: Folder) -> None:
     picture(folder.path / 'images' / 'b.png')
     manifest = folder.convert([], [*DATA['images'], {'id': 5, 'file_name': 'b.png', 'height': HEIGHT, 'width': WIDTH}])
-    assert manifest.counts == records.Counts(2, 2, 0, 0) and manifest.max_objects_per_image == 0
+    assert manifest.counts == Counts(2, 2, 0, 0) and manifest.max_objects_per_image == 0
     assert [record['boxes'].shape for record in folder.parse()] == [(0, 4), (0, 4)]
 
 
@@ -169,7 +170,7 @@ def test_an_impossible_area_is_computed_and_counted(folder: Folder, area: Any) -
 def test_a_short_polygon_beside_a_good_one_is_left_out_and_counted(folder: Folder) -> None:
     manifest = folder.convert([annotation(segmentation=[[1, 1, 2, 2], POLYGON])])
     np.testing.assert_array_equal(decoded(folder.parse()[0]['masks'][0]), square())
-    assert manifest.repaired == {'polygon with fewer than 3 points': [records.Incident(1, 1, '2 points', 'a.json')]}
+    assert manifest.repaired == {'polygon with fewer than 3 points': [Incident(1, 1, '2 points', 'a.json')]}
     assert manifest.dropped == {}
 
 
@@ -219,7 +220,7 @@ def test_an_annotation_is_dropped_and_counted(
     assert {reason: [incident.annotation_id for incident in found] for reason, found in manifest.dropped.items()} == {
         reason: [8]}
     assert {incident.file for found in manifest.dropped.values() for incident in found} == {'a.json'}
-    assert manifest.repaired == {} and manifest.counts == records.Counts(1, 0, 1, 0)
+    assert manifest.repaired == {} and manifest.counts == Counts(1, 0, 1, 0)
     assert folder.parse()[0]['annotation_ids'].tolist() == [9]
     [row] = [line for line in capsys.readouterr().out.splitlines() if 'dropped' in line]
     assert [cell.strip() for cell in row.split('│')[1:4]] == ['dropped', reason, '1']
@@ -243,23 +244,23 @@ def test_an_image_is_dropped_with_its_annotations_and_counted(folder: Folder, re
     [[found, [incident]]] = manifest.dropped.items()
     assert (found, incident.image_id, incident.annotation_id, incident.file) == (reason, 40, None, 'b.jpg')
     assert 'b.jpg' in incident.detail and incident.detail.endswith(' (and its 2 annotations)')
-    assert manifest.counts == records.Counts(1, 0, 1, 0)
+    assert manifest.counts == Counts(1, 0, 1, 0)
     assert [record['image_id'] for record in folder.parse()] == [1]
 
 
 @pytest.mark.parametrize('size', [(None, None), (0, 0), (-1, WIDTH), (str(HEIGHT), str(WIDTH)), (NAN, True)])
 def test_a_size_that_is_none_is_not_compared(folder: Folder, size: tuple[Any, Any]) -> None:
     manifest = folder.convert(images=[{'id': 1, 'file_name': 'a.png', 'height': size[0], 'width': size[1]}])
-    assert manifest.counts == records.Counts(1, 0, 1, 0) and manifest.dropped == {}
+    assert manifest.counts == Counts(1, 0, 1, 0) and manifest.dropped == {}
     assert manifest.kept == {'size not stated': [
-        records.Incident(1, None, f'height {size[0]!r}, width {size[1]!r}', 'a.json')]}
+        Incident(1, None, f'height {size[0]!r}, width {size[1]!r}', 'a.json')]}
 
 
 @pytest.mark.parametrize('crowd', ['1', 2, [1]])
 def test_a_crowd_that_is_none_is_told(folder: Folder, crowd: Any) -> None:
     manifest = folder.convert([annotation(iscrowd=crowd)])
     assert manifest.counts.crowds == 0 and manifest.kept == {'iscrowd neither 0 nor 1': [
-        records.Incident(1, 1, f'iscrowd is {crowd!r}', 'a.json')]}
+        Incident(1, 1, f'iscrowd is {crowd!r}', 'a.json')]}
 
 
 def test_a_corrupt_jpeg_is_dropped(folder: Folder) -> None:
@@ -275,7 +276,7 @@ def test_a_photograph_to_be_turned_that_is_not(folder: Folder) -> None:
     Image.new('RGB', (HEIGHT, WIDTH)).save(folder.path / 'images' / 'b.jpg', exif=exif)
     manifest = folder.convert([], [*DATA['images'], {'id': 2, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}],
                               rules=Rules(exif='ignore'))
-    assert manifest.dropped['size mismatch'] == [records.Incident(
+    assert manifest.dropped['size mismatch'] == [Incident(
         2, None, 'b.jpg is 30 x 20, and its EXIF says to turn it; the annotations say 20 x 30', 'b.jpg')]
 
 
@@ -329,7 +330,7 @@ def test_a_test_set_without_annotations(folder: Folder, annotations: Any, catego
     data = {'images': DATA['images'], 'annotations': annotations, 'categories': categories}
     (folder.path / 'a.json').write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
     manifest = folder.run()
-    assert manifest.counts == records.Counts(1, 1, 0, 0) and not manifest.has_masks
+    assert manifest.counts == Counts(1, 1, 0, 0) and not manifest.has_masks
     assert len(manifest.categories) == (0 if categories is ... else 3)
     assert [record['image_id'] for record in folder.parse(with_masks=False)] == [1]
 
@@ -344,7 +345,7 @@ def test_lvis(folder: Folder) -> None:
     images = [{'id': 9, 'coco_url': f'{url}/train2017/000000000009.png', 'not_exhaustive_category_ids': [], **size},
               {'id': 2 ** 40, 'coco_url': f'{url}/val2017/000000000025.png', **size}]
     manifest = folder.convert([annotation(id=2 ** 50, image_id=9, iscrowd=...)], images)
-    assert manifest.dropped == {} and manifest.counts == records.Counts(2, 1, 1, 0)
+    assert manifest.dropped == {} and manifest.counts == Counts(2, 1, 1, 0)
     records_ = folder.parse()
     assert [record['encoded'] for record in records_] == [first, second]
     assert [record['image_id'] for record in records_] == [9, 2 ** 40]
@@ -382,7 +383,7 @@ def test_boxes_only(folder: Folder) -> None:
 def test_the_work_can_be_sent_to_another_process(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     write, options = writer.write, writer.Options(images_per_shard=2)
 
-    def through_pickle(items: Any, make: Any, head: Any, *others: Any) -> records.Manifest:
+    def through_pickle(items: Any, make: Any, head: Any, *others: Any) -> Manifest:
         assert others[-1] is options
         return write(*pickle.loads(pickle.dumps((items, make, head))), *others)
 
@@ -445,7 +446,7 @@ def test_a_json_that_is_not_cocos_is_one_clear_line(folder: Folder, data: Any, m
 
 
 def test_a_json_that_changes_meanwhile_is_noticed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def touch(*arguments: Any) -> records.Manifest:
+    def touch(*arguments: Any) -> Manifest:
         os.utime(folder.path / 'a.json', ns=(0, 0))
         return write(*arguments)
 
@@ -466,7 +467,7 @@ def test_annotations_before_images_and_images_in_any_order(folder: Folder) -> No
     assert [(r['image_id'], r['annotation_ids'].tolist()) for r in folder.parse()] == [
         (5, [2, 5]), (1, []), (3, [1, 3, 6])]
     assert manifest.dropped == {'annotation for a missing image': [
-        records.Incident(77, 4, 'image_id 77 is not in the list', 'a.json')]}
+        Incident(77, 4, 'image_id 77 is not in the list', 'a.json')]}
 
 
 def test_a_json_that_is_not_there(folder: Folder) -> None:
@@ -485,7 +486,7 @@ def test_a_wrong_directory_of_images(folder: Folder) -> None:
 def test_nuclei(tmp_path: pathlib.Path, nuclei_dir: pathlib.Path, split: str) -> None:
     path = nuclei_dir / 'annotations' / f'instances_{split}.json'
     manifest = coco.convert(path, nuclei_dir / 'images', tmp_path, split)
-    assert manifest.counts == {'train': records.Counts(267, 0, 7680, 0), 'val': records.Counts(40, 0, 1067, 0)}[split]
+    assert manifest.counts == {'train': Counts(267, 0, 7680, 0), 'val': Counts(40, 0, 1067, 0)}[split]
     assert manifest.max_objects_per_image == {'train': 99, 'val': 90}[split]
     assert manifest.dropped == {} and manifest.repaired == {} and manifest.has_masks
     _agree(path, nuclei_dir / 'images', tmp_path / f'{split}.json')
@@ -496,7 +497,7 @@ def test_coco(tmp_path: pathlib.Path, coco_dir: pathlib.Path, split: str) -> Non
     path = coco_dir / 'annotations' / f'instances_{split}.json'
     manifest = coco.convert(path, coco_dir / split, tmp_path, split)
     assert manifest.counts == {
-        'train2017': records.Counts(47, 0, 524, 6), 'val2017': records.Counts(57, 2, 517, 7)}[split]
+        'train2017': Counts(47, 0, 524, 6), 'val2017': Counts(57, 2, 517, 7)}[split]
     assert manifest.dropped == {}
     assert [(c.label, c.id, c.name) for c in manifest.categories][::79] == [(1, 1, 'person'), (80, 90, 'toothbrush')]
     _agree(path, coco_dir / split, tmp_path / f'{split}.json')
@@ -505,7 +506,7 @@ def test_coco(tmp_path: pathlib.Path, coco_dir: pathlib.Path, split: str) -> Non
 def _agree(annotations: pathlib.Path, images: pathlib.Path, path: pathlib.Path) -> None:
     """Each record against the json, its masks as pycocotools decodes them."""
     data = json.loads(annotations.read_text())
-    manifest = records.Manifest.read(path)
+    manifest = Manifest.read(path)
     ids = {category.label: category.id for category in manifest.categories}
     listed = {image['id']: image for image in data['images']}
     of_image = collections.defaultdict(list)

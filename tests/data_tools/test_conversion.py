@@ -20,6 +20,7 @@ from data_tools.incidents import ConversionError, Fault, Unusable
 from mrcnn_tf.config import Config, DataConfig, ModelConfig
 from mrcnn_tf.input import records
 from mrcnn_tf.input.dataset import training_dataset
+from mrcnn_tf.input.manifest import Category, Counts, Incident, Manifest, Source
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
 
@@ -54,13 +55,13 @@ def data_set(path: pathlib.Path, told: dict[str, Any], orientation: int = 1, mod
         Image.fromarray(PIXELS).convert(mode).save(path / name, exif=exif)
     items = [Item(f'id {i}', i, name, 100, 0, value, 'val') for i, (name, value) in
              enumerate(told.items(), 1)]
-    head = records.Manifest('', [records.Category(1, 1, 'cat')], records.Counts(), 0, {}, {}, [], False,
-                            records.Source('coco', 'a.json', str(path)))
+    head = Manifest('', [Category(1, 1, 'cat')], Counts(), 0, {}, {}, [], False,
+                            Source('coco', 'a.json', str(path)))
     return DataSet(head, items, Fixed(path))
 
 
 def written(path: pathlib.Path) -> list[dict[str, list[Any]]]:
-    shards = records.Manifest.read(path).shard_paths(path)
+    shards = Manifest.read(path).shard_paths(path)
     features = [tf.train.Example.FromString(each.numpy()).features.feature for each in tf.data.TFRecordDataset(shards)]
     return [{key: list(getattr(value, value.WhichOneof('kind')).value) if value.WhichOneof('kind') else []
              for key, value in record.items()} for record in features]
@@ -69,26 +70,26 @@ def written(path: pathlib.Path) -> list[dict[str, list[Any]]]:
 TOLD = {'a.png': ((8, 12), [0, 1, 4]), 'b.png': ((8, 12), []), 'c.png': ((12, 8), [0, 1]), 'd.jpg': ((8, 12), [2, -1]),
         'e.jpg': (None, [-1]), 'f.jpg': 'unreadable', 'g.png': ((8, 12), [3, 5])}
 DROPPED = {
-    'size mismatch': [records.Incident(
+    'size mismatch': [Incident(
         'id 3', None, 'c.png is 8 x 12; the annotations say 12 x 8 (and its 2 annotations)', 'c.png')],
-    'box outside the image': [records.Incident('id 4', 2, 'at -1', 'a.json'),
-                              records.Incident('id 5', 1, 'at -1', 'a.json')],
-    'malformed xml': [records.Incident('id 6', None, 'line 1', 'f.jpg')]}
-REPAIRED = {'box clipped': [records.Incident('id 4', 1, 'by 2', 'a.json')]}
-KEPT = {'odd': [records.Incident('id 7', None, 'its name', 'a.json')],
-        'box and mask disagree': [records.Incident('id 7', 1, 'a lot', 'a.json')]}
+    'box outside the image': [Incident('id 4', 2, 'at -1', 'a.json'),
+                              Incident('id 5', 1, 'at -1', 'a.json')],
+    'malformed xml': [Incident('id 6', None, 'line 1', 'f.jpg')]}
+REPAIRED = {'box clipped': [Incident('id 4', 1, 'by 2', 'a.json')]}
+KEPT = {'odd': [Incident('id 7', None, 'its name', 'a.json')],
+        'box and mask disagree': [Incident('id 7', 1, 'a lot', 'a.json')]}
 
 
 def test_check_lists_what_convert_drops_repairs_and_keeps(tmp_path: pathlib.Path) -> None:
     found = data_set(tmp_path, TOLD)
     checked = conversion.check(found)
     assert (checked.dropped, checked.repaired, checked.kept) == (DROPPED, REPAIRED, KEPT)
-    assert checked.counts == records.Counts(images=5, images_without_objects=2, objects=6, crowds=1)
+    assert checked.counts == Counts(images=5, images_without_objects=2, objects=6, crowds=1)
     assert checked.max_objects_per_image == 3 and checked.shards == []
     manifest = conversion.convert(found, tmp_path / 'out', 'val')
     assert (manifest.counts, manifest.dropped, manifest.repaired, manifest.kept, manifest.max_objects_per_image) == (
         checked.counts, checked.dropped, checked.repaired, checked.kept, checked.max_objects_per_image)
-    assert manifest == records.Manifest.read(tmp_path / 'out' / 'val.json')
+    assert manifest == Manifest.read(tmp_path / 'out' / 'val.json')
     assert [record['image/source_id'] for record in written(tmp_path / 'out' / 'val.json')] == [
         [f'id {i}'.encode()] for i in (1, 2, 4, 5, 7)]
 
@@ -101,7 +102,7 @@ def test_two_processes_find_the_same(tmp_path: pathlib.Path) -> None:
 def test_images_without_objects_are_left_out_on_request(tmp_path: pathlib.Path) -> None:
     manifest = conversion.convert(data_set(tmp_path, TOLD), tmp_path / 'out', 'val', Rules(keep_empty=False))
     assert [incident.image_id for incident in manifest.dropped['image without objects']] == ['id 2', 'id 5']
-    assert manifest.counts == records.Counts(3, 0, 6, 1)
+    assert manifest.counts == Counts(3, 0, 6, 1)
 
 
 @pytest.mark.parametrize('told, message', [
@@ -122,7 +123,7 @@ def test_strict_stops_at_the_first(tmp_path: pathlib.Path, told: dict[str, Any],
 
 def test_strict_stops_at_what_was_found_before_any_image(tmp_path: pathlib.Path) -> None:
     found = data_set(tmp_path, {'a.png': ((8, 12), [0])})
-    found.head.dropped['annotation for a missing image'] = [records.Incident(7, 1, '7', 'a.json')]
+    found.head.dropped['annotation for a missing image'] = [Incident(7, 1, '7', 'a.json')]
     for run in (lambda: conversion.check(found, Rules(strict=True)),
                 lambda: conversion.convert(found, tmp_path / 'out', 'val', Rules(strict=True))):
         with pytest.raises(ConversionError, match='a.json: image 7, annotation 1: would be dropped, annotation for'):
@@ -148,14 +149,14 @@ def test_a_photograph_to_be_turned_stops_the_conversion(tmp_path: pathlib.Path, 
               f'where of the pixels as stored{hint} (and its 1 annotations)')
     assert str(error.value) == f'a.jpg: image id 1: stopped, EXIF orientation: {detail}'
     # A check goes on and lists them all.
-    assert conversion.check(found).dropped == {'EXIF orientation': [records.Incident('id 1', None, detail, 'a.jpg')]}
+    assert conversion.check(found).dropped == {'EXIF orientation': [Incident('id 1', None, detail, 'a.jpg')]}
 
 
 def test_a_turned_photograph_is_a_png_of_the_same_pixels(tmp_path: pathlib.Path) -> None:
     found = data_set(tmp_path, {'a.jpg': ((12, 8), [0])}, orientation=6)
     manifest = conversion.convert(found, tmp_path / 'out', 'val', Rules(exif='apply'))
     assert manifest.repaired == {
-        'EXIF orientation applied': [records.Incident('id 1', None, 'orientation 6', 'a.jpg')]}
+        'EXIF orientation applied': [Incident('id 1', None, 'orientation 6', 'a.jpg')]}
     [record] = written(tmp_path / 'out' / 'val.json')
     assert (record['image/format'], record['image/height'], record['image/width']) == ([b'png'], [12], [8])
     stored = np.array(Image.open(tmp_path / 'a.jpg'))
@@ -165,7 +166,7 @@ def test_a_turned_photograph_is_a_png_of_the_same_pixels(tmp_path: pathlib.Path)
 def test_a_photograph_left_as_stored_is_copied_and_counted(tmp_path: pathlib.Path) -> None:
     found = data_set(tmp_path, {'a.jpg': ((8, 12), [0])}, orientation=6)
     manifest = conversion.convert(found, tmp_path / 'out', 'val', Rules(exif='ignore'))
-    assert manifest.kept == {'EXIF orientation ignored': [records.Incident('id 1', None, 'orientation 6', 'a.jpg')]}
+    assert manifest.kept == {'EXIF orientation ignored': [Incident('id 1', None, 'orientation 6', 'a.jpg')]}
     [record] = written(tmp_path / 'out' / 'val.json')
     assert record['image/encoded'] == [(tmp_path / 'a.jpg').read_bytes()]
 
@@ -183,7 +184,7 @@ def test_channels_type_and_split_are_in_the_record(tmp_path: pathlib.Path) -> No
     [record] = written(tmp_path / 'out' / 'val.json')
     assert (record['image/channels'], record['image/dtype'], record['image/split']) == ([1], [b'uint8'], [b'val'])
     assert manifest.kept == {'channels differ': [
-        records.Incident('id 1', None, 'the file has 1, the annotations say 3', 'a.json')]}
+        Incident('id 1', None, 'the file has 1, the annotations say 3', 'a.json')]}
 
 
 def test_training_reads_images_of_any_channels_and_depth(tmp_path: pathlib.Path) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 from data_tools import inspect_page, writer
 from data_tools.incidents import Fault, Log
 from mrcnn_tf.input import records
-from mrcnn_tf.input.records import Annotated, Manifest, ObjectAnnotation
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
+from mrcnn_tf.input.records import Annotated, ObjectAnnotation
 from mrcnn_tf.input.stored import RecordError
 
 _EVIL = '</title><script>document.body.textContent="taken over"</script><img src="http://example.org/x">\'"&'
@@ -57,8 +58,8 @@ def make_damaged(item: Item) -> tuple[Annotated, Log]:
 @pytest.fixture
 def manifest(tmp_path: pathlib.Path) -> pathlib.Path:
     """A set of 14 images, one of them without objects, whose texts are hostile."""
-    head = Manifest('set', [records.Category(1, 1, _EVIL), records.Category(2, 2, 'dog')], records.Counts(), 0, {},
-                    {}, [], True, records.Source('coco', f'a{_EVIL}.json', 'images'))
+    head = Manifest('set', [Category(1, 1, _EVIL), Category(2, 2, 'dog')], Counts(), 0, {},
+                    {}, [], True, Source('coco', f'a{_EVIL}.json', 'images'))
     writer.write([Item(number) for number in range(14)], make, head, tmp_path / 'data')
     return tmp_path / 'data' / 'set.json'
 

@@ -16,7 +16,8 @@ from PIL import Image
 from data_tools import proposals, selective_search, writer
 from data_tools.incidents import ConversionError, Log
 from mrcnn_tf.input import records
-from mrcnn_tf.input.records import Annotated, Manifest
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
+from mrcnn_tf.input.records import Annotated
 from mrcnn_tf.restricted_pickle import PickleError
 
 _HEIGHT, _WIDTH = 40, 60
@@ -46,8 +47,8 @@ def _make(item: _Item) -> tuple[Annotated, Log]:
 @pytest.fixture
 def manifest(tmp_path: pathlib.Path) -> pathlib.Path:
     """A set of the images 139, 25 and img_7 of 40 x 60, two to a shard."""
-    head = Manifest('set', [records.Category(1, 1, 'red')], records.Counts(), 0, {}, {}, [], False,
-                    records.Source('coco', 'a.json', 'images'))
+    head = Manifest('set', [Category(1, 1, 'red')], Counts(), 0, {}, {}, [], False,
+                    Source('coco', 'a.json', 'images'))
     writer.write([_Item('139'), _Item('25'), _Item('img_7')], _make, head, tmp_path / 'in',
                  writer.Options(images_per_shard=2))
     return tmp_path / 'in' / 'set.json'

@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 from data_tools import cityscapes, coco, conversion, voc
 from data_tools.conversion import DataSet
 from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Manifest
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMES = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=8)
@@ -183,7 +184,7 @@ def _picture(path: pathlib.Path, height: int, width: int) -> None:
     Image.new('RGB', (width, height)).save(path)
 
 
-def _converted(found: DataSet, root: pathlib.Path) -> tuple[records.Manifest, list[dict[str, Any]]]:
+def _converted(found: DataSet, root: pathlib.Path) -> tuple[Manifest, list[dict[str, Any]]]:
     manifest = conversion.convert(found, root / 'out', 'set')
     read = []
     for serialized in tf.data.TFRecordDataset(manifest.shard_paths(root / 'out' / 'set.json')):

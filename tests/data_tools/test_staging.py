@@ -23,6 +23,7 @@ import pytest
 from data_tools import coco, shapes, shards, staging, starting, writer
 from data_tools.incidents import Fault, Log
 from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ def make(item: Item) -> tuple[records.Annotated | None, Log]:
     return records.Annotated(b'x' * 100, 'png', 'a.png', 'id', item.number, 8, 8, objects), log
 
 
-def write(output: pathlib.Path, count: int = 6, name: str = 'train', **options: Any) -> records.Manifest:
-    head = records.Manifest(name, [records.Category(1, 1, 'cell')], records.Counts(), 0, {}, {}, [], False,
-                            records.Source('coco', 'a.json', 'images'))
+def write(output: pathlib.Path, count: int = 6, name: str = 'train', **options: Any) -> Manifest:
+    head = Manifest(name, [Category(1, 1, 'cell')], Counts(), 0, {}, {}, [], False,
+                            Source('coco', 'a.json', 'images'))
     return writer.write([Item(i) for i in range(count)], make, head, output,
                         writer.Options(**{'images_per_shard': 2, **options}))
 
@@ -190,8 +191,8 @@ def other_make(item: Item) -> tuple[records.Annotated | None, Log]:
 def test_another_input_or_other_options_start_afresh(
         tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         change: str) -> None:
-    head = records.Manifest('train', [records.Category(1, 1, 'cell')], records.Counts(), 0, {}, {}, [], False,
-                            records.Source('coco', 'b.json' if change == 'head' else 'a.json', 'images'))
+    head = Manifest('train', [Category(1, 1, 'cell')], Counts(), 0, {}, {}, [], False,
+                            Source('coco', 'b.json' if change == 'head' else 'a.json', 'images'))
     interrupted(tmp_path)
     monkeypatch.setattr('data_tools.shards.VERSIONS', {
         **shards.VERSIONS, **({'Pillow': '0'} if change == 'version' else {})})
@@ -247,7 +248,7 @@ def test_any_name_will_do(tmp_path: pathlib.Path, name: str) -> None:
     for count in (4, 6):
         write(tmp_path, count, name)
     assert sorted(content(tmp_path)) == sorted([f'{name}.json', *staging.final_names(name, 3)])
-    assert records.Manifest.read(tmp_path / f'{name}.json').counts.images == 5
+    assert Manifest.read(tmp_path / f'{name}.json').counts.images == 5
 
 
 def test_a_set_that_was_whole_gets_its_names_before_another_is_made(

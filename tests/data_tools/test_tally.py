@@ -6,8 +6,8 @@ import pathlib
 
 from data_tools import tally, writer
 from data_tools.incidents import Log
-from mrcnn_tf.input import records
-from mrcnn_tf.input.records import Annotated, Manifest, ObjectAnnotation
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
+from mrcnn_tf.input.records import Annotated, ObjectAnnotation
 
 
 class Item:
@@ -24,8 +24,8 @@ def make(item: Item) -> tuple[Annotated, Log]:
 
 
 def written(directory: pathlib.Path, *items: Item, images_per_shard: int = 1000) -> pathlib.Path:
-    head = Manifest('set', [records.Category(1, 1, 'cat'), records.Category(2, 2, 'dog')], records.Counts(), 0, {}, {},
-                    [], False, records.Source('coco', 'a.json', 'images'))
+    head = Manifest('set', [Category(1, 1, 'cat'), Category(2, 2, 'dog')], Counts(), 0, {}, {},
+                    [], False, Source('coco', 'a.json', 'images'))
     writer.write(items, make, head, directory, writer.Options(images_per_shard=images_per_shard))
     return directory / 'set.json'
 

@@ -19,7 +19,7 @@ from PIL import Image
 from data_tools import coco, shapes, verify, writer
 from data_tools.incidents import Unusable
 from mrcnn_tf.input import records
-from mrcnn_tf.input.records import ManifestError
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, ManifestError, Shard, Source
 
 from ..test_cli import mrcnn
 
@@ -45,7 +45,7 @@ def lines(folder: pathlib.Path, sample: int = 0) -> list[str]:
 
 
 def test_a_whole_set(whole: pathlib.Path) -> None:
-    manifest = records.Manifest.read(whole / 'train.json')
+    manifest = Manifest.read(whole / 'train.json')
     report = verify.verify(whole / 'train.json', 0)
     assert report.tally == verify.Tally(manifest.counts, manifest.max_objects_per_image, 0, 9, manifest.counts.objects)
     assert report.text() == (
@@ -174,11 +174,11 @@ def written(directory: pathlib.Path, example: records.Annotated, serialized: byt
     with tf.io.TFRecordWriter(str(directory / 'a.tfrecord')) as stream:
         stream.write(data)
     file = (directory / 'a.tfrecord').read_bytes()
-    records.Manifest(**{
-        'name': 'a', 'categories': [records.Category(1, 1, 'cell'), records.Category(2, 2, 'dog')],
-        'counts': records.Counts(1, 0, 1, 0), 'max_objects_per_image': 1, 'dropped': {}, 'repaired': {},
-        'shards': [records.Shard('a.tfrecord', 1, len(file), hashlib.sha256(file).hexdigest())],
-        'has_masks': True, 'source': records.Source('coco', '', ''), **manifest}).write(directory / 'a.json')
+    Manifest(**{
+        'name': 'a', 'categories': [Category(1, 1, 'cell'), Category(2, 2, 'dog')],
+        'counts': Counts(1, 0, 1, 0), 'max_objects_per_image': 1, 'dropped': {}, 'repaired': {},
+        'shards': [Shard('a.tfrecord', 1, len(file), hashlib.sha256(file).hexdigest())],
+        'has_masks': True, 'source': Source('coco', '', ''), **manifest}).write(directory / 'a.json')
     return directory / 'a.json'
 
 

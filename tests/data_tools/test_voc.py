@@ -16,6 +16,7 @@ from PIL import Image
 from data_tools import conversion, voc
 from data_tools.incidents import ConversionError
 from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Category, Incident, Manifest, Source
 
 HEIGHT, WIDTH = 20, 30
 SIZE = f'<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>'
@@ -55,12 +56,12 @@ class Kit:
         image.putdata(values.ravel().tolist())
         image.save(self.root / 'SegmentationObject' / f'{image_id}.png')
 
-    def convert(self, split: str = 'train', **options: Any) -> records.Manifest:
+    def convert(self, split: str = 'train', **options: Any) -> Manifest:
         return conversion.convert(voc.find([self.root], split, **options), self.root / 'out', 'set')
 
     def features(self) -> list[dict[str, list[Any]]]:
         path = self.root / 'out' / 'set.json'
-        shards = tf.data.TFRecordDataset(records.Manifest.read(path).shard_paths(path))
+        shards = tf.data.TFRecordDataset(Manifest.read(path).shard_paths(path))
         examples = [tf.train.Example.FromString(each.numpy()).features.feature for each in shards]
         return [{key: list(getattr(value, value.WhichOneof('kind')).value) if value.WhichOneof('kind') else []
                  for key, value in each.items()} for each in examples]
@@ -86,8 +87,8 @@ def test_boxes_begin_a_pixel_earlier_and_end_where_they_ended(kit: Kit) -> None:
     assert record['image/object/annotation_id'] == [1000001, 1000002, 1000003]
     assert manifest.dropped == manifest.repaired == {} and not manifest.has_masks
     assert manifest.kept == {'box one pixel wide or high': [
-        records.Incident('000012', 3, '7, 7, 7, 7 (ymin, xmin, ymax, xmax)', 'Annotations/000012.xml')]}
-    assert manifest.source == records.Source('voc', str(kit.root / 'ImageSets/Main/train.txt'),
+        Incident('000012', 3, '7, 7, 7, 7 (ymin, xmin, ymax, xmax)', 'Annotations/000012.xml')]}
+    assert manifest.source == Source('voc', str(kit.root / 'ImageSets/Main/train.txt'),
                                              str(kit.root / 'JPEGImages'))
 
 
@@ -203,10 +204,10 @@ def test_classes_of_a_file(kit: Kit, tmp_path: pathlib.Path) -> None:
     kit.add('a', an_object('RBC'), an_object('dog'), an_object('Platelets'))
     (tmp_path / 'classes.txt').write_text('\ufeffPlatelets\n\n RBC \n', encoding='utf-8')
     manifest = kit.convert(classes=tmp_path / 'classes.txt')
-    assert manifest.categories == [records.Category(1, 1, 'Platelets'), records.Category(2, 2, 'RBC')]
+    assert manifest.categories == [Category(1, 1, 'Platelets'), Category(2, 2, 'RBC')]
     assert kit.features()[0]['image/object/class/label'] == [2, 1]
     assert manifest.dropped == {'category not in the list': [
-        records.Incident('a', 2, "name is 'dog'", 'Annotations/a.xml')]}
+        Incident('a', 2, "name is 'dog'", 'Annotations/a.xml')]}
 
 
 @pytest.mark.parametrize(('text', 'message'), [
@@ -309,7 +310,7 @@ def test_blood_cells(tmp_path: pathlib.Path, bccd_dir: pathlib.Path, split: str,
     assert len(manifest.kept.get('box one pixel wide or high', [])) == clicks == 1
     path = tmp_path / 'out' / f'{split}.json'
     names: Counter[str] = Counter()
-    shards = tf.data.TFRecordDataset(records.Manifest.read(path).shard_paths(path))
+    shards = tf.data.TFRecordDataset(Manifest.read(path).shard_paths(path))
     for record in shards.map(lambda serialized: records.parse(serialized, False)).as_numpy_iterator():
         usable = [box for box in boxes[record['source_id'].decode()] if box[3] > box[1] - 1 and box[4] > box[2] - 1]
         expected = np.array([[y1 - 1, x1 - 1, y2, x2] for _, x1, y1, x2, y2 in usable]).reshape(-1, 4)

@@ -21,6 +21,7 @@ from rich.console import Console
 from data_tools import writer
 from data_tools.incidents import ConversionError, Fault, Log
 from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Category, Counts, Incident, Manifest, Shard, Source
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ def dying(item: Item) -> tuple[records.Annotated | None, Log]:
     os._exit(9)
 
 
-def head(name: str = 'train') -> records.Manifest:
-    return records.Manifest(name, [records.Category(1, 1, 'cell')], records.Counts(), 0,
-                            {'category not in the list': [records.Incident(0, 7, '9')]}, {}, [], False,
-                            records.Source('coco', 'a.json', 'images'))
+def head(name: str = 'train') -> Manifest:
+    return Manifest(name, [Category(1, 1, 'cell')], Counts(), 0,
+                            {'category not in the list': [Incident(0, 7, '9')]}, {}, [], False,
+                            Source('coco', 'a.json', 'images'))
 
 
 def items(count: int) -> list[Item]:
@@ -84,16 +85,16 @@ def test_shards_and_manifest(tmp_path: pathlib.Path) -> None:
     out = tmp_path / 'out'
     names = [f'train-0000{k}-of-00003.tfrecord' for k in range(3)]
     assert sorted(path.name for path in out.iterdir()) == [*names, 'train.json']
-    assert manifest == records.Manifest.read(out / 'train.json')
+    assert manifest == Manifest.read(out / 'train.json')
     # Images 0, 1 | 2, 3 | 5, 6: number 4 is dropped; 0 has no object.
-    assert manifest.counts == records.Counts(images=6, images_without_objects=1, objects=17, crowds=5)
+    assert manifest.counts == Counts(images=6, images_without_objects=1, objects=17, crowds=5)
     assert manifest.max_objects_per_image == 6
-    assert manifest.dropped == {'category not in the list': [records.Incident(0, 7, '9')],
-                                'corrupt image': [records.Incident(4, None, '4.png')]}
+    assert manifest.dropped == {'category not in the list': [Incident(0, 7, '9')],
+                                'corrupt image': [Incident(4, None, '4.png')]}
     assert [incident.image_id for incident in manifest.repaired['box clipped']] == [1, 2, 3, 5, 6]
     for shard, name, ids in zip(manifest.shards, names, ([0, 1], [2, 3], [5, 6]), strict=True):
         data = (out / name).read_bytes()
-        assert shard == records.Shard(name, len(ids), len(data), hashlib.sha256(data).hexdigest())
+        assert shard == Shard(name, len(ids), len(data), hashlib.sha256(data).hexdigest())
         found = [int(records.parse(each, False)['image_id']) for each in tf.data.TFRecordDataset(str(out / name))]
         assert found == ids
 
@@ -157,7 +158,7 @@ def test_a_write_that_the_disk_refuses_leaves_nothing(tmp_path: pathlib.Path, fi
 
 def test_a_full_disk_keeps_the_whole_shards_and_the_same_command_goes_on(
         tmp_path: pathlib.Path, file_limit: int, capsys: pytest.CaptureFixture[str]) -> None:
-    def run() -> records.Manifest:
+    def run() -> Manifest:
         return writer.write(small + large, make, head(), tmp_path, writer.Options(images_per_shard=30))
 
     small, large = [Item(1)] + [Item(0)] * 9 + [Item(4)] * 20, [Item(0)] * 30     # of 4 nothing is written
@@ -221,7 +222,7 @@ def test_a_name_that_makes_no_file_name(tmp_path: pathlib.Path, name: str) -> No
 
 def test_an_output_that_is_a_file(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'out').write_text('')
-    with pytest.raises(OSError, match='out'):
+    with pytest.raises(ConversionError, match='out is a file; give a directory'):
         writer.write(items(1), make, head(), tmp_path / 'out')
 
 
@@ -257,7 +258,7 @@ def test_summary(tmp_path: pathlib.Path) -> None:
 
 def test_a_long_path_is_whole_in_the_summary() -> None:
     path, stream = '/data/' + 'x' * 120 + '.jpg', io.StringIO()
-    found = dataclasses.replace(head(), dropped={'missing image file': [records.Incident(1, None, path)]})
+    found = dataclasses.replace(head(), dropped={'missing image file': [Incident(1, None, path)]})
     writer.summarize(found, Console(file=stream, width=80))
     cells = [line.split('│')[4].strip() for line in stream.getvalue().splitlines() if line.startswith('│')]
     assert ''.join(cells).replace(' ', '') == f'image1:{path}'

@@ -19,7 +19,7 @@ from mrcnn_tf.config import Config
 from mrcnn_tf.evaluation import cityscapes, run
 from mrcnn_tf.evaluation.coco import EvaluationError, read_manifest
 from mrcnn_tf.inference import Instances
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.manifest import Manifest
 
 HEIGHT, WIDTH = 40, 80
 ROAD, PERSON, CAR, BICYCLE = 7, 24, 26, 33

@@ -18,7 +18,7 @@ from mrcnn_tf.evaluation import coco
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError
 from mrcnn_tf.inference import Instances
 from mrcnn_tf.input import records
-from mrcnn_tf.input.records import Category
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, Shard, Source
 
 PARITY = pathlib.Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'cocoeval_parity'
 CATEGORIES = [Category(1, 7, 'cat'), Category(2, 3, 'dog')]
@@ -220,10 +220,10 @@ def manifest_of(folder, examples, has_masks=True):
         for example in examples:
             writer.write(records.encode(example))
     objects = [each for example in examples for each in example.objects]
-    counts = records.Counts(len(examples), sum(not each.objects for each in examples), len(objects),
+    counts = Counts(len(examples), sum(not each.objects for each in examples), len(objects),
                             sum(each.crowd for each in objects))
-    shard = records.Shard(file.name, len(examples), file.stat().st_size, '')
-    records.Manifest('val', CATEGORIES, counts, 2, {}, {}, [shard], has_masks, records.Source('test', '', '')).write(
+    shard = Shard(file.name, len(examples), file.stat().st_size, '')
+    Manifest('val', CATEGORIES, counts, 2, {}, {}, [shard], has_masks, Source('test', '', '')).write(
         folder / 'val.json')
     return folder / 'val.json'
 

@@ -18,7 +18,7 @@ from mrcnn_tf import cli
 from mrcnn_tf.evaluation import recall, run
 from mrcnn_tf.evaluation.coco import EvaluationError, GroundTruth
 from mrcnn_tf.input import records, stored
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.manifest import Manifest
 
 from ..training.tiny import tiny_config, write_data
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from mrcnn_tf.evaluation import run
 from mrcnn_tf.evaluation.coco import EvaluationError
 from mrcnn_tf.input.dataset import InputError
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.model import build_model
 from mrcnn_tf.training import checkpoints
 

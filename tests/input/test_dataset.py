@@ -29,7 +29,8 @@ from mrcnn_tf.input.dataset import (
     survey,
     training_dataset,
 )
-from mrcnn_tf.input.records import Annotated, ManifestError, ObjectAnnotation
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, ManifestError, Shard, Source
+from mrcnn_tf.input.records import Annotated, ObjectAnnotation
 
 Batch = dict[str, np.ndarray]
 KEYS = {'images', 'sizes', 'original_sizes', 'image_ids', 'image_valid', 'boxes', 'labels', 'crowd', 'valid'}
@@ -69,13 +70,13 @@ def write_set(folder: pathlib.Path, pictures: Sequence[Annotated], shards: int =
             for each in part:
                 writer.write(records.encode(each))
         content = path.read_bytes()
-        stated.append(records.Shard(path.name, len(part), len(content), hashlib.sha256(content).hexdigest()))
+        stated.append(Shard(path.name, len(part), len(content), hashlib.sha256(content).hexdigest()))
     objects = [o for each in pictures for o in each.objects]
     without, crowds = sum(not p.objects for p in pictures), sum(o.crowd for o in objects)
-    manifest = records.Manifest(
-        'set', [records.Category(k, 10 * k, f'class {k}') for k in (1, 2)],
-        records.Counts(len(pictures), without, len(objects), crowds), max([0, *(len(p.objects) for p in pictures)]),
-        {}, {}, stated, True, records.Source('coco', 'a.json', 'images'))
+    manifest = Manifest(
+        'set', [Category(k, 10 * k, f'class {k}') for k in (1, 2)],
+        Counts(len(pictures), without, len(objects), crowds), max([0, *(len(p.objects) for p in pictures)]),
+        {}, {}, stated, True, Source('coco', 'a.json', 'images'))
     path = folder / 'set.json'
     dataclasses.replace(manifest, **changes).write(path)
     return str(path)

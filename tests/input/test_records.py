@@ -1,10 +1,8 @@
-"""The record's two sides, and the manifest."""
+"""The record's two sides."""
 from __future__ import annotations
 
 import dataclasses
 import io
-import json
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -177,130 +175,6 @@ def test_broken_record_is_an_error_that_names_it(
         parse(foreign(**features), with_masks)
 
 
-def manifest() -> records.Manifest:
-    return records.Manifest(
-        name='train', categories=[records.Category(1, 7, 'cat'), records.Category(2, 90, 'dog')],
-        counts=records.Counts(images=3, images_without_objects=1, objects=4, crowds=1), max_objects_per_image=3,
-        dropped={'zero area': [records.Incident(5, 11, 'width 0')], 'missing image': [records.Incident('a', None, '')]},
-        repaired={}, shards=[records.Shard('train-00000-of-00002.tfrecord', 2, 4, 'ab'),
-                             records.Shard('train-00001-of-00002.tfrecord', 1, 3, 'cd')],
-        has_masks=True, source=records.Source('coco', 'a.json', 'images'),
-        kept={'odd': [records.Incident(5, 12, 'box', 'b.png')]})
-
-
-def written(directory: pathlib.Path) -> pathlib.Path:
-    (directory / 'train-00000-of-00002.tfrecord').write_bytes(b'1234')
-    (directory / 'train-00001-of-00002.tfrecord').write_bytes(b'123')
-    manifest().write(directory / 'train.json')
-    return directory / 'train.json'
-
-
-def test_manifest_reads_what_it_wrote(tmp_path: pathlib.Path) -> None:
-    path = written(tmp_path)
-    assert records.Manifest.read(path) == manifest()
-    assert records.Manifest.read(str(path)).shard_paths(path) == [
-        str(tmp_path / 'train-00000-of-00002.tfrecord'), str(tmp_path / 'train-00001-of-00002.tfrecord')]
-
-
-def test_manifest_file_has_the_keys_of_the_contract(tmp_path: pathlib.Path) -> None:
-    data = json.loads(written(tmp_path).read_text())
-    assert data['format'] == 'mrcnn_tf manifest' and data['version'] == 1
-    assert set(data) == {'format', 'version', 'name', 'categories', 'counts', 'max_objects_per_image', 'dropped',
-                         'repaired', 'kept', 'shards', 'has_masks', 'has_proposals', 'max_proposals_per_image',
-                         'proposals_from', 'source'}
-    assert data['categories'][1] == {'label': 2, 'id': 90, 'name': 'dog'}
-    assert data['counts'] == {'images': 3, 'images_without_objects': 1, 'objects': 4, 'crowds': 1}
-    assert data['dropped']['zero area'] == [{'image_id': 5, 'annotation_id': 11, 'detail': 'width 0', 'file': ''}]
-    assert data['kept'] == {'odd': [{'image_id': 5, 'annotation_id': 12, 'detail': 'box', 'file': 'b.png'}]}
-    assert data['shards'][0] == {'file': 'train-00000-of-00002.tfrecord', 'records': 2, 'bytes': 4, 'sha256': 'ab'}
-    assert data['source'] == {'kind': 'coco', 'annotations': 'a.json', 'images': 'images'}
-
-
-def edit(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
-    def change(data: Any) -> None:
-        for key in keys[:-1]:
-            data = data[key]
-        if value is None:
-            del data[keys[-1]]
-        else:
-            data[keys[-1]] = value
-    return change
-
-
-@pytest.mark.parametrize('change, message', [
-    (edit('format', value='other'), 'not a manifest'),
-    (edit('version', value=2), 'version 2, this release reads 1'),
-    (edit('name', value=None), 'name is missing'),
-    (edit('extra', value=1), 'extra is unknown'),
-    (edit('counts', 'images', value='3'), 'counts.images has a wrong type, str'),
-    (edit('counts', 'images', value=True), 'counts.images has a wrong type, bool'),
-    (edit('counts', 'images', value=4), 'counts.images is 4 and the shards hold 3'),
-    (edit('shards', 1, 'bytes', value=None), r'shards\[1\].bytes is missing'),
-    (edit('shards', value={}), 'shards has a wrong type, dict'),
-    (edit('dropped', 'zero area', 0, 'detail', value=1), r'dropped.zero area\[0\].detail has a wrong type, int'),
-    (edit('categories', 0, 'label', value=0), r'category labels are \[0, 2\], expected 1..K'),
-    (edit('categories', value=[]), r'category labels are \[\]'),
-])
-def test_changed_manifest_is_one_clear_line(
-        tmp_path: pathlib.Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
-    path = written(tmp_path)
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
-    with pytest.raises(records.ManifestError, match=f'^{path}: .*{message}') as error:
-        records.Manifest.read(path)
-    assert '\n' not in str(error.value)
-
-
-@pytest.mark.parametrize('content', [b'', b'{"format": ', b'[]', b'\xff\xfe\x00', b'1'])
-def test_a_file_that_is_no_manifest(tmp_path: pathlib.Path, content: bytes) -> None:
-    path = tmp_path / 'train.json'
-    path.write_bytes(content)
-    with pytest.raises(records.ManifestError, match=f'^{path}: not .*mrcnn convert') as error:
-        records.Manifest.read(path)
-    assert '\n' not in str(error.value)
-
-
-def test_missing_manifest_and_directory(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(records.ManifestError, match='none.json: no such file; give the NAME.json'):
-        records.Manifest.read(tmp_path / 'none.json')
-    with pytest.raises(records.ManifestError, match='Is a directory; give the NAME.json'):
-        records.Manifest.read(tmp_path)
-
-
-def test_a_set_without_objects_needs_no_categories(tmp_path: pathlib.Path) -> None:
-    test_set = dataclasses.replace(manifest(), categories=[], counts=records.Counts(3, 3))
-    written(tmp_path)
-    test_set.write(tmp_path / 'train.json')
-    assert records.Manifest.read(tmp_path / 'train.json') == test_set
-
-
-def test_missing_and_cut_shards(tmp_path: pathlib.Path) -> None:
-    path = written(tmp_path)
-    shard = tmp_path / 'train-00001-of-00002.tfrecord'
-    shard.write_bytes(b'12')
-    with pytest.raises(records.ManifestError, match=f'its shard {shard} has 2 bytes, expected 3; copy it again'):
-        records.Manifest.read(path)
-    shard.unlink()
-    with pytest.raises(records.ManifestError, match=f'its shard {shard} is missing; copy it there'):
-        records.Manifest.read(path)
-
-
-def test_categories_of_a_model_directory(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / 'categories.json'
-    records.write_categories(path, manifest().categories)
-    assert json.loads(path.read_text())[0] == {'label': 1, 'id': 7, 'name': 'cat'}
-    assert records.read_categories(path) == manifest().categories
-    path.write_text('[{"label": 2, "id": 1, "name": "a"}]')
-    with pytest.raises(records.ManifestError, match=r'categories.json: category labels are \[2\]'):
-        records.read_categories(path)
-    path.write_text('{}')
-    with pytest.raises(records.ManifestError, match='the top has a wrong type, dict'):
-        records.read_categories(path)
-    with pytest.raises(records.ManifestError, match='none.json: no such file; give a directory'):
-        records.read_categories(tmp_path / 'none.json')
-
-
 PROPOSALS = records.Proposals(np.array([[0, 0.5, 1, 2], [1, 1, 2, 3]], np.float32), np.array([0.75, 0.5], np.float32))
 
 
@@ -323,14 +197,3 @@ def test_proposals_of_unequal_length() -> None:
         'image/proposal/box': feature([0.0] * 8), 'image/proposal/score': feature([1.0])}))
     with pytest.raises(tf.errors.InvalidArgumentError, match='42: proposals of 2 objects'):
         records.parse(cut, False, with_proposals=True)
-
-
-def test_a_manifest_of_before_proposals(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / 'a.json'
-    records.Manifest('a', [records.Category(1, 1, 'x')], records.Counts(), 0, {}, {}, [], False,
-                     records.Source('coco', '', '')).write(path)
-    data = json.loads(path.read_text())
-    assert data['has_proposals'] is False and data['max_proposals_per_image'] == 0
-    del data['has_proposals'], data['max_proposals_per_image']
-    path.write_text(json.dumps(data))
-    assert records.Manifest.read(path).has_proposals is False

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrcnn_tf.input import records, stored
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, Shard, Source
 from mrcnn_tf.input.stored import RecordError
 
 _MASK = records.encode_mask(np.ones([2, 3]))
@@ -117,9 +118,9 @@ def _set(directory: pathlib.Path) -> pathlib.Path:
             for image_id in ids:
                 stream.write(records.encode(example(image_id=image_id, filename='n' * image_id)))
         data = path.read_bytes()
-        shards.append(records.Shard(name, len(ids), len(data), hashlib.sha256(data).hexdigest()))
-    records.Manifest('set', [records.Category(1, 1, 'a')], records.Counts(3, 0, 6, 3), 2, {}, {}, shards, True,
-                     records.Source('coco', '', '')).write(directory / 'set.json')
+        shards.append(Shard(name, len(ids), len(data), hashlib.sha256(data).hexdigest()))
+    Manifest('set', [Category(1, 1, 'a')], Counts(3, 0, 6, 3), 2, {}, {}, shards, True,
+                     Source('coco', '', '')).write(directory / 'set.json')
     return directory / 'set.json'
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mrcnn_tf.input import dataset
-from mrcnn_tf.input.records import Manifest
+from mrcnn_tf.input.manifest import Manifest
 
 
 def main(annotations: str, manifest: str) -> None:

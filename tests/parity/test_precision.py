@@ -13,7 +13,7 @@ from PIL import Image
 
 from mrcnn_tf import boxes as box_ops
 from mrcnn_tf.config import Config
-from mrcnn_tf.input.records import Category
+from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.model import FasterRCNN
 from mrcnn_tf.serving.export import export
 from mrcnn_tf.training import checkpoints

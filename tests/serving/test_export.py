@@ -19,7 +19,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from mrcnn_tf import __version__, inference
 from mrcnn_tf.config import Config
-from mrcnn_tf.input.records import Category
+from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.model import build_model
 from mrcnn_tf.serving import alone
 from mrcnn_tf.serving import export as exporting

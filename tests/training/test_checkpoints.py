@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mrcnn_tf.config import Config, DataConfig, SolverConfig, TrainConfig
-from mrcnn_tf.input.records import Category
+from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.model import build_model
 from mrcnn_tf.training.checkpoints import CheckpointError, Checkpoints, create, find_newest, read, restore_model
 from mrcnn_tf.training.optimizers import build_optimizer

@@ -11,7 +11,8 @@ from PIL import Image
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
 from mrcnn_tf.input import records
-from mrcnn_tf.input.records import Annotated, Category, Manifest, ObjectAnnotation
+from mrcnn_tf.input.manifest import Category, Counts, Manifest, Shard, Source
+from mrcnn_tf.input.records import Annotated, ObjectAnnotation
 
 CATEGORIES = [Category(1, 1, 'low'), Category(2, 2, 'high')]
 SETTINGS = (
@@ -43,8 +44,8 @@ def write_data(directory: pathlib.Path) -> None:
     size = (directory / 'train-0.tfrecord').stat().st_size
     objects = sum(len(example.objects) for example in examples)
     manifest = Manifest(
-        'train', CATEGORIES, records.Counts(16, 0, objects, 0), 2, {}, {},
-        [records.Shard('train-0.tfrecord', 16, size, '')], True, records.Source('test', '', ''))
+        'train', CATEGORIES, Counts(16, 0, objects, 0), 2, {}, {},
+        [Shard('train-0.tfrecord', 16, size, '')], True, Source('test', '', ''))
     manifest.write(directory / 'train.json')
 
 

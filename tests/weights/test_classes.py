@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from mrcnn_tf.input.records import Category
+from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.weights import classes
 from mrcnn_tf.weights.rules import WeightsError
 

@@ -1,0 +1,195 @@
+"""The manifest of a converted set: NAME.json, which says what its shards hold and what was left out; categories.
+
+K classes; labels are 1..K.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mrcnn_tf import files
+
+
+class ManifestError(ValueError):
+    """A manifest or category list that cannot be used; the message is one line: file, what is wrong, remedy."""
+
+
+@dataclass
+class Category:
+    """A class: its label in records and predictions (1..K), and the data set's own id and name."""
+    label: int
+    id: int
+    name: str
+
+
+@dataclass
+class Incident:
+    """Something that was dropped, repaired, or odd and kept; the ids are the data set's own."""
+    image_id: int | str | None
+    annotation_id: int | str | None
+    detail: str
+    file: str = ''                            # the image or the annotation file at fault, as the data set names it
+
+
+@dataclass
+class Shard:
+    """A TFRecord file beside the manifest."""
+    file: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclass
+class Counts:
+    """What the shards hold; crowds are counted among the objects."""
+    images: int = 0
+    images_without_objects: int = 0
+    objects: int = 0
+    crowds: int = 0
+
+
+@dataclass
+class Source:
+    """What the set was converted from."""
+    kind: str                                 # 'coco', ...
+    annotations: str
+    images: str
+
+
+@dataclass
+class Manifest:
+    """What a converted set is: NAME.json, written after its shards, which lie beside it."""
+    FORMAT: ClassVar[str] = 'mrcnn_tf manifest'
+    VERSION: ClassVar[int] = 1
+
+    name: str
+    categories: list[Category]
+    counts: Counts
+    max_objects_per_image: int
+    dropped: dict[str, list[Incident]]        # by reason
+    repaired: dict[str, list[Incident]]
+    shards: list[Shard]
+    has_masks: bool
+    source: Source
+    has_proposals: bool = False
+    max_proposals_per_image: int = 0
+    kept: dict[str, list[Incident]] = field(default_factory=dict)    # odd, and in the records as it is
+    proposals_from: str = ''                  # file, or the method that computed them
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], shards: bool = True) -> Manifest:
+        """Reads a manifest and, unless told otherwise, checks that its shards are there, each of its size.
+
+        Raises:
+            ManifestError: no such file, not a manifest, a field missing or of a wrong type, a shard missing or cut.
+        """
+        path = pathlib.Path(path)
+        data = _load(path, 'give the NAME.json that `mrcnn convert` wrote')
+        if not isinstance(data, dict) or data.get('format') != cls.FORMAT:
+            raise ManifestError(f'{path}: not a manifest; give the NAME.json that `mrcnn convert` wrote')
+        if data.get('version') != cls.VERSION:
+            raise ManifestError(f'{path}: version {data.get("version")!r}, this release reads {cls.VERSION}; '
+                                'convert the data again')
+        manifest = _build(cls, {k: v for k, v in data.items() if k not in ('format', 'version')}, str(path), '')
+        if manifest.categories or manifest.counts.objects:      # a test set may list none
+            _check_categories(manifest.categories, path)
+        if shards:
+            manifest.check_shards(path)
+        return typing.cast(Manifest, manifest)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes the manifest atomically.
+
+        Raises:
+            OSError: the disk is full, no permission.
+        """
+        files.write_json(path, {'format': self.FORMAT, 'version': self.VERSION, **dataclasses.asdict(self)})
+
+    def shard_paths(self, path: str | os.PathLike[str]) -> list[str]:
+        """Paths of the shards in order, given the path of the manifest."""
+        return [str(pathlib.Path(path).parent / shard.file) for shard in self.shards]
+
+    def check_shards(self, path: str | os.PathLike[str]) -> None:
+        """Raises ManifestError for a shard that is missing or of another size than stated; does not read them."""
+        for shard, file in zip(self.shards, self.shard_paths(path), strict=True):
+            size = os.path.getsize(file) if os.path.isfile(file) else None
+            if size is None:
+                raise ManifestError(f'{path}: its shard {file} is missing; copy it there or convert the data again')
+            if size != shard.bytes:
+                raise ManifestError(f'{path}: its shard {file} has {size} bytes, expected {shard.bytes}; '
+                                    'copy it again or convert the data again')
+        if sum(shard.records for shard in self.shards) != self.counts.images:
+            raise ManifestError(f'{path}: counts.images is {self.counts.images} and the shards hold '
+                                f'{sum(shard.records for shard in self.shards)}; convert the data again')
+
+
+def write_categories(path: str | os.PathLike[str], categories: Sequence[Category]) -> None:
+    """Writes the categories as JSON: what a model directory keeps as categories.json."""
+    files.write_json(path, [dataclasses.asdict(category) for category in categories])
+
+
+def read_categories(path: str | os.PathLike[str]) -> list[Category]:
+    """What `write_categories` wrote.
+
+    Raises:
+        ManifestError: no such file, not such a list, labels other than 1..K in order.
+    """
+    path = pathlib.Path(path)
+    categories = _build(list[Category], _load(path, 'give a directory that `mrcnn train` wrote'), str(path), '')
+    _check_categories(categories, path)
+    return typing.cast('list[Category]', categories)
+
+
+def _load(path: pathlib.Path, remedy: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise ManifestError(f'{path}: no such file; {remedy}') from None
+    except OSError as error:
+        raise ManifestError(f'{path}: {error.strerror}; {remedy}') from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(f'{path}: not JSON ({error}); {remedy}') from None
+
+
+def _build(kind: Any, value: Any, path: str, key: str) -> Any:
+    """`value`, as JSON gives it, as an object of the type hint `kind`; `key` is the dotted place for messages."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is list and isinstance(value, list):
+        return [_build(arguments[0], item, path, f'{key}[{i}]') for i, item in enumerate(value)]
+    if typing.get_origin(kind) is dict and isinstance(value, dict):
+        return {name: _build(arguments[1], item, path, f'{key}.{name}') for name, item in value.items()}
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _build_fields(kind, value, path, f'{key}.' if key else '')
+    allowed = arguments if isinstance(kind, types.UnionType) else (kind,)
+    if type(value) not in allowed:      # bool is an int for isinstance
+        raise ManifestError(f'{path}: {key or "the top"} has a wrong type, {type(value).__name__}; '
+                            'the file was changed or is of another release: make it again')
+    return value
+
+
+def _build_fields(kind: Any, value: dict[str, Any], path: str, prefix: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind)]
+    # What a later release of this version has added has a default, so that older files are read.
+    needed = [f.name for f in dataclasses.fields(kind)
+              if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    for name in [*needed, *value]:
+        if name not in value or name not in names:
+            state = 'unknown' if name in value else 'missing'
+            raise ManifestError(f'{path}: {prefix}{name} is {state}; the file was changed or is of another release: '
+                                'make it again')
+    return kind(**{name: _build(hints[name], value[name], path, prefix + name) for name in value})
+
+
+def _check_categories(categories: Sequence[Category], path: pathlib.Path) -> None:
+    labels = [category.label for category in categories]
+    if not labels or labels != list(range(1, len(labels) + 1)):
+        raise ManifestError(f'{path}: category labels are {labels}, expected 1..K in order; make the file again')
