@@ -158,10 +158,18 @@ def _check_masks(kind: str, asked: Sequence[tuple[str, dict[Any, Any]]]) -> None
 def _set(config: DictConfig, known: dataclasses.Field[Any], value: Any, prefix: str, origin: str) -> None:
     if 'on' in known.metadata.get('choices', ()) and isinstance(value, bool):
         value = 'on' if value else 'off'                    # YAML reads a bare on or off as a boolean
+    # OmegaConf would take them for entries of a flat list, and stumble later.
+    fits = 'list[list' in str(known.type) or not _nests(value)
     try:
         OmegaConf.update(config, known.name, value)
     except OmegaConfBaseException:
-        raise ConfigError(f'{origin}: {prefix}{known.name} is {value!r}: expected {known.type}') from None
+        fits = False
+    if not fits:
+        raise ConfigError(f'{origin}: {prefix}{known.name} is {value!r}: expected {known.type}')
+
+
+def _nests(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(each, list | dict) for each in value)
 
 
 def _nearest(key: str, names: Sequence[str], prefix: str) -> str:
