@@ -107,7 +107,7 @@ def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str =
     """What `convert` would write, without shards: a manifest of that name in which each problem is listed.
 
     Every image is decoded and every object made. Photographs to be turned, at which `convert` would stop, are listed
-    too.
+    too; `check_convertible` tells.
 
     Raises:
         ConversionError: an unusable name; with `rules.strict`, at the first problem.
@@ -123,10 +123,16 @@ def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str =
         log.extend(incidents)
         if objects is not None:
             counts = Counts(counts.images + 1, counts.images_without_objects + (objects == 0),
-                                    counts.objects + objects, counts.crowds + crowds)
+                            counts.objects + objects, counts.crowds + crowds)
             most = max(most, objects)
     return replace(found.head, name=name, counts=counts, max_objects_per_image=most, dropped=log.dropped,
                    repaired=log.repaired, kept=log.kept)
+
+
+def check_convertible(manifest: Manifest) -> None:
+    """Raises what `convert` would, given what `check` has found: ConversionError where it stops, or nothing is left."""
+    _stop(Log(manifest.dropped, manifest.repaired), (TURNED,))
+    writer.check_left(manifest)
 
 
 def problems(manifest: Manifest) -> Iterator[tuple[str, str, Incident]]:

@@ -99,6 +99,19 @@ def check_name(name: str) -> None:
         raise ConversionError(f'name {name!r}: use letters, digits, _, - and . only')
 
 
+def check_left(manifest: Manifest) -> None:
+    """Raises ConversionError where nothing is left of a set: no image, or no object though there were annotations."""
+    dropped, counts = manifest.dropped, manifest.counts
+    lost = any(each.annotation_id is not None for found in dropped.values() for each in found)
+    if counts.objects or (counts.images and not lost):
+        return
+    hint = (f'is {manifest.source.images} its directory?' if not dropped or 'missing image file' in dropped else
+            f'mend them, such as {_name(max(dropped.values(), key=len)[0])}')
+    what = 'object' if counts.images else 'image'
+    raise ConversionError(f'{manifest.source.annotations}: no {what} is left to write '
+                          f'({describe(dropped) or "it lists none"}); {hint}')
+
+
 def plan(sizes: Sequence[int], options: Options) -> list[range]:
     """Cuts items into consecutive shards of nearly equal count: as few as keep to both limits on average."""
     if not sizes:
@@ -167,13 +180,6 @@ def _check_space(jobs: Sequence[Job], output: pathlib.Path) -> None:
                       'free some or choose another directory')
 
 
-def _hint(head: Manifest, log: Log) -> str:
-    """Where to look when all of a set is lost."""
-    if not log.dropped or 'missing image file' in log.dropped:
-        return f'is {head.source.images} its directory?'
-    return f'mend them, such as {_name(max(log.dropped.values(), key=len)[0])}'
-
-
 def _complete(head: Manifest, parts: Sequence[Part]) -> Manifest:
     log = Log()
     log.extend(Log(head.dropped, head.repaired, head.kept))
@@ -181,15 +187,12 @@ def _complete(head: Manifest, parts: Sequence[Part]) -> Manifest:
         log.extend(part.log)
     counts = Counts(*(sum(getattr(part.counts, name) for part in parts)
                       for name in ('images', 'images_without_objects', 'objects', 'crowds')))
-    lost = any(each.annotation_id is not None for found in log.dropped.values() for each in found)
-    if not counts.images or (lost and not counts.objects):
-        what = 'object' if counts.images else 'image'
-        raise ConversionError(f'{head.source.annotations}: no {what} is left to write '
-                              f'({describe(log.dropped) or "it lists none"}); {_hint(head, log)}')
-    return replace(
-        head, counts=counts, max_objects_per_image=max(part.max_objects for part in parts),
-        max_proposals_per_image=max(part.max_proposals for part in parts),
+    manifest = replace(
+        head, counts=counts, max_objects_per_image=max((part.max_objects for part in parts), default=0),
+        max_proposals_per_image=max((part.max_proposals for part in parts), default=0),
         dropped=dict(sorted(log.dropped.items())), repaired=dict(sorted(log.repaired.items())),
         kept=dict(sorted(log.kept.items())),
         shards=[replace(part.shard, file=file)
                 for part, file in zip(parts, stages.final_names(head.name, len(parts)), strict=True)])
+    check_left(manifest)
+    return manifest

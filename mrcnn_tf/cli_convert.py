@@ -113,6 +113,8 @@ def _convert(found: DataSet,
         typer.echo(conversion.report(manifest))
     else:
         writer.summarize(manifest)
+    if dry_run:
+        conversion.check_convertible(manifest)
 
 
 def _validate(found: DataSet, workers: _Workers = 1, exif: _Exif = Exif.error, json: _Json = False,
@@ -122,10 +124,11 @@ def _validate(found: DataSet, workers: _Workers = 1, exif: _Exif = Exif.error, j
     manifest = conversion.check(found, conversion.Rules(exif.value, strict=strict), workers)
     if json:
         typer.echo(conversion.report(manifest))
-        return
-    for problem in conversion.problems(manifest):
-        typer.echo(conversion.line(*problem))
-    writer.summarize(manifest)
+    else:
+        for problem in conversion.problems(manifest):
+            typer.echo(conversion.line(*problem))
+        writer.summarize(manifest)
+    conversion.check_convertible(manifest)
 
 
 @_kind

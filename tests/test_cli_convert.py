@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from data_tools import cityscapes, conversion, shapes, writer
@@ -31,7 +32,7 @@ class Recorder:
         return self._result
 
 
-EMPTY = Manifest('x', [], Counts(), 0, {}, {}, [], False, Source('coco', 'a.json', 'i'))
+EMPTY = Manifest('x', [], Counts(1, 1), 0, {}, {}, [], False, Source('coco', 'a.json', 'i'))
 
 
 def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +145,24 @@ def test_strict_is_one_line_and_a_failure(drawn: shapes.DrawnSet, tmp_path: path
     assert re.fullmatch(r'mrcnn: error: annotations.json: image 1, annotation 1: would be dropped, box without area: '
                         r'.*; mend it or convert without strict\n', result.stderr)
     assert not list(tmp_path.glob('out/*'))
+
+
+@pytest.mark.parametrize('verb', [['validate'], ['convert', '--dry-run', '--output', 'o'],
+                                  ['convert', '--dry-run', '--json', '--output', 'o']])
+def test_what_convert_would_stop_at_is_a_failure_beforehand(drawn: shapes.DrawnSet, verb: list[str]) -> None:
+    exif, picture = Image.Exif(), drawn.images / '000002.png'
+    exif[0x0112] = 3
+    Image.open(picture).save(picture, exif=exif)
+    source = ['coco', '--annotations', drawn.annotations, '--images', drawn.images]
+    result = mrcnn(verb[0], *source, *verb[1:])
+    assert result.exit_code == 1 and 'EXIF orientation' in result.stdout      # all of what was found, and then
+    assert re.search(r'mrcnn: error: 000002.png: image 2: stopped, EXIF orientation: .*: choose exif apply .*\n$',
+                     result.stderr)
+    assert mrcnn(verb[0], *source, *verb[1:], '--exif', 'ignore').exit_code == 0
+    for picture in drawn.images.iterdir():
+        picture.unlink()
+    result = mrcnn(verb[0], *source, *verb[1:])
+    assert result.exit_code == 1 and re.search(r'error: .*annotations.json: no image is left to write', result.stderr)
 
 
 @pytest.mark.parametrize(('more', 'message'), [
