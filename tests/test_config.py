@@ -316,6 +316,7 @@ def test_every_packaged_config_loads_and_survives_saving(name: str, tmp_path: pa
     assert [path.name for path in tmp_path.iterdir()] == ['config.yaml']
 
 
+@pytest.mark.slow
 def test_the_packaged_configs_are_the_files_of_the_repository() -> None:
     folder = pathlib.Path(__file__).parents[1] / 'configs'
     assert settings.packaged() == sorted(path.stem for path in folder.glob('*.yaml'))

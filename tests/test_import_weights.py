@@ -72,6 +72,7 @@ def tiny(data, *overrides) -> list[str]:
             'solver.scale_with_batch=false', 'model.rpn.post_nms_train=20', 'model.roi.batch_per_image=8', *overrides]
 
 
+@pytest.mark.slow
 def test_it_trains_on_new_classes(weights, data, tmp_path) -> None:
     """All but the predictors come from the file; two steps of training go on from there, and from the same weights."""
     output = tmp_path / 'mine'
@@ -90,7 +91,7 @@ def test_it_trains_on_new_classes(weights, data, tmp_path) -> None:
         np.testing.assert_allclose(new, old, atol=1e-5)
 
 
-@pytest.mark.parametrize('source', ['file', 'model'])
+@pytest.mark.parametrize('source', ['file', pytest.param('model', marks=pytest.mark.slow)])
 def test_predictors_of_some_classes(source, weights, imported, data, tmp_path) -> None:
     """Of circle, square and triangle the first begins as class 3, the last as class 1; background as background."""
     names = [category.name for category in Manifest.read(data).categories]
@@ -119,6 +120,7 @@ def test_a_map_of_classes_needs_classes(imported, tmp_path) -> None:
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_it_trains_on_data_with_fewer_classes(weights, data, tmp_path) -> None:
     """As COCO's 80 of torchvision's 90: labels go by the data set's ids."""
     output = tmp_path / 'more'

@@ -194,7 +194,7 @@ def jit_model(weights) -> FasterRCNN:
     return compiled_model('xla', weights, jit=True)
 
 
-@pytest.mark.parametrize('jit', [False, True])
+@pytest.mark.parametrize('jit', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_train_step_of_the_xla_engine(weights, op_model, op_step, jit_model, jit) -> None:
     """The same losses and the same weights after one step of `fit`: uncompiled, and compiled as a whole."""
     model = jit_model if jit else compiled_model('xla', weights)

@@ -188,6 +188,7 @@ def test_it_is_a_predictor(loaded: Any, saved: pathlib.Path, served: Outputs, pi
     np.testing.assert_array_equal(found.boxes, served['boxes'][0][served['valid'][0]])
 
 
+@pytest.mark.slow
 def test_faster_rcnn_trained_in_bfloat16(tmp_path: pathlib.Path, pictures: list[pathlib.Path]) -> None:
     config = tiny_config('faster_rcnn')
     config.train.precision, config.data.canvases = 'mixed_bfloat16', [[64, 64]]
