@@ -19,6 +19,7 @@ import numpy as np
 
 from data_tools import conversion, json_lists, objects, segmentation, writer
 from data_tools.conversion import DataSet, Item, Rules, Told
+from data_tools.file_names import FileNames
 from data_tools.images import ImageFile
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
 from mrcnn_tf.input import records
@@ -33,7 +34,7 @@ class Listed(NamedTuple):
     """What the json says of one image."""
     id: int | str
     file_name: str
-    folder: str                          # that may lie above it: LVIS's
+    url: bool                            # it is the end of a URL, and the folder may be missing: LVIS's
     size: Any                            # height, width, if they are numbers above 0; None: not stated
 
 
@@ -58,6 +59,7 @@ class Places(NamedTuple):
     """What is kept of an image's annotations: a json may be larger than the memory."""
     size: Any                            # of the image, as in Listed
     places: np.ndarray                   # int64 [n, 3]: ordinal in the json, from 1; first byte; length
+    missing: Fault | None                # why there is no file of the image
 
 
 def convert(annotations: str | os.PathLike[str], images: str | os.PathLike[str], output: str | os.PathLike[str],
@@ -115,7 +117,9 @@ class Coco:
     masks: bool
 
     def path(self, item: Item) -> pathlib.Path:
-        """The image's file."""
+        """The image's file; raises Unusable where there is none."""
+        if item.told.missing is not None:
+            raise Unusable(*item.told.missing)
         return self.images / item.file_name
 
     def tell(self, item: Item) -> Told:
@@ -229,19 +233,18 @@ def _objects(elements: Iterable[json_lists.Element], key: str, path: pathlib.Pat
 
 def _list_images(contents: Contents, elements: Iterable[json_lists.Element], path: pathlib.Path) -> None:
     for i, (image, _, _) in enumerate(elements):
-        folder, name = _file_name(image)
+        url, name = _file_name(image)
         if not (type(image.get('id')) is int or _is_text(image.get('id'))) or not _is_text(name) or not name:
             raise ConversionError(f'{path}: images[{i}] needs an "id", an int or text, and a text "file_name"')
         size = (image['height'], image['width']) if 'height' in image and 'width' in image else None
-        contents.images.append(Listed(image['id'], name, folder, size))
+        contents.images.append(Listed(image['id'], name, url, size))
 
 
-def _file_name(image: dict[str, Any]) -> tuple[str, Any]:
-    """A folder that the file may lie in and its name, which LVIS tells at the end of a URL."""
+def _file_name(image: dict[str, Any]) -> tuple[bool, Any]:
+    """Whether there is but a URL, as in LVIS, and the name: folder and name at its end."""
     if 'file_name' not in image and isinstance(image.get('coco_url'), str):
-        folder, _, name = image['coco_url'].rpartition('/')
-        return folder.rpartition('/')[2], name
-    return '', image.get('file_name')
+        return True, '/'.join(image['coco_url'].split('/')[-2:])
+    return False, image.get('file_name')
 
 
 def _list_categories(contents: Contents, elements: Iterable[json_lists.Element], path: pathlib.Path) -> None:
@@ -279,8 +282,8 @@ def _items(contents: Contents, path: pathlib.Path, directory: pathlib.Path, log:
     if len(set(ids)) < len(ids):
         raise ConversionError(f'{path}: image id {_twice(ids)} is listed twice; keep one')
     of_image = _places_by_image(contents, path, log)
-    numbered = all(_is_int64(image_id) for image_id in ids)
-    return [_item(image, int(image.id) if numbered else ordinal, places, directory)
+    numbered, names = all(_is_int64(image_id) for image_id in ids), FileNames(directory)
+    return [_item(image, int(image.id) if numbered else ordinal, places, names, log)
             for ordinal, (image, places) in enumerate(zip(contents.images, of_image, strict=True), 1)]
 
 
@@ -301,13 +304,13 @@ def _places_by_image(contents: Contents, path: pathlib.Path, log: Log) -> list[n
     return [places[first:last] for first, last in zip(edges, edges[1:], strict=False)]
 
 
-def _item(image: Listed, number: int, places: np.ndarray, directory: pathlib.Path) -> Item:
-    name = os.path.join(image.folder, image.file_name)
-    if image.folder and not os.path.isfile(directory / name):      # all folders of the URLs in one
-        name = image.file_name
-    size, modified = conversion.held(directory / name)
+def _item(image: Listed, number: int, places: np.ndarray, names: FileNames, log: Log) -> Item:
+    name, repair, missing = names.find(image.file_name)
+    if repair is not None and not image.url:
+        log.repair(repair, image.id, file=name)
+    size, modified = conversion.held(names.directory / name)
     # Names and numbers of the image and each object; deflate makes little of a mask.
-    return Item(image.id, number, name, size + 400 + 600 * len(places), modified, Places(image.size, places))
+    return Item(image.id, number, name, size + 400 + 600 * len(places), modified, Places(image.size, places, missing))
 
 
 def _id(annotation: dict[str, Any], ordinal: int) -> Any:
