@@ -15,7 +15,7 @@ from data_tools.incidents import ConversionError
 from data_tools.shards import sha256
 from mrcnn_tf.input import stored
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Shard, Source
-from mrcnn_tf.input.records import Annotated
+from mrcnn_tf.input.records import Annotated, count
 
 _MOST_LABELS = 100_000     # each label up to the largest has a line in the manifest
 
@@ -79,10 +79,8 @@ def _examples(path: pathlib.Path) -> Iterator[Annotated]:
 
 
 def _add(found: _Found, example: Annotated, path: pathlib.Path) -> None:
-    objects, counts = example.objects, found.counts
-    found.counts = Counts(
-        counts.images + 1, counts.images_without_objects + (not objects), counts.objects + len(objects),
-        counts.crowds + sum(each.crowd for each in objects))
+    objects = example.objects
+    found.counts += count(example)
     found.most_objects = max(found.most_objects, len(objects))
     if example.proposals is not None:
         found.has_proposals, found.most_proposals = True, max(found.most_proposals, len(example.proposals.scores))

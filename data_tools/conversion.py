@@ -119,12 +119,9 @@ def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str =
     _stop(log, fatal)
     counts, most = Counts(), 0
     job = functools.partial(_tally, functools.partial(_make, found.source, rules, fatal))
-    for objects, crowds, incidents in _each(job, found.items, workers):
+    for of_image, incidents in _each(job, found.items, workers):
         log.extend(incidents)
-        if objects is not None:
-            counts = Counts(counts.images + 1, counts.images_without_objects + (objects == 0),
-                            counts.objects + objects, counts.crowds + crowds)
-            most = max(most, objects)
+        counts, most = counts + of_image, max(most, of_image.objects)
     return replace(found.head, name=name, counts=counts, max_objects_per_image=most, dropped=log.dropped,
                    repaired=log.repaired, kept=log.kept)
 
@@ -269,10 +266,10 @@ def _stop(log: Log, fatal: Sequence[str] | None) -> None:
                 raise ConversionError(f'{where}; mend it or convert without strict' if fatal is None else where)
 
 
-def _tally(make: Callable[[Item], tuple[records.Annotated | None, Log]], item: Item) -> tuple[int | None, int, Log]:
-    """Counts of objects and crowds, None for an image that is dropped: small enough to send between processes."""
+def _tally(make: Callable[[Item], tuple[records.Annotated | None, Log]], item: Item) -> tuple[Counts, Log]:
+    """Counts of an image, none of one that is dropped: small enough to send between processes."""
     made, log = make(item)
-    return (None, 0, log) if made is None else (len(made.objects), sum(each.crowd for each in made.objects), log)
+    return (Counts() if made is None else records.count(made)), log
 
 
 def _each(job: Callable[[Item], Any], items: Sequence[Item], workers: int) -> Iterator[Any]:

@@ -116,6 +116,7 @@ def _tiles(manifest: Manifest) -> Iterable[str]:
         (_number(counts.objects), 'objects'), (_number(counts.crowds), 'of them crowds'),
         (_number(manifest.max_objects_per_image), 'objects at most on an image'),
         (_number(len(manifest.categories)), 'categories'), ('yes' if manifest.has_masks else 'no', 'masks'),
+        *([(_number(counts.objects_without_mask), 'objects with a box only')] if counts.objects_without_mask else ()),
         (f'{size / 2 ** 20:,.1f}', f'MiB in {len(manifest.shards)} shards'))
     yield '<div class="tiles">'
     yield from (f'<div class="card tile"><b>{value}</b>{what}</div>' for value, what in tiles)
@@ -223,9 +224,10 @@ def _picture(example: Annotated, names: Sequence[str]) -> bytes:
     instances = Instances(
         boxes=np.array([each.box for each in objects], np.float32).reshape(-1, 4) * np.float32(scale),
         scores=np.ones(len(objects), np.float32),
-        labels=np.array([each.label + len(names) * each.crowd for each in objects], np.int32),
+        labels=np.array([each.label + len(names) * (each.crowd + 2 * (not each.has_mask)) for each in objects],
+                        np.int32),
         masks=np.stack(masks) if masks else None)
-    texts = [*names, *(f'{name} (crowd)' for name in names)]
+    texts = [name + more for more in ('', ' (crowd)', ' (box only)', ' (crowd, box only)') for name in names]
     small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
     stream = io.BytesIO()
     drawn = visualize.draw(small, instances, texts if len(objects) <= _NAMED else [''] * len(texts), confidence=False)

@@ -19,7 +19,7 @@ from google.protobuf import __version__ as _protobuf
 from data_tools.incidents import Log
 from mrcnn_tf import __version__, files
 from mrcnn_tf.input.manifest import Counts, Incident, Shard
-from mrcnn_tf.input.records import Annotated, encode
+from mrcnn_tf.input.records import Annotated, count, encode
 
 
 class Item(Protocol):
@@ -135,11 +135,7 @@ def _write_one(stream: tf.io.TFRecordWriter, part: Part, example: Annotated | No
     if example is None:
         return
     stream.write(encode(example))
-    objects = len(example.objects)
-    part.counts.images += 1
-    part.counts.images_without_objects += objects == 0
-    part.counts.objects += objects
-    part.counts.crowds += sum(each.crowd for each in example.objects)
-    part.max_objects = max(part.max_objects, objects)
+    part.counts += count(example)
+    part.max_objects = max(part.max_objects, len(example.objects))
     if example.proposals is not None:
         part.max_proposals = max(part.max_proposals, len(example.proposals.scores))

@@ -54,8 +54,7 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Joins what was read elsewhere."""
-        for name in ('images', 'images_without_objects', 'objects', 'crowds'):
-            setattr(self.counts, name, getattr(self.counts, name) + getattr(other.counts, name))
+        self.counts += other.counts
         self.max_objects = max(self.max_objects, other.max_objects)
         self.max_proposals = max(self.max_proposals, other.max_proposals)
         self.images_decoded += other.images_decoded
@@ -205,15 +204,14 @@ def _read_record(expected: Expected, job: Job, frame: frames.Frame, tally: Tally
     found = [*_of_objects(expected, example), *_of_proposals(expected, example)]
     if expected.decodes(job.first + frame.number):
         tally.images_decoded += 1
-        tally.masks_decoded += sum(each.mask is not None for each in example.objects)
+        tally.masks_decoded += sum(each.mask is not None and each.has_mask for each in example.objects)
         found += [*_of_image(example), *_of_masks(example)]
     return [f'image {example.source_id}: {each}' for each in found]
 
 
 def _count(tally: Tally, example: records.Annotated) -> None:
-    objects, crowds = len(example.objects), sum(each.crowd for each in example.objects)
     proposals = 0 if example.proposals is None else len(example.proposals.scores)
-    tally.add(Tally(Counts(1, int(not objects), objects, crowds), objects, proposals))
+    tally.add(Tally(records.count(example), len(example.objects), proposals))
 
 
 def _of_objects(expected: Expected, example: records.Annotated) -> Iterator[str]:
@@ -267,11 +265,11 @@ def _of_image(example: records.Annotated) -> Iterator[str]:
 
 def _of_masks(example: records.Annotated) -> Iterator[str]:
     for each in example.objects:
-        if each.mask is not None and (fault := _of_mask(each.mask, (example.height, example.width))):
+        if each.mask is not None and (fault := _of_mask(each.mask, (example.height, example.width), each.has_mask)):
             yield f'the mask of annotation {each.annotation_id} {fault}'
 
 
-def _of_mask(png: bytes, size: tuple[int, int]) -> str:
+def _of_mask(png: bytes, size: tuple[int, int], has_mask: bool) -> str:
     try:
         with Image.open(io.BytesIO(png)) as image:
             mask = np.asarray(image)
@@ -279,4 +277,8 @@ def _of_mask(png: bytes, size: tuple[int, int]) -> str:
         return f'cannot be decoded: {" ".join(str(error).split())}'
     if mask.dtype != np.uint8 or mask.shape != size:
         return f'is {mask.dtype} {list(mask.shape)}, expected uint8 {list(size)}'
-    return 'holds other values than 0 and 1' if mask.max() > 1 else '' if mask.any() else 'covers no pixel'
+    if mask.max() > 1:
+        return 'holds other values than 0 and 1'
+    if mask.any() != has_mask:
+        return 'covers no pixel' if has_mask else 'covers pixels, though the record says that the object has no mask'
+    return ''

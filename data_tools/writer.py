@@ -133,6 +133,11 @@ def summarize(manifest: Manifest, console: Console | None = None) -> None:
         f'objects ({counts.crowds} crowds), at most {manifest.max_objects_per_image} an image, '
         f'{proposed}{len(manifest.categories)} categories; {len(manifest.shards)} shards, {size:.1f} MiB',
         soft_wrap=True, highlight=False)
+    if counts.objects_without_mask:
+        console.print(
+            f'{counts.objects_without_mask} of {counts.objects} objects have a box and no mask: training gives them '
+            'box losses and no mask loss, evaluation ignores them in segm numbers; --boxes leaves out all masks',
+            soft_wrap=True, highlight=False)
     if manifest.dropped or manifest.repaired or manifest.kept:
         console.print(_table(manifest))
 
@@ -185,8 +190,7 @@ def _complete(head: Manifest, parts: Sequence[Part]) -> Manifest:
     log.extend(Log(head.dropped, head.repaired, head.kept))
     for part in parts:
         log.extend(part.log)
-    counts = Counts(*(sum(getattr(part.counts, name) for part in parts)
-                      for name in ('images', 'images_without_objects', 'objects', 'crowds')))
+    counts = sum((part.counts for part in parts), Counts())
     manifest = replace(
         head, counts=counts, max_objects_per_image=max((part.max_objects for part in parts), default=0),
         max_proposals_per_image=max((part.max_proposals for part in parts), default=0),

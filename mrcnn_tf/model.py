@@ -292,9 +292,11 @@ class MaskRCNN(FasterRCNN):
                                      tf.reshape(extents, [-1, 4]), self.mask_side, self.settings.roi.aligned,
                                      self.settings.mask_head.binary_targets)
         goals = tf.stop_gradient(tf.reshape(goals, logits.shape[:4]))
+        # An object with a box only trains the boxes, not the masks; where a batch does not say, all have a mask.
+        masked = rois.positive & targets.gather_matched(batch.get('has_mask', batch['valid']), rois.matched)
         if self.settings.mask_head.classifier == 'softmax':
-            return {'loss_mask': loss_ops.multinomial_mask_loss(logits, rois.labels, goals, rois.positive)}
-        return {'loss_mask': loss_ops.mask_loss(loss_ops.of_class(logits, rois.labels, 4), goals, rois.positive)}
+            return {'loss_mask': loss_ops.multinomial_mask_loss(logits, rois.labels, goals, masked)}
+        return {'loss_mask': loss_ops.mask_loss(loss_ops.of_class(logits, rois.labels, 4), goals, masked)}
 
     @property
     def mask_side(self) -> int:

@@ -4,6 +4,8 @@ The model is the real one, small: ResNet-18, 64 x 64 px, two images. Functions a
 """
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +15,11 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf import targets
+from mrcnn_tf.box_branch import RoIs
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.model import LOSSES, FasterRCNN, MaskRCNN, build_model
+
+from .modes import ENGINES_AND_MODES, MODES
 
 RATE, CLIP = .05, .5
 Step = tuple[dict[str, list[float]], list[np.ndarray]]    # losses by name, and the weights after it
@@ -49,6 +54,7 @@ def make_batch(width: int = 64, **changes: Any) -> dict[str, tf.Tensor]:
         'images': images, 'sizes': sizes, 'original_sizes': sizes.astype(np.int32), 'image_ids': np.array([7, 9]),
         'image_valid': np.ones(2, bool), 'boxes': boxes, 'labels': np.int32([[1, 3, 2, 0], [2, 1, 0, 0]]),
         'crowd': np.array([[False, False, True, False], [False] * 4]), 'valid': boxes.any(-1),
+        'has_mask': boxes.any(-1),
         'masks': rng.integers(0, 256, (2, 4, 14, 14)).astype(np.uint8)}
     return {name: tf.constant(value) for name, value in {**batch, **changes}.items()}
 
@@ -56,8 +62,8 @@ def make_batch(width: int = 64, **changes: Any) -> dict[str, tf.Tensor]:
 def without_objects(**changes: Any) -> dict[str, tf.Tensor]:
     """As the input pads: zeros in every slot."""
     batch = make_batch()
-    return {**batch, **{name: tf.zeros_like(batch[name]) for name in ('boxes', 'labels', 'crowd', 'valid', 'masks')},
-            **changes}
+    return {**batch, **{name: tf.zeros_like(batch[name]) for name in (
+        'boxes', 'labels', 'crowd', 'valid', 'masks', 'has_mask')}, **changes}
 
 
 def scale_to(layer: Any, output: tf.Tensor, deviation: float) -> None:
@@ -211,6 +217,10 @@ def test_a_compiled_step_on_a_batch_without_objects(jit_model, weights) -> None:
     losses = {name: float(value) for name, value in jit_model.train_function(iter([without_objects()])).items()}
     assert losses['loss_rpn_box_reg'] == losses['loss_box_reg'] == losses['loss_mask'] == 0
     assert losses['loss_objectness'] > 0 and losses['loss_classifier'] > 0
+    jit_model.set_weights(weights)
+    boxes_only = make_batch(has_mask=np.zeros([2, 4], bool))
+    losses = {name: float(value) for name, value in jit_model.train_function(iter([boxes_only])).items()}
+    assert losses.pop('loss_mask') == 0 and all(0 < value < 99 for value in losses.values())
     assert all(np.isfinite(w).all() for w in jit_model.get_weights())
 
 
@@ -351,6 +361,59 @@ def test_a_crowd_is_neither_object_nor_background(differentiate) -> None:
     gone = np.array(batch['valid'])
     gone[0, 2] = False
     assert differentiate({**batch, 'valid': tf.constant(gone)})[0] != losses
+
+
+def test_the_masks_of_objects_with_a_box_only_do_not_count(differentiate, op_model) -> None:
+    """What stands in their masks does not matter, and all other losses stay; where no object has a mask, the mask head
+    gets no gradient. All have one where the batch does not say."""
+    batch = make_batch()
+    losses, _ = differentiate(batch)
+    some = {**batch, 'has_mask': tf.constant([[True, False, True, False], [True, False, False, False]])}
+    found, _ = differentiate(some)
+    blank = np.array(batch['masks'])
+    blank[0, 1], blank[1, 1] = 0, 255
+    assert differentiate({**some, 'masks': tf.constant(blank)})[0] == found
+    assert found['loss_mask'] != losses['loss_mask'] and {**found, 'loss_mask': losses['loss_mask']} == losses
+    none, gradients = differentiate({**batch, 'has_mask': tf.zeros_like(batch['has_mask'])})
+    assert none == {**losses, 'loss_mask': 0.} and all(np.isfinite(g).all() for g in gradients)
+    by_name = dict(zip([id(v) for v in op_model.trainable_variables], gradients, strict=True))
+    assert not any(np.any(by_name[id(v)]) for v in op_model.mask_head.trainable_variables)
+    assert any(np.any(by_name[id(v)]) for v in op_model.box_head.trainable_variables)
+    unsaid = {name: value for name, value in batch.items() if name != 'has_mask'}
+    assert float(op_model.losses_of(unsaid, tf.constant([0, 0]))['loss_mask']) == pytest.approx(losses['loss_mask'])
+
+
+@functools.cache
+def model_of_even_masks(engine: str, classifier: str) -> MaskRCNN:
+    """Its masks are alike in every cell: odds of 3 to 1, or shares 1 of the background and 3 of each of 3 classes."""
+    model = build_model(small_config(mask_head__classifier=classifier), engine)
+    assert isinstance(model, MaskRCNN)
+    layer = model.mask_head.masks
+    layer.kernel.assign(tf.zeros_like(layer.kernel))
+    layer.bias.assign(math.log(3) * tf.ones(layer.bias.shape) if classifier == 'sigmoid' else
+                      tf.math.log([1., 3., 3., 3.]))
+    return model
+
+
+@pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
+@pytest.mark.parametrize(('classifier', 'inside', 'outside'), [
+    ('sigmoid', math.log(4 / 3), math.log(4)), ('softmax', math.log(10 / 3), math.log(10))], ids=('sigmoid', 'softmax'))
+def test_the_mask_loss_by_hand(engine, mode, classifier, inside, outside) -> None:
+    """Two RoIs, each the box of its object; one mask is full and one is empty. The mean is over those that have one."""
+    model = model_of_even_masks(engine, classifier)
+    boxes = tf.constant([[[4., 4., 28., 36.], [8., 20., 60., 60.]]])
+    features = [tf.zeros([1, 64 // stride, 64 // stride, 16]) for stride in (4, 8, 16, 32)]
+    masks = tf.concat([tf.fill([1, 1, 14, 14], 255), tf.zeros([1, 1, 14, 14], tf.int32)], axis=1)
+    positive = tf.constant([[True, True]])
+    rois = RoIs(boxes, tf.constant([[0, 1]]), tf.constant([[2, 3]]), positive, positive)
+
+    def run(has_mask: tf.Tensor) -> tf.Tensor:
+        batch = {'boxes': boxes, 'valid': positive, 'masks': tf.cast(masks, tf.uint8), 'has_mask': has_mask}
+        return model._mask_losses(batch, features, rois, features[0], True)['loss_mask']
+
+    function = MODES[mode](run)
+    found = [float(function(tf.constant([has]))) for has in ([True, True], [True, False], [False, True], [False] * 2)]
+    np.testing.assert_allclose(found, [(inside + outside) / 2, inside, outside, 0], rtol=1e-5)
 
 
 def test_what_stands_in_unused_slots_does_not_count(differentiate) -> None:

@@ -3,7 +3,8 @@
 AP is the mean over IoU 0.50:0.05:0.95, over 101 recalls and over the categories that have objects; AP50 and AP75 are of
 one IoU; APs, APm, APl count objects below 32^2, up to 96^2 and above in px^2; AR is the mean over IoU and categories of
 the recall reached. These take the best 100 detections of an image and category (AR1, AR10: 1 and 10). Crowds are
-neither found nor missed. A number that does not exist, such as APl where no object is large, is None.
+neither found nor missed; for masks, neither are objects of which only the box is known: a detection whose mask lies
+within that box is ignored. A number that does not exist, such as APl where no object is large, is None.
 """
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +28,8 @@ from mrcnn_tf import files, paste
 from mrcnn_tf.inference import Instances, to_coco
 from mrcnn_tf.input import dataset
 from mrcnn_tf.input.manifest import Category, Manifest
+
+_log = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 Metrics = dict[str, float | None]
@@ -67,8 +71,8 @@ class GroundTruth:
         sizes: height and width, px, by image id.
         categories: (id, name) of the data set.
         annotations: COCO's: image_id, category_id, bbox [x, y, width, height] in px, area, iscrowd and, where the set
-            has masks, segmentation as RLE; of records also difficult, VOC's mark.
-        has_masks: every annotation has one.
+            has masks, segmentation as RLE, but of an object with a box only; of records also difficult, VOC's mark.
+        has_masks: some annotation has one.
         source_ids: the data set's id as text, by image id; empty where a file does not tell.
     """
     source: str
@@ -87,7 +91,7 @@ def read_manifest(path: PathLike) -> GroundTruth:
         EvaluationError: two records of the same image id.
     """
     manifest = Manifest.read(path)
-    truth = GroundTruth(str(path), {}, [(c.id, c.name) for c in manifest.categories], [], manifest.has_masks)
+    truth = GroundTruth(str(path), {}, [(c.id, c.name) for c in manifest.categories], [], manifest.any_masks)
     for record in dataset.ground_truth(path):
         if record['image_id'] in truth.sizes:
             raise EvaluationError(f'{path}: image id {record["image_id"]} is there twice; convert the data again')
@@ -113,7 +117,7 @@ def read_coco(path: PathLike) -> GroundTruth:
     except (ValueError, LookupError, TypeError) as error:
         raise EvaluationError(f'{path}: not COCO annotations ({type(error).__name__}: {error}); give a file such as '
                               'instances_val2017.json') from None
-    has_masks = all('segmentation' in each for each in annotations)
+    has_masks = not annotations or any(each.get('segmentation') for each in annotations)
     truth = GroundTruth(str(path), sizes, categories, [], has_masks)
     truth.annotations += (_of_coco(each, truth) for each in annotations)
     return truth
@@ -166,11 +170,18 @@ class CocoEvaluator:
         if missing:
             raise EvaluationError(f'{self.truth.source}: {len(missing)} of {len(self.truth.sizes)} images were not '
                                   f'evaluated, such as {missing[0]}; each must be added once')
+        if self._with_masks and self._boxes_only():
+            _log.warning('%s: %d of %d objects have a box and no mask: the segm numbers ignore them, and what is found '
+                         'within their boxes', self.truth.source, self._boxes_only(), len(self.truth.annotations))
         metrics: Metrics = {}
         for kind in _KINDS[:1 + self._with_masks]:
             numbers = average_precision(self.truth, self.detections, kind, max_detections)
             metrics.update({f'{kind}/{name}': value for name, value in numbers.items()})
         return metrics
+
+    def _boxes_only(self) -> int:
+        """How many objects of a set with masks have none."""
+        return sum('segmentation' not in each for each in self.truth.annotations) if self.truth.has_masks else 0
 
     def write(self, directory: PathLike, metrics: Mapping[str, float | None]) -> None:
         """Writes metrics.json (with counts of images, objects, detections) and detections.json, COCO's results.
@@ -180,7 +191,7 @@ class CocoEvaluator:
         """
         crowds = sum(each['iscrowd'] for each in self.truth.annotations)
         counts = {'images': len(self._added), 'objects': len(self.truth.annotations) - crowds, 'crowds': crowds,
-                  'detections': len(self.detections)}
+                  'objects_without_mask': self._boxes_only(), 'detections': len(self.detections)}
         files.write_json(pathlib.Path(directory) / 'detections.json', self.detections, indent=None)
         files.write_json(pathlib.Path(directory) / 'metrics.json', {**metrics, **counts})
 
@@ -234,11 +245,23 @@ def _accumulate(truth: GroundTruth, detections: Iterable[Mapping[str, Any]], kin
     found = [{'image_id': each['image_id'], 'category_id': each['category_id'], 'score': each['score'], 'iscrowd': 0,
               **_region(each, kind)} for each in detections]
     with contextlib.redirect_stdout(io.StringIO()):    # it prints as it goes, and cannot be asked not to
-        evaluation = COCOeval(_index(truth, truth.annotations), _index(truth, found), kind)
+        evaluation = COCOeval(_index(truth, _expected(truth, kind)), _index(truth, found), kind)
         evaluation.params.maxDets = limits
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation.eval['precision'], evaluation.eval['recall']
+
+
+def _expected(truth: GroundTruth, kind: str) -> Iterable[Mapping[str, Any]]:
+    """The annotations to find. Of masks, an object with a box only is to pycocotools a crowd that fills its box."""
+    for each in truth.annotations:
+        if kind == 'bbox' or 'segmentation' in each:
+            yield each
+        else:
+            x, y, width, height = each['bbox']
+            outline = [x, y, x + width, y, x + width, y + height, x, y + height]
+            box = coco_mask.merge(coco_mask.frPyObjects([outline], *truth.sizes[each['image_id']]))
+            yield {**each, 'iscrowd': 1, 'segmentation': box}
 
 
 def _region(detection: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -267,8 +290,10 @@ def _of_record(record: Mapping[str, Any], categories: Sequence[Category]) -> lis
         for label, box, area, crowd, difficult in zip(
             record['labels'].tolist(), np.stack([x1, y1, x2 - x1, y2 - y1], 1).tolist(), record['area'].tolist(),
             record['crowd'].tolist(), record['difficult'].tolist(), strict=True)]
-    for annotation, png in zip(annotations, record.get('masks', ()), strict='masks' in record):
-        annotation['segmentation'] = paste.encode(np.asarray(Image.open(io.BytesIO(png))))
+    masks = zip(annotations, record.get('masks', ()), record.get('has_mask', ()), strict='masks' in record)
+    for annotation, png, has_mask in masks:
+        if has_mask:
+            annotation['segmentation'] = paste.encode(np.asarray(Image.open(io.BytesIO(png))))
     return annotations
 
 
@@ -283,7 +308,7 @@ def _of_coco(annotation: Mapping[str, Any], truth: GroundTruth) -> dict[str, Any
     if image_id not in truth.sizes or category_id not in dict(truth.categories):
         raise EvaluationError(f'{place}: no image {image_id} or no category {category_id} in the file; {_REMEDY}')
     result = {'image_id': image_id, 'category_id': category_id, 'bbox': box, 'area': area, 'iscrowd': crowd}
-    if truth.has_masks:
+    if annotation.get('segmentation'):
         result['segmentation'] = _rle(annotation['segmentation'], truth.sizes[image_id], place)
     return result
 

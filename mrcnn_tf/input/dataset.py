@@ -114,9 +114,9 @@ def ground_truth(manifest: PathLike) -> Iterator[dict[str, Any]]:
 
     Yields:
         image_id, height, width (int, px), source_id (the data set's, a text) and, n objects: boxes float32 [n, 4] (px
-        of the file), labels int32 [n], crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n]; masks, a
-        list of n PNG of the whole image, where the set has masks; proposals float32 [m, 4] (px of the file), best
-        first, where it has proposals.
+        of the file), labels int32 [n], crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n]; where the
+        set has masks, masks, a list of n PNG of the whole image, and has_mask bool [n]; where it has proposals,
+        proposals float32 [m, 4] (px of the file), best first.
 
     Raises:
         ManifestError: the manifest cannot be used.
@@ -227,7 +227,7 @@ def _recipe(manifest: PathLike, config: Config, with_masks: bool, training: bool
     if classes > config.model.num_classes:
         raise InputError(f'{manifest}: has {classes} categories and model.num_classes is {config.model.num_classes}; '
                          f'set model.num_classes={classes}')
-    if with_masks and described.counts.objects and not described.has_masks:
+    if with_masks and described.counts.objects and not described.any_masks:
         raise InputError(f'{manifest}: its objects have no masks; convert annotations with masks or set '
                          'model.kind=faster_rcnn')
     recipe = _Recipe(manifest, described, config, with_masks, training)
@@ -261,6 +261,10 @@ def _log_left_out(recipe: _Recipe, found: Survey) -> None:
     if found.cut_objects:
         _log.warning('%s: %d objects beyond data.max_objects=%d in %d images are left out, the smallest ones',
                      recipe.manifest, found.cut_objects, recipe.config.data.max_objects, found.cut_images)
+    counts = recipe.described.counts
+    if recipe.with_masks and counts.objects_without_mask:
+        _log.warning('%s: %d of %d objects have a box and no mask: they train the boxes and have no mask loss',
+                     recipe.manifest, counts.objects_without_mask, counts.objects)
 
 
 @_in_graph
@@ -336,7 +340,9 @@ def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, se
         sample = transforms.random_flips(sample, recipe.seed(number), data.flip_horizontal, data.flip_vertical)
     boxes, proposals = tf.split(sample.boxes, [tf.size(objects['labels']), -1])
     slots = {'boxes': boxes, 'labels': objects['labels'], 'crowd': objects['crowd'],
-             'valid': tf.ones_like(objects['crowd']), **({} if sample.masks is None else {'masks': sample.masks})}
+             'valid': tf.ones_like(objects['crowd'])}
+    if sample.masks is not None:
+        slots |= {'masks': sample.masks, 'has_mask': objects['has_mask']}
     regions = {'proposals': proposals, 'proposals_valid': tf.ones_like(proposals[:, 0], tf.bool)}
     return {
         'images': images.pad(sample.image, canvas),
@@ -368,7 +374,8 @@ def _largest(record: dict[str, tf.Tensor], limit: int) -> dict[str, tf.Tensor]:
     # Below 0 and rising with the area: crowds come last, the largest of them first.
     rank = tf.where(record['crowd'], -1 / (1 + record['area']), record['area'])
     kept = tf.sort(tf.argsort(rank, direction='DESCENDING', stable=True)[:limit])
-    return {key: tf.gather(record[key], kept) for key in ('boxes', 'labels', 'crowd', 'masks') if key in record}
+    return {key: tf.gather(record[key], kept) for key in ('boxes', 'labels', 'crowd', 'masks', 'has_mask')
+            if key in record}
 
 
 def _pad_slots(values: tf.Tensor, slots: int) -> tf.Tensor:

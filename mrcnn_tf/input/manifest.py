@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import os
 import pathlib
 import types
@@ -54,6 +55,10 @@ class Counts:
     images_without_objects: int = 0
     objects: int = 0
     crowds: int = 0
+    objects_without_mask: int = 0             # of a set with masks: these objects have a box only
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
 
 
 @dataclass
@@ -83,6 +88,11 @@ class Manifest:
     max_proposals_per_image: int = 0
     kept: dict[str, list[Incident]] = field(default_factory=dict)    # odd, and in the records as it is
     proposals_from: str = ''                  # file, or the method that computed them
+
+    @property
+    def any_masks(self) -> bool:
+        """Whether objects have masks: False of a set with masks in which every object has a box only."""
+        return self.has_masks and not 0 < self.counts.objects == self.counts.objects_without_mask
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], shards: bool = True) -> Manifest:

@@ -3,7 +3,8 @@
 n objects and m proposals of an image, K classes. Boxes are float32 [y1, x1, y2, x2] in px of the image, continuous
 edges; labels are 1..K. The feature keys are those of the TF Object Detection API, so TF Model Garden reads our shards
 and we read its; `image/id`, `image/object/box` and `image/object/annotation_id` are ours, and replaced where a record
-lacks them; `image/proposal/*`, `image/channels`, `image/dtype`, `image/split` and `image/city` are ours.
+lacks them; `image/proposal/*`, `image/object/has_mask`, `image/channels`, `image/dtype`, `image/split` and
+`image/city` are ours.
 """
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.input import mask_png
+from mrcnn_tf.input.manifest import Counts
 
 FORMATS = ('jpeg', 'png')
 DTYPES = ('uint8', 'uint16')
@@ -32,6 +34,7 @@ _OPTIONAL = {
     'image/object/annotation_id': tf.int64,
     'image/object/difficult': tf.int64,
     'image/object/truncated': tf.int64,
+    'image/object/has_mask': tf.int64,
 }
 _PROPOSALS = {'image/proposal/box': tf.float32, 'image/proposal/score': tf.float32}
 
@@ -45,7 +48,8 @@ class ObjectAnnotation:
     area: float                               # px^2, as annotated
     crowd: bool = False                       # the region holds many objects that nobody told apart
     annotation_id: int = 0
-    mask: bytes | None = None                 # what encode_mask gives
+    mask: bytes | None = None                 # what encode_mask gives; None: the set has no masks
+    has_mask: bool = True                     # False: the set has masks, this object a box only; its mask is empty
     difficult: bool | None = None             # VOC: not counted by its evaluation; None: the set does not say
     truncated: bool | None = None             # VOC: goes on beyond the box
 
@@ -81,6 +85,13 @@ def encode_mask(mask: np.ndarray) -> bytes:
     rows = np.flatnonzero(inside.any(axis=1))
     first, last = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
     return mask_png.encode(inside[first:last].view(np.uint8), (int(first), 0), (inside.shape[0], inside.shape[1]))
+
+
+def count(example: Annotated) -> Counts:
+    """Return what one record adds to the counts of its set."""
+    objects = example.objects
+    return Counts(1, int(not objects), len(objects), sum(each.crowd for each in objects),
+                  sum(not each.has_mask for each in objects))
 
 
 def encode(example: Annotated) -> bytes:
@@ -122,7 +133,8 @@ def parse(serialized: tf.Tensor, with_masks: bool, with_proposals: bool = False)
     Returns:
         encoded string [], image_id int64 [], source_id string [], height and width int32 [] (px), boxes
         float32 [n, 4] (px), labels int32 [n], crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n],
-        difficult and truncated bool [n]; when `with_masks`, masks string [n] (PNG of the whole image, 0 or 1); when
+        difficult and truncated bool [n]; when `with_masks`, masks string [n] (PNG of the whole image, 0 or 1) and
+        has_mask bool [n] (False: the object has a box only, its mask is empty; True where absent); when
         `with_proposals`, proposals float32 [m, 4] (px) and proposal_scores float32 [m], best first, none where the
         record has none.
 
@@ -152,6 +164,7 @@ def parse(serialized: tf.Tensor, with_masks: bool, with_proposals: bool = False)
     }
     if with_masks:
         parsed['masks'] = _masks(values, tf.size(labels))
+        parsed['has_mask'] = _column(values, 'has_mask', zeros + 1) > 0
     if with_proposals:
         parsed['proposals'] = tf.reshape(values['image/proposal/box'], [-1, 4])
         parsed['proposal_scores'] = values['image/proposal/score']
@@ -188,6 +201,8 @@ def _where_known(example: Annotated) -> dict[str, tf.train.Feature]:
     masks = [o.mask for o in objects if o.mask is not None]
     if masks:
         features['image/object/mask'] = _bytes(masks)
+    if not all(each.has_mask for each in objects):
+        features['image/object/has_mask'] = _ints([int(each.has_mask) for each in objects])
     if proposals is not None:
         features['image/proposal/box'] = _floats(proposals.boxes.ravel().tolist())
         features['image/proposal/score'] = _floats(proposals.scores.tolist())

@@ -25,7 +25,7 @@ _OURS = {
                      'image/dtype', 'image/split', 'image/city', 'image/object/class/text', 'image/object/mask'),
                     'bytes_list'),
     **dict.fromkeys(('image/id', 'image/height', 'image/width', 'image/channels', *(f'image/object/{name}' for name in (
-        'class/label', 'is_crowd', 'annotation_id', 'difficult', 'truncated'))), 'int64_list'),
+        'class/label', 'is_crowd', 'annotation_id', 'difficult', 'truncated', 'has_mask'))), 'int64_list'),
     **dict.fromkeys(('image/object/box', 'image/object/area', 'image/proposal/box', 'image/proposal/score',
                      *(f'image/object/bbox/{side}' for side in records.SIDES)), 'float_list')}
 
@@ -118,7 +118,8 @@ def decode(serialized: bytes, origin: str = 'record') -> records.Annotated:
         found.column('area', np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).tolist()),
         map(bool, found.column('is_crowd', [0] * len(labels))),
         found.column('annotation_id', list(range(1, len(labels) + 1))),
-        *(found.column(name, [None] * len(labels)) for name in ('mask', 'difficult', 'truncated')), strict=True)
+        *(found.column(name, [None] * len(labels)) for name in ('mask', 'difficult', 'truncated')),
+        found.column('has_mask', [1] * len(labels)), strict=True)
     return records.Annotated(
         encoded=encoded, format=_format(encoded, found), filename=_text(found.one('image/filename', b'')),
         source_id=_text(found.one('image/source_id', b'')), image_id=_image_id(found, serialized), height=height,
@@ -130,9 +131,9 @@ def decode(serialized: bytes, origin: str = 'record') -> records.Annotated:
 
 def _object(box: list[float], *rest: Any) -> records.ObjectAnnotation:
     y1, x1, y2, x2 = box
-    *known, difficult, truncated = rest
-    return records.ObjectAnnotation((y1, x1, y2, x2), *known, *(
-        None if flag is None else bool(flag) for flag in (difficult, truncated)))
+    *known, difficult, truncated, has_mask = rest
+    flags = [None if flag is None else bool(flag) for flag in (has_mask, difficult, truncated)]
+    return records.ObjectAnnotation((y1, x1, y2, x2), *known, *flags)
 
 
 class _Features:

@@ -217,7 +217,7 @@ def test_a_report_lists_every_problem(tmp_path: pathlib.Path) -> None:
     report = json.loads(conversion.report(checked))
     assert {key: report[key] for key in ('format', 'version', 'counts')} == {
         'format': 'mrcnn_tf report', 'version': 1,
-        'counts': {'images': 5, 'images_without_objects': 2, 'objects': 6, 'crowds': 1}}
+        'counts': {'images': 5, 'images_without_objects': 2, 'objects': 6, 'crowds': 1, 'objects_without_mask': 0}}
     assert report['problem_counts'] == {
         'dropped': {'box outside the image': 2, 'malformed xml': 1, 'size mismatch': 1}, 'repaired': {'box clipped': 1},
         'kept': {'box and mask disagree': 1, 'odd': 1}}

@@ -49,6 +49,14 @@ def make(item: Item) -> tuple[Annotated, Log]:
                      objects if item.number else []), log
 
 
+def make_bare(item: Item) -> tuple[Annotated, Log]:
+    """The first object has a box only."""
+    made, log = make(item)
+    for each in made.objects[:1]:
+        each.mask, each.has_mask = records.encode_mask(np.zeros((60, 80))), False
+    return made, log
+
+
 def make_damaged(item: Item) -> tuple[Annotated, Log]:
     made, log = make(item)
     made.encoded, made.source_id = made.encoded[:60], '42'
@@ -74,6 +82,14 @@ def test_what_the_page_says(manifest: pathlib.Path, tmp_path: pathlib.Path) -> N
     assert re.search(r'<th>64 to 96</th>.{40,120}>13<', page)      # the root of 4800 is 69.3
     assert '<td class="n">14</td>' in page and 'and 4 more, in the manifest' in page and 'annotation 7' in page
     assert '5 of 14 images' in page and page.count('<figure>') == 5
+
+
+def test_objects_with_a_box_only_are_counted(tmp_path: pathlib.Path) -> None:
+    head = Manifest('set', [Category(1, 1, _EVIL), Category(2, 2, 'dog')], Counts(), 0, {}, {}, [], True,
+                    Source('coco', 'a.json', 'images'))
+    writer.write([Item(number) for number in range(3)], make_bare, head, tmp_path / 'data')
+    inspect_page.write(tmp_path / 'data' / 'set.json', tmp_path / 'page.html', 2)
+    assert '<b>2</b>objects with a box only' in (tmp_path / 'page.html').read_text()
 
 
 def test_the_pictures_hold_masks_boxes_and_names(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:

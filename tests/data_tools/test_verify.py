@@ -199,6 +199,8 @@ NAN, INFINITE = float('nan'), float('inf')
     (with_object(mask=png(MASK[1:])), 'the mask of annotation 7 is uint8 [7, 9], expected uint8 [8, 9]'),
     (with_object(mask=png(MASK * 255)), 'the mask of annotation 7 holds other values than 0 and 1'),
     (with_object(mask=png(MASK * 0)), 'the mask of annotation 7 covers no pixel'),
+    (with_object(mask=png(MASK), has_mask=False),
+     'the mask of annotation 7 covers pixels, though the record says that the object has no mask'),
     (with_object(mask=png(MASK)[:40]), 'the mask of annotation 7 cannot be decoded: '),
     (dataclasses.replace(EXAMPLE, encoded=PICTURE[:-20]), 'corrupt image: a.png: '),
     (dataclasses.replace(EXAMPLE, height=9, objects=[dataclasses.replace(OBJECT, mask=png(np.ones([9, 9], np.uint8)))]),
@@ -212,6 +214,15 @@ def test_what_a_record_means(tmp_path: pathlib.Path, example: records.Annotated,
     place = 'a.tfrecord: record 0 (at byte 0): image 5: '
     assert len(found) == (detail is not None)
     assert all(line.startswith(f'{place}{detail}') for line in found)
+
+
+def test_an_object_with_a_box_only(tmp_path: pathlib.Path) -> None:
+    """Its mask is empty and not counted as decoded; the manifest has to count it."""
+    bare = with_object(mask=png(MASK * 0), has_mask=False)
+    tally = verify.verify(written(tmp_path, bare, counts=Counts(1, 0, 1, 0, 1))).tally
+    assert (tally.problems, tally.masks_decoded) == ([], 0)
+    [problem] = verify.verify(written(tmp_path, bare)).tally.problems
+    assert 'objects_without_mask' in problem.detail
 
 
 @pytest.mark.parametrize(('proposals', 'detail'), [

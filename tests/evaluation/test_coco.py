@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
@@ -201,7 +202,7 @@ def test_files_read_by_pycocotools_give_the_same_numbers(evaluator, tmp_path, ca
     assert capsys.readouterr().out == ''
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['detections.json', 'metrics.json']
     written = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
-    assert written == {**metrics, 'images': 1, 'objects': 3, 'crowds': 0, 'detections': 3}
+    assert written == {**metrics, 'images': 1, 'objects': 3, 'crowds': 0, 'objects_without_mask': 0, 'detections': 3}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(tmp_path / 'truth.json'))
         for kind in ('bbox', 'segm'):
@@ -214,14 +215,34 @@ def test_files_read_by_pycocotools_give_the_same_numbers(evaluator, tmp_path, ca
             assert metrics[f'{kind}/AR100'] == pytest.approx(reference.stats[8], abs=1e-12)
 
 
+@pytest.mark.parametrize('missing', [[], None, ...], ids=('empty', 'null', 'absent'))
+def test_an_object_with_a_box_only_is_ignored_by_the_numbers_of_masks(tmp_path, caplog, missing):
+    """Two objects, of which the second has no mask. Of masks: found or not found, it changes nothing, and what lies in
+    its box is ignored; what lies elsewhere is wrong. Of boxes it is an object as any other."""
+    bare = rectangle(100, 20, 40, 40, 2, segmentation=missing)
+    if missing is ...:
+        del bare['segmentation']
+    path = write_coco(tmp_path / 'truth.json', [rectangle(10, 10, 40, 40, 1), bare])
+    box, other, elsewhere = [10, 10, 40, 40], [100, 20, 40, 40], [60, 110, 40, 40]
+    expected = {'nothing else': ([box], [.5], 1.), 'the other too': ([other, box], [.9, .5], 1.),
+                'elsewhere, better': ([elsewhere, box], [.9, .5], .5)}
+    for name, (boxes, scores, segm) in expected.items():
+        it = CocoEvaluator(coco.read_coco(path), CATEGORIES, 'pixel_center')
+        it.add(1, instances(boxes, scores))
+        metrics = it.evaluate()
+        assert metrics['segm/AP'] == pytest.approx(segm), name
+        assert metrics['bbox/AR100'] == pytest.approx(1. if other in boxes else .5), name
+    assert 'truth.json: 1 of 2 objects have a box and no mask: the segm numbers ignore them' in caplog.text
+    it.write(tmp_path, metrics)
+    assert json.loads((tmp_path / 'metrics.json').read_text())['objects_without_mask'] == 1
+
+
 def manifest_of(folder, examples, has_masks=True):
     file = folder / 'val-00000-of-00001.tfrecord'
     with tf.io.TFRecordWriter(str(file)) as writer:
         for example in examples:
             writer.write(records.encode(example))
-    objects = [each for example in examples for each in example.objects]
-    counts = Counts(len(examples), sum(not each.objects for each in examples), len(objects),
-                            sum(each.crowd for each in objects))
+    counts = sum(map(records.count, examples), Counts())
     shard = Shard(file.name, len(examples), file.stat().st_size, '')
     Manifest('val', CATEGORIES, counts, 2, {}, {}, [shard], has_masks, Source('test', '', '')).write(
         folder / 'val.json')
@@ -256,6 +277,14 @@ def test_ground_truth_of_records(tmp_path):
     assert [metrics['bbox/AP'], metrics['segm/AP']] == pytest.approx([1, 1]) and metrics['segm/AP/cat'] is None
 
 
+def test_ground_truth_of_objects_with_a_box_only(tmp_path):
+    empty = records.encode_mask(np.zeros((SIDE, SIDE)))
+    bare = dataclasses.replace(an_object(10, 20, 30, 40, 2), mask=empty, has_mask=False)
+    truth = coco.read_manifest(manifest_of(tmp_path, [annotated(9, [bare, an_object(80, 80, 50, 50, 1)])]))
+    assert truth.has_masks and ['segmentation' in each for each in truth.annotations] == [False, True]
+    assert not coco.read_manifest(manifest_of(tmp_path, [annotated(9, [bare])])).has_masks
+
+
 def test_records_of_one_id_are_an_error(tmp_path):
     with pytest.raises(EvaluationError, match='val.json: image id 5 is there twice'):
         coco.read_manifest(manifest_of(tmp_path, [annotated(5), annotated(5)], has_masks=False))
@@ -275,10 +304,8 @@ def test_masks_in_every_form_of_coco(tmp_path):
 @pytest.mark.parametrize(('change', 'message'), [
     ({'segmentation': [[1, 1, 5, 5]]}, 'annotation 4: a polygon without three points'),
     ({'segmentation': [[1, 1, 5, 5, 1, 5, 3]]}, 'annotation 4: a polygon without three points'),
-    ({'segmentation': []}, 'annotation 4: a polygon without three points'),
     ({'segmentation': [3, 4]}, 'annotation 4: a polygon without three points'),
     ({'segmentation': {'size': [3, 4], 'counts': '132'}}, 'annotation 4: its mask is no run-length code of 160 x 160'),
-    ({'segmentation': None}, 'annotation 4: its mask is no run-length code'),
     ({'bbox': [1, 2, 3]}, 'annotation 4: image_id, category_id or bbox is missing'),
     ({'bbox': [1, 2, 3, 'wide']}, 'annotation 4: image_id, category_id or bbox is missing'),
     ({'image_id': 77}, 'annotation 4: no image 77'),

@@ -118,7 +118,7 @@ def test_every_shape_is_static_with_one_canvas(ten: str) -> None:
         'images': ([4, 32, 64, 3], 'float32'), 'sizes': ([4, 2], 'float32'), 'original_sizes': ([4, 2], 'int32'),
         'image_ids': ([4], 'int64'), 'image_valid': ([4], 'bool'), 'boxes': ([4, 3, 4], 'float32'),
         'labels': ([4, 3], 'int32'), 'crowd': ([4, 3], 'bool'), 'valid': ([4, 3], 'bool'),
-        'masks': ([4, 3, 4, 4], 'uint8')}
+        'masks': ([4, 3, 4, 4], 'uint8'), 'has_mask': ([4, 3], 'bool')}
 
 
 def test_values_of_a_batch_by_hand(tmp_path: pathlib.Path) -> None:
@@ -317,6 +317,24 @@ def test_ground_truth_is_what_was_written(tmp_path: pathlib.Path) -> None:
     np.testing.assert_array_equal(first['annotation_ids'], [1002, 1001] * 3)
     assert first['masks'] == [o.mask for o in objects]
     assert second['image_id'] == 8 and second['masks'] == [] and second['boxes'].shape == (0, 4)
+
+
+def test_objects_with_a_box_only(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are told and stay; which of the slots has a mask moves with the objects, of which the smallest is cut."""
+    bare = dataclasses.replace(thing((0, 0, 8, 8)), mask=records.encode_mask(np.zeros([8, 16])), has_mask=False)
+    objects = [thing((0, 0, 2, 2)), bare, thing((0, 4, 8, 16)), thing((2, 2, 6, 10))]
+    path = write_set(tmp_path, [picture(1, objects)], 1, counts=Counts(1, 0, 4, 0, 1))
+    [batch] = take(training_dataset(path, config(batch_size=1, flip_horizontal=1.)), 1)
+    assert batch['has_mask'].tolist() == [[False, True, True]]
+    assert [mask.any() for mask in batch['masks'][0]] == [False, True, True]
+    assert '1 of 4 objects have a box and no mask' in caplog.text
+    [truth] = ground_truth(path)
+    assert truth['has_mask'].tolist() == [True, False, True, True] and len(truth['masks']) == 4
+    alone = write_set(tmp_path / 'alone', [picture(1, [bare])], 1, counts=Counts(1, 0, 1, 0, 1))
+    with pytest.raises(InputError, match='its objects have no masks'):
+        training_dataset(alone, config())
+    [batch] = take(training_dataset(alone, config(batch_size=1), with_masks=False), 1)
+    assert 'has_mask' not in batch and batch['valid'].sum() == 1
 
 
 def test_ground_truth_without_masks(tmp_path: pathlib.Path) -> None:

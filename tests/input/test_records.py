@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mrcnn_tf.input import records
+from mrcnn_tf.input.manifest import Counts
 
 Parse = Callable[[bytes, bool], dict[str, tf.Tensor]]
 MASK = np.array([[0, 1, 1], [0, 0, 7]])     # [2, 3]; non-zero is inside
@@ -64,6 +65,7 @@ def test_parse_gives_what_was_encoded(parse: Parse) -> None:
         'crowd': (tf.bool, [False, True]), 'area': (tf.float32, [3.0, 2.5]),
         'annotation_ids': (tf.int64, [71, 900000000001]), 'difficult': (tf.bool, [False, False]),
         'truncated': (tf.bool, [False, False])}
+    expected['has_mask'] = tf.bool, [True, True]
     assert set(parsed) == {*expected, 'masks'}
     for name, (kind, value) in expected.items():
         assert parsed[name].dtype == kind, name
@@ -77,7 +79,20 @@ def test_static_shapes_in_a_dataset() -> None:
     shapes = {name: spec.shape.as_list() for name, spec in dataset.element_spec.items()}
     assert shapes == {'encoded': [], 'image_id': [], 'source_id': [], 'height': [], 'width': [], 'boxes': [None, 4],
                       'labels': [None], 'crowd': [None], 'area': [None], 'annotation_ids': [None],
-                      'difficult': [None], 'truncated': [None], 'masks': [None]}
+                      'difficult': [None], 'truncated': [None], 'masks': [None], 'has_mask': [None]}
+
+
+def test_an_object_with_a_box_only_has_an_empty_mask(parse: Parse) -> None:
+    """The feature is there only where it says something; Model Garden's reader decodes the empty mask as any other."""
+    bare = dataclasses.replace(example().objects[0], mask=records.encode_mask(np.zeros([2, 3])), has_mask=False)
+    mixed = example(objects=[bare, example().objects[1]])
+    parsed = parse(records.encode(mixed), True)
+    assert parsed['has_mask'].numpy().tolist() == [False, True]
+    assert not np.array(Image.open(io.BytesIO(parsed['masks'].numpy()[0]))).any()
+    assert 'has_mask' not in parse(records.encode(mixed), False)
+    features = tf.train.Example.FromString(records.encode(example())).features.feature
+    assert 'image/object/has_mask' not in features
+    assert records.count(mixed) == Counts(1, 0, 2, 1, 1) and records.count(example(objects=[])) == Counts(1, 1)
 
 
 def test_image_without_objects(parse: Parse) -> None:

@@ -51,6 +51,8 @@ def model_garden(**changes: list[Any]) -> bytes:
 @pytest.mark.parametrize('changes', [
     {}, {'objects': []}, {'channels': 1, 'dtype': 'uint16', 'split': 'train', 'city': 'aachen'},
     {'objects': [records.ObjectAnnotation((0, 0, 1, 1), 1, 'a', 1, mask=_MASK, difficult=True, truncated=False)]},
+    {'objects': [records.ObjectAnnotation((0, 0, 1, 1), 1, 'a', 1, mask=_MASK, has_mask=False),
+                 records.ObjectAnnotation((0, 0, 1, 1), 1, 'a', 1, mask=_MASK)]},
     {'proposals': records.Proposals(np.array([[0, 0.5, 1, 2]], np.float32), np.array([0.75], np.float32))},
     {'proposals': records.Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))},
 ])
