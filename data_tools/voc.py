@@ -1,17 +1,16 @@
-"""PASCAL VOC's folders: an xml for each image with boxes, and where there is a SegmentationObject, masks.
+"""PASCAL VOC's annotations: an xml for each image with boxes, and where there is a SegmentationObject, masks.
 
-    ROOT/ImageSets/Main/SPLIT.txt          the ids of the images
-    ROOT/JPEGImages/ID.jpg                 or png
-    ROOT/Annotations/ID.xml
-    ROOT/SegmentationObject/ID.png         pixel k: object k of the xml, from 1; 255: the border between objects
+In SegmentationObject/ID.png, pixel k is object k of the xml, from 1; 255 is the border between objects.
 
 VOC counts pixels from 1 and a box includes its last pixel: xmin = 1, xmax = 10 are ten pixels, 0..10 in continuous
-edges. So 1 is taken from the minima only.
+edges. So 1 is taken from the minima only. Annotation tools mostly write continuous edges: nothing is taken then.
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +19,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from defusedxml import ElementTree
 
-from data_tools import conversion, images, objects
+from data_tools import conversion, images, objects, voc_folders
 from data_tools.conversion import DataSet, Item, Told
+from data_tools.file_names import AMBIGUOUS, RENAMED, FileNames, Found
 from data_tools.images import ImageFile
-from data_tools.incidents import ConversionError, Fault, Unusable
+from data_tools.incidents import ConversionError, Fault, Log, Unusable
+from data_tools.voc_folders import SEGMENTS, Folders
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 
@@ -33,18 +34,28 @@ if TYPE_CHECKING:
 CLASSES = (
     'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
     'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
-_PICTURES, _XMLS, _SEGMENTS = 'JPEGImages', 'Annotations', 'SegmentationObject'
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 _SIDES = ('ymin', 'xmin', 'ymax', 'xmax')
 _BORDER = 255
+_CODE = np.array([1 << 16, 1 << 8, 1])      # red, green, blue to one number
 _ID_ROOM = 1_000_000             # annotation ids of an image
 _BYTES_OF_MASKS = 20_000         # of an image's, roughly
+_SAMPLE = 200                    # xml files whose classes are looked at, evenly spread
+_MOST_LISTED = 20                # classes in a message
 
 
 class Place(NamedTuple):
     """Which image of a set."""
-    folder: int      # index of its root
-    ordinal: int     # from 1
+    folder: int                  # index of its root
+    ordinal: int                 # from 1
+    xml: str                     # file below Folders.xmls
+    missing: Fault | None        # why there is no image file
+
+
+class _Image(NamedTuple):
+    """An image that is listed."""
+    folder: int                  # index of its root
+    entry: voc_folders.Entry
+    picture: Found
 
 
 class Annotation(NamedTuple):
@@ -54,77 +65,92 @@ class Annotation(NamedTuple):
     pixels: np.ndarray | None         # SegmentationObject of the image
 
 
-def find(roots: Sequence[str | os.PathLike[str]], split: str, years: Sequence[str] = (),
-         classes: str | os.PathLike[str] | None = None, masks: bool | None = None) -> DataSet:
-    """What the folders of a split hold, of several roots as one set.
+def find(roots: Sequence[str | os.PathLike[str]], split: str | None = None, years: Sequence[str] = (),
+         classes: str | os.PathLike[str] | None = None, masks: bool | None = None, first_pixel: int = 1) -> DataSet:
+    """Return what the folders of a split hold, of several roots as one set.
 
     Args:
-        roots: each a folder with Annotations, ImageSets and JPEGImages; with `years`, one with a VOC<year> for each.
-        split: name of a list in ImageSets/Main, or a path in ImageSets: 'Segmentation/train'.
+        roots: each a directory as `data_tools.voc_folders` describes it; with `years`, one with a VOC<year> for each.
+        split: name of a list in ImageSets/Main, or a path in ImageSets: 'Segmentation/train'. None: the only list, or
+            where there are no lists all xml files.
         classes: file of class names, one a line, in the order of the labels; None: the 20 of VOC.
         masks: read masks and drop images without; False: boxes only; None: masks where every image has them.
+        first_pixel: number of the first row and column; 0: boxes are continuous edges.
 
     Raises:
-        ConversionError: a folder, list or class file is missing or empty, an id is listed twice.
+        ConversionError: a directory, list or class file is missing or empty, an id is listed twice, `classes` are not
+            those of the xml files.
     """
-    folders = _folders(roots, years)
-    lists = [_list(folder, split) for folder in folders]
-    places = [(folder, image_id) for folder, ids in enumerate(lists) for image_id in ids]
-    _check_ids([image_id for _, image_id in places], folders, split)
+    log = Log()
+    folders = voc_folders.folders(roots, years)
+    lists = [voc_folders.listed(folder, split, log) for folder in folders]
+    voc_folders.check_ids(lists)
+    images = [_Image(number, entry, _picture(names, folder, entry))
+              for number, (folder, found) in enumerate(zip(folders, lists, strict=True))
+              for names in [FileNames(folder.pictures)] for entry in found.entries]
+    for number, folder in enumerate(folders):
+        if split is None and not folder.lists:
+            _drop_unannotated(folder, {image.picture.name for image in images if image.folder == number}, log)
+    for image in images:
+        if image.picture.repair:
+            log.repair(image.picture.repair, image.entry.id, file=image.entry.xml)
     if masks is None:
-        masks = all((folders[folder] / _SEGMENTS / f'{image_id}.png').is_file() for folder, image_id in places)
+        masks = _all_have_masks(images, folders, log)
     categories = conversion.categories(_classes(classes))
-    source = Voc(tuple(folders), {category.name: category for category in categories}, masks)
+    source = Voc(tuple(folders), {category.name: category for category in categories}, masks, first_pixel)
     head = Manifest(
-        name='', categories=categories, counts=Counts(), max_objects_per_image=0, dropped={}, repaired={},
-        shards=[], has_masks=masks, source=Source(
-            'voc', ', '.join(str(_list_path(folder, split)) for folder in folders),
-            ', '.join(str(folder / _PICTURES) for folder in folders)))
-    numbers = conversion.numbers([image_id for _, image_id in places])
-    items = [source.item(image_id, number, Place(folder, ordinal), split.rpartition('/')[2])
-             for ordinal, ((folder, image_id), number) in enumerate(zip(places, numbers, strict=True), 1)]
+        name='', categories=categories, counts=Counts(), max_objects_per_image=0, dropped=log.dropped,
+        repaired=log.repaired, kept=log.kept, shards=[], has_masks=masks, source=Source(
+            'voc', ', '.join(str(found.source) for found in lists), ', '.join(str(each.pictures) for each in folders)))
+    numbers = conversion.numbers([image.entry.id for image in images])
+    items = [source.item(image, number, ordinal, (split or '').rpartition('/')[2])
+             for ordinal, (image, number) in enumerate(zip(images, numbers, strict=True), 1)]
+    _check_classes(source, items, classes)
     return DataSet(head, items, source)
 
 
 @dataclass(frozen=True)
 class Voc:
     """Annotations as VOC's folders hold them."""
-    folders: tuple[pathlib.Path, ...]
+    folders: tuple[Folders, ...]
     categories: dict[str, Category]      # by name
     masks: bool
+    first_pixel: int = 1
 
-    def item(self, image_id: str, number: int, place: Place, split: str) -> Item:
+    def item(self, image: _Image, number: int, ordinal: int, split: str) -> Item:
         """The image of this id."""
-        folder = self.folders[place.folder]
-        pictures = folder / _PICTURES
-        name = next((f'{image_id}{suffix}' for suffix in _SUFFIXES if (pictures / f'{image_id}{suffix}').is_file()),
-                    f'{image_id}{_SUFFIXES[0]}')
-        others = [folder / _XMLS / f'{image_id}.xml', *([folder / _SEGMENTS / f'{image_id}.png'] if self.masks else [])]
-        size, modified = conversion.held(pictures / name, *others)
-        return Item(image_id, number, name, size + (_BYTES_OF_MASKS if self.masks else 0), modified, place, split)
+        place = Place(image.folder, ordinal, image.entry.xml, image.picture.missing)
+        folder, image_id = self.folders[place.folder], image.entry.id
+        others = [folder.xmls / place.xml, *([folder.segments / f'{image_id}.png'] if self.masks else [])]
+        size, modified = conversion.held(folder.pictures / image.picture.name, *others)
+        size += _BYTES_OF_MASKS if self.masks else 0
+        return Item(image_id, number, image.picture.name, size, modified, place, split)
 
     def path(self, item: Item) -> pathlib.Path:
-        """The image's file."""
-        return self.folders[item.told.folder] / _PICTURES / item.file_name
+        """The image's file; raises Unusable where there is none."""
+        if item.told.missing:
+            raise Unusable(*item.told.missing)
+        return self.folders[item.told.folder].pictures / item.file_name
 
     def tell(self, item: Item) -> Told:
         """What the xml says of an image."""
         folder = self.folders[item.told.folder]
-        root = _parse(folder / _XMLS / f'{item.id}.xml')
-        pixels = _segments(folder / _SEGMENTS / f'{item.id}.png') if self.masks else None
+        root = _parse(folder.xmls / item.told.xml)
+        pixels = _segments(folder.segments / f'{item.id}.png') if self.masks else None
         elements = root.findall('object')
         size, odd = _size(root)
-        odd += _strangers(pixels, len(elements)) + _of_another(root, str(item.id))
+        odd += _strangers(pixels, len(elements)) + _of_another(root, item)
         found = [(number, Annotation(number, element, pixels)) for number, element in enumerate(elements, 1)]
-        return Told(found, f'{_XMLS}/{item.id}.xml', size, _number(root, 'size/depth') or None, odd)
+        return Told(found, f'{folder.xmls.name}/{item.told.xml}', size, _number(root, 'size/depth') or None, odd)
 
     def annotate(self, item: Item, value: Annotation, file: ImageFile,
                  ) -> tuple[records.ObjectAnnotation, list[Fault], list[Fault]]:
         """One object as a record holds it."""
-        category = self.categories.get(_text(value.element, 'name'))
+        name = _text(value.element, 'name')
+        category = self.categories.get(name)
         if category is None:
-            raise Unusable('category not in the list', f'name is {_text(value.element, "name")!r:.40}')
-        box, repairs = _box(value.element, file)
+            raise Unusable('category not in the list', f'name is {name!r:.40}')
+        box, repairs = _box(value.element, file, self.first_pixel)
         mask = None if value.pixels is None else _mask(value.pixels, value.number, file)
         covered = objects.box_area(box) if mask is None else float(np.count_nonzero(mask))
         made = records.ObjectAnnotation(
@@ -136,60 +162,72 @@ class Voc:
         return made, repairs, [*_thin(value.element), *odd]
 
 
-def _folders(roots: Sequence[str | os.PathLike[str]], years: Sequence[str]) -> list[pathlib.Path]:
-    folders = [folder for root in roots for folder in (
-        [pathlib.Path(root) / f'VOC{year}' for year in years] or [pathlib.Path(root)])]
-    for folder in folders:
-        for name in (_XMLS, 'ImageSets', _PICTURES):
-            if not (folder / name).is_dir():
-                below = sorted(path.name[3:] for path in folder.glob('VOC*') if path.is_dir())
-                hint = f'; choose the year {" or ".join(below)}' if below else ''
-                raise ConversionError(f'{folder}: no directory {name}{hint}; give the directory of {_XMLS}, ImageSets '
-                                      f'and {_PICTURES}')
-    return folders
+def _picture(names: FileNames, folder: Folders, entry: voc_folders.Entry) -> Found:
+    """The image of an xml file: the one of the same name, whatever its suffix, else the one that the xml names."""
+    found = names.find(entry.id)
+    if not found.missing:
+        return found._replace(repair=None) if os.path.splitext(found.name)[0] == entry.id else found
+    try:
+        stated = _text(_parse(folder.xmls / entry.xml), 'filename')
+    except Unusable:      # told when the image's turn comes
+        return found
+    named = names.find(stated) if stated else found
+    if named.missing:
+        return found
+    several = found.missing.reason == AMBIGUOUS
+    return named if several or named.repair else named._replace(
+        repair=Fault(RENAMED, f'{entry.id!r} is {named.name!r}: it is the filename in the xml'))
 
 
-def _list_path(folder: pathlib.Path, split: str) -> pathlib.Path:
-    return folder / 'ImageSets' / (f'{split}.txt' if '/' in split else f'Main/{split}.txt')
+def _drop_unannotated(folder: Folders, named: set[str], log: Log) -> None:
+    for name in voc_folders.pictures_without_xml(folder, named):
+        log.drop(Fault('image without an xml file', f'{folder.pictures / name} is in no xml file of {folder.xmls}'),
+                 os.path.splitext(name)[0], file=name)
 
 
-def _list(folder: pathlib.Path, split: str) -> list[str]:
-    """Ids of the images; of a list for one class, with 1, 0 or -1 behind each id, those that show it."""
-    path = _list_path(folder, split)
-    if not path.is_file():
-        lists = (folder / 'ImageSets').glob('*/*.txt')
-        there = sorted(str(each.relative_to(folder / 'ImageSets'))[:-4] for each in lists if '_' not in each.name)
-        raise ConversionError(f'{path}: no such list of images; there are {", ".join(there) or "none"}')
-    rows = [line.split() for line in _read_text(path).splitlines() if line.strip()]
-    return [row[0] for row in rows if row[1:] != ['-1']]
+def _all_have_masks(images: Sequence[_Image], folders: Sequence[Folders], log: Log) -> bool:
+    having = [image for image in images if (folders[image.folder].segments / f'{image.entry.id}.png').is_file()]
+    if 0 < len(having) < len(images):
+        log.keep(Fault('masks not read', f'{len(having)} of {len(images)} images have a {SEGMENTS}: give --masks to '
+                                         'convert these alone'),
+                 having[0].entry.id)
+    return len(having) == len(images)
 
 
-def _check_ids(ids: Sequence[str], folders: Sequence[pathlib.Path], split: str) -> None:
-    lists = ' and '.join(str(_list_path(folder, split)) for folder in folders)
-    if not ids:
-        raise ConversionError(f'{lists}: no image is listed; choose another split')
-    image_id, count = Counter(ids).most_common(1)[0]
-    if count > 1:
-        raise ConversionError(f'{lists}: image {image_id} is listed {count} times; join sets of different images')
+def _check_classes(source: Voc, items: Sequence[Item], path: str | os.PathLike[str] | None) -> None:
+    """Raises ConversionError where the classes of a sample of the xml files are others: their own are listed then."""
+    sample = _class_counts(source, items[::max(1, len(items) // _SAMPLE)])
+    known = sum(count for name, count in sample.items() if name in source.categories)
+    if known * 2 >= sample.total() if path is None else known or not sample:
+        return
+    found = _class_counts(source, items).most_common()
+    listed = ', '.join(f'{name!r:.40} ({count})' for name, count in found[:_MOST_LISTED])
+    more = f' and {len(found) - _MOST_LISTED} more' if found[_MOST_LISTED:] else ''
+    where = ', '.join(str(folder.xmls) for folder in source.folders)
+    wrong = "most objects are of none of VOC's 20 classes" if path is None else f'no object is of a class of {path}'
+    there = next((file for folder in source.folders if (file := folder.root / 'classes.txt').is_file()), None)
+    hint = f'; if {there} is one, give that' if there and path is None else ''
+    raise ConversionError(f'{where}: {wrong}, but of {listed}{more}: write these names to a file, one a line, and give '
+                          f'it as --classes{hint}')
+
+
+def _class_counts(source: Voc, items: Sequence[Item]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for item in items:
+        with contextlib.suppress(Unusable):      # told when the image's turn comes
+            root = _parse(source.folders[item.told.folder].xmls / item.told.xml)
+            counts.update(_text(element, 'name') for element in root.findall('object'))
+    return counts
 
 
 def _classes(path: str | os.PathLike[str] | None) -> Sequence[str]:
     if path is None:
         return CLASSES
-    names = [line.strip() for line in _read_text(pathlib.Path(path)).splitlines() if line.strip()]
+    names = [line.strip() for line in voc_folders.read_text(pathlib.Path(path)).splitlines() if line.strip()]
     if not names or len(set(names)) < len(names):
         wrong = f'class {Counter(names).most_common(1)[0][0]!r} is listed twice' if names else 'no class is listed'
         raise ConversionError(f'{path}: {wrong}; write the name of each class on a line of its own')
     return names
-
-
-def _read_text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text(encoding='utf-8-sig')
-    except OSError as error:
-        raise ConversionError(f'{path}: {error.strerror}; give a text file') from None
-    except UnicodeDecodeError as error:
-        raise ConversionError(f'{path}: not UTF-8 at byte {error.start}; store it as UTF-8') from None
 
 
 def _parse(path: pathlib.Path) -> Element:
@@ -215,10 +253,11 @@ def _size(root: Element) -> tuple[tuple[int, int] | None, list[Fault]]:
                                            f'width {_text(root, "size/width")!r:.20}')]
 
 
-def _of_another(root: Element, image_id: str) -> list[Fault]:
-    name = _text(root, 'filename')
-    same = not name or pathlib.PurePath(name).stem == image_id or name == image_id
-    return [] if same else [Fault('file name differs', f'filename is {name!r:.80}')]
+def _of_another(root: Element, item: Item) -> list[Fault]:
+    stated = re.split(r'[\\/]', _text(root, 'filename'))[-1]
+    file = pathlib.PurePath(item.file_name)
+    same = not stated or stated in (file.name, file.stem) or pathlib.PurePath(stated).stem == file.stem
+    return [] if same else [Fault('file name differs', f'filename is {stated!r:.80}')]
 
 
 def _segments(path: pathlib.Path) -> np.ndarray:
@@ -226,9 +265,32 @@ def _segments(path: pathlib.Path) -> np.ndarray:
     if not path.is_file():
         raise Unusable('no segmentation', str(path))
     pixels = images.pixels(images.read(path), str(path))
-    if pixels.ndim != 2 or pixels.dtype != np.uint8:
-        raise Unusable('malformed annotation', f'{path}: expected a palette or grey values of 8 bit')
+    if pixels.dtype != np.uint8 or pixels.shape[2:] == (2,):
+        raise Unusable('malformed annotation', f'{path}: expected a palette, grey values of 8 bit or colours; '
+                                               '--boxes converts without masks')
+    if pixels.ndim == 3:
+        pixels = _indices(pixels[..., :3], path)
     return np.where(pixels == _BORDER, 0, pixels)
+
+
+def _indices(pixels: np.ndarray, path: pathlib.Path) -> np.ndarray:
+    """Index of each colour, uint8 [height, width]."""
+    colours, codes = colour_map() @ _CODE, pixels @ _CODE
+    order = np.argsort(colours)
+    indices = order[np.searchsorted(colours, codes, sorter=order).clip(max=_BORDER)]
+    wrong = pixels[colours[indices] != codes]
+    if len(wrong):
+        raise Unusable('malformed annotation', f"{path}: RGB {wrong[0].tolist()} is no colour of VOC's map; "
+                                               '--boxes converts without masks')
+    return indices.astype(np.uint8)
+
+
+def colour_map() -> np.ndarray:
+    """Return VOC's colours, uint8 [256, 3]: of an index the lowest three bits are the highest of red, green and blue,
+    the next three the second highest, and so on.
+    """
+    bits = np.arange(256)[:, None] >> np.arange(9) & 1      # [256, 9], the lowest first
+    return (bits.reshape(256, 3, 3) << np.array([7, 6, 5])[:, None]).sum(1).astype(np.uint8)
 
 
 def _strangers(pixels: np.ndarray | None, count: int) -> list[Fault]:
@@ -239,22 +301,26 @@ def _strangers(pixels: np.ndarray | None, count: int) -> list[Fault]:
 
 def _mask(pixels: np.ndarray, number: int, file: ImageFile) -> np.ndarray:
     if pixels.shape != (file.height, file.width):
-        raise Unusable('mask of another size', f'{_SEGMENTS} is {pixels.shape[0]} x {pixels.shape[1]}, '
-                                               f'the image {file.height} x {file.width}')
+        raise Unusable('mask of another size', f'{SEGMENTS} is {pixels.shape[1]} wide and {pixels.shape[0]} high, '
+                                               f'the image {file.width} wide and {file.height} high')
     mask = pixels == number
     if not mask.any():
-        raise Unusable('empty mask', f'{_SEGMENTS} has no pixel of {number}')
+        raise Unusable('empty mask', f'{SEGMENTS} has no pixel of {number}')
     return mask
 
 
-def _box(element: Element, file: ImageFile) -> tuple[objects.Box, list[Fault]]:
+def _box(element: Element, file: ImageFile, first: int) -> tuple[objects.Box, list[Fault]]:
     texts = [_text(element, f'bndbox/{side}') for side in _SIDES]
     text = ', '.join(f'{side} {value!r:.20}' for side, value in zip(_SIDES, texts, strict=True))
     try:
         top, left, bottom, right = objects.finite([float(value) for value in texts], text)
     except ValueError:
         raise Unusable('malformed box', text) from None
-    return objects.clip((top - 1, left - 1, bottom, right), (file.height, file.width), text)
+    box, clipped = objects.clip((top - first, left - first, bottom, right), (file.height, file.width), text)
+    if first and min(top, left) == 0:
+        clipped = [fault._replace(detail=f'{fault.detail}; if the set counts from 0, give --first-pixel 0')
+                   for fault in clipped]
+    return box, clipped
 
 
 def _thin(element: Element) -> list[Fault]:

@@ -167,8 +167,10 @@ def cityscapes(root: Annotated[pathlib.Path, typer.Option(help='Directory of lef
 
 @_kind
 def voc(root: Annotated[list[pathlib.Path], typer.Option(
-            help='Directory of Annotations, ImageSets and JPEGImages; give several to join them.')],
-        split: Annotated[str, typer.Option(help='A list in ImageSets/Main, or Segmentation/train.')],
+            help='Directory of Annotations, ImageSets and JPEGImages, or of images with an xml beside each; give '
+                 'several to join them.')],
+        split: Annotated[str | None, typer.Option(
+            help='A list in ImageSets/Main, or Segmentation/train; without lists all xml files are one set.')] = None,
         year: Annotated[list[str] | None, typer.Option(
             help='The root holds VOC2007, VOC2012, ...: these of them.')] = None,
         classes: Annotated[pathlib.Path | None, typer.Option(
@@ -176,13 +178,17 @@ def voc(root: Annotated[list[pathlib.Path], typer.Option(
         masks: Annotated[bool | None, typer.Option(
             '--masks/--boxes', show_default=False,
             help='Masks too, and only images that have them; if not given, masks where every image has them.')] = None,
+        first_pixel: Annotated[int, typer.Option(
+            min=0, max=1, help='Number of the first row and column: 1 as VOC counts; 0 for boxes of labelImg, CVAT, '
+                               'Label Studio and most other tools.')] = 1,
         ) -> DataSet:
     """PASCAL VOC's folders: boxes, and masks of SegmentationObject; difficult and truncated are kept.
 
     \b
     Example:
       mrcnn VERB voc --root VOCdevkit --year 2007 --year 2012 --split trainval
+      mrcnn VERB voc --root labelled --classes classes.txt --first-pixel 0
     """
     from data_tools import voc as source
 
-    return source.find(root, split, year or [], classes, masks)
+    return source.find(root, split, year or [], classes, masks, first_pixel)

@@ -78,12 +78,13 @@ def test_options_of_voc(monkeypatch: pytest.MonkeyPatch) -> None:
     find = Recorder('found')
     monkeypatch.setattr('data_tools.voc.find', find)
     monkeypatch.setattr('data_tools.conversion.check', Recorder(EMPTY))
-    for more in ([], ['--root', 's', '--year', 2007, '--year', 2012, '--classes', 'c', '--masks'], ['--boxes']):
-        result = mrcnn('validate', 'voc', '--root', 'r', '--split', 'val', *more)
+    for more in ([], ['--split', 'val', '--root', 's', '--year', 2007, '--year', 2012, '--classes', 'c', '--masks'],
+                 ['--boxes', '--first-pixel', 0]):
+        result = mrcnn('validate', 'voc', '--root', 'r', *more)
         assert result.exit_code == 0, result.output
     r, s, c = pathlib.Path('r'), pathlib.Path('s'), pathlib.Path('c')
-    assert find.calls == [([r], 'val', [], None, None), ([r, s], 'val', ['2007', '2012'], c, True),
-                          ([r], 'val', [], None, False)]
+    assert find.calls == [([r], None, [], None, None, 1), ([r, s], 'val', ['2007', '2012'], c, True, 1),
+                          ([r], None, [], None, False, 0)]
 
 
 def test_choices_are_those_of_the_converters() -> None:

@@ -142,7 +142,10 @@ def test_which_sets_get_masks(kit: Kit) -> None:
     kit.add('a', an_object())
     kit.add('b', an_object())
     kit.segments('a', np.where(SEGMENTS == 1, 1, 0))
-    assert not kit.convert().has_masks and len(kit.features()) == 2      # not every image has them
+    manifest = kit.convert()
+    assert not manifest.has_masks and len(kit.features()) == 2      # not every image has them
+    assert [each.detail for each in manifest.kept['masks not read']] == [
+        '1 of 2 images have a SegmentationObject: give --masks to convert these alone']
     manifest = kit.convert(masks=True)
     assert [each.image_id for each in manifest.dropped['no segmentation']] == ['b'] and manifest.counts.images == 1
     kit.segments('b', np.where(SEGMENTS == 1, 1, 0))
@@ -158,8 +161,36 @@ def test_segments_that_do_not_fit(kit: Kit) -> None:
     assert [each.annotation_id for each in manifest.dropped['empty mask']] == [2, 3]
     kit.segments('a', SEGMENTS.T)
     assert conversion.check(voc.find([kit.root], 'train')).dropped.keys() == {'mask of another size'}
-    Image.new('RGB', (WIDTH, HEIGHT)).save(kit.root / 'SegmentationObject' / 'a.png')
+    Image.new('LA', (WIDTH, HEIGHT)).save(kit.root / 'SegmentationObject' / 'a.png')
     assert conversion.check(voc.find([kit.root], 'train')).dropped.keys() == {'malformed annotation'}
+
+
+def test_masks_in_colours(kit: Kit) -> None:
+    # VOC's map, worked by hand: 1 is 0b001, so 128 of red; 2 of green; 8 is 0b1000, the next bit of red; 255 is
+    # 0b11111111, red and green 0b11100000, blue 0b11000000.
+    colours = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 255: (224, 224, 192)}
+    kit.add('a', *[an_object()] * 8)
+    values = SEGMENTS.copy()
+    values[19] = 8
+    pixels = np.zeros([HEIGHT, WIDTH, 3], np.uint8)
+    for index, colour in colours.items():
+        pixels[values == index] = colour
+    for mode in ('RGB', 'RGBA'):
+        Image.fromarray(pixels).convert(mode).save(kit.root / 'SegmentationObject' / 'a.png')
+        kit.convert()
+        for png, index in zip(kit.features()[0]['image/object/mask'], (1, 2, 8), strict=True):
+            np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(png))), values == index)
+    pixels[0, 0] = (1, 2, 3)
+    Image.fromarray(pixels).save(kit.root / 'SegmentationObject' / 'a.png')
+    [incident] = conversion.check(voc.find([kit.root], 'train')).dropped['malformed annotation']
+    assert "a.png: RGB [1, 2, 3] is no colour of VOC's map; --boxes converts without masks" in incident.detail
+
+
+@pytest.mark.parametrize(('index', 'colour'), [
+    (0, (0, 0, 0)), (3, (128, 128, 0)), (15, (192, 128, 128)), (20, (0, 64, 128)), (255, (224, 224, 192))])
+def test_colours_that_voc_publishes(index: int, colour: tuple[int, ...]) -> None:
+    # 15 is the pink of persons, 20 the blue of monitors, 255 the cream of borders.
+    assert tuple(voc.colour_map()[index]) == colour and len(np.unique(voc.colour_map(), axis=0)) == 256
 
 
 def test_several_roots_are_one_set(tmp_path: pathlib.Path) -> None:
@@ -244,7 +275,16 @@ def test_boxes_counted_from_0_are_clipped_and_counted(kit: Kit) -> None:
     kit.add('a', an_object(box=(0, 0, 10, 8)))
     manifest = kit.convert()
     assert kit.features()[0]['image/object/box'] == [0, 0, 8, 10]
-    assert [each.annotation_id for each in manifest.repaired['box clipped']] == [1]
+    assert [(each.annotation_id, each.detail) for each in manifest.repaired['box clipped']] == [
+        (1, "ymin '0', xmin '0', ymax '8', xmax '10' went 1.00 px beyond the image; if the set counts from 0, give "
+            '--first-pixel 0')]
+
+
+def test_boxes_of_continuous_edges(kit: Kit) -> None:
+    kit.add('a', an_object(box=(0, 0, 10.5, 8)), an_object(box=(4, 2, 10, 8)))
+    assert kit.convert(first_pixel=0).repaired == {}
+    np.testing.assert_array_equal(np.reshape(kit.features()[0]['image/object/box'], [-1, 4]),
+                                  [[0, 0, 8, 10.5], [2, 4, 8, 10]])
 
 
 BOMB = ('<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
@@ -274,7 +314,8 @@ def test_a_missing_picture_is_named(kit: Kit) -> None:
     kit.add('b')
     (kit.root / 'JPEGImages' / 'a.jpg').unlink()
     [incident] = kit.convert().dropped['missing image file']
-    assert (incident.file, incident.detail) == ('a.jpg', f'{kit.root}/JPEGImages/a.jpg (and its 1 annotations)')
+    assert (incident.file, incident.detail) == (
+        'a', f"'a' is not in {kit.root}/JPEGImages; the nearest name is 'b.jpg' (and its 1 annotations)")
 
 
 def test_what_is_odd_is_kept_and_counted(kit: Kit) -> None:
