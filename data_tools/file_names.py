@@ -38,10 +38,14 @@ class Found(NamedTuple):
 
 
 class FileNames:
-    """Looks up files of one folder. The folder is listed once, when the first name misses."""
+    """Looks up files of one folder, images or what else `suffixes` are of.
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    The folder is listed once, when the first name misses.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> None:
         self.directory = pathlib.Path(directory)
+        self.suffixes = suffixes
 
     def find(self, stated: str) -> Found:
         """Return the file that a name means, or why there is none.
@@ -62,8 +66,9 @@ class FileNames:
                 return Found(stated, missing=Fault(AMBIGUOUS, f'{_quoted(stated)} may be {several}; '
                                                               'give the folder of the right one'))
         nearest = self.nearest(readings[0].parts[-1])
-        hint = f'the nearest name is {_quoted(nearest)}' if nearest else (
-            'it holds no image' if self.directory.is_dir() else 'there is no such directory')
+        what = 'image' if self.suffixes == SUFFIXES else ' or '.join(self.suffixes)
+        empty = f'it holds no {what}' if self.directory.is_dir() else 'there is no such directory'
+        hint = f'the nearest name is {_quoted(nearest)}' if nearest else empty
         return Found(stated, missing=Fault(MISSING, f'{_quoted(stated)} is not in {self.directory}; {hint}'))
 
     def nearest(self, name: str) -> str:
@@ -78,9 +83,12 @@ class FileNames:
         near = self._listing.near(key)
         return self._listing.by_name[max(sorted(near), key=ratio)][0] if near else ''
 
+    def _stem_key(self, name: str) -> str:
+        return _key(_stem(name, self.suffixes))
+
     @functools.cached_property
     def _listing(self) -> _Listing:
-        return _Listing(_walk(self.directory))
+        return _Listing(_walk(self.directory), self.suffixes)
 
     def _holds(self, name: str) -> bool:
         """Whether this is a file of the folder: the one place that decides what may be read."""
@@ -89,11 +97,11 @@ class FileNames:
     def _fitting(self, readings: Sequence[_Reading]) -> Iterator[dict[str, _Reading]]:
         """The files that fit a name, and how it is read: by name, then but for letter case, then but for the suffix."""
         listing = self._listing
-        for key, paths_of in ((_same, listing.by_name), (_key, listing.by_name), (_stem_key, listing.by_stem)):
+        for key, paths_of in ((_same, listing.by_name), (_key, listing.by_name), (self._stem_key, listing.by_stem)):
             fits: dict[str, tuple[int, _Reading]] = {}
             for reading in readings:
                 name = reading.parts[-1]
-                asked = {_key(name), _stem_key(name)} if paths_of is listing.by_stem else {_key(name)}
+                asked = {_key(name), self._stem_key(name)} if paths_of is listing.by_stem else {_key(name)}
                 for path in itertools.chain.from_iterable(paths_of.get(each, ()) for each in sorted(asked)):
                     common = _common_folders(reading, path)
                     same = paths_of is listing.by_stem or key(path.rpartition('/')[2]) == key(name)
@@ -113,14 +121,14 @@ class _Reading(NamedTuple):
 class _Listing:
     """The files of a folder by what names are compared by."""
 
-    def __init__(self, paths: Iterable[str]) -> None:
+    def __init__(self, paths: Iterable[str], suffixes: Sequence[str]) -> None:
         self.by_name, self.by_stem = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
         images = set()
         for path in paths:
             name = path.rpartition('/')[2]
             self.by_name[_key(name)].append(path)
-            if _stem(name) != name:
-                self.by_stem[_stem_key(name)].append(path)
+            if _stem(name, suffixes) != name:
+                self.by_stem[_key(_stem(name, suffixes))].append(path)
                 images.add(_key(name))
         self._forwards = sorted(images)
         self._backwards = sorted(key[::-1] for key in images)
@@ -197,14 +205,10 @@ def _quoted(name: str) -> str:
     return f"'{shown}{'...' if len(name) > _LONGEST else ''}'"
 
 
-def _stem(name: str) -> str:
-    """A name without the suffix of an image."""
+def _stem(name: str, suffixes: Sequence[str]) -> str:
+    """A name without its suffix, if it is one of these."""
     stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in SUFFIXES else name
-
-
-def _stem_key(name: str) -> str:
-    return _key(_stem(name))
+    return stem if suffix.lower() in suffixes else name
 
 
 def _same(name: str) -> str:
