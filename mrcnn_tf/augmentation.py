@@ -21,7 +21,8 @@ from mrcnn_tf import detections as detection_ops
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.detections import Candidates
 from mrcnn_tf.fitting import Batch
-from mrcnn_tf.model import FastRCNN, MaskRCNN
+from mrcnn_tf.model import Detector, FastRCNN, MaskRCNN
+from mrcnn_tf.tensor_shapes import dimensions
 
 _CANVAS_STEP = 32    # the coarsest stride
 
@@ -47,7 +48,7 @@ class View(NamedTuple):
 def sizes_of_tests(data: DataConfig) -> list[DataConfig]:
     """The settings of each size in which an image is looked at: `test_scales`, or `test_short_side` alone.
 
-    The limit of the long side and the canvases grow and shrink with the short side.
+    The limit of the long side and the canvases scale with the short side.
     """
     return [_scaled(data, side) for side in data.test_scales] or [data]
 
@@ -57,7 +58,7 @@ class Finder:
 
     Args:
         model: a Fast, Faster or Mask R-CNN; another function of batches and `training` that gives detections has but
-            one view. It is traced once for each canvas.
+            one view. With the 'op' engine it is traced once for all heights and widths, with 'xla' once a canvas.
         data: says in which sizes (see `sizes_of_tests`), and whether their mirror images are looked at too.
     """
 
@@ -65,8 +66,11 @@ class Finder:
         augmented = isinstance(model, FastRCNN)
         self.sizes = sizes_of_tests(data) if augmented else [data]
         self._model, self._flip = model, augmented and data.test_flip
-        self._detect, self._look = _traced(lambda batch: model(batch, training=False)), _traced(self._candidates)
-        self._masks = _traced(model.masks_of) if isinstance(model, MaskRCNN) else None
+        # XLA compiles static shapes only.
+        self.fixed_canvases = isinstance(model, Detector) and model.engine == 'xla'
+        self._detect = _traced(lambda batch: model(batch, training=False), self.fixed_canvases)
+        self._look = _traced(self._candidates, self.fixed_canvases)
+        self._masks = _traced(model.masks_of, self.fixed_canvases) if isinstance(model, MaskRCNN) else None
 
     def __call__(self, batches: Sequence[Batch]) -> dict[str, tf.Tensor]:
         """Detections, boxes in px of the first batch's canvas.
@@ -102,7 +106,7 @@ class Finder:
 
 def mirror(batch: Batch) -> dict[str, tf.Tensor]:
     """Images and proposals of a batch turned left to right, each within its own size; twice is the identity."""
-    across = tf.range(batch['images'].shape[2])
+    across = tf.range(dimensions(batch['images'])[2])
     widths = tf.cast(batch['sizes'][:, 1:], tf.int32)                                  # [B, 1]
     columns = tf.where(across < widths, widths - 1 - across, across)                   # [B, W]
     moved = {'images': tf.gather(batch['images'], columns, axis=2, batch_dims=1)}
@@ -137,5 +141,14 @@ def _like(pairs: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.tile(pairs, [1, 2]), [-1, *[1] * (boxes.shape.rank - 2), 4])
 
 
-def _traced(function: Callable[..., Any]) -> Callable[..., Any]:
-    return tf.function(function, autograph=False)
+def _traced(function: Callable[..., Any], each_shape: bool) -> Callable[..., Any]:
+    """`function` as a graph, traced for each shape of its arguments or once for all heights and widths."""
+    graph = tf.function(function, autograph=False)
+    if each_shape:
+        return graph
+    return lambda *args: graph.get_concrete_function(*tf.nest.map_structure(_any_height_and_width, args))(*args)
+
+
+def _any_height_and_width(x: tf.Tensor) -> tf.TensorSpec:
+    """The spec of a tensor, without the height and width of images and feature maps [B, H, W, C]."""
+    return tf.TensorSpec([x.shape[0], None, None, x.shape[3]] if x.shape.rank == 4 else x.shape, x.dtype)

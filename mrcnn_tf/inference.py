@@ -189,8 +189,6 @@ class ModelDirectory:
             raise InferenceError(f'{directory}: a fast_rcnn needs the proposals of each image; use '
                                  '`mrcnn evaluate`, whose records have them')
         self._find = augmentation.Finder(model, self._config.data)
-        for data in self._find.sizes:
-            images.check_canvases(data)
         self.paste: str = self._config.model.detections.paste
 
     def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
@@ -205,12 +203,10 @@ class ModelDirectory:
 
 def _batch_of_one(image: tf.Tensor, data: DataConfig) -> dict[str, tf.Tensor]:
     """The Batch of one image at the size for tests, without ground truth."""
-    height, width = image.shape[:2]
-    shape = images.resized_shape(height, width, data.test_short_side, data.test_long_side, data.round_sides)
-    canvas = data.canvases[int(images.choose_canvas(shape, data.canvases))]
-    return {'images': images.pad(images.resize(image, shape, data.antialias), canvas)[None],
+    padded, shape = images.for_inference(image, data)
+    return {'images': padded[None],
             'sizes': tf.cast(shape, tf.float32)[None],
-            'original_sizes': tf.constant([[height, width]]),
+            'original_sizes': tf.constant([image.shape[:2]]),
             'image_ids': tf.constant([0], tf.int64),
             'image_valid': tf.constant([True])}
 

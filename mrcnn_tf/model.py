@@ -2,6 +2,7 @@
 
 B images, A anchors, P proposals, G ground-truth slots, S sampled RoIs, D detections; batch and detections are the dicts
 that ARCHITECTURE.md describes. Convolutions and dense layers run in the global precision policy, all else in float32.
+With the 'op' engine the height and width of the images of an inference may be dynamic; all else is static.
 """
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from mrcnn_tf import boxes as box_ops
 from mrcnn_tf import detections as detection_ops
 from mrcnn_tf import losses as loss_ops
 from mrcnn_tf import rpn, targets
-from mrcnn_tf.anchors import AnchorGenerator
+from mrcnn_tf.anchors import AnchorGenerator, cells_of_images
 from mrcnn_tf.backbones import build_backbone
 from mrcnn_tf.backbones.normalization import Norm
 from mrcnn_tf.box_branch import BoxBranch, RoIs, Truth
@@ -22,6 +23,7 @@ from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.fitting import Batch, FittedModel
 from mrcnn_tf.heads import BoxHead, MaskHead, Res5Head
 from mrcnn_tf.roi import RoILayer, build_roi_layer
+from mrcnn_tf.tensor_shapes import dimensions
 
 # The boxes' two end in _stage1, _stage2, ... in a cascade.
 LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
@@ -56,7 +58,8 @@ class Detector(FittedModel):
         if self.settings.channel_order == 'bgr':
             images = images[..., ::-1]
         images = (images - tf.constant(self.settings.pixel_mean)) / tf.constant(self.settings.pixel_std)
-        rows, columns = (tf.range(images.shape[axis], dtype=tf.float32) < sizes[:, axis - 1:axis] for axis in (1, 2))
+        rows, columns = (tf.range(side, dtype=tf.float32) < sizes[:, axis, None]
+                         for axis, side in enumerate(dimensions(images)[1:3]))
         return tf.where(rows[:, :, None, None] & columns[:, None, :, None], images, 0.)
 
     def create_variables(self) -> None:
@@ -162,8 +165,9 @@ class Proposer(Detector):
 
     def __init__(self, config: ModelConfig, engine: str = 'op', **kwargs: Any) -> None:
         super().__init__(config, engine, **kwargs)
-        self.anchors = AnchorGenerator(config.anchors.sizes, config.anchors.ratios, config.anchors.rounded,
-                                       config.anchors.offset, name='anchors')
+        strides = self.backbone.strides if config.anchors.stride == 'level' else None
+        self.anchors = AnchorGenerator(config.anchors.sizes, config.anchors.ratios, strides, config.anchors.rounded,
+                                       config.anchors.offset, config.anchors.order, name='anchors')
         self.rpn_head = rpn.RPNHead(self.backbone.channels, self.anchors.per_cell[0], config.rpn.convolutions,
                                     config.rpn.classifier, name='rpn_head')
 
@@ -183,7 +187,15 @@ class Proposer(Detector):
 
     def _propose(self, features: list[tf.Tensor], batch: Batch, training: bool) -> rpn.Proposals:
         anchors, logits, deltas = self._score(features, batch['images'])
+        if 'padded_sizes' in batch:
+            logits = self._of_own_canvas(features, logits, batch['padded_sizes'])
         return rpn.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, training, self.engine)
+
+    def _of_own_canvas(self, features: list[tf.Tensor], logits: list[tf.Tensor], sizes: tf.Tensor) -> list[tf.Tensor]:
+        """Logits [B, a] of each level, LOWEST beyond the canvas that an image would have alone: sizes [B, 2], px."""
+        cells = cells_of_images(features, self.backbone.strides, sizes)
+        return [tf.where(tf.repeat(inside, count, axis=1), level, box_ops.LOWEST)
+                for inside, count, level in zip(cells, self.anchors.per_cell, logits, strict=True)]
 
     def describe(self, images: tf.Tensor, sizes: tf.Tensor, training: bool
                  ) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
@@ -193,7 +205,7 @@ class Proposer(Detector):
 
     def _score(self, features: list[tf.Tensor], images: tf.Tensor
                ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-        return self.anchors(features, canvas=tuple(images.shape[1:3])), *self.rpn_head(features)
+        return self.anchors(features, canvas=dimensions(images)[1:3]), *self.rpn_head(features)
 
     def _region_losses(self, batch: Batch, truth: Truth, features: list[tf.Tensor], seed: tf.Tensor
                        ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from mrcnn_tf import boxes as box_ops
 from mrcnn_tf.config import RPNConfig
+from mrcnn_tf.tensor_shapes import dimensions
 
 
 class RPNHead(keras.layers.Layer):
@@ -59,12 +60,14 @@ def propose(logits: Sequence[tf.Tensor], deltas: Sequence[tf.Tensor], anchors: t
     """The best boxes of each level, after suppression within it, together the best of the image (Faster 3.3).
 
     Args:
-        logits, deltas: of `RPNHead`; anchors: float32 [A, 4]; sizes: float32 [B, 2], px of each image.
+        logits, deltas: of `RPNHead`, with any number of anchors a level with the 'op' engine; a logit of LOWEST marks
+            an anchor that is not used.
+        anchors: float32 [A, 4]; sizes: float32 [B, 2], px of each image.
     """
     before = config.pre_nms_train if training else config.pre_nms_test
     after = config.post_nms_train if training else config.post_nms_test
     levels = [_best_of_level(*level, sizes, before, config.min_side) for level in zip(
-        logits, deltas, tf.split(anchors, [x.shape[1] for x in logits]), strict=True)]
+        logits, deltas, tf.split(anchors, [dimensions(x)[1] for x in logits], num=len(logits)), strict=True)]
     boxes = tf.concat([b for b, _ in levels], axis=1)                    # [B, L, n, 4], n = before
     scores = tf.concat([s for _, s in levels], axis=1)                   # [B, L, n]
     batch, count, width = scores.shape
@@ -83,11 +86,14 @@ def propose(logits: Sequence[tf.Tensor], deltas: Sequence[tf.Tensor], anchors: t
 def _best_of_level(logits: tf.Tensor, deltas: tf.Tensor, anchors: tf.Tensor, sizes: tf.Tensor, limit: int,
                    min_side: float) -> tuple[tf.Tensor, tf.Tensor]:
     """The `limit` boxes of highest logit, decoded and clipped: [B, 1, limit, 4], [B, 1, limit]; filled with LOWEST."""
-    scores, best = tf.math.top_k(logits, min(limit, logits.shape[1]))
+    count = tf.minimum(limit, dimensions(logits)[1]) if logits.shape[1] is None else min(limit, logits.shape[1])
+    scores, best = tf.math.top_k(logits, count)
     boxes = box_ops.decode(tf.gather(deltas, best, batch_dims=1), tf.gather(anchors, best))
     boxes = box_ops.clip(boxes, sizes)
     large = tf.reduce_all(boxes[..., 2:] - boxes[..., :2] >= min_side, axis=-1)
     scores = tf.where(large, scores, box_ops.LOWEST)
-    missing = limit - scores.shape[1]
+    missing = limit - count
     boxes = tf.pad(boxes, [[0, 0], [0, missing], [0, 0]])
-    return boxes[:, None], tf.pad(scores, [[0, 0], [0, missing]], constant_values=box_ops.LOWEST)[:, None]
+    scores = tf.pad(scores, [[0, 0], [0, missing]], constant_values=box_ops.LOWEST)
+    batch = logits.shape[0]
+    return tf.ensure_shape(boxes, [batch, limit, 4])[:, None], tf.ensure_shape(scores, [batch, limit])[:, None]

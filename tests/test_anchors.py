@@ -1,11 +1,13 @@
 """Anchors of every level: cases worked by hand (the reference's tables: tests/parity)."""
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.anchors import AnchorGenerator, base_anchors
+from mrcnn_tf.anchors import AnchorGenerator, base_anchors, cells_of_images
 
 from .modes import tolerance
 
@@ -39,7 +41,7 @@ def test_a_larger_canvas_keeps_the_anchors_of_the_smaller() -> None:
 
 
 def test_what_the_layer_tells_about_itself() -> None:
-    layer = AnchorGenerator([[8., 16.], [32., 64.]], [.5, 1., 2.], rounded=True, offset=.5, name='a')
+    layer = AnchorGenerator([[8., 16.], [32., 64.]], [.5, 1., 2.], [4, 8], rounded=True, offset=.5, order='size_major', name='a')
     assert layer.per_cell == [6, 6]
     twin = AnchorGenerator.from_config(layer.get_config())
     features = maps((2, 3), (1, 2))
@@ -55,9 +57,53 @@ def test_anchors_stay_float32_beside_maps_of_bfloat16() -> None:
     np.testing.assert_array_equal(anchors, layer(maps((2, 3)), canvas=(8, 12)))
 
 
-def test_a_level_without_sizes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r'zip\(\)'):
-        AnchorGenerator([[8.]], [1.])(maps((2, 3), (1, 2)), canvas=(8, 12))
+@pytest.mark.parametrize(('order', 'expected'), [
+    ('ratio_major', [[-8, -16, 8, 16], [-16, -32, 16, 32], [-16, -8, 16, 8], [-32, -16, 32, 16]]),
+    ('size_major', [[-8, -16, 8, 16], [-16, -8, 16, 8], [-16, -32, 16, 32], [-32, -16, 32, 16]])],
+    ids=lambda value: value if isinstance(value, str) else '')
+def test_the_order_of_one_cell_by_hand(order, expected) -> None:
+    """Areas 16 x 32 and 32 x 64, half and twice as high as wide."""
+    sizes = [math.sqrt(16 * 32), math.sqrt(32 * 64)]
+    np.testing.assert_allclose(base_anchors(sizes, [.5, 2.], order=order), expected, rtol=1e-6)
+
+
+def test_the_two_dialects_of_a_stride_on_an_odd_grid() -> None:
+    """P6 of a canvas of 800 x 1088: 13 x 17 cells, 61 or 64 px apart from top to bottom, 64 across."""
+    features = maps((13, 17))
+    by_level = AnchorGenerator([[2.]], [1.], strides=[64])(features).numpy().reshape(13, 17, 4)
+    by_canvas = AnchorGenerator([[2.]], [1.])(features, canvas=(800, 1088)).numpy().reshape(13, 17, 4)
+    assert by_level[12, 16].tolist() == [12 * 64 - 1, 16 * 64 - 1, 12 * 64 + 1, 16 * 64 + 1]
+    assert by_canvas[12, 16].tolist() == [12 * 61 - 1, 16 * 64 - 1, 12 * 61 + 1, 16 * 64 + 1]
+
+
+@pytest.mark.parametrize('strides', [None, [4, 8]], ids=['of_the_canvas', 'of_the_level'])
+def test_rows_and_columns_may_be_known_only_when_the_graph_runs(strides) -> None:
+    layer = AnchorGenerator([[8.], [16.]], [.5, 1.], strides)
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 1]), tf.TensorSpec([1, None, None, 1]),
+                                  tf.TensorSpec([2], tf.int32)], autograph=False)
+    def dynamic(fine: tf.Tensor, coarse: tf.Tensor, canvas: tf.Tensor) -> tf.Tensor:
+        return layer([fine, coarse], canvas=tf.unstack(canvas))
+
+    for canvas, grids in (((20, 28), ((5, 7), (3, 4))), ((8, 8), ((2, 2), (1, 1)))):
+        features = [tf.zeros([1, *grid, 1]) for grid in grids]
+        np.testing.assert_array_equal(dynamic(*features, tf.constant(canvas)), layer(features, canvas=canvas))
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(ValueError, match=r'pass canvas=\(height, width\) or build the layer with strides'):
+        AnchorGenerator([[8.]], [1.])(maps((2, 3)))
+    with pytest.raises(ValueError, match='expected 2 numbers, one for each list of sizes'):
+        AnchorGenerator([[8.], [16.]], [1.], [4])
+    with pytest.raises(ValueError, match='3 feature maps and sizes for 1'):
+        AnchorGenerator([[8.]], [1.], [4])(maps((2, 3), (1, 2), (1, 1)))
+
+
+def test_cells_of_images_by_hand() -> None:
+    """Cells of 4 px: a canvas of 8 x 12 has 2 x 3, one of 5 x 4 has 2 x 1."""
+    (cells,) = cells_of_images(maps((3, 4)), [4], tf.constant([[8., 12.], [5., 4.]]))
+    np.testing.assert_array_equal(tf.reshape(cells, [2, 3, 4]), [
+        [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]], [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]])
 
 
 def test_the_lists_given_stay_as_they_are() -> None:

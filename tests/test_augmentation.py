@@ -56,7 +56,7 @@ def test_the_sizes_of_tests() -> None:
     assert large.canvases == [[1216, 1632], [1632, 1216], [1216, 2016], [2016, 1216]]
     assert (same.test_long_side, same.canvases) == (1333, data.canvases)
     for each in (small, same, large):
-        images.check_canvases(each)
+        images.check_canvases(each, training=False)
     assert augmentation.sizes_of_tests(DataConfig()) == [DataConfig()]
 
 
@@ -127,7 +127,7 @@ def test_with_its_mirror_image_an_image_is_found_the_same_from_both_sides(finder
 
 
 def test_proposals_move_with_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augmentation, '_traced', lambda function: function)    # eager is faster for a few looks
+    monkeypatch.setattr(augmentation, '_traced', lambda function, _: function)    # eager is faster for a few looks
     keras.utils.set_random_seed(3)
     model, batch = build_model(small_config(kind='fast_rcnn', detections__score_threshold=.5)), make_batch()
     scores, shifts = model.box_head(model.box_pool(model.maps(batch['images'], batch['sizes'], False)[:4],
@@ -140,7 +140,7 @@ def test_proposals_move_with_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_records_and_files_are_looked_at_in_the_same_views(
         mask_rcnn: MaskRCNN, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In evaluation and in prediction, which come to them on different ways; an answer lies within its image."""
-    monkeypatch.setattr(augmentation, '_traced', lambda function: function)
+    monkeypatch.setattr(augmentation, '_traced', lambda function, _: function)
     write_data(tmp_path)
     config = tiny_config(tmp_path, 'data.test_scales=[96,64]', 'data.test_flip=true', 'model.num_classes=3')
     monkeypatch.setattr(checkpoints, 'restore_model', lambda _: (mask_rcnn, config, []))

@@ -75,8 +75,8 @@ def test_a_missing_config_names_the_nearest() -> None:
     ('solver.batch_size=3', 'unknown key solver.batch_size; did you mean data.batch_size?'),
     ('model.aligned=true', 'unknown key model.aligned; did you mean model.roi.aligned?'),
     ('model.batch_per_image=8', 'did you mean model.rpn.batch_per_image or model.roi.batch_per_image?'),
-    ('model.anchors.zzz=3', 'unknown key model.anchors.zzz; valid: model.anchors.sizes, model.anchors.ratios, '
-                            'model.anchors.rounded, model.anchors.offset'),
+    ('alternating.zzz=3', 'unknown key alternating.zzz; valid: alternating.steps, alternating.rpn, '
+                          'alternating.fast_rcnn'),
     ('solver=3', 'solver is 3: expected keys below it'),
     ('solver.steps.more=3', "solver.steps is {'more': 3}: expected int"),
 ])

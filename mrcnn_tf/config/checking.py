@@ -14,7 +14,7 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ('at least 1', lambda x: x >= 1, """
         data.batch_size data.evaluation_batch_size data.short_sides data.long_side data.test_short_side
         data.test_long_side data.test_scales data.canvases data.max_objects data.max_proposals data.mask_size
-        data.shuffle_buffer model.num_classes
+        data.shuffle_buffer data.pad_multiple model.num_classes
         model.backbone.fpn_channels model.backbone.tdm_channels model.rpn.batch_per_image
         model.rpn.pre_nms_train model.rpn.pre_nms_test
         model.rpn.post_nms_train model.rpn.post_nms_test model.roi.batch_per_image model.rpn.convolutions
@@ -83,6 +83,8 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
         ('data.canvases', bool(data.canvases) and all(
             len(canvas) == 2 and canvas[0] % 32 == 0 and canvas[1] % 32 == 0 for canvas in data.canvases),
          '[height, width] pairs that 32 divides'),
+        ('data.pad_multiple', data.pad_multiple % 32 == 0 or backbone.maps in ('c4', 'c5'),
+         f'a multiple of 32 with model.backbone.maps={backbone.maps}, whose levels halve the one before'),
         ('model.pixel_mean', len(model.pixel_mean) == 3, 'three numbers'),
         ('model.pixel_std', len(model.pixel_std) == 3, 'three numbers'),
         ('model.backbone.maps', backbone.maps in TRUNKS[backbone.name].maps,

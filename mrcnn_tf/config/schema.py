@@ -40,8 +40,9 @@ class DataConfig:
     test_flip: bool = False               # look at its mirror image too (Mask appendix: 400, 500, ... 1200 and flips)
     round_sides: bool = False             # dialect: resized sides to the nearest pixel (D2) or down (TV)
     antialias: bool = False               # dialect: shrinking averages, as Pillow does (D2), or not (TV)
-    canvases: list[list[int]] = field(    # [height, width]; an image goes to the smallest that holds it
+    canvases: list[list[int]] = field(    # training and XLA: [height, width]; an image goes to the smallest that fits
         default_factory=lambda: [[800, 1088], [1088, 800], [800, 1344], [1344, 800]])
+    pad_multiple: int = 32                # inference: an image's own sides are rounded up to it; D2: 1 with C4 and DC5
     flip_horizontal: float = 0.5          # probability
     flip_vertical: float = 0.0
     max_objects: int = 100                # ground truths kept per image, the largest first; the rest is counted
@@ -75,8 +76,12 @@ class AnchorConfig:
     """Faster 3.1.1; one scale a level with FPN (4.1)."""
     sizes: list[list[float]] = field(default_factory=lambda: [[32.], [64.], [128.], [256.], [512.]])
     ratios: list[float] = _list(0.5, 1.0, 2.0)    # height / width
+    order: str = _choice('ratio_major', 'size_major')     # dialect: channels of one cell, all sizes of the first ratio
+    #                                       first (TV, Faster), or all ratios of the first size (D2)
+    stride: str = _choice('canvas', 'level')              # dialect: of the centers, canvas side // cells (TV), or the
+    #                                       level's own: 4, 8, ... 64 (D2); they differ where 64 does not divide
     rounded: bool = False                 # dialect: TV rounds the base anchors to whole pixels
-    offset: float = 0.0                   # of the first centre, in strides
+    offset: float = 0.0                   # of the first center, in strides
 
 
 @dataclass

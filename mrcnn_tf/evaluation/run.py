@@ -23,7 +23,7 @@ from mrcnn_tf.input.dataset import evaluation_dataset, readable
 from mrcnn_tf.model import Detector, Proposer
 from mrcnn_tf.training.checkpoints import restore_model
 
-_READ = ('images', 'sizes', 'proposals', 'proposals_valid')    # by a model that detects
+_READ = ('images', 'sizes', 'padded_sizes', 'proposals', 'proposals_valid')    # by a model that detects
 LINE_EVERY = 20.0    # seconds between lines of progress where there is no terminal
 
 T = TypeVar('T')
@@ -113,7 +113,8 @@ def predictions(model: Callable[..., Mapping[str, tf.Tensor]], config: Config, m
     find = augmentation.Finder(model, config.data)
     sizes = [dataclasses.replace(config, data=data) for data in find.sizes]
     try:
-        datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size) for size in sizes]
+        datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size, find.fixed_canvases)
+                    for size in sizes]
         for batches in zip(*datasets, strict=True):
             read = [{key: batch[key] for key in _READ if key in batch} for batch in batches]
             yield from split_batch(find(read), batches[0])

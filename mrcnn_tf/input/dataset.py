@@ -89,23 +89,27 @@ def check(manifest: PathLike, config: Config, with_masks: bool = True) -> None:
     _recipe(manifest, config, with_masks, training=True)
 
 
-def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int) -> tf.data.Dataset:
+def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixed_canvases: bool = False
+                       ) -> tf.data.Dataset:
     """Batches that hold every image once, in the order of the shards (of each canvas), at the size for tests.
 
-    The last batch of each canvas is filled up with zeros whose `image_valid` is False. There are no `masks`: what
+    The canvas is each image's own size, rounded up to `data.pad_multiple`: images of equal canvases share a batch. The
+    last batch of each canvas is filled up with zeros whose `image_valid` is False. There are no `masks`: what
     predictions are compared with is `ground_truth`.
 
     Args:
         manifest: path of the manifest.
         config: `data` and `model.num_classes` matter.
         batch_size: B.
+        fixed_canvases: for the 'xla' engine: an image goes to the smallest of `data.canvases` that holds it, and
+            `padded_sizes` says which canvas would be its own.
 
     Returns:
-        Finite dataset of the Batch dict. With one canvas every shape is static.
+        Finite dataset of the Batch dict. H and W are None, unless there is one fixed canvas.
 
     Raises: as `training_dataset`.
     """
-    recipe = _recipe(manifest, config, with_masks=False, training=False)
+    recipe = _recipe(manifest, config, with_masks=False, training=False, fixed_canvases=fixed_canvases)
     return _batches(recipe, tf.data.TFRecordDataset(recipe.files).enumerate(), batch_size)
 
 
@@ -191,6 +195,7 @@ class _Recipe:
     config: Config
     with_masks: bool
     training: bool
+    fixed_canvases: bool = True
 
     @property
     def with_proposals(self) -> bool:
@@ -212,14 +217,23 @@ class _Recipe:
             (data.test_short_side, data.test_long_side))
         return images.resized_shape(record['height'], record['width'], short_side, long_side, data.round_sides)
 
-    def canvas(self, index: tf.Tensor) -> list[int] | tf.Tensor:
-        """Height and width, whole numbers where there is but one canvas."""
+    @property
+    def only_canvas(self) -> list[int] | None:
+        """Height and width of the canvas of all images, where there is but one."""
         canvases = self.config.data.canvases
-        return list(canvases[0]) if len(canvases) == 1 else tf.gather(tf.constant(canvases, tf.int32), index)
+        return list(canvases[0]) if self.fixed_canvases and len(canvases) == 1 else None
+
+    def canvas(self, shape: tf.Tensor) -> tf.Tensor:
+        """int32 [2], the canvas of an image resized to `shape`."""
+        data = self.config.data
+        return images.choose_canvas(shape, data.canvases) if self.fixed_canvases else (
+            images.own_canvas(shape, data.pad_multiple))
 
 
-def _recipe(manifest: PathLike, config: Config, with_masks: bool, training: bool) -> _Recipe:
-    images.check_canvases(config.data)
+def _recipe(manifest: PathLike, config: Config, with_masks: bool, training: bool, fixed_canvases: bool = True
+            ) -> _Recipe:
+    if fixed_canvases:
+        images.check_canvases(config.data, training)
     described = Manifest.read(manifest)
     classes = len(described.categories)
     if described.counts.images == 0:
@@ -230,7 +244,7 @@ def _recipe(manifest: PathLike, config: Config, with_masks: bool, training: bool
     if with_masks and described.counts.objects and not described.any_masks:
         raise InputError(f'{manifest}: its objects have no masks; convert annotations with masks or set '
                          'model.kind=faster_rcnn')
-    recipe = _Recipe(manifest, described, config, with_masks, training)
+    recipe = _Recipe(manifest, described, config, with_masks, training, fixed_canvases)
     if recipe.with_proposals and not described.has_proposals:
         raise InputError(f'{manifest}: its records have no proposals; attach some with `mrcnn convert proposals`, or '
                          'set model.kind=faster_rcnn')
@@ -298,10 +312,10 @@ def _has_target(record: dict[str, tf.Tensor]) -> tf.Tensor:
 def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     """Numbered serialized records to batches; records wait for their batch serialized, before they grow large."""
     def choose(number: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        if len(recipe.config.data.canvases) == 1:
-            return tf.constant(0, tf.int64), number, serialized
+        if recipe.only_canvas:
+            return tf.constant(recipe.only_canvas), number, serialized
         shape = recipe.shape(records.parse(serialized, with_masks=False), number)
-        return tf.cast(images.choose_canvas(shape, recipe.config.data.canvases), tf.int64), number, serialized
+        return recipe.canvas(shape), number, serialized
 
     def fill(_: tf.Tensor, window: tf.data.Dataset) -> tf.data.Dataset:
         filler = tf.constant(_FILLER, tf.int64)
@@ -309,7 +323,9 @@ def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.da
         return window.concatenate(fillers).take(batch_size)
 
     dataset = stream.map(choose, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.group_by_window(lambda canvas, *_: canvas, fill, window_size=batch_size)
+    # The key is one number, int64: height and width of the canvas.
+    dataset = dataset.group_by_window(
+        lambda canvas, *_: tf.reduce_sum(tf.cast(canvas, tf.int64) * [1 << 32, 1]), fill, window_size=batch_size)
     dataset = dataset.map(functools.partial(_entry_or_filler, recipe),
                           num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     options = tf.data.Options()
@@ -320,7 +336,7 @@ def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.da
 
 def _entry_or_filler(recipe: _Recipe, canvas: tf.Tensor, number: tf.Tensor, serialized: tf.Tensor,
                      ) -> dict[str, tf.Tensor]:
-    entry = _entry(recipe, recipe.canvas(canvas), number, serialized)
+    entry = _entry(recipe, recipe.only_canvas or canvas, number, serialized)
     return tf.cond(tf.equal(number, _FILLER), lambda: tf.nest.map_structure(tf.zeros_like, entry), lambda: entry)
 
 
@@ -344,9 +360,13 @@ def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, se
     if sample.masks is not None:
         slots |= {'masks': sample.masks, 'has_mask': objects['has_mask']}
     regions = {'proposals': proposals, 'proposals_valid': tf.ones_like(proposals[:, 0], tf.bool)}
+    shape = tf.shape(sample.image)[:2]
+    own_canvas = {} if recipe.training or not recipe.fixed_canvases else {
+        'padded_sizes': tf.cast(images.own_canvas(shape, data.pad_multiple), tf.float32)}
     return {
         'images': images.pad(sample.image, canvas),
-        'sizes': tf.cast(tf.shape(sample.image)[:2], tf.float32),
+        'sizes': tf.cast(shape, tf.float32),
+        **own_canvas,
         'original_sizes': tf.stack([record['height'], record['width']]),
         'image_ids': record['image_id'],
         'image_valid': tf.constant(True),

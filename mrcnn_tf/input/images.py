@@ -67,27 +67,47 @@ def resize(image: tf.Tensor, shape: tf.Tensor, antialias: bool = False) -> tf.Te
 
 
 def choose_canvas(shape: tf.Tensor, canvases: Sequence[Sequence[int]]) -> tf.Tensor:
-    """Index, int32 [], of the canvas of least area that holds `shape`; of equals the first.
+    """The canvas, int32 [2], of least area that holds `shape`; of equals the first.
 
     `check_canvases` sees to it that there is one.
     """
     sides = tf.constant([list(canvas) for canvas in canvases], tf.int32)         # [canvases, 2]
     area = tf.cast(tf.reduce_prod(sides, axis=1), tf.float32)
     holds = tf.reduce_all(shape[None, :] <= sides, axis=1)
-    return tf.argmin(tf.where(holds, area, area.dtype.max), output_type=tf.int32)
+    return tf.gather(sides, tf.argmin(tf.where(holds, area, area.dtype.max)))
 
 
-def check_canvases(data: DataConfig) -> None:
-    """Raises ConfigError where an image that the resize rules allow, in training or testing, fits no canvas."""
-    rules = (('short_sides', max(data.short_sides), 'long_side', data.long_side),
-             ('test_short_side', data.test_short_side, 'test_long_side', data.test_long_side))
-    for short_name, short_side, long_name, long_side in rules:
-        short_side = min(short_side, long_side)
-        for height, width in ((short_side, long_side), (long_side, short_side)):
-            if not any(height <= canvas[0] and width <= canvas[1] for canvas in data.canvases):
-                sides = [-(-side // 32) * 32 for side in (height, width)]
-                raise ConfigError(f'data.canvases: none of {data.canvases} holds an image of {height} x {width}, which '
-                                  f'data.{short_name} and data.{long_name} allow; add {sides}')
+def check_canvases(data: DataConfig, training: bool) -> None:
+    """Raises ConfigError where an image that the resize rule of training, or that of tests, allows fits no canvas."""
+    short_name, short_side, long_name, long_side = (
+        ('short_sides', max(data.short_sides), 'long_side', data.long_side) if training else
+        ('test_short_side', data.test_short_side, 'test_long_side', data.test_long_side))
+    short_side = min(short_side, long_side)
+    for height, width in ((short_side, long_side), (long_side, short_side)):
+        if not any(height <= canvas[0] and width <= canvas[1] for canvas in data.canvases):
+            sides = [-(-side // 32) * 32 for side in (height, width)]
+            raise ConfigError(f'data.canvases: none of {data.canvases} holds an image of {height} x {width}, which '
+                              f'data.{short_name} and data.{long_name} allow; add {sides}')
+
+
+def own_canvas(shape: tf.Tensor, multiple: int) -> tf.Tensor:
+    """The canvas that an image has alone: its sides, int32 [2], rounded up to multiples of `multiple`."""
+    return -(-shape // multiple) * multiple
+
+
+def for_inference(image: tf.Tensor, data: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
+    """An image at the size for tests, on a canvas of its own.
+
+    Args:
+        image: float32 [h, w, 3].
+        data: its `test_*` fields, `round_sides`, `antialias` and `pad_multiple` matter.
+
+    Returns:
+        float32 [H, W, 3], zeros beyond the image, and the image's size on it, int32 [2].
+    """
+    size = tf.shape(image)
+    shape = resized_shape(size[0], size[1], data.test_short_side, data.test_long_side, data.round_sides)
+    return pad(resize(image, shape, data.antialias), own_canvas(shape, data.pad_multiple)), shape
 
 
 def pad(image: tf.Tensor, canvas: Sequence[int] | tf.Tensor) -> tf.Tensor:

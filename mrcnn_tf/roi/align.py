@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from mrcnn_tf.roi import levels as cells
 from mrcnn_tf.roi.levels import RoILayer, Size, rounded
+from mrcnn_tf.tensor_shapes import Dimension, dimensions
 
 State = tuple[tf.Tensor, ...]
 
@@ -152,13 +153,14 @@ def _over_samples(start: State, plan: SamplingPlan, samples: int, step: Callable
 # Engine 'op'. A level is padded by one repeated cell, since a sample up to one cell outside takes the border's value;
 # beyond that crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level: shapes inside are dynamic.
 
-def _crop_boxes(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: int, width: int
+def _crop_boxes(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: Dimension, width: Dimension
                 ) -> tuple[tf.Tensor, tf.Tensor]:
     """crop_and_resize reads from the first to the last sample; its coordinates run over the padded level's cells."""
     y, x, weight = plan.points(s, size)
     corners = tf.stack([y[:, 0], x[:, 0], y[:, -1], x[:, -1]], axis=-1)
     corners = tf.where(weight[:, None] > 0., corners, -9.)    # far outside, the kernel has nothing to read
-    return (corners + 1.) / tf.constant([height + 1., width + 1.] * 2), weight[:, None, None, None]
+    last = tf.cast(tf.stack([height, width] * 2), tf.float32) + 1.
+    return (corners + 1.) / last, weight[:, None, None, None]
 
 
 def _on_level(plan: SamplingPlan, level: int) -> tuple[tf.Tensor, SamplingPlan]:
@@ -178,7 +180,7 @@ def _read_op(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples:
 
         def step(s: tf.Tensor | int, state: State, padded: tf.Tensor = padded, part: SamplingPlan = part,
                  feature: tf.Tensor = feature, start: State = start) -> State:
-            crops, weight = _crop_boxes(part, s, size, *feature.shape[1:3])
+            crops, weight = _crop_boxes(part, s, size, *dimensions(feature)[1:3])
             values = tf.image.crop_and_resize(padded, crops, part.image, size)
             state = aggregation.add(state, s, values, weight)
             # What a loop holds must keep the shape that is known of it.

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf import boxes as box_ops
+from mrcnn_tf.tensor_shapes import dimensions
 
 
 def assign_levels(boxes: tf.Tensor, count: int, canonical_size: float = 224., canonical_level: int = 4) -> tf.Tensor:
@@ -65,9 +66,9 @@ class RoILayer(keras.layers.Layer):
 
 def extent(maps: Sequence[tf.Tensor], level: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Rows and columns of each box's map and its first row in the table: level int32 [K] -> int32 [K, 1] each."""
-    shapes = [m.shape for m in maps]
+    shapes = [dimensions(m) for m in maps]
     offsets = [sum(b * h * w for b, h, w, _ in shapes[:i]) for i in range(len(shapes))]
-    height, width, offset = (tf.gather(tf.constant(values), level)[:, None] for values in (
+    height, width, offset = (tf.gather(tf.stack(values), level)[:, None] for values in (
         [h for _, h, _, _ in shapes], [w for _, _, w, _ in shapes], offsets))
     return height, width, offset
 

@@ -3,8 +3,8 @@
 B images of a request (any number, 0 too), D detections an image, K classes, m cells a side of a mask (28). All
 preprocessing is in the graph, and nothing of this package or of Keras is needed to load it.
 
-Each image of a request goes through the model alone, on the smallest canvas that holds it, as in evaluation: so an
-image gets the same answer whatever else is in its request, and all shapes inside are static.
+Each image of a request goes through the model alone, on a canvas of its own size, as in evaluation: so an image gets
+the same answer whatever else is in its request. Height and width are dynamic, all other shapes static.
 """
 from __future__ import annotations
 
@@ -62,7 +62,6 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) ->
     if config.model.kind == 'fast_rcnn':
         raise ExportError(f'{model_dir}: a fast_rcnn needs the proposals of each image, which no request holds; '
                           'export a faster_rcnn')
-    images.check_canvases(config.data)
     if config.data.test_scales or config.data.test_flip:
         _log.warning('%s: a SavedModel looks at each image once, at data.test_short_side: data.test_scales and '
                      'data.test_flip are left out', model_dir)
@@ -100,17 +99,10 @@ def serving_function(model: Detector, data: DataConfig, category_ids: Sequence[i
 
 def _detect(model: Detector, data: DataConfig, image: tf.Tensor) -> Detections:
     """Image float32 [h, w, 3] -> detections [D, ...], boxes in its own px."""
-    size = tf.shape(image)[:2]
-    shape = images.resized_shape(size[0], size[1], data.test_short_side, data.test_long_side, data.round_sides)
-    resized = images.resize(image, shape, data.antialias)
-
-    def on_canvas(canvas: Sequence[int]) -> Detections:
-        batch = {'images': images.pad(resized, canvas)[None], 'sizes': tf.cast(shape, tf.float32)[None]}
-        return {name: value[0] for name, value in model(batch, training=False).items()}
-
-    branches = [lambda canvas=canvas: on_canvas(canvas) for canvas in data.canvases]
-    found = tf.switch_case(images.choose_canvas(shape, data.canvases), branches)
-    return {**found, 'boxes': _to_original(found['boxes'], shape, size)}
+    padded, shape = images.for_inference(image, data)
+    batch = {'images': padded[None], 'sizes': tf.cast(shape, tf.float32)[None]}
+    found = {name: value[0] for name, value in model(batch, training=False).items()}
+    return {**found, 'boxes': _to_original(found['boxes'], shape, tf.shape(image)[:2])}
 
 
 def _to_original(boxes: tf.Tensor, shape: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -292,10 +292,30 @@ def test_evaluation_holds_every_image_once(ten: str, batch_size: int) -> None:
 def test_evaluation_fills_the_last_batch_of_each_canvas(tmp_path: pathlib.Path) -> None:
     pictures = [picture(n, [], (8, 16) if n < 6 else (16, 8)) for n in range(1, 9)]
     settings = config(canvases=[[16, 32], [32, 16]])
-    batches = list(evaluation_dataset(write_set(tmp_path, pictures), settings, 3).as_numpy_iterator())
+    batches = list(evaluation_dataset(write_set(tmp_path, pictures), settings, 3, True).as_numpy_iterator())
     held = {(b['images'].shape[1:3], tuple(sorted(b['image_ids'][b['image_valid']]))) for b in batches}
     assert held == {((16, 32), (1, 2, 4)), ((16, 32), (3, 5)), ((32, 16), (6, 7, 8))}
     assert all(len(batch['image_valid']) == 3 for batch in batches)
+
+
+def test_evaluation_gives_each_image_its_own_canvas(tmp_path: pathlib.Path) -> None:
+    """The canvases of training play no part; images of equal canvases share a batch."""
+    pictures = [picture(n, [], (8, 16) if n < 4 else (16, 10)) for n in range(1, 6)]
+    settings = config(canvases=[[64, 64]], test_short_side=16, test_long_side=64, pad_multiple=32)
+    batches = list(evaluation_dataset(write_set(tmp_path, pictures), settings, 2).as_numpy_iterator())
+    assert sorted(batch['images'].shape[1:3] for batch in batches) == [(32, 32)] * 3
+    unpadded = dataclasses.replace(settings, data=dataclasses.replace(settings.data, pad_multiple=1))
+    batches = list(evaluation_dataset(tmp_path / 'set.json', unpadded, 2).as_numpy_iterator())
+    assert sorted(batch['images'].shape[1:3] for batch in batches) == [(16, 32), (16, 32), (25, 16)]
+    assert all('padded_sizes' not in batch for batch in batches)
+
+
+def test_fixed_canvases_come_with_the_size_of_an_own_one(tmp_path: pathlib.Path) -> None:
+    path = write_set(tmp_path, [picture(1, [], (8, 16))])
+    settings = config(canvases=[[64, 96]], test_short_side=20, test_long_side=64)
+    (batch,) = evaluation_dataset(path, settings, 2, fixed_canvases=True).as_numpy_iterator()
+    assert batch['images'].shape == (2, 64, 96, 3)
+    assert batch['padded_sizes'].tolist() == [[32, 64], [0, 0]]
 
 
 def test_evaluation_does_not_flip_and_has_the_size_for_tests(ten: str) -> None:
@@ -441,7 +461,7 @@ def test_settings_and_data_must_fit(tmp_path: pathlib.Path, ten: str) -> None:
     with pytest.raises(InputError, match=f'^{ten}: has 2 categories and model.num_classes is 1; set model.num_classes'):
         training_dataset(ten, config(classes=1))
     with pytest.raises(ConfigError, match='^data.canvases: none of'):
-        evaluation_dataset(ten, config(test_long_side=64), 1)
+        evaluation_dataset(ten, config(test_long_side=64), 1, fixed_canvases=True)
     bare = write_set(tmp_path / 'bare', [picture(1, [dataclasses.replace(thing(), mask=None)])], has_masks=False)
     with pytest.raises(InputError, match=f'^{bare}: its objects have no masks; convert annotations with masks or set '):
         training_dataset(bare, config())

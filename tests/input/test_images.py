@@ -105,22 +105,45 @@ def test_resize_by_hand() -> None:
 def test_choose_canvas_takes_the_smallest_that_holds(shape: list[int], expected: int) -> None:
     canvases = [[832, 1344], [1344, 832], [1088, 1088], [640, 640]]
     chosen = images.choose_canvas(tf.constant(shape), canvases)
-    assert (chosen.dtype, int(chosen)) == (tf.int32, expected)
+    assert (chosen.dtype, chosen.numpy().tolist()) == (tf.int32, canvases[expected])
 
 
 def test_check_canvases() -> None:
-    images.check_canvases(DataConfig())
+    for training in (True, False):
+        images.check_canvases(DataConfig(), training)
     nuclei = DataConfig(short_sides=[384], long_side=384, test_short_side=384, test_long_side=384,
                         canvases=[[384, 384]])
-    images.check_canvases(nuclei)
+    images.check_canvases(nuclei, training=False)
     expected = (r'^data.canvases: none of \[\[384, 384\]\] holds an image of 384 x 400, which data.test_short_side and '
                 r'data.test_long_side allow; add \[384, 416\]$')
     with pytest.raises(ConfigError, match=expected):
-        images.check_canvases(dataclasses.replace(nuclei, test_long_side=400))
+        images.check_canvases(dataclasses.replace(nuclei, test_long_side=400), training=False)
     with pytest.raises(ConfigError, match=r'holds an image of 1333 x 800, which data.short_sides'):
-        images.check_canvases(dataclasses.replace(DataConfig(), canvases=[[832, 1344]]))
+        images.check_canvases(dataclasses.replace(DataConfig(), canvases=[[832, 1344]]), training=True)
     # A short side above the long side never comes about.
-    images.check_canvases(dataclasses.replace(nuclei, short_sides=[500]))
+    images.check_canvases(dataclasses.replace(nuclei, short_sides=[500]), training=True)
+
+
+def test_sizes_of_tests_and_of_training_are_checked_apart() -> None:
+    data = DataConfig(short_sides=[64], long_side=64, canvases=[[64, 64]])     # tests are left at 800 / 1333
+    images.check_canvases(data, training=True)
+    with pytest.raises(ConfigError, match='data.test_short_side'):
+        images.check_canvases(data, training=False)
+
+
+@pytest.mark.parametrize(('shape', 'multiple', 'expected'), [
+    ([800, 1066], 32, [800, 1088]), ([799, 1], 32, [800, 32]), ([240, 320], 1, [240, 320]), ([64, 96], 32, [64, 96])],
+    ids=['one_side', 'both_sides', 'no_padding', 'multiples'])
+def test_own_canvas_by_hand(shape, multiple, expected) -> None:
+    assert images.own_canvas(tf.constant(shape), multiple).numpy().tolist() == expected
+
+
+def test_an_image_for_inference_by_hand() -> None:
+    """2 x 3 px to a short side of 4: 4 x 6, on a canvas of 5 x 10."""
+    data = DataConfig(test_short_side=4, test_long_side=100, pad_multiple=5)
+    padded, shape = images.for_inference(tf.fill([2, 3, 3], 9.), data)
+    assert shape.numpy().tolist() == [4, 6]
+    np.testing.assert_array_equal(padded[..., 0], np.pad(np.full([4, 6], 9.), [(0, 1), (0, 4)]))
 
 
 def test_pad_puts_zeros_right_and_below() -> None:

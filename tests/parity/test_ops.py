@@ -150,7 +150,7 @@ def test_default_anchors(ops_kit, held, mode) -> None:
 def test_odd_anchors(ops_kit, held, mode) -> None:
     """Several sizes a level, and another number of them on each: two layers, since the levels share the RPN's head."""
     ratios, levels = [.4, 1., 1.7], (([20., 33., 47.5], (16, 24)), ([75.], (8, 12)))
-    anchors = [MODES[mode](lambda x, sizes=sizes: AnchorGenerator([sizes], ratios, True)([x], canvas=(64, 96)))(
+    anchors = [MODES[mode](lambda x, sizes=sizes: AnchorGenerator([sizes], ratios, rounded=True)([x], canvas=(64, 96)))(
         tf.zeros([1, *grid, 1])) for sizes, grid in levels]
     held('anchors_odd', ours(np.concatenate(anchors)), ops_kit['anchors_odd'], mode)
     base = np.concatenate([base_anchors(sizes, ratios, True) for sizes, _ in levels])
