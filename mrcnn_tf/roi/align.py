@@ -153,6 +153,9 @@ def _over_samples(start: State, plan: SamplingPlan, samples: int, step: Callable
 # Engine 'op'. A level is padded by one repeated cell, since a sample up to one cell outside takes the border's value;
 # beyond that crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level: shapes inside are dynamic.
 
+_BORDER = [[0, 0], [1, 1], [1, 1], [0, 0]]
+
+
 def _crop_boxes(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: Dimension, width: Dimension
                 ) -> tuple[tf.Tensor, tf.Tensor]:
     """crop_and_resize reads from the first to the last sample; its coordinates run over the padded level's cells."""
@@ -174,7 +177,7 @@ def _read_op(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples:
     whole = aggregation.begin([plan.level.shape[0], *size, channels])
     for level, feature in enumerate(maps):
         index, part = _on_level(plan, level)
-        padded = tf.pad(feature, [[0, 0], [1, 1], [1, 1], [0, 0]], 'SYMMETRIC')
+        padded = tf.pad(feature, _BORDER, 'SYMMETRIC')
 
         start = aggregation.begin([tf.shape(index)[0], *size, channels])
 
@@ -195,31 +198,22 @@ def _spread_op(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], pla
                aggregation: Aggregation) -> list[tf.Tensor]:
     size, gradients = (upstream.shape[1], upstream.shape[2]), []
     for level, feature in enumerate(maps):
-        batch, height, width, channels = feature.shape
+        batch, height, width, channels = dimensions(feature)
         index, part = _on_level(plan, level)
         cotangent, last = tf.gather_nd(upstream, index), tuple(tf.gather_nd(each, index) for each in state)
         shape = [batch, height + 2, width + 2, channels]
+        start = tf.zeros(shape)
 
         def step(s: tf.Tensor | int, totals: State, part: SamplingPlan = part, cotangent: tf.Tensor = cotangent,
-                 last: State = last, shape: list[int] = shape) -> State:
+                 last: State = last, shape: list[Dimension] = shape, start: tf.Tensor = start) -> State:
             crops, weight = _crop_boxes(part, s, size, shape[1] - 2, shape[2] - 2)
             share = aggregation.share(cotangent, last, s, weight)
             return (totals[0] + tf.ensure_shape(tf.raw_ops.CropAndResizeGradImage(
-                grads=share, boxes=crops, box_ind=part.image, image_size=shape, T=tf.float32), shape),)
+                grads=share, boxes=crops, box_ind=part.image, image_size=shape, T=tf.float32), start.shape),)
 
-        gradients.append(_unpad(_over_samples((tf.zeros(shape),), part, samples, step)[0]))
+        total = _over_samples((start,), part, samples, step)[0]
+        gradients.append(tf.raw_ops.MirrorPadGrad(input=total, paddings=_BORDER, mode='SYMMETRIC'))
     return gradients
-
-
-def _unpad(padded: tf.Tensor) -> tf.Tensor:
-    """Gradient of the padding: the border's share goes to the cells that it repeats."""
-    for axis in (1, 2):
-        if padded.shape[axis] == 3:                                                # one cell, repeated on both sides
-            padded = tf.reduce_sum(padded, axis, keepdims=True)
-            continue
-        outer, first, inner, last, beyond = tf.split(padded, [1, 1, padded.shape[axis] - 4, 1, 1], axis)
-        padded = tf.concat([first + outer, inner, last + beyond], axis)
-    return padded
 
 
 # Engine 'xla'. The cells of all levels form the rows of one table; a sample reads four of them.

@@ -68,7 +68,9 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) ->
     module, signature = _traced(serving_function(model, config.data, _category_ids(categories)))
     version = pathlib.Path(output) / str(_newest_version(pathlib.Path(output)) + 1)
     with files.atomic_path(version) as temporary:
-        tf.saved_model.save(module, str(temporary), {_SIGNATURE: signature})
+        # Custom gradients would be saved too, and nobody takes the gradient of a signature.
+        tf.saved_model.save(module, str(temporary), {_SIGNATURE: signature},
+                            tf.saved_model.SaveOptions(experimental_custom_gradients=False))
         files.write_json(temporary / _DESCRIPTION, _description(config, categories))
     return version
 
