@@ -575,6 +575,41 @@ def test_anchors_that_cross_the_border(monkeypatch) -> None:
 
 # Through Keras -------------------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize('maps', ['fpn', 'c4'])
+def test_one_graph_serves_all_heights_and_widths(maps) -> None:
+    """C4 with sides that nothing divides. Detections are those of static shapes."""
+    keras.utils.set_random_seed(3)
+    one_map = {} if maps == 'fpn' else {
+        'backbone__maps': 'c4', 'anchors__sizes': [[8., 16., 32.]], 'anchors__order': 'size_major',
+        'box_head__fully_connected': 0, 'box_head__pool_size': 4, 'mask_head__convolutions': 0}
+    model = build_model(small_config(anchors__stride='level', detections__score_threshold=.2, **one_map))
+    graph = tf.function(lambda images, sizes: model({'images': images, 'sizes': sizes}), autograph=False,
+                        input_signature=[tf.TensorSpec([1, None, None, 3]), tf.TensorSpec([1, 2])])
+    rng = np.random.default_rng(1)
+    for canvas in ((64, 96), (32, 64)) if maps == 'fpn' else ((53, 71), (33, 30)):
+        images, sizes = tf.constant(rng.uniform(0, 255, (1, *canvas, 3)), tf.float32), tf.constant([canvas], tf.float32)
+        static, dynamic = model({'images': images, 'sizes': sizes}), graph(images, sizes)
+        assert static['valid'].numpy().any()
+        for name, value in static.items():
+            np.testing.assert_allclose(dynamic[name], value, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_anchors_beyond_an_own_canvas_do_not_compete(engine) -> None:
+    """With an RPN that scores all anchors alike, proposals depend on nothing but which anchors take part."""
+    model = build_model(small_config(kind='rpn', rpn__pre_nms_test=200, rpn__post_nms_test=100), engine)
+    for layer in (model.rpn_head.objectness, model.rpn_head.deltas):
+        layer.kernel.assign(tf.zeros_like(layer.kernel))
+    image, sizes = tf.fill([1, 60, 60, 3], 99.), tf.constant([[60., 60.]])
+    small, large = (tf.pad(image, [[0, 0], [0, side - 60], [0, side - 60], [0, 0]]) for side in (64, 128))
+    own = model({'images': small, 'sizes': sizes})
+    fixed = model({'images': large, 'sizes': sizes, 'padded_sizes': tf.constant([[64., 64.]])})
+    for name, value in own.items():
+        np.testing.assert_array_equal(fixed[name], value, err_msg=name)
+    competing = model({'images': large, 'sizes': sizes})
+    assert not np.array_equal(competing['boxes'], own['boxes'])
+
+
 def test_several_canvases_in_one_fit(op_model, weights) -> None:
     """Two canvases take turns; every step counts, and the losses are logged by name."""
     op_model.set_weights(weights)

@@ -218,7 +218,7 @@ def test_an_rpn(pictures: list[pathlib.Path]) -> None:
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is saved does not matter: a file in place of the SavedModel."""
-    def save(module: tf.Module, path: str, signatures: dict[str, object]) -> None:
+    def save(module: tf.Module, path: str, signatures: dict[str, object], options: object) -> None:
         pathlib.Path(path).mkdir()
         (pathlib.Path(path) / 'saved_model.pb').write_bytes(b'')
 
