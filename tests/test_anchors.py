@@ -41,7 +41,8 @@ def test_a_larger_canvas_keeps_the_anchors_of_the_smaller() -> None:
 
 
 def test_what_the_layer_tells_about_itself() -> None:
-    layer = AnchorGenerator([[8., 16.], [32., 64.]], [.5, 1., 2.], [4, 8], rounded=True, offset=.5, order='size_major', name='a')
+    layer = AnchorGenerator([[8., 16.], [32., 64.]], [.5, 1., 2.], [4, 8], rounded=True, offset=.5,
+                            order='size_major', name='a')
     assert layer.per_cell == [6, 6]
     twin = AnchorGenerator.from_config(layer.get_config())
     features = maps((2, 3), (1, 2))

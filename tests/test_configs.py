@@ -73,7 +73,8 @@ ABLATIONS = {
     'faster_rcnn_inception_resnet_v2': ('faster_rcnn_r101_c4_1x', {*INCEPTION_RESNET, 'model.box_head.pool_size'}),
     'faster_rcnn_inception_resnet_v2_tdm': ('faster_rcnn_r101_tdm', INCEPTION_RESNET),
     'mask_rcnn_r50_c4_1x': ('mask_rcnn_r50_fpn_1x', {
-        'data.pad_multiple', *ONE_MAP, 'model.box_head.pool_size', 'model.box_head.fully_connected', 'model.mask_head.convolutions'}),
+        'data.pad_multiple', *ONE_MAP, 'model.box_head.pool_size', 'model.box_head.fully_connected',
+        'model.mask_head.convolutions'}),
     'mask_rcnn_r50_dc5_1x': ('mask_rcnn_r50_fpn_1x', {'data.pad_multiple', *ONE_MAP}),
     'mask_rcnn_r50_fpn_gn': ('mask_rcnn_r50_fpn_1x', {
         'model.backbone.norm', 'model.backbone.norm_epsilon', 'model.backbone.fpn_norm', 'model.backbone.frozen_stages',
