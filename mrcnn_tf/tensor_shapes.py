@@ -1,9 +1,11 @@
 """Dimensions of tensors whose height and width may be known only when a graph runs."""
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
-Dimension = int | tf.Tensor
+Dimension = Any    # an int, or an int32 scalar
 
 
 def dimensions(x: tf.Tensor) -> list[Dimension]:
