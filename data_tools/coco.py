@@ -2,7 +2,8 @@
 
 COCO's boxes are x, y, width, height in px with continuous edges; they leave here as y1, x1, y2, x2. Its category ids
 have gaps; labels are 1..K in order of id. What cannot be used is dropped, what can be mended is repaired; both are
-counted by reason in the manifest and printed. Nothing stops the conversion but a json that is not COCO's.
+counted by reason in the manifest and printed. Nothing stops the conversion but a json that is not COCO's, or whose
+boxes as a whole look like those of another format.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_tools import conversion, json_lists, objects, segmentation, writer
+from data_tools import coco_boxes, conversion, json_lists, objects, segmentation, writer
 from data_tools.conversion import DataSet, Item, Rules, Told
 from data_tools.file_names import FileNames
 from data_tools.images import ImageFile
@@ -53,6 +54,7 @@ class Contents:
     places: np.ndarray                   # int64 [annotations, 3]: number of image_ids; first byte; length
     keys: set[str]                       # of _ASKED, that an annotation has a value of
     version: Version
+    boxes: coco_boxes.Survey
 
 
 class Places(NamedTuple):
@@ -64,11 +66,11 @@ class Places(NamedTuple):
 
 def convert(annotations: str | os.PathLike[str], images: str | os.PathLike[str], output: str | os.PathLike[str],
             name: str = 'train', masks: bool = True, options: writer.Options = writer.DEFAULTS,
-            rules: Rules = conversion.DEFAULTS) -> Manifest:
+            rules: Rules = conversion.DEFAULTS, box_format: str | None = None) -> Manifest:
     """Writes `OUTPUT/NAME-00000-of-0000N.tfrecord` and `OUTPUT/NAME.json`, and prints a summary.
 
     Args:
-        annotations, images, masks: as `find`.
+        annotations, images, masks, box_format: as `find`.
         rules: what the user decides of images and annotations.
 
     Returns:
@@ -78,12 +80,13 @@ def convert(annotations: str | os.PathLike[str], images: str | os.PathLike[str],
         ConversionError: the json is missing, malformed or not COCO's; no image can be used; `rules` say to stop.
         OSError: the disk is full or would be, no permission; nothing of the new set is left.
     """
-    manifest = conversion.convert(find(annotations, images, masks), output, name, rules, options)
+    manifest = conversion.convert(find(annotations, images, masks, box_format), output, name, rules, options)
     writer.summarize(manifest)
     return manifest
 
 
-def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], masks: bool = True) -> DataSet:
+def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], masks: bool = True,
+         box_format: str | None = None) -> DataSet:
     """What an instances json lists.
 
     Args:
@@ -91,20 +94,24 @@ def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], ma
             64 bit, records carry the ordinal, from 1.
         images: directory of its `file_name`s, or of the last parts of its `coco_url`s; JPEG or PNG.
         masks: read masks, unless no annotation has a segmentation; False: boxes only.
+        box_format: of `coco_boxes.NAMES`; None: COCO's, where nothing speaks against it.
 
     Raises:
-        ConversionError: the json is missing, malformed or not COCO's.
+        ConversionError: the json is missing, malformed or not COCO's; its boxes look like those of another format.
     """
     path, log = pathlib.Path(annotations), Log()
     contents = _read(path)
     categories = _categories(contents.categories, path)
     items = _items(contents, path, pathlib.Path(images), log)
+    if box_format is None:
+        contents.boxes.check(_sizes(contents), str(path))
     masks = masks and 'segmentation' in contents.keys
     head = Manifest(
         name='', categories=categories, counts=Counts(), max_objects_per_image=0, dropped=log.dropped,
         repaired=log.repaired, shards=[], has_masks=masks, source=Source('coco', str(path), str(images)))
     return DataSet(head, items, Coco(path, contents.version, pathlib.Path(images),
-                                     {category.id: category for category in categories}, masks))
+                                     {category.id: category for category in categories}, masks, box_format or 'xywh',
+                                     contents.boxes.fractional_polygons()))
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,8 @@ class Coco:
     images: pathlib.Path
     categories: dict[float, Category]        # by COCO's id
     masks: bool
+    box_format: str                          # of coco_boxes.NAMES
+    fractions: bool                          # polygons within 0..1 are fractions of the image
 
     def path(self, item: Item) -> pathlib.Path:
         """The image's file; raises Unusable where there is none."""
@@ -138,16 +147,18 @@ class Coco:
         """One annotation as a record holds it."""
         ordinal, annotation = value
         category = self._category(annotation.get('category_id'))
-        region, repairs = self._region(annotation, file)
-        box, of_box = _box(annotation.get('bbox'), region, file)
+        size = file.height, file.width
+        region, repairs, unmasked = self._region(annotation, size)
+        box, of_box, odd = self._box(annotation, region, size)
         covered = objects.box_area(box) if region is None else region.area
-        area, of_area = objects.area(annotation.get('area'), covered)
+        area, of_area = objects.area(self._area(annotation.get('area')), covered)
         made = records.ObjectAnnotation(
             box=box, label=category.label, name=category.name, area=area, crowd=annotation.get('iscrowd') == 1,
             annotation_id=annotation['id'] if _is_int64(annotation.get('id')) else ordinal,
-            mask=None if region is None else region.png(file.height, file.width))
-        odd = [] if region is None else objects.disagreement(box, region.box)
-        return made, [*of_box, *repairs, *of_area], [*_unclear_crowd(annotation.get('iscrowd')), *odd]
+            mask=region.png(*size) if region else segmentation.empty_png(*size) if self.masks else None,
+            has_mask=not unmasked)
+        odd += [] if region is None else objects.disagreement(box, region.box)
+        return made, [*of_box, *repairs, *of_area], [*_unclear_crowd(annotation.get('iscrowd')), *unmasked, *odd]
 
     def _category(self, category_id: Any) -> Category:
         category = self.categories.get(category_id) if isinstance(category_id, (int, float)) else None
@@ -155,10 +166,33 @@ class Coco:
             raise Unusable('category not in the list', f'category_id {category_id!r:.40}')
         return category
 
-    def _region(self, annotation: dict[str, Any], file: ImageFile) -> tuple[segmentation.Region | None, list[Fault]]:
+    def _box(self, annotation: dict[str, Any], region: segmentation.Region | None, size: tuple[int, int],
+             ) -> tuple[objects.Box, list[Fault], list[Fault]]:
+        """As `coco_boxes.read`; where masks are left out, one is made for an object that has no other box."""
+        try:
+            return coco_boxes.read(annotation, region, size, self.box_format)
+        except Unusable:
+            shape = annotation.get('segmentation')
+            if self.masks or segmentation.is_missing(shape):
+                raise
+            region, _ = segmentation.decode(shape, *size, self.fractions)
+            return coco_boxes.read(annotation, region, size, self.box_format)
+
+    def _area(self, stated: Any) -> Any:
+        """The area, px^2, as stated; None where it is a fraction of the image as boxes or polygons are."""
+        fractions = self.fractions or self.box_format.startswith(coco_boxes.NORMALIZED)
+        return None if fractions and type(stated) in (int, float) and 0 < stated <= 1 else stated
+
+    def _region(self, annotation: dict[str, Any], size: tuple[int, int],
+                ) -> tuple[segmentation.Region | None, list[Fault], list[Fault]]:
+        """The mask, what was repaired of it, and a fault where a set with masks has none for this object."""
+        shape = annotation.get('segmentation')
         if not self.masks:
-            return None, []
-        return segmentation.decode(annotation.get('segmentation'), file.height, file.width)
+            return None, [], []
+        if segmentation.is_missing(shape):
+            return None, [], [Fault('object without a mask', f'segmentation is {shape!r:.20}; it has box losses and no '
+                                                             'mask loss')]
+        return *segmentation.decode(shape, *size, self.fractions), []
 
 
 def _size(stated: Any) -> tuple[tuple[int, int] | None, list[Fault]]:
@@ -173,22 +207,18 @@ def _unclear_crowd(iscrowd: Any) -> list[Fault]:
     return [] if iscrowd in (None, 0, 1) else [Fault('iscrowd neither 0 nor 1', f'iscrowd is {iscrowd!r:.40}')]
 
 
-def _box(bbox: Any, region: segmentation.Region | None, file: ImageFile) -> tuple[objects.Box, list[Fault]]:
-    """The box as annotated, within the image; that of the mask where there is none."""
-    if bbox is None and region is not None:
-        return region.box, [Fault('box computed', 'it has a mask and no bbox')]
-    text = f'bbox is {bbox!r:.60}'
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(v) in (int, float) for v in bbox):
-        raise Unusable('malformed box', f'{text}, expected [x, y, width, height]')
-    x, y, width, height = objects.finite(bbox, text)
-    if not (width > 0 and height > 0):
-        raise Unusable('box without area', text)
-    return objects.clip((y, x, y + height, x + width), (file.height, file.width), text)
+def _sizes(contents: Contents) -> list[Any]:
+    """Height and width of the image of each annotation; None where they are not known."""
+    of_image = {image.id: _size(image.size)[0] for image in contents.images}
+    # The last is that of annotations whose image_id is nothing that could be one.
+    sizes = [*(of_image.get(image_id) for image_id in contents.image_ids), None]
+    return [sizes[i] for i in contents.places[:, 0].tolist()]
 
 
 def _read(path: pathlib.Path) -> Contents:
     """What the json lists, read once from end to end; of its annotations only their places are kept."""
-    contents, digest = Contents([], [], {}, np.empty([0, 3], np.int64), set(), Version('', 0)), hashlib.sha256()
+    contents = Contents([], [], {}, np.empty([0, 3], np.int64), set(), Version('', 0), coco_boxes.Survey())
+    digest = hashlib.sha256()
     found: Counter[str] = Counter()
     try:
         modified = path.stat().st_mtime_ns
@@ -257,6 +287,7 @@ def _list_annotations(contents: Contents, elements: Iterable[json_lists.Element]
         image_id = annotation.get('image_id')
         known = isinstance(image_id, (int, float, str))      # tables give 12.0 for 12
         places.extend((ids.setdefault(image_id, len(ids)) if known else -1, start, length))
+        contents.boxes.add(annotation)
         new = [key for key in asked if annotation.get(key)]
         contents.keys.update(new)
         asked.difference_update(new)

@@ -15,7 +15,8 @@ from data_tools.incidents import Fault, Unusable
 Box = tuple[float, float, float, float]
 
 _CLIP_TOLERANCE = 1e-6    # px: x + width of two decimals is not exact
-_LARGEST = 3e38           # float32
+LARGEST = 3e38            # float32
+OUTSIDE = 'box outside the image'
 _LEAST_IOU = 0.5          # of a box and that of its mask, below which one of them is probably wrong
 
 
@@ -49,7 +50,7 @@ def clip(box: Sequence[float], size: tuple[int, int], text: str) -> tuple[Box, l
     top, left, bottom, right = np.array(inside, np.float32).tolist()
     if not (bottom > top and right > left):
         outside = y1 >= height or x1 >= width or y2 <= 0 or x2 <= 0
-        raise Unusable('box outside the image' if outside else 'box without area',
+        raise Unusable(OUTSIDE if outside else 'box without area',
                        f'{text}, the image {width} wide and {height} high')
     beyond = max(-x1, -y1, x2 - width, y2 - height)
     clipped = [Fault('box clipped', f'{text} went {beyond:.2f} px beyond the image')]
@@ -81,7 +82,7 @@ def area(annotated: Any, covered: float) -> tuple[float, list[Fault]]:
     """The area as annotated where it can be one, else what mask or box cover, px^2."""
     if annotated is None:
         return covered, []
-    if type(annotated) in (int, float) and 0 < annotated < _LARGEST:
+    if type(annotated) in (int, float) and 0 < annotated < LARGEST:
         return float(annotated), []
     return covered, [Fault('area computed', f'area is {annotated!r:.40}')]
 

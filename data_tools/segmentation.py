@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from data_tools import segmentation_forms
 from data_tools.incidents import Fault, Unusable
+from data_tools.segmentation_forms import short
 from mrcnn_tf.input import mask_png
 
 # Beyond any image; the rasteriser takes memory with the length of the outline.
 FARTHEST = 1e6    # px
+FORM = 'segmentation in another form'
 _LONGEST = 1e7    # px, of an outline
 _LONGEST_NUMBER = 60    # bits
 
@@ -38,21 +41,46 @@ class Region(NamedTuple):
         return mask_png.encode(self.pixels, (self.top, self.left), (height, width))
 
 
-def decode(segmentation: Any, height: int, width: int) -> tuple[Region, list[Fault]]:
-    """The pixels in an image of height x width, and the faults of polygons that had to be left out.
+def empty_png(height: int, width: int) -> bytes:
+    """The mask of no pixel as a record holds it."""
+    return mask_png.encode(np.empty([0, 0], np.uint8), (0, 0), (height, width))
+
+
+def is_missing(segmentation: Any) -> bool:
+    """Whether there is none: null, or a list, text or object that holds nothing."""
+    return segmentation in (None, '', [], {}, [[]], [{}], [None])
+
+
+def decode(segmentation: Any, height: int, width: int, fractions: bool = False) -> tuple[Region, list[Fault]]:
+    """The pixels in an image of height x width, and the faults of parts that had to be left out or are of another form.
+
+    Args:
+        fractions: polygons within 0..1 are fractions of the image.
 
     Raises:
         Unusable: none of it can be used, or it covers no pixel.
     """
+    parts, forms = segmentation_forms.parts(segmentation)
+    codes: list[dict[str, Any]] = []      # COCO's, compressed
     faults: list[Fault] = []
-    if isinstance(segmentation, list) and segmentation:
-        polygons, faults = _usable(segmentation)
-        runs = _runs_of_text(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))['counts'])
-    elif isinstance(segmentation, dict):
-        runs = np.array(_checked_runs(segmentation, height, width), np.int64)
-    else:
-        raise Unusable('no segmentation', f'segmentation is {_short(segmentation)}')
-    return _region(runs, height), faults
+    for part in parts:
+        try:
+            if isinstance(part, dict):
+                runs, more = _checked_runs(part, height, width)
+                codes.append(coco_mask.frPyObjects({'size': [height, width], 'counts': runs}, height, width))
+            else:
+                polygon, more = _checked(part), []
+                if fractions and max(map(abs, polygon)) <= segmentation_forms.ONE:
+                    polygon = (np.reshape(polygon, [-1, 2]) * [width, height]).ravel().tolist()
+                    more = ['fractions of the image']
+                codes += coco_mask.frPyObjects([polygon], height, width)
+            forms += more
+        except Unusable as unusable:
+            faults.append(unusable.fault)
+    if not codes:
+        raise Unusable(*faults[0])
+    region = _region(_runs_of_text(coco_mask.merge(codes)['counts']), height)
+    return region, [*faults, *([Fault(FORM, '; '.join(dict.fromkeys(forms)))] if forms else [])]
 
 
 def counts_from_text(text: str) -> list[int]:
@@ -81,29 +109,21 @@ def counts_from_text(text: str) -> list[int]:
     return counts
 
 
-def _usable(polygons: list[Any]) -> tuple[list[list[float]], list[Fault]]:
-    found = [_fault(polygon) for polygon in polygons]
-    kept = [polygon for polygon, fault in zip(polygons, found, strict=True) if fault is None]
-    faults = [fault for fault in found if fault is not None]
-    if not kept:
-        raise Unusable(*faults[0])
-    return kept, faults
-
-
-def _fault(polygon: Any) -> Fault | None:
+def _checked(polygon: Any) -> list[float]:
+    """The polygon, a list of x and y in turn; raises Unusable where it cannot be drawn."""
     if not isinstance(polygon, list) or not {*map(type, polygon)} <= {int, float}:
-        return Fault('malformed polygon', f'expected a list of numbers, found {_short(polygon)}')
+        raise Unusable('malformed polygon', f'expected a list of numbers, found {short(polygon)}')
     if not all(map(math.inf.__gt__, map(abs, polygon))):      # no NaN either; an int may be too long for isfinite
-        return Fault('non-finite numbers', 'a coordinate of a polygon is NaN or infinite')
+        raise Unusable('non-finite numbers', 'a coordinate of a polygon is NaN or infinite')
     if len(polygon) % 2:
-        return Fault('malformed polygon', f'{len(polygon)} coordinates are not x, y pairs')
+        raise Unusable('malformed polygon', f'{len(polygon)} coordinates are not x, y pairs')
     if len(polygon) < 6:
-        return Fault('polygon with fewer than 3 points', f'{len(polygon) // 2} points')
+        raise Unusable('polygon with fewer than 3 points', f'{len(polygon) // 2} points')
     if max(map(abs, polygon)) > FARTHEST:
-        return Fault('malformed polygon', f'a coordinate lies more than {FARTHEST:.0f} px away')
+        raise Unusable('malformed polygon', f'a coordinate lies more than {FARTHEST:.0f} px away')
     if len(polygon) * max(map(abs, polygon)) > _LONGEST and _outline(polygon) > _LONGEST:
-        return Fault('malformed polygon', f'its outline is longer than {_LONGEST:.0f} px')
-    return None
+        raise Unusable('malformed polygon', f'its outline is longer than {_LONGEST:.0f} px')
+    return polygon
 
 
 def _outline(polygon: list[float]) -> float:
@@ -145,15 +165,18 @@ def _runs_of_text(text: bytes) -> np.ndarray:
     return runs
 
 
-def _checked_runs(segmentation: dict[str, Any], height: int, width: int) -> list[int]:
-    size = segmentation.get('size')
-    if size != [height, width]:
-        raise Unusable('mask of another size', f'RLE is of {_short(size)}, the image of [{height}, {width}]')
-    counts = _counts(segmentation.get('counts'))
+def _checked_runs(code: dict[str, Any], height: int, width: int) -> tuple[list[int], list[str]]:
+    """The run lengths of an RLE, and in which other form than COCO's they were written."""
+    (size, of_size), (counts, of_counts) = segmentation_forms.size(code), segmentation_forms.counts(code)
+    if size not in (None, [height, width]):
+        exchanged = '; perhaps height and width are exchanged' if size == [width, height] else ''
+        raise Unusable('mask of another size', f'RLE is {short(size)} (height, width), the image [{height}, {width}]'
+                                               f'{exchanged}')
+    runs = _counts(counts)
     # pycocotools would read and write past its memory.
-    if min(counts, default=0) < 0 or sum(counts) != height * width:
-        raise Unusable('malformed RLE', f'its runs hold {sum(counts)} pixels, the image {height * width}')
-    return counts
+    if min(runs, default=0) < 0 or sum(runs) != height * width:
+        raise Unusable('malformed RLE', f'its runs hold {sum(runs)} pixels, the image {height * width}')
+    return runs, [*of_size, *of_counts]
 
 
 def _counts(counts: Any) -> list[int]:
@@ -164,9 +187,4 @@ def _counts(counts: Any) -> list[int]:
             raise Unusable('malformed RLE', f'counts: {error}') from None
     if isinstance(counts, list) and all(type(v) is int for v in counts):
         return counts
-    raise Unusable('malformed RLE', f'expected text or a list of ints as counts, found {_short(counts)}')
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + '...'
+    raise Unusable('malformed RLE', f'expected text or a list of ints as counts, found {short(counts)}')

@@ -43,6 +43,18 @@ class Exif(str, enum.Enum):
     ignore = 'ignore'
 
 
+class BoxFormat(str, enum.Enum):
+    """What the four numbers of a box are."""
+    xywh = 'xywh'
+    xyxy = 'xyxy'
+    cxcywh = 'cxcywh'
+    yxyx = 'yxyx'
+    normalized_xywh = 'normalized-xywh'
+    normalized_xyxy = 'normalized-xyxy'
+    normalized_cxcywh = 'normalized-cxcywh'
+    normalized_yxyx = 'normalized-yxyx'
+
+
 ImagesPerShard = Annotated[int, typer.Option(min=1, help='At most, on average.')]
 ShardSize = Annotated[int, typer.Option(min=1, help='MiB, at most, on average and roughly.')]
 _Runner = Annotated[Runner, typer.Option(help='Processes of this machine, or Apache Beam.')]
@@ -135,6 +147,10 @@ def _validate(found: DataSet, workers: _Workers = 1, exif: _Exif = Exif.error, j
 def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json of COCO; images only: a test set.')],
          images: Annotated[pathlib.Path, typer.Option(help='Directory of its images, JPEG or PNG.')],
          masks: Annotated[bool, typer.Option('--masks/--boxes', help='Masks and boxes, or boxes only.')] = True,
+         box_format: Annotated[BoxFormat | None, typer.Option(
+             show_default=False, help="What a bbox holds: COCO's x, y, width, height; corners; a centre (c) and width, "
+                                      'height; normalized: in fractions of the image. If not given, xywh, and the '
+                                      'command stops where the boxes look like another one.')] = None,
          ) -> DataSet:
     """COCO's json: of COCO itself, LVIS, Objects365, or any tool that writes this format.
 
@@ -144,7 +160,7 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json 
     """
     from data_tools import coco as source
 
-    return source.find(annotations, images, masks)
+    return source.find(annotations, images, masks, box_format.value if box_format else None)
 
 
 @_kind

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from data_tools import cityscapes, conversion, shapes, writer
+from data_tools import cityscapes, coco_boxes, conversion, shapes, writer
 from data_tools.conversion import Rules
 from mrcnn_tf import cli, cli_convert
 from mrcnn_tf.input.manifest import Counts, Manifest, Source
@@ -43,7 +43,8 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     source = ['coco', '--annotations', 'a.json', '--images', 'i']
     for arguments in (
             ['convert', *source, '--output', 'o'],
-            ['convert', *source, '--output', 'o', '--name', 'val', '--boxes', '--images-per-shard', 5,
+            ['convert', *source, '--output', 'o', '--name', 'val', '--boxes', '--box-format', 'xyxy',
+             '--images-per-shard', 5,
              '--shard-size', 3, '--workers', 2,
              '--exif', 'apply', '--drop-empty', '--strict'],
             ['convert', *source, '--output', 'o', '--runner', 'beam'],
@@ -54,7 +55,7 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
         result = mrcnn(*arguments)
         assert result.exit_code == 0, result.output
     paths, output = (pathlib.Path('a.json'), pathlib.Path('i')), pathlib.Path('o')
-    assert find.calls == [(*paths, True), (*paths, False), *[(*paths, True)] * 4]
+    assert find.calls == [(*paths, True, None), (*paths, False, 'xyxy'), *[(*paths, True, None)] * 4]
     assert convert.calls == [
         ('found', output, 'train', Rules(), writer.Options()),
         ('found', output, 'val', Rules('apply', False, True), writer.Options(5, 3 * 2 ** 20, 2)),
@@ -89,6 +90,7 @@ def test_options_of_voc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_choices_are_those_of_the_converters() -> None:
     assert tuple(each.value for each in cli_convert.Exif) == conversion.EXIF
+    assert tuple(each.value for each in cli_convert.BoxFormat) == coco_boxes.NAMES
     assert [each.value for each in cli_convert.CityscapesAnnotations] == list(cityscapes.ANNOTATIONS)
 
 

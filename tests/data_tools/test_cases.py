@@ -5,14 +5,18 @@ tested of a case, such as values in the records, uses `convert` below.
 """
 from __future__ import annotations
 
+import io
 import pathlib
 import re
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from mrcnn_tf import cli
+from mrcnn_tf.input import dataset
 from mrcnn_tf.input.manifest import Counts, Manifest
 
 CASES = pathlib.Path(__file__).resolve().parents[3] / 'shared' / 'cases'
@@ -83,6 +87,24 @@ ROWS = [
         says=("'img_001.jpg' is 'img_001.png': it has another suffix",)),
     Row('images-in-subfolder', Counts(3, 0, 5, 0), _NAMES,
         says=("'img_001.png' is 'Train/Data/img_001.png': it is in another folder",)),
+    Row('corners-in-bbox', None, says=(
+        '3 of 5 boxes end beyond the image; they look like x1, y1, x2, y2: pass --box-format xyxy, or',)),
+    Row('corners-in-bbox', Counts(3, 0, 5, 0), options=('--box-format', 'xyxy')),
+    Row('normalised-boxes', None, says=(
+        '5 of 5 boxes lie within 0..1; they look like fractions of the image: x, y, width, height: pass --box-format '
+        'normalized-xywh, or',)),
+    Row('normalised-boxes', Counts(3, 0, 5, 0), options=('--box-format', 'normalized-xywh')),
+    Row('rotated-boxes', Counts(3, 0, 5, 0), {'rotated box': 5, 'box clipped': 1}, says=(
+        'bbox is [8, 10, 20, 16], turned by 33 degrees: the upright box around it is taken',)),
+    Row('rotated-boxes-five', Counts(3, 1, 3, 0), {'box with an angle of 0': 3}, {'rotated box': 2}, says=(
+        'bbox is [20, 34, 25, 22, 30.0]: its fifth number may be an angle or a score',)),
+    Row('zero-bbox-good-polygon', Counts(3, 0, 5, 0), {'box computed': 5}),
+    Row('flat-polygon', Counts(3, 0, 5, 0), {'segmentation in another form': 5}),
+    Row('rle-in-list', Counts(3, 0, 5, 0), {'segmentation in another form': 5}),
+    Row('rle-odd-forms', Counts(3, 0, 5, 0), {'segmentation in another form': 3}),
+    Row('masks-on-some', Counts(6, 0, 10, 0, 5), kept={'object without a mask': 5}, says=(
+        '5 of 10 objects have a box and no mask: training gives them box losses and no mask loss',)),
+    Row('masks-on-some', Counts(6, 0, 10, 0), options=('--boxes',)),
 ]
 
 
@@ -101,3 +123,26 @@ def test_case(row: Row, tmp_path: pathlib.Path) -> None:
     for action in ('repaired', 'dropped', 'kept'):
         found = {reason: len(incidents) for reason, incidents in getattr(converted.manifest, action).items()}
         assert (action, found) == (action, getattr(row, action))
+
+
+@pytest.mark.parametrize('row', [row for row in ROWS if row.counts == Counts(3, 0, 5, 0) and row.name in (
+    'corners-in-bbox', 'normalised-boxes', 'zero-bbox-good-polygon', 'flat-polygon', 'rle-in-list', 'rle-odd-forms',
+)], ids=lambda row: row.name)
+def test_boxes_and_masks_of_a_case(row: Row, tmp_path: pathlib.Path) -> None:
+    """All hold the same objects, whose masks fill their boxes; y1, x1, y2, x2."""
+    expected = [[[10, 8, 26, 28], [30, 36, 54, 54]], [[5, 5, 25, 35]], [[34, 20, 56, 45], [4, 40, 20, 56]]]
+    assert convert(row, tmp_path).exit_code == 0
+    for truth, boxes in zip(dataset.ground_truth(tmp_path / 'train.json'), expected, strict=True):
+        np.testing.assert_allclose(truth['boxes'], boxes, atol=1e-3)
+        np.testing.assert_allclose(truth['area'], [(y2 - y1) * (x2 - x1) for y1, x1, y2, x2 in boxes], rtol=1e-3)
+        for png, (y1, x1, y2, x2) in zip(truth.get('masks', ()), boxes, strict='masks' in truth):
+            mask = np.array(Image.open(io.BytesIO(png)))
+            assert mask[y1:y2, x1:x2].all() and mask.sum() == (y2 - y1) * (x2 - x1)
+
+
+def test_the_upright_box_around_a_rotated_one(tmp_path: pathlib.Path) -> None:
+    """20 x 16 px around 18, 18, by 33 degrees (cosine 0.83867, sine 0.54464): half of 20 * 0.83867 + 16 * 0.54464 wide
+    and half of 20 * 0.54464 + 16 * 0.83867 high."""
+    convert(Row('rotated-boxes', None), tmp_path)
+    first = next(dataset.ground_truth(tmp_path / 'train.json'))['boxes'][0]
+    np.testing.assert_allclose(first, [18 - 12.15575, 18 - 12.74382, 18 + 12.15575, 18 + 12.74382], atol=1e-3)

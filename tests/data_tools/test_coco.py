@@ -175,22 +175,23 @@ def test_a_short_polygon_beside_a_good_one_is_left_out_and_counted(folder: Folde
 
 
 DROPPED = [
-    ({'bbox': [4, 2, 0, 6]}, 'box without area'),
-    ({'bbox': [4, 2, 6, 0.0]}, 'box without area'),
-    ({'bbox': [4, 2, -6, 6]}, 'box without area'),
-    ({'bbox': [29, 2, 1e-9, 6]}, 'box without area'),             # nothing of it in float32
+    ({'bbox': [4, 2, 0, 6], 'segmentation': []}, 'box without area'),
+    ({'bbox': [4, 2, 6, 0.0], 'segmentation': []}, 'box without area'),
+    ({'bbox': [4, 2, -6, 6], 'segmentation': []}, 'box without area'),
+    ({'bbox': [29, 2, 1e-9, 6], 'segmentation': []}, 'box without area'),             # nothing of it in float32
     ({'bbox': [31, 2, 5, 6]}, 'box outside the image'),
     ({'bbox': [30, 2, 5, 6]}, 'box outside the image'),           # touches the border
     ({'bbox': [-6, 2, 6, 6]}, 'box outside the image'),
     ({'bbox': [4, -20, 6, 6]}, 'box outside the image'),
     ({'bbox': [4, 200, 6, 6]}, 'box outside the image'),
-    ({'bbox': [4, NAN, 6, 6]}, 'non-finite numbers'),
-    ({'bbox': [4, 2, INFINITE, 6]}, 'non-finite numbers'),
-    ({'bbox': [4, 2, 6]}, 'malformed box'),
-    ({'bbox': [4, 2, 6, '6']}, 'malformed box'),
-    ({'bbox': [4, 2, 6, 10 ** 400]}, 'non-finite numbers'),
-    ({'bbox': {}}, 'malformed box'),
-    ({'bbox': ..., 'segmentation': ...}, 'no segmentation'),
+    ({'bbox': [4, NAN, 6, 6], 'segmentation': []}, 'non-finite numbers'),
+    ({'bbox': [4, 2, INFINITE, 6], 'segmentation': []}, 'non-finite numbers'),
+    ({'bbox': [4, 2, 6], 'segmentation': []}, 'malformed box'),
+    ({'bbox': [4, 2, 6, 'x'], 'segmentation': []}, 'malformed box'),
+    ({'bbox': [4, 2, 6, 10 ** 400], 'segmentation': []}, 'non-finite numbers'),
+    ({'bbox': {}, 'segmentation': []}, 'malformed box'),
+    ({'bbox': ..., 'segmentation': ...}, 'malformed box'),
+    ({'bbox': [4, 2, 6, 6, 30], 'segmentation': []}, 'rotated box'),
     ({'category_id': 8}, 'category not in the list'),
     ({'category_id': '7'}, 'category not in the list'),
     ({'category_id': [7]}, 'category not in the list'),
@@ -203,8 +204,7 @@ DROPPED = [
     ({'segmentation': [[4, 2, 10, 8], [1, 1]]}, 'polygon with fewer than 3 points'),
     ({'segmentation': [[4, 2, 10, 2, 10, 8, 4]]}, 'malformed polygon'),
     ({'segmentation': [[4, 2, 10, 2, NAN, 8]]}, 'non-finite numbers'),
-    ({'segmentation': []}, 'no segmentation'),
-    ({'segmentation': ...}, 'no segmentation'),
+    ({'segmentation': 7}, 'malformed segmentation'),
     ({'segmentation': {**RLE, 'size': [WIDTH, HEIGHT]}}, 'mask of another size'),
     ({'segmentation': {**RLE, 'counts': [82, 518, 3]}}, 'malformed RLE'),
     ({'segmentation': {**RLE, 'counts': [600]}}, 'empty mask'),
@@ -304,8 +304,51 @@ def test_ids_that_are_text_become_ordinals(folder: Folder) -> None:
     assert (second['image_id'], second['source_id'], second['annotation_ids'].tolist()) == (2, b'77', [2, 6])
 
 
+@pytest.mark.parametrize('bbox', [[4, 2, 0, 6], [0, 0, 0, 0], [], [4, 2, NAN, 6], {}, [4, 2, 6, 6, 30]], ids=str)
+def test_a_box_that_is_none_is_that_of_the_mask(folder: Folder, bbox: Any) -> None:
+    manifest = folder.convert([annotation(bbox=bbox)])
+    np.testing.assert_array_equal(folder.parse()[0]['boxes'], [[2, 4, 8, 10]])
+    assert (manifest.dropped, list(manifest.repaired)) == ({}, ['box computed'])
+    boxes = folder.run(masks=False)
+    np.testing.assert_array_equal(folder.parse(with_masks=False)[0]['boxes'], [[2, 4, 8, 10]])
+    assert (boxes.dropped, list(boxes.repaired), boxes.has_masks) == ({}, ['box computed'], False)
+
+
+@pytest.mark.parametrize('missing', [[], None, [[]], {}, ...], ids=str)
+def test_an_object_with_a_box_only_stays(folder: Folder, capsys: pytest.CaptureFixture[str], missing: Any) -> None:
+    """With an empty mask and the mark; `--boxes` leaves out all masks."""
+    manifest = folder.convert([annotation(id=8, segmentation=missing), annotation(id=9)])
+    [record] = folder.parse()
+    assert record['has_mask'].tolist() == [False, True] and not decoded(record['masks'][0]).any()
+    np.testing.assert_array_equal(decoded(record['masks'][1]), square())
+    assert manifest.counts == Counts(1, 0, 2, 0, 1) and manifest.has_masks and manifest.dropped == {}
+    assert [each.annotation_id for each in manifest.kept['object without a mask']] == [8]
+    assert '1 of 2 objects have a box and no mask: training gives them box losses' in capsys.readouterr().out
+    boxes = folder.run(masks=False)
+    assert boxes.counts == Counts(1, 0, 2, 0) and boxes.kept == {} and not boxes.has_masks
+
+
+def test_the_format_of_boxes(folder: Folder) -> None:
+    """Corners stop the conversion before anything is written, unless the format is given; nothing else does."""
+    corners = [annotation(id=i, bbox=[x, 10, x + 6, 18], segmentation=[]) for i, x in enumerate((14, 20, 24), 1)]
+    with pytest.raises(ConversionError, match='a.json: 3 of 3 boxes end beyond the image; they look like x1, y1, x2'):
+        folder.convert(corners)
+    assert not (folder.path / 'out').exists()
+    folder.convert(corners, box_format='xyxy')
+    np.testing.assert_array_equal(folder.parse(with_masks=False)[0]['boxes'][0], [10, 14, 18, 20])
+    assert folder.convert(corners, box_format='xywh').repaired.keys() == {'box clipped'}
+
+
+def test_polygons_in_fractions_of_the_image(folder: Folder) -> None:
+    unit = [v / side for v, side in zip(POLYGON, (WIDTH, HEIGHT) * 4, strict=True)]
+    manifest = folder.convert([annotation(bbox=None, segmentation=[unit])])
+    np.testing.assert_array_equal(decoded(folder.parse()[0]['masks'][0]), square())
+    assert set(manifest.repaired) == {'box computed', 'segmentation in another form'}
+
+
 def test_an_annotation_without_id_is_named_by_its_place(folder: Folder) -> None:
-    manifest = folder.convert([annotation(), annotation(id=..., bbox=[1]), annotation(id=None, image_id=9)])
+    manifest = folder.convert([annotation(), annotation(id=..., bbox=[1], segmentation=[]),
+                               annotation(id=None, image_id=9)])
     assert {reason: [each.annotation_id for each in found] for reason, found in manifest.dropped.items()} == {
         'malformed box': ['number 2'], 'annotation for a missing image': ['number 3']}
 
