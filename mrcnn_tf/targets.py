@@ -19,36 +19,65 @@ class Matches(NamedTuple):
     matched_gt_index: tf.Tensor
 
 
-# XLA turns the [B, G, N] overlaps into loops that never store them, on any device.
 @tf.function(jit_compile=True, autograph=False)
 def match(candidates: tf.Tensor, gt_boxes: tf.Tensor, usable: tf.Tensor, crowd: tf.Tensor, positive_iou: float,
           negative_iou: float, low_quality: bool, crowd_iof: float, background_iou: float = 0.) -> Matches:
-    """Labels candidates by their overlap with ground truth (Faster 3.1.2, Fast 2.3).
+    """Label candidates by their overlap with the ground truth (Faster 3.1.2, Fast 2.3).
 
-    Positive from `positive_iou` on, negative from `background_iou` to below `negative_iou`, else ignored. With
-    `low_quality`, the candidates that overlap an object most (all of them where several tie) are positive as well; each
-    is assigned to the object that it overlaps most itself. Negatives with more than `crowd_iof` of their area in a
-    crowd are ignored.
+    A candidate is positive if its IoU is at least `positive_iou`, negative if it is at least `background_iou` and below
+    `negative_iou`, else ignored. With `low_quality`, the candidates that overlap an object most (all that tie) are
+    positive as well; each is assigned to the object that it overlaps most itself. Negatives with more than `crowd_iof`
+    of their area in a crowd are ignored.
+
+    A loop compares the candidates with one object at a time, up to the last slot that is in use: the memory is a few
+    arrays [B, N], whatever G is.
 
     Args:
         candidates: float32 [N, 4] or [B, N, 4].
-        gt_boxes: float32 [B, G, 4]; usable, crowd: bool [B, G], which slots hold an object, a crowd.
+        gt_boxes: float32 [B, G, 4].
+        usable, crowd: bool [B, G], which slots hold an object, a crowd.
     """
-    overlap = tf.where(usable[:, :, None], box_ops.iou(gt_boxes, candidates), -1.)            # [B, G, N]
-    matched = tf.argmax(overlap, axis=1, output_type=tf.int32)                                # ties: the first object
-    best = tf.reduce_max(overlap, axis=1)                                                     # [B, N]
-    negative = (best < negative_iou) & (tf.nn.relu(best) >= background_iou)               # -1 without objects
-    label = tf.where(best >= positive_iou, 1, tf.where(negative, 0, -1))
-    if low_quality:
-        most = tf.reduce_max(overlap, axis=2, keepdims=True)                                  # [B, G, 1]
-        label = tf.where(tf.reduce_any((overlap == most) & (most > 0.), axis=1), 1, label)
-    if crowd_iof < 1:
-        # An object's overlap with a crowd counts over the candidate's area: a crowd is many objects.
-        common = box_ops.intersection(gt_boxes, candidates)                                   # [B, G, N]
-        share = common / tf.maximum(box_ops.area(candidates), 1e-6)[..., None, :]
-        inside = tf.reduce_max(tf.where(crowd[:, :, None], share, 0.), axis=1)
-        label = tf.where((label == 0) & (inside > crowd_iof), -1, label)
+    batch, slots = gt_boxes.shape[:2]
+    shape = [batch, candidates.shape[-2]]
+
+    def overlap_of(g: tf.Tensor | int) -> tf.Tensor:
+        return tf.where(usable[:, g, None], box_ops.iou(gt_boxes[:, g, None], candidates)[:, 0], -1.)
+
+    def compare(g: tf.Tensor, running: _Running) -> tuple[tf.Tensor, _Running]:
+        overlap, best, matched, forced, inside = running
+        larger = overlap > best                                                               # ties: the first object
+        best, matched = tf.where(larger, overlap, best), tf.where(larger, g, matched)
+        if low_quality:
+            highest = tf.reduce_max(overlap, axis=1, keepdims=True)                           # [B, 1]
+            forced |= (overlap == highest) & (highest > 0.)
+        if crowd_iof < 1:
+            # An object's overlap with a crowd counts over the candidate's area: a crowd is many objects.
+            common = box_ops.intersection(gt_boxes[:, g, None], candidates)[:, 0]             # [B, N]
+            share = common / tf.maximum(box_ops.area(candidates), 1e-6)
+            inside = tf.maximum(inside, tf.where(crowd[:, g, None], share, 0.))
+        return g + 1, _Running(overlap_of(tf.minimum(g + 1, slots - 1)), best, matched, forced, inside)
+
+    used = tf.reduce_max(tf.where(usable | crowd, tf.range(1, slots + 1), 0))
+    start = _Running(overlap_of(0), tf.fill(shape, -1.), tf.zeros(shape, tf.int32), tf.fill(shape, False),
+                     tf.zeros(shape))
+    _, (_, best, matched, forced, inside) = tf.while_loop(lambda g, _: g < used, compare, (0, start))
+    negative = (best < negative_iou) & (tf.nn.relu(best) >= background_iou)                   # -1 without objects
+    label = tf.where((best >= positive_iou) | forced, 1, tf.where(negative, 0, -1))
+    label = tf.where((label == 0) & (inside > crowd_iof), -1, label)
     return Matches(label, tf.where(label == 1, matched, 0))
+
+
+class _Running(NamedTuple):
+    """What `match` knows of the candidates before it compares them with an object, each [B, N].
+
+    The loop carries the overlap with that object from the iteration before: an overlap that XLA computed twice, with
+    two roundings, would not equal its own maximum.
+    """
+    overlap: tf.Tensor    # float32, with the object
+    best: tf.Tensor       # float32, the largest IoU so far
+    matched: tf.Tensor    # int32, the object of it
+    forced: tf.Tensor     # bool, whether no candidate overlaps some object more
+    inside: tf.Tensor     # float32, the largest part of the candidate's area that lies in one crowd
 
 
 class Samples(NamedTuple):

@@ -2,11 +2,11 @@
 
 B images, N boxes an image, K = B * N, L levels, P output side, C channels, s a sample within each bin.
 
-A bin's samples are averaged, or the largest is taken, one sample at a time: for each s, all bins of all boxes are read
-at their s-th point, forward and in the gradient. So memory does not grow with the number of samples, and the adaptive
-number of samples, which differs from box to box, needs no dynamic shape: a box that has had all its samples adds no
-more. Two engines read the points: 'op' by tf.image.crop_and_resize, fast on a CPU but unknown to XLA, and 'xla' by
-gathers.
+A loop over the samples averages those of each bin, or takes the largest: iteration s reads the s-th point of all bins
+of all boxes, in the gradient too. So memory does not grow with the number of samples (tests/test_memory.py), and the
+adaptive number of samples, which differs from box to box, needs no dynamic shape: a box that has had all its samples
+adds no more. Two engines read the points: 'op' by tf.image.crop_and_resize, fast on a CPU but unknown to XLA, and 'xla'
+by gathers.
 """
 from __future__ import annotations
 
@@ -141,13 +141,11 @@ def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, sam
 
 def _over_samples(start: State, plan: SamplingPlan, samples: int, step: Callable[[tf.Tensor | int, State], State]
                   ) -> State:
-    """step(s, state) for every sample; as many as the neediest box has where `samples` is 0."""
-    if samples:
-        for s in range(samples):
-            start = step(s, start)
-        return start
-    most = tf.cast(tf.reduce_max(tf.reduce_prod(plan.ratio, axis=-1)), tf.int32)
-    return tf.while_loop(lambda s, _: s < most, lambda s, state: (s + 1, step(s, state)), (0, start))[1]
+    """Return the state after step(s, state) for every sample; `samples` 0: as many as the box with the most has."""
+    most = samples or tf.cast(tf.reduce_max(tf.reduce_prod(plan.ratio, axis=-1)), tf.int32)
+    # One at a time: written out, or run ahead of each other, the samples would all lie in memory together.
+    return tf.while_loop(lambda s, _: s < most, lambda s, state: (s + 1, step(s, state)), (0, start),
+                         parallel_iterations=1)[1]
 
 
 # Engine 'op'. A level is padded by one repeated cell, since a sample up to one cell outside takes the border's value;

@@ -1,0 +1,59 @@
+"""The memory that docstrings promise, by XLA's own analysis."""
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf import roi, targets
+
+from .xla_memory import compile_only, temporary_bytes
+
+ANCHORS, OBJECTS = 279279, 100
+MAPS = [(2, 800 // stride, 1344 // stride, 256) for stride in (4, 8, 16, 32)]
+MAP_BYTES = sum(4 * b * h * w * c for b, h, w, c in MAPS)
+
+
+@pytest.fixture(scope='module')
+def planned(tmp_path_factory) -> dict[str, int]:
+    return temporary_bytes(__name__, tmp_path_factory.mktemp('dump'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('batch', [2, 16])
+def test_matching_holds_a_few_arrays_of_a_number_per_anchor(planned, batch) -> None:
+    """Less than ten float32 [B, A], 22 MB at batch 2; an array [B, G, A] alone is a hundred."""
+    assert ANCHORS * batch < planned[f'match_{batch}'] < 10 * 4 * batch * ANCHORS
+
+
+@pytest.mark.slow
+def test_roi_align_does_not_grow_with_the_samples(planned) -> None:
+    """Forward and backward of 512 boxes an image: the gradient of all maps as one table, and little more."""
+    assert MAP_BYTES <= planned['align_2'] < 380e6
+    assert planned['align_3'] == pytest.approx(planned['align_2'], rel=1e-3)
+    assert planned['align_0'] == pytest.approx(planned['align_2'], rel=1e-3)
+
+
+def _compile_match(batch: int) -> None:
+    flags = tf.TensorSpec([batch, OBJECTS], tf.bool)
+    compile_only(f'match_{batch}', lambda *args: targets.match.python_function(*args, .7, .3, True, .7),
+                 [tf.TensorSpec([ANCHORS, 4]), tf.TensorSpec([batch, OBJECTS, 4]), flags, flags])
+
+
+def _compile_align(ratio: int) -> None:
+    layer = roi.RoIAlign(7, (4, 8, 16, 32), ratio, True, 'xla')
+
+    def forward_and_backward(boxes: tf.Tensor, upstream: tf.Tensor, *maps: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            out = layer(list(maps), boxes)
+        return out, *tape.gradient(out, maps, upstream)
+
+    compile_only(f'align_{ratio}', forward_and_backward, [
+        tf.TensorSpec([2, 512, 4]), tf.TensorSpec([2, 512, 7, 7, 256]), *map(tf.TensorSpec, MAPS)])
+
+
+if __name__ == '__main__':
+    for size in (2, 16):
+        _compile_match(size)
+    for samples in (0, 2, 3):
+        _compile_align(samples)
