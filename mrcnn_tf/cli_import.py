@@ -19,6 +19,9 @@ _Classes = Annotated[str | None, typer.Option(
 _ClassMap = Annotated[str | None, typer.Option(
     help='Which of --classes begin as which of the weights: cityscapes-from-coco, or a YAML file with lines such as '
          '"car: car" and "rider: null".')]
+_NormEpsilon = Annotated[float | None, typer.Option(
+    min=0, help='Epsilon of batch normalisation, which a file of the first recipe does not say: 0 for the published '
+                'weights and models fine-tuned from them, 1e-5 for a model trained from an ImageNet backbone.')]
 _Overrides = Annotated[list[str] | None, typer.Argument(
     metavar='KEY=VALUE', help='Settings that replace those that the weights call for.')]
 
@@ -26,8 +29,8 @@ _Overrides = Annotated[list[str] | None, typer.Argument(
 @import_app.command()
 @command
 def torchvision(file: Annotated[pathlib.Path, typer.Argument(help='.pth (needs torch), .safetensors or .npz.')],
-                output: _Output, classes: _Classes = None, class_map: _ClassMap = None, overrides: _Overrides = None,
-                ) -> None:
+                output: _Output, classes: _Classes = None, class_map: _ClassMap = None,
+                norm_epsilon: _NormEpsilon = None, overrides: _Overrides = None) -> None:
     """Faster and Mask R-CNN with ResNet and FPN, torchvision's first and second recipe.
 
     Prints for each variable where it comes from, its shape, smallest, largest, norm, and what was changed.
@@ -40,13 +43,16 @@ def torchvision(file: Annotated[pathlib.Path, typer.Argument(help='.pth (needs t
       mrcnn import-weights torchvision maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth \\
         --output runs/mine --classes data/mine/train.json
       mrcnn train runs/mine/config.yaml --model-dir runs/mine data.train=data/mine/train.json
-    Weights that you trained with torchvision, whose normalisation has its epsilon:
-      mrcnn import-weights torchvision mine.pth --output runs/mine model.backbone.norm_epsilon=1e-5
+    Weights that you trained with torchvision from an ImageNet backbone:
+      mrcnn import-weights torchvision mine.pth --output runs/mine --norm-epsilon 1e-5
     """
     from mrcnn_tf import import_weights
 
-    report = import_weights.import_file('torchvision', file, output, classes, overrides or [], class_map)
-    typer.echo(import_weights.table(report))
+    settings, notes = list(overrides or []), list[str]()
+    if norm_epsilon is not None:
+        settings.append(f'model.backbone.norm_epsilon={norm_epsilon}')
+    report = import_weights.import_file('torchvision', file, output, classes, settings, class_map, notes.append)
+    typer.echo('\n'.join([import_weights.table(report), *notes]))
 
 
 @import_app.command()

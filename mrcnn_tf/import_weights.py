@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
@@ -19,7 +19,8 @@ PathLike = str | os.PathLike[str]
 
 
 def import_file(framework: str, path: PathLike, output: PathLike, classes: PathLike | None = None,
-                overrides: Sequence[str] = (), names: PathLike | None = None) -> list[Line]:
+                overrides: Sequence[str] = (), names: PathLike | None = None,
+                note: Callable[[str], object] = lambda line: None) -> list[Line]:
     """Makes a model directory of a file with the weights of a Faster or Mask R-CNN, in the dialect of its framework.
 
     Args:
@@ -29,6 +30,7 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
         classes: a manifest or a number: the predictors get these classes and start fresh.
         overrides: 'key=value' on top of the config that the weights call for.
         names: a map of classes, as `read_map` takes it: those of `classes` that begin as classes of the weights.
+        note: called with a line where the file does not say a setting and `overrides` do not either.
 
     Returns:
         The report, a line for each variable of the model.
@@ -40,6 +42,10 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
     state = files.read(path)
     try:
         source, found = FRAMEWORKS[framework].settings(state)
+        epsilon = configuration.load(source, [*found, *overrides]).model.backbone.norm_epsilon
+        if vanishing := rules.vanishing_variance(state, epsilon):
+            remedy = 'set it to 1e-5' if epsilon < 1e-5 else 'the file is damaged'
+            raise WeightsError(f'with model.backbone.norm_epsilon={epsilon:g}, {vanishing}; {remedy}')
         model, config, categories = _model(source, [*found, *overrides], classes)
         published = configuration.load(source, found).model
         if config.model.kind != published.kind:
@@ -50,6 +56,9 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
     except WeightsError as error:
         raise WeightsError(f'{path}: {error}') from None
     save_imported(pathlib.Path(output), model, config, categories)
+    chosen = any(each.startswith('model.backbone.norm_epsilon=') for each in overrides)
+    if framework == 'torchvision' and not chosen and (line := torchvision.epsilon_note(state)):
+        note(line)
     return report
 
 

@@ -6,10 +6,11 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from typer.testing import CliRunner
 
 from data_tools import coco, shapes
+from mrcnn_tf import cli, import_weights
 from mrcnn_tf import config as configuration
-from mrcnn_tf import import_weights
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.checkpoints import find_newest, restore_model
@@ -192,3 +193,37 @@ def test_a_failure_while_writing_leaves_nothing(weights, tmp_path, monkeypatch) 
     with pytest.raises(OSError, match='no space left'):
         import_weights.import_file('torchvision', weights, tmp_path / 'out', overrides=small.OVERRIDES)
     assert not list(tmp_path.iterdir())
+
+
+VARIANCE = 'backbone.body.bn1.running_var'
+
+
+@pytest.mark.parametrize(('options', 'epsilon', 'note'), [
+    ([], 0., True), (['--norm-epsilon', '1e-5'], 1e-5, False)], ids=['silent', 'option'])
+def test_the_epsilon_of_torchvision(tmp_path, options, epsilon, note) -> None:
+    """A variance of 1e-5 tells the two apart: the scale is the weight over its root, or over that of the double."""
+    state = small.state()
+    state[VARIANCE] = np.full_like(state[VARIANCE], 1e-5)
+    np.savez(tmp_path / 'weights.npz', **state)
+    result = CliRunner().invoke(cli.app, ['import-weights', 'torchvision', str(tmp_path / 'weights.npz'), '--output',
+                                          str(tmp_path / 'out'), *options, *small.OVERRIDES])
+    assert result.exit_code == 0
+    assert ('does not say the epsilon' in result.stdout.splitlines()[-1]) == note
+    model, config, _ = restore_model(tmp_path / 'out')
+    assert config.model.backbone.norm_epsilon == epsilon
+    scale = state['backbone.body.bn1.weight'] / np.sqrt(1e-5 + epsilon)
+    mean, shift = state['backbone.body.bn1.running_mean'], state['backbone.body.bn1.bias']
+    normalized = model.backbone.trunk.stem.norm(tf.ones([1, 64]))[0]
+    np.testing.assert_allclose(normalized, (1 - mean) * scale + shift, rtol=1e-4)
+
+
+@pytest.mark.parametrize(('value', 'epsilon', 'remedy'), [(0., '0', 'set it to 1e-5'), (-1., '1e-5', 'is damaged')])
+def test_an_impossible_epsilon(tmp_path, value, epsilon, remedy) -> None:
+    state = small.state()
+    state[VARIANCE][:2] = value
+    path = tmp_path / 'weights.npz'
+    np.savez(path, **state)
+    with pytest.raises(WeightsError, match=f'^{path}: with .*=(0|1e-05), 2 of 64 channels of {VARIANCE} .*{remedy}$'):
+        import_weights.import_file('torchvision', path, tmp_path / 'out', overrides=[
+            *small.OVERRIDES, f'model.backbone.norm_epsilon={epsilon}'])
+    assert not (tmp_path / 'out').exists()

@@ -168,6 +168,17 @@ def fill(rules: Sequence[Rule], state: State, fresh: Collection[Any] = (), unuse
     return lines
 
 
+def vanishing_variance(state: State, epsilon: float) -> str:
+    """Return which running variance with this epsilon has no inverse square root in float32, '' where all have one."""
+    smallest = np.finfo(np.float32).tiny              # what is smaller counts as 0 in TensorFlow's kernels
+    for name, value in state.items():
+        vanish = int((np.asarray(value, np.float32) + np.float32(epsilon) < smallest).sum()) if name.endswith(
+            'running_var') else 0
+        if vanish:
+            return f'{vanish} of {np.size(value)} channels of {name} would be divided by 0'
+    return ''
+
+
 def _converted(rule: Rule, state: State) -> np.ndarray:
     if rule.name not in state:
         raise WeightsError(f'no parameter {rule.name}')

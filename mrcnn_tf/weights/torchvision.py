@@ -19,7 +19,8 @@ _OLDER = ((r'(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$', r'\1.
           (r'rpn\.head\.conv\.(weight|bias)$', r'rpn.head.conv.0.0.\1'),
           (r'roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)$',
            lambda match: f'roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}'))
-_UNUSED = r'num_batches_tracked$'
+_TRACKED = 'num_batches_tracked'    # a counter that frozen batch normalisation does not have
+_UNUSED = f'{_TRACKED}$'
 _BLOCKS = {(2, False): 'resnet18', (6, False): 'resnet34', (6, True): 'resnet50', (23, True): 'resnet101'}
 _FOREGROUND = Convert('background left out', lambda rows: rows[1:])
 _FOREGROUND_BOXES = Convert('background left out', lambda rows: rows[4:])
@@ -60,7 +61,32 @@ def settings(state: State) -> tuple[str, list[str]]:
     detector = 'mask_rcnn' if 'roi_heads.mask_predictor.conv5_mask.weight' in state else 'faster_rcnn'
     return f'torchvision_mask_rcnn_r50_fpn{version}', [
         f'model.kind={detector}', f'model.backbone.name={_BLOCKS[kind]}',
-        f'model.num_classes={len(state["roi_heads.box_predictor.cls_score.bias"]) - 1}']
+        f'model.num_classes={len(state["roi_heads.box_predictor.cls_score.bias"]) - 1}',
+        *(['model.backbone.norm_epsilon=1e-5'] if _reason_for_epsilon(state) else [])]
+
+
+def epsilon_note(state: State) -> str:
+    """Return one line on the epsilon of batch normalisation that `settings` chooses, '' where there is one alone.
+
+    torchvision sets it to 0 where it loads its published weights of the first recipe, and keeps 1e-5 in other models.
+    """
+    if settings(state)[0].endswith('_v2'):
+        return ''
+    reason = _reason_for_epsilon(state)
+    if reason:
+        return f'The epsilon of batch normalisation is 1e-5: {reason}.'
+    return ('The file does not say the epsilon of batch normalisation. It is taken as 0, as in the published COCO '
+            'weights and models fine-tuned from them. For a model trained from an ImageNet backbone, import the file '
+            'again with --norm-epsilon 1e-5.')
+
+
+def _reason_for_epsilon(state: State) -> str:
+    """Why the epsilon must be 1e-5, '' where 0 is possible."""
+    tracked = next((name for name in state if name.startswith('backbone.body.') and name.endswith(_TRACKED)), '')
+    if tracked:
+        return f'{tracked} shows that batch normalisation was trained, and torchvision sets 0 for a frozen one only'
+    vanishing = rules.vanishing_variance(state, 0.)
+    return f'with 0, {vanishing}' if vanishing else ''
 
 
 def correspondence(model: FasterRCNN) -> Iterator[Rule]:

@@ -1,6 +1,8 @@
 """Which config belongs to which parameters, and names of older releases."""
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,26 @@ def test_older_names() -> None:
     newer = {**dict.fromkeys(older.values(), NONE), 'rpn.head.conv.1.0.weight': NONE,
              'backbone.fpn.inner_blocks.2.1.weight': NONE, 'backbone.body.layer1.0.conv1.weight': NONE}
     assert torchvision.renamed(newer).keys() == newer.keys()
+
+
+SILENT, TRACKED, VARIANCE = {}, {'backbone.body.bn1.num_batches_tracked': NONE}, 'backbone.body.bn1.running_var'
+
+
+@pytest.mark.parametrize(('more', 'epsilon', 'note'), [
+    (SILENT, None, 'does not say .* taken as 0, .* published COCO .* ImageNet backbone, .* --norm-epsilon 1e-5'),
+    (TRACKED, '1e-5', 'is 1e-5: backbone.body.bn1.num_batches_tracked shows that .* was trained'),
+    ({VARIANCE: np.float32([.1, 0., 1e-12])}, '1e-5', f'with 0, 1 of 3 channels of {VARIANCE} would be divided by 0'),
+    ({VARIANCE: np.float32([1e-39, 1e-39])}, '1e-5', 'with 0, 2 of 2 channels of'),
+    ({VARIANCE: np.float32([1e-37])}, None, 'does not say'),
+], ids=['silent', 'trained', 'zero', 'denormal', 'tiny'])
+def test_the_epsilon_that_the_file_does_not_say(more, epsilon, note) -> None:
+    """0 as published, 1e-5 where 0 is impossible: for layers that were not frozen, or a variance of 0."""
+    state = {**names(6, True, True), **more}
+    found = [setting for setting in torchvision.settings(state)[1] if 'epsilon' in setting]
+    assert found == ([f'model.backbone.norm_epsilon={epsilon}'] if epsilon else [])
+    line = torchvision.epsilon_note(state)
+    assert re.search(note, line) and '\n' not in line
+
+
+def test_the_second_recipe_has_one_epsilon() -> None:
+    assert not torchvision.epsilon_note({**names(6, True, True), 'backbone.fpn.inner_blocks.0.1.weight': NONE})
