@@ -179,9 +179,8 @@ class Coco:
             return coco_boxes.read(annotation, region, size, self.box_format)
 
     def _area(self, stated: Any) -> Any:
-        """The area, px^2, as stated; None where it is a fraction of the image as boxes or polygons are."""
-        fractions = self.fractions or self.box_format.startswith(coco_boxes.NORMALIZED)
-        return None if fractions and type(stated) in (int, float) and 0 < stated <= 1 else stated
+        """The area as stated; None where boxes or polygons are not in px: nothing tells in what the area is."""
+        return None if self.fractions or '-' in self.box_format else stated
 
     def _region(self, annotation: dict[str, Any], size: tuple[int, int],
                 ) -> tuple[segmentation.Region | None, list[Fault], list[Fault]]:

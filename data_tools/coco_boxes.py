@@ -18,13 +18,14 @@ from data_tools.incidents import ConversionError, Fault, Unusable
 
 FORMATS = {'xywh': 'x, y, width, height', 'xyxy': 'x1, y1, x2, y2',
            'cxcywh': 'centre x, centre y, width, height', 'yxyx': 'y1, x1, y2, x2'}
-NORMALIZED = 'normalized-'
-NAMES = (*FORMATS, *(NORMALIZED + name for name in FORMATS))
+WHOLE = {'normalized': 1, 'percent': 100}      # what the side of an image is in these units; px otherwise
+NAMES = (*FORMATS, *(f'{unit}-{order}' for unit in WHOLE for order in FORMATS))
 _OWN = 'xywh'                # COCO's
 
+_SAMPLE = 1_000_000          # boxes that are compared, spread evenly over the set
 _MASKS = 10_000              # of the set, the first, whose outlines are looked at
-_TOLERANCE = 1.0             # px beyond the image that rounding explains, and
-_ROUNDED = segmentation_forms.ONE - 1      # the same of fractions
+_TOLERANCE = 1.0             # px beyond the image that rounding explains
+_LARGE, _REACHED, _SEVERAL = 200, 80, 5    # px: percents are in images from this side on; to be reached; boxes
 _AREA = 0.01                 # relative error of an area that rounding explains
 _LEAST_IOU = 0.5             # of a box and that of its mask
 _FEW = 2                     # boxes, and
@@ -41,15 +42,22 @@ def corners(name: str, values: Sequence[Any], size: tuple[Any, Any]) -> tuple[An
         size: height and width of the image.
     """
     a, b, c, d = values
-    order = name.removeprefix(NORMALIZED)
+    unit, _, order = name.rpartition('-')
     if order == 'xywh':
         c, d = a + c, b + d
     elif order == 'cxcywh':
         a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
     elif order == 'yxyx':
         a, b, c, d = b, a, d, c
-    height, width = size if name.startswith(NORMALIZED) else (1, 1)
+    height, width = (side / WHOLE[unit] for side in size) if unit else (1, 1)
     return b * height, a * width, d * height, c * width
+
+
+def describe(name: str) -> str:
+    """Return what the numbers of a format are."""
+    unit, _, order = name.rpartition('-')
+    what = {'': '', 'normalized': 'fractions of the image: ', 'percent': 'percents of the image: '}
+    return what[unit] + FORMATS[order]
 
 
 def read(annotation: Mapping[str, Any], region: segmentation.Region | None, size: tuple[int, int], name: str,
@@ -105,9 +113,8 @@ class Survey:
         shape = annotation.get('segmentation')
         values = [*(numbers(annotation.get('bbox')) or [math.nan] * 4)[:4], area if _is_number(area) else math.nan]
         try:
-            self._rows.extend(values)
+            self._rows.extend(array.array('f', values))
         except OverflowError:                                # an int beyond float
-            self._rows = self._rows[:5 * len(self._masked)]
             self._rows.extend([math.nan] * 5)
         if shape and len(self._outlines) < _MASKS and (outline := segmentation_forms.outline(shape)):
             self._outlines[len(self._masked)] = outline
@@ -124,36 +131,32 @@ class Survey:
             sizes: height and width of the image of each annotation; None where they are not known.
             source: file, for the message.
         """
-        rows = np.array(self._rows, np.float64).reshape(-1, 5)
+        chosen = np.arange(0, len(sizes), max(1, len(sizes) // _SAMPLE))
+        rows = np.array(self._rows, np.float32).reshape(-1, 5)[chosen].astype(np.float64)
         usable = np.all(np.isfinite(rows[:, :4]) & (rows[:, 2:4] > 0).all(axis=1, keepdims=True), axis=1)
-        found = _fractions(rows[usable, :4]) or self._of_pixels(rows, usable, sizes)
+        known = usable & np.array([sizes[i] is not None for i in chosen.tolist()], bool)
+        size = np.array([sizes[i] for i in chosen[known].tolist()], np.float64).reshape(-1, 2)
+        found = (_fractions(rows[usable, :4]) or self._of_pixels(chosen[known], rows[known], size.T)
+                 or _percents(rows[known, :4], size))
         if found:
             name, evidence = found
-            fractions = 'fractions of the image: ' if name.startswith(NORMALIZED) else ''
-            raise ConversionError(
-                f'{source}: {evidence}; they look like {fractions}{FORMATS[name.removeprefix(NORMALIZED)]}: pass '
-                f'--box-format {name}, or --box-format {_OWN} to keep them as they are')
+            raise ConversionError(f'{source}: {evidence}; they look like {describe(name)}: pass --box-format {name}, '
+                                  f'or --box-format {_OWN} to keep them as they are')
 
-    def _of_pixels(self, rows: np.ndarray, usable: np.ndarray, sizes: Sequence[tuple[float, float] | None],
-                   ) -> tuple[str, str] | None:
-        """The format that fits better, and the evidence."""
-        known = np.flatnonzero(usable & np.array([size is not None for size in sizes], bool))
-        if not len(known):
-            return None
-        size = np.array([sizes[i] for i in known.tolist()], np.float64).T
-        boxes = {name: _columns(name, rows[known, :4], (size[0], size[1])) for name in FORMATS}
+    def _of_pixels(self, ordinals: np.ndarray, rows: np.ndarray, size: np.ndarray) -> tuple[str, str] | None:
+        """The format that fits annotations better, and the evidence: rows [n, 5]; of their images, size [2, n]."""
+        boxes = {name: _columns(name, rows[:, :4], (size[0], size[1])) for name in FORMATS}
         beyond = {name: _beyond(each, size) for name, each in boxes.items()}
-        outlines = np.array([self._outlines.get(i, (math.nan,) * 4) for i in known.tolist()])
+        outlines = np.array([self._outlines.get(i, (math.nan,) * 4) for i in ordinals.tolist()]).reshape(-1, 4)
         apart = {name: _apart(each, outlines) for name, each in boxes.items()}
         if rival := _rival({name: beyond[name] | apart[name] for name in FORMATS}):
             outside, missed = int(beyond[_OWN].sum()), int(apart[_OWN].sum())
-            evidence = (f'{outside} of {len(known)} boxes end beyond the image' if outside >= missed else
+            evidence = (f'{outside} of {len(rows)} boxes end beyond the image' if outside >= missed else
                         f'{missed} of {int(np.isfinite(outlines[:, 0]).sum())} boxes do not lie around their masks')
             return rival, evidence
         # The area of an object without a mask is that of its box, if the tool has computed it at all.
-        stated = np.flatnonzero((rows[known, 4] > 0) & (np.frombuffer(self._masked, np.int8)[known] == 0))
-        areas = {name: _other_area(boxes[name][stated], rows[known[stated], 4]) | beyond[name][stated]
-                 for name in FORMATS}
+        stated = np.flatnonzero((rows[:, 4] > 0) & (np.array(self._masked, np.int8)[ordinals] == 0))
+        areas = {name: _other_area(boxes[name][stated], rows[stated, 4]) | beyond[name][stated] for name in FORMATS}
         if len(stated) and areas[_OWN].mean() >= _MOST and (rival := _rival(areas)):
             return rival, f'the area of {int(areas[_OWN].sum())} of {len(stated)} objects is not width times height'
         return None
@@ -177,10 +180,29 @@ def _fractions(values: np.ndarray) -> tuple[str, str] | None:
     within = _within_one(values)
     if within is None:
         return None
-    values, one = values[within], np.ones([2, 1])
-    misfits = {name: int(_beyond(_columns(name, values, (1, 1)), one, _ROUNDED).sum()) for name in FORMATS}
-    best = min(misfits, key=lambda name: misfits[name])
-    return NORMALIZED + best, f'{len(values)} of {len(within)} boxes lie within 0..1'
+    return f'normalized-{_order(values[within], 1)}', f'{within.sum()} of {len(within)} boxes lie within 0..1'
+
+
+def _percents(values: np.ndarray, sizes: np.ndarray) -> tuple[str, str] | None:
+    """The format of boxes [n, 4] that are percents of the images [n, 2], and the evidence.
+
+    All lie in the first 100 px of images that are much larger, and reach nearly that far.
+    """
+    whole = WHOLE['percent']
+    if len(values) < _SEVERAL or sizes.min() < _LARGE or np.abs(values).max() > whole * segmentation_forms.ONE:
+        return None
+    order = _order(values, whole)
+    boxes = _columns(order, values, (1, 1))
+    if _beyond(boxes, np.full([2, 1], whole)).any() or (boxes[:, 2:].max(axis=0) < _REACHED).any():
+        return None
+    return f'percent-{order}', f'{len(values)} of {len(values)} boxes lie within 0..100'
+
+
+def _order(values: np.ndarray, whole: float) -> str:
+    """Which of `FORMATS` fewest boxes [n, 4] misfit in images of this side."""
+    misfits = {name: int(_beyond(_columns(name, values, (1, 1)), np.full([2, 1], whole), whole *
+                                 (segmentation_forms.ONE - 1)).sum()) for name in FORMATS}
+    return min(misfits, key=lambda name: misfits[name])
 
 
 def _within_one(values: np.ndarray) -> np.ndarray | None:
@@ -214,7 +236,7 @@ def _stated(annotation: Mapping[str, Any], region: segmentation.Region | None, s
     bbox = annotation.get('bbox')
     values = numbers(bbox)
     if values is None:
-        raise Unusable('malformed box', f'{text}, expected {FORMATS[name.removeprefix(NORMALIZED)]}')
+        raise Unusable('malformed box', f'{text}, expected {describe(name)}')
     repairs = [] if values is bbox else [Fault('numbers written as text', text)]
     values = objects.finite(values, text)
     if len(values) == 5:

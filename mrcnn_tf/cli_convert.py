@@ -53,6 +53,10 @@ class BoxFormat(str, enum.Enum):
     normalized_xyxy = 'normalized-xyxy'
     normalized_cxcywh = 'normalized-cxcywh'
     normalized_yxyx = 'normalized-yxyx'
+    percent_xywh = 'percent-xywh'
+    percent_xyxy = 'percent-xyxy'
+    percent_cxcywh = 'percent-cxcywh'
+    percent_yxyx = 'percent-yxyx'
 
 
 ImagesPerShard = Annotated[int, typer.Option(min=1, help='At most, on average.')]
@@ -149,8 +153,8 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json 
          masks: Annotated[bool, typer.Option('--masks/--boxes', help='Masks and boxes, or boxes only.')] = True,
          box_format: Annotated[BoxFormat | None, typer.Option(
              show_default=False, help="What a bbox holds: COCO's x, y, width, height; corners; a centre (c) and width, "
-                                      'height; normalized: in fractions of the image. If not given, xywh, and the '
-                                      'command stops where the boxes look like another one.')] = None,
+                                      'height; in px, fractions or percents of the image. If not given, xywh, and '
+                                      'the command stops where the boxes look like another one.')] = None,
          ) -> DataSet:
     """COCO's json: of COCO itself, LVIS, Objects365, or any tool that writes this format.
 

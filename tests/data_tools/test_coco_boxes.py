@@ -21,9 +21,11 @@ def written(name: str, box: Sequence[float]) -> list[float]:
     """x, y, width, height in another format, worked out anew."""
     x, y, w, h = box
     values = {'xywh': [x, y, w, h], 'xyxy': [x, y, x + w, y + h], 'cxcywh': [x + w / 2, y + h / 2, w, h],
-              'yxyx': [y, x, y + h, x + w]}[name.removeprefix('normalized-')]
+              'yxyx': [y, x, y + h, x + w]}[name.rpartition('-')[2]]
     sides = [SIZE[0], SIZE[1]] * 2 if name.endswith('yxyx') else [SIZE[1], SIZE[0]] * 2
-    return [v / side for v, side in zip(values, sides, strict=True)] if name.startswith('normalized') else values
+    unit = name.rpartition('-')[0]
+    whole = {'normalized': 1, 'percent': 100}.get(unit, 1)
+    return [whole * v / side for v, side in zip(values, sides, strict=True)] if unit else values
 
 
 def survey(annotations: Sequence[dict[str, Any]], size: tuple[int, int] | None = SIZE) -> str:
@@ -40,8 +42,9 @@ def survey(annotations: Sequence[dict[str, Any]], size: tuple[int, int] | None =
 
 @pytest.mark.parametrize('name', coco_boxes.NAMES)
 def test_each_format_is_read_and_recognised(name: str) -> None:
-    said = survey([{'bbox': written(name, box)} for box in BOXES])
-    likely = name.replace('d-yxyx', 'd-xyxy')      # without sizes nothing tells x from y
+    """Percents only in images that are larger than a hundred px."""
+    said = survey([{'bbox': written(name, box)} for box in BOXES], (600, 800) if name.startswith('percent') else SIZE)
+    likely = name.replace('-yxyx', '-xyxy')      # without sizes nothing tells x from y
     assert (f'pass --box-format {likely}, or --box-format xywh to keep them as they are' in said) is (name != 'xywh')
     for x, y, w, h in BOXES:
         found = coco_boxes.corners(name, written(name, (x, y, w, h)), SIZE)
@@ -76,6 +79,14 @@ def test_areas_tell_the_format() -> None:
         '--box-format xyxy, or --box-format xywh to keep them as they are')
     assert survey([{'bbox': box, 'area': box[2] * box[3]} for box in NEAR]) == ''
     assert survey([{'bbox': box, 'area': 0.7 * box[2] * box[3]} for box in NEAR]) == ''      # of no format
+
+
+def test_objects_near_the_corner_are_no_percents() -> None:
+    """Four alone, or some that do not come near 100."""
+    boxes = [{'bbox': box} for box in BOXES]
+    assert survey(boxes, (600, 800)) == '' and survey([{'bbox': [10, 10, 85, 85]}] * 4, (600, 800)) == ''
+    assert '5 of 5 boxes lie within 0..100; they look like percents of the image: x, y, width, height: pass' in survey(
+        [{'bbox': [10, 10, 85, 85]}] * 5, (600, 800))
 
 
 @pytest.mark.parametrize('annotations', [
