@@ -147,10 +147,12 @@ class Voc:
                  ) -> tuple[records.ObjectAnnotation, list[Fault], list[Fault]]:
         """One object as a record holds it."""
         name = _text(value.element, 'name')
-        category = self.categories.get(name)
+        category = self.category(name)
         if category is None:
             raise Unusable('category not in the list', f'name is {name!r:.40}')
         box, repairs = _box(value.element, file, self.first_pixel)
+        if name != category.name:
+            repairs.append(Fault('class in other letter case', f'{name!r:.40} is read as {category.name!r:.40}'))
         mask = None if value.pixels is None else _mask(value.pixels, value.number, file)
         covered = objects.box_area(box) if mask is None else float(np.count_nonzero(mask))
         made = records.ObjectAnnotation(
@@ -159,14 +161,22 @@ class Voc:
             mask=None if mask is None else records.encode_mask(mask),
             difficult=_flag(value.element, 'difficult'), truncated=_flag(value.element, 'truncated'))
         odd = [] if mask is None else objects.disagreement(box, objects.mask_box(mask))
-        return made, repairs, [*_thin(value.element), *odd]
+        return made, repairs, [*_thin(value.element), *_polygon(value.element), *odd]
+
+    def category(self, name: str) -> Category | None:
+        """The category of this name, in other letter case if that leaves one only."""
+        if name in self.categories:
+            return self.categories[name]
+        alike = [each for each in self.categories.values() if each.name.casefold() == name.casefold()]
+        return alike[0] if len(alike) == 1 else None
 
 
 def _picture(names: FileNames, folder: Folders, entry: voc_folders.Entry) -> Found:
     """The image of an xml file: the one of the same name, whatever its suffix, else the one that the xml names."""
     found = names.find(entry.id)
     if not found.missing:
-        return found._replace(repair=None) if os.path.splitext(found.name)[0] == entry.id else found
+        same = entry.id in (found.name, os.path.splitext(found.name)[0])
+        return found._replace(repair=None if same else Fault(RENAMED, f'{entry.xml!r} is of {found.name!r}'))
     try:
         stated = _text(_parse(folder.xmls / entry.xml), 'filename')
     except Unusable:      # told when the image's turn comes
@@ -197,7 +207,7 @@ def _all_have_masks(images: Sequence[_Image], folders: Sequence[Folders], log: L
 def _check_classes(source: Voc, items: Sequence[Item], path: str | os.PathLike[str] | None) -> None:
     """Raises ConversionError where the classes of a sample of the xml files are others: their own are listed then."""
     sample = _class_counts(source, items[::max(1, len(items) // _SAMPLE)])
-    known = sum(count for name, count in sample.items() if name in source.categories)
+    known = sum(count for name, count in sample.items() if source.category(name))
     if known * 2 >= sample.total() if path is None else known or not sample:
         return
     found = _class_counts(source, items).most_common()
@@ -216,7 +226,7 @@ def _class_counts(source: Voc, items: Sequence[Item]) -> Counter[str]:
     for item in items:
         with contextlib.suppress(Unusable):      # told when the image's turn comes
             root = _parse(source.folders[item.told.folder].xmls / item.told.xml)
-            counts.update(_text(element, 'name') for element in root.findall('object'))
+            counts.update(_text(element, 'name') or '(no name)' for element in root.findall('object'))
     return counts
 
 
@@ -312,10 +322,14 @@ def _mask(pixels: np.ndarray, number: int, file: ImageFile) -> np.ndarray:
 def _box(element: Element, file: ImageFile, first: int) -> tuple[objects.Box, list[Fault]]:
     texts = [_text(element, f'bndbox/{side}') for side in _SIDES]
     text = ', '.join(f'{side} {value!r:.20}' for side, value in zip(_SIDES, texts, strict=True))
+    if element.find('robndbox') is not None:
+        raise Unusable('rotated box', 'robndbox is turned by an angle; export upright boxes')
     try:
         top, left, bottom, right = objects.finite([float(value) for value in texts], text)
     except ValueError:
         raise Unusable('malformed box', text) from None
+    if 0 <= min(top, left) < max(bottom, right) <= 1 and any(side % 1 for side in (top, left, bottom, right)):
+        raise Unusable('normalised box', f'{text} are shares of the image, VOC has pixels; export pixels')
     box, clipped = objects.clip((top - first, left - first, bottom, right), (file.height, file.width), text)
     if first and min(top, left) == 0:
         clipped = [fault._replace(detail=f'{fault.detail}; if the set counts from 0, give --first-pixel 0')
@@ -328,6 +342,11 @@ def _thin(element: Element) -> list[Fault]:
     texts = [_text(element, f'bndbox/{side}') for side in _SIDES]
     same = texts[0] == texts[2] or texts[1] == texts[3]
     return [Fault('box one pixel wide or high', f'{", ".join(texts)} ({", ".join(_SIDES)})')] if same else []
+
+
+def _polygon(element: Element) -> list[Fault]:
+    has = element.find('polygon') is not None
+    return [Fault('polygon not read', 'VOC has masks in SegmentationObject; export COCO for masks')] if has else []
 
 
 def _text(element: Element, path: str) -> str:

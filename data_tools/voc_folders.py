@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,13 +72,10 @@ def listed(place: Folders, split: str | None, log: Log) -> Listed:
     Raises:
         ConversionError: no such list, several to choose from, no usable line in it.
     """
-    if split is None and not place.lists:
-        found = Listed(place.xmls, [Entry(os.path.splitext(name)[0], name) for name in _files(place.xmls, _XML)])
-        if not found.entries:
-            raise ConversionError(f'{place.xmls}: it holds no xml file; put those of the images directly into it')
-        return found
+    if not place.lists:
+        return Listed(place.xmls, _all_entries(place, split))
     path, dropped = _list_path(place, split), Log()
-    found = Listed(path, list(_read_list(path, place, log, dropped)))
+    found = Listed(path, _once(_read_list(path, place, log, dropped), path, log))
     if not found.entries:
         lost = next(iter(dropped.dropped.values()), [])
         raise ConversionError(f'{path}: ' + (f'none of its images has an annotation file: {lost[0].detail}'
@@ -88,7 +85,7 @@ def listed(place: Folders, split: str | None, log: Log) -> Listed:
 
 
 def check_ids(lists: Sequence[Listed]) -> None:
-    """Raise ConversionError where two lists, or two lines of one, name the same image."""
+    """Raise ConversionError where two lists name the same image."""
     image_id, count = Counter(entry.id for each in lists for entry in each.entries).most_common(1)[0]
     if count > 1:
         raise ConversionError(f'{" and ".join(str(each.source) for each in lists)}: image {image_id} is listed {count} '
@@ -116,6 +113,8 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def _folders(root: pathlib.Path) -> Folders:
+    if not root.is_dir():
+        raise ConversionError(f'{root}: no such directory; give the directory of {XMLS} and {PICTURES}')
     xmls = _child(root, XMLS) or (root if _files(root, _XML) else None)
     pictures = _child(root, *_PICTURES)
     if xmls is None:
@@ -168,13 +167,29 @@ def _lists(folder: pathlib.Path | None) -> dict[str, pathlib.Path]:
     return {path.relative_to(folder).with_suffix('').as_posix(): path for path in paths if folder}
 
 
-def _list_path(place: Folders, split: str | None) -> pathlib.Path:
-    choices = [name for name in place.lists if '_' not in name.rpartition('/')[2]]      # not those of one class
-    if not place.lists:
+def _all_entries(place: Folders, split: str | None) -> list[Entry]:
+    names = _files(place.xmls, _XML)
+    if not names:
+        raise ConversionError(f'{place.xmls}: it holds no xml file; put those of the images directly into it')
+    if split is not None:
         raise ConversionError(
             f'{place.root}: no list {split!r}, as there is no directory {LISTS} with lists; leave --split out to read '
-            f'all {len(_files(place.xmls, _XML))} xml files of {place.xmls} as one set, or write the ids of some to '
+            f'all {len(names)} xml files of {place.xmls} as one set, or write the ids of some to '
             f'{LISTS}/Main/{split}.txt, one a line')
+    return [Entry(os.path.splitext(name)[0], name) for name in names]
+
+
+def _once(entries: Iterable[Entry], path: pathlib.Path, log: Log) -> list[Entry]:
+    """Each image as often as it can be in a set."""
+    counts = Counter(entries)
+    for entry, count in counts.items():
+        if count > 1:
+            log.repair(Fault('image listed more than once', f'{count} times, and taken once'), entry.id, file=path.name)
+    return list(counts)
+
+
+def _list_path(place: Folders, split: str | None) -> pathlib.Path:
+    choices = [name for name in place.lists if '_' not in name.rpartition('/')[2]]      # not those of one class
     if split is None:
         main = [name for name in choices if name.lower().startswith('main/')] or choices
         if len(main) != 1:

@@ -208,7 +208,7 @@ def test_several_roots_are_one_set(tmp_path: pathlib.Path) -> None:
         voc.find([first.root, first.root], 'train')
     with pytest.raises(ConversionError, match='no directory Annotations; choose the year 2007 or 2012; give the dir'):
         voc.find([tmp_path / 'VOCdevkit'], 'train')
-    with pytest.raises(ConversionError, match='VOC2010: no directory Annotations; give the directory of Annotations'):
+    with pytest.raises(ConversionError, match='VOC2010: no such directory; give the directory of Annotations'):
         voc.find([tmp_path / 'VOCdevkit'], 'train', ['2010'])
 
 
@@ -260,6 +260,9 @@ def test_classes_that_cannot_be_used(kit: Kit, tmp_path: pathlib.Path, text: str
     (an_object(box=(5, 3, '1e999', 8)), 'non-finite numbers'),
     (an_object(box=(5, 3, 4, 8)), 'box without area'),        # 4 px wide less 4
     (an_object(box=(40, 3, 45, 8)), 'box outside the image'),
+    (an_object(box=(.1, .2, .5, .6)), 'normalised box'),
+    ('<object><name>dog</name><robndbox><cx>9</cx><cy>9</cy><w>5</w><h>4</h><angle>0.5</angle></robndbox></object>',
+     'rotated box'),
     (an_object('dogs'), 'category not in the list'),
     (an_object(''), 'category not in the list'),
     ('<object/>', 'category not in the list')])
@@ -316,6 +319,21 @@ def test_a_missing_picture_is_named(kit: Kit) -> None:
     [incident] = kit.convert().dropped['missing image file']
     assert (incident.file, incident.detail) == (
         'a', f"'a' is not in {kit.root}/JPEGImages; the nearest name is 'b.jpg' (and its 1 annotations)")
+
+
+def test_classes_in_other_letter_case(kit: Kit, tmp_path: pathlib.Path) -> None:
+    kit.add('a', an_object('Dog'), an_object('CAT'), an_object('Cow'))
+    (tmp_path / 'classes.txt').write_text('dog\nCat\ncat\nCow\n')
+    manifest = kit.convert(classes=tmp_path / 'classes.txt')
+    assert [(each.annotation_id, each.detail) for each in manifest.repaired['class in other letter case']] == [
+        (1, "'Dog' is read as 'dog'")]
+    assert [each.annotation_id for each in manifest.dropped['category not in the list']] == [2]      # Cat or cat
+    assert kit.features()[0]['image/object/class/text'] == [b'dog', b'Cow']
+
+
+def test_polygons_are_told(kit: Kit) -> None:
+    kit.add('a', an_object(more='<polygon><x1>5</x1><y1>3</y1><x2>9</x2><y2>3</y2><x3>9</x3><y3>8</y3></polygon>'))
+    assert [each.annotation_id for each in kit.convert().kept['polygon not read']] == [1]
 
 
 def test_what_is_odd_is_kept_and_counted(kit: Kit) -> None:

@@ -142,6 +142,15 @@ def test_lists_of_what_is_not_there(files: Files) -> None:
                                       "not in Annotations; the nearest name is 'im0.xml'")
 
 
+def test_lists_that_repeat_an_image(files: Files) -> None:
+    files.images('JPEGImages/im0.jpg')
+    files.xmls('Annotations/im0.xml')
+    files.text('ImageSets/Main/train.txt', 'im0\nim0.jpg\n')
+    manifest = files.check('train')
+    assert manifest.counts.images == 1
+    assert reasons(manifest) == {'repaired': {NO_ID: ['im0'], 'image listed more than once': ['im0']}}
+
+
 def test_several_images_of_one_name(files: Files) -> None:
     files.images('a.jpg', 'a.png', 'b.jpg', 'b.png')
     files.xmls('a.xml', filename='a.png')
@@ -167,7 +176,7 @@ def test_own_classes_are_listed(files: Files) -> None:
     files.xmls('b.xml', classes=['cell'])
     assert files.refused() == ("ROOT: most objects are of none of VOC's 20 classes, but of 'cell' (2), 'dog' (1), "
                                "'nucleus' (1): write these names to a file, one a line, and give it as --classes")
-    files.text('classes.txt', 'Cell\nNucleus\n')
+    files.text('classes.txt', 'cells\nnuclei\n')
     assert files.refused().endswith('give it as --classes; if classes.txt is one, give that')
     assert files.refused(classes=files.root / 'classes.txt').startswith(
         "ROOT: no object is of a class of classes.txt, but of 'cell' (2), 'dog' (1)")
@@ -177,6 +186,8 @@ def test_own_classes_are_listed(files: Files) -> None:
 
 
 def test_a_root_without_annotations(files: Files) -> None:
+    with pytest.raises(ConversionError, match='not-there: no such directory; give the directory of Annotations'):
+        voc.find([files.root / 'not-there'])
     files.images('a.jpg')
     assert files.refused() == ('ROOT: no directory Annotations; give the directory of Annotations, ImageSets and '
                                'JPEGImages, or one with an xml file beside each image')
