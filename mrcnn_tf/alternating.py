@@ -55,11 +55,17 @@ def train(config: Config, model_dir: str | os.PathLike[str]) -> None:
             _attach(config, directory / STEPS[index - 1], pathlib.Path(str(settings[index].data.train)))
         if index >= 2:
             _begin(directory / STEPS[index], settings[index], directory / STEPS[1])
-        trainer.train(settings[index], directory / STEPS[index])
+        trainer.train(settings[index], directory / STEPS[index], learnt=_is_built_on(directory, index))
         gc.collect()    # a model refers to itself, and to much memory of a GPU
     if count == len(STEPS):
         _begin(directory / JOINED, config, directory / STEPS[2], directory / STEPS[3])
         print(f'{directory / JOINED} is the model', flush=True)
+
+
+def _is_built_on(directory: pathlib.Path, index: int) -> bool:
+    """Whether a later step, or its proposals, came of this one."""
+    following = (directory / (*STEPS, JOINED)[index + 1], directory / 'proposals' / f'{STEPS[index]}.npz')
+    return any(path.exists() for path in following)
 
 
 def _settings(config: Config, directory: pathlib.Path) -> list[Config]:

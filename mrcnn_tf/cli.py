@@ -160,8 +160,14 @@ def train(settings: Annotated[str, typer.Argument(
           overrides: Annotated[list[str] | None, typer.Argument(
               metavar='KEY=VALUE', help='Settings that replace those of the file.')] = None,
           model_dir: Annotated[pathlib.Path | None, typer.Option(
-              help='Directory of the model; runs/NAME of CONFIG if not given.')] = None) -> None:
-    """Train a model, or go on from its newest checkpoint: the same command resumes.
+              help='Directory of the model; runs/NAME of CONFIG if not given.')] = None,
+          allow_changes: Annotated[bool, typer.Option(
+              '--allow-changes', help='Resume with settings that differ from those of the run, whatever they are.',
+          )] = False) -> None:
+    """Train a model, or resume from its newest whole checkpoint: the same command resumes.
+
+    To lengthen a run, resume it with more solver.steps. The schedule, data.train (of the same categories),
+    data.validation, test settings and intervals may change too; other settings need --allow-changes.
 
     \b
     Example:
@@ -169,13 +175,15 @@ def train(settings: Annotated[str, typer.Argument(
         data.train=data/nuclei/train.json data.validation=data/nuclei/val.json solver.steps=1000
     Several machines, the same on each with its own TF_CONFIG:
       mrcnn train mask_rcnn_r50_fpn_1x --model-dir /shared/r50 train.strategy=multi_worker ...
+    Twice as long:
+      mrcnn train runs/nuclei/config.yaml --model-dir runs/nuclei solver.steps=2000
     Watch the losses:
       tensorboard --logdir runs
     """
     loaded = config.load(settings, overrides or [])
     from mrcnn_tf.training import trainer
 
-    trainer.train(loaded, model_dir or pathlib.Path('runs') / pathlib.Path(settings).stem)
+    trainer.train(loaded, model_dir or pathlib.Path('runs') / pathlib.Path(settings).stem, allow_changes)
 
 
 @app.command()
@@ -313,3 +321,7 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(metavar='IMAGE'
     visualize.predict_to_directory(images, predictor, output, threshold,
                                    lambda paths: tracked(paths, len(paths), 'predicted'))
     typer.echo(f'{len(images)} pictures and json files in {output}')
+
+
+if __name__ == '__main__':
+    main()

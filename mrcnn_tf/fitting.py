@@ -27,12 +27,22 @@ class FittedModel(keras.Model):
         self.seed, self.jit = 0, False
         self.last_image_ids: Any = None
 
-    def losses_of(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
-        """The named losses of a batch, float32 scalars; seed int32 [2] draws the samples."""
+    def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
+        """Return the named losses of a batch, and how many of its samples are positive, float32 scalars.
+
+        The name of a loss begins with `loss_`, that of a count with `positive_`.
+
+        Args:
+            seed: int32 [2], of the random samples.
+        """
         raise NotImplementedError
 
+    def losses_of(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
+        """Return the losses of `losses_and_counts` alone."""
+        return _losses_among(self.losses_and_counts(batch, seed, training))
+
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """One update on this replica's batch; returns the losses."""
+        """One update on this replica's batch; returns the losses and counts."""
         replicas = self.distribute_strategy.num_replicas_in_sync
         losses, gradients = self._compiled(self._losses_and_gradients)(batch, self._step_seed())
         if self.clip_norm and replicas > 1:
@@ -51,11 +61,11 @@ class FittedModel(keras.Model):
 
     def _losses_and_gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
         with tf.GradientTape() as tape:
-            losses = self.losses_of(batch, seed)
-            total = tf.add_n(list(losses.values()))
+            values = self.losses_and_counts(batch, seed)
+            total = tf.add_n(list(_losses_among(values).values()))
             # The optimizer sums the replicas' gradients: their mean is what one replica of all images would get.
             scaled = total / self.distribute_strategy.num_replicas_in_sync
-        return {'loss': total, **losses}, tape.gradient(scaled, self.trainable_variables)
+        return {'loss': total, **values}, tape.gradient(scaled, self.trainable_variables)
 
     def _step_seed(self) -> tf.Tensor:
         """int32 [2]: of the run, the step and the replica; a resumed run draws what an uninterrupted one would."""
@@ -126,3 +136,7 @@ class FittedModel(keras.Model):
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
         """Keras 3 builds a model on a first batch under a strategy; ours is built, and that batch not of its form."""
+
+
+def _losses_among(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {name: value for name, value in values.items() if name.startswith('loss_')}

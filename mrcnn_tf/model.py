@@ -127,8 +127,8 @@ class FastRCNN(Detector):
 
     # Training --------------------------------------------------------------------------------------------------------
 
-    def losses_of(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
-        """The named losses of a batch, float32 scalars; seed int32 [2] draws the samples."""
+    def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
+        """As in `FittedModel`: the losses of `LOSSES`, and `positive_anchors` and `positive_rois`."""
         truth = Truth.of(batch)
         features = self.maps(batch['images'], batch['sizes'], training)
         losses, rois, valid = self._region_losses(batch, truth, features, seed)
@@ -147,6 +147,7 @@ class FastRCNN(Detector):
         chosen, most = self.box_branch.draw(read, rois, valid, truth, seed)
         pooled = read(chosen.boxes, training)
         losses = self.box_branch.losses(read, chosen, pooled, truth, seed, training)
+        losses['positive_rois'] = _count(chosen.positive)
         first = RoIs(*(each[:, :most] for each in chosen))                       # positives lie in the first slots
         losses.update(self._mask_losses(batch, features, first, pooled[:, :most], training))
         return losses
@@ -230,7 +231,8 @@ class Proposer(Detector):
         box = loss_ops.box_loss(tf.gather(deltas, index, batch_dims=1),
                                 box_ops.encode(tf.gather(anchors, index), goals),
                                 drawn.positive[:, :most], config.smooth_l1_beta, box_count)
-        return {'loss_objectness': objectness, 'loss_rpn_box_reg': config.box_loss_weight * box}
+        return {'loss_objectness': objectness, 'loss_rpn_box_reg': config.box_loss_weight * box,
+                'positive_anchors': _count(drawn.positive)}
 
     def _match_anchors(self, truth: Truth, anchors: tf.Tensor) -> targets.Matches:
         config = self.settings.rpn
@@ -258,8 +260,8 @@ class RPN(Proposer):
         """`images` float32 [B, H, W, 3] and `sizes` float32 [B, 2] of a batch -> detections, D = P, of label 1."""
         return self.proposals(batch)
 
-    def losses_of(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
-        """The two losses of a batch, float32 scalars; seed int32 [2] draws the anchors."""
+    def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
+        """As in `FittedModel`: two losses, and `positive_anchors`."""
         _, anchors, logits, deltas = self.describe(batch['images'], batch['sizes'], training)
         return self._rpn_losses(Truth.of(batch), anchors, tf.concat(logits, 1), tf.concat(deltas, 1), seed)
 
@@ -315,6 +317,11 @@ class MaskRCNN(FasterRCNN):
         """Cells a side of a predicted mask: 28, or 14 where res5 halves what is pooled (C4)."""
         size = self.settings.mask_head.pool_size
         return size if self.res5_head else 2 * size
+
+
+def _count(mask: tf.Tensor) -> tf.Tensor:
+    """How many are set, float32 as all that a step returns."""
+    return tf.reduce_sum(tf.cast(mask, tf.float32))
 
 
 def build_model(config: ModelConfig, engine: str = 'op') -> Detector:

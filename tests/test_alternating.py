@@ -16,7 +16,8 @@ from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.model import build_model
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import TrainingError
-from mrcnn_tf.training.checkpoints import find_newest, restore_model, save_imported
+from mrcnn_tf.training.checkpoint_files import find_newest
+from mrcnn_tf.training.checkpoints import restore_model, save_imported
 
 from .training.tiny import CATEGORIES, tiny_config, write_data
 

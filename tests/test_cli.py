@@ -104,12 +104,14 @@ def test_a_defect_keeps_its_traceback(error: Exception, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(('arguments', 'directory'), [
-    (['nuclei_r18_fpn'], 'runs/nuclei_r18_fpn'), (['nuclei_r18_fpn.yaml', '--model-dir', 'here'], 'here')], ids=str)
+    (['nuclei_r18_fpn'], 'runs/nuclei_r18_fpn'),
+    (['nuclei_r18_fpn.yaml', '--model-dir', 'here', '--allow-changes'], 'here')], ids=str)
 def test_train(arguments: list[str], directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     train = Recorder()
     monkeypatch.setattr('mrcnn_tf.training.trainer.train', train)
     assert mrcnn('train', *arguments, 'solver.steps=12', 'data.short_sides=[96,128]').exit_code == 0
-    (config, model_dir), = train.calls
+    (config, model_dir, allow_changes), = train.calls
+    assert allow_changes is ('--allow-changes' in arguments)
     assert isinstance(config, Config) and (config.solver.steps, config.data.short_sides) == (12, [96, 128])
     assert config.model.num_classes == 1 and model_dir == pathlib.Path(directory)
 

@@ -13,7 +13,8 @@ from mrcnn_tf import cli, import_weights
 from mrcnn_tf import config as configuration
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.training import trainer
-from mrcnn_tf.training.checkpoints import find_newest, restore_model
+from mrcnn_tf.training.checkpoint_files import find_newest
+from mrcnn_tf.training.checkpoints import restore_model
 from mrcnn_tf.weights.rules import WeightsError
 
 from .weights import small

@@ -611,12 +611,13 @@ def test_anchors_beyond_an_own_canvas_do_not_compete(engine) -> None:
 
 
 def test_several_canvases_in_one_fit(op_model, weights) -> None:
-    """Two canvases take turns; every step counts, and the losses are logged by name."""
+    """Two canvases take turns; every step counts, and losses and positive samples are logged by name."""
     op_model.set_weights(weights)
     before = int(op_model.optimizer.iterations)
     losses = fit(op_model, make_batch(), make_batch(width=96), steps=5)
     assert int(op_model.optimizer.iterations) == before + 5
-    assert sorted(losses) == sorted(['loss', *LOSSES]) and all(np.isfinite(x) for x in losses.values())
+    assert sorted(losses) == sorted(['loss', *LOSSES, 'positive_anchors', 'positive_rois'])
+    assert all(np.isfinite(x) for x in losses.values())
     assert op_model.last_image_ids.numpy().tolist() == [7, 9]
 
 

@@ -25,7 +25,7 @@ _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         model.backbone.norm_epsilon model.rpn.min_side model.rpn.smooth_l1_beta model.roi.sampling_ratio
         model.box_head.smooth_l1_beta model.box_head.convolutions model.box_head.fully_connected
         model.mask_head.convolutions model.detections.min_side model.detections.refinements
-        solver.weight_decay solver.warmup_steps train.seed"""),
+        solver.weight_decay solver.warmup_steps train.seed train.stop_without_positives"""),
     ('above 0', lambda x: x > 0, """
         model.pixel_std model.anchors.sizes model.anchors.ratios model.roi.canonical_size model.rpn.box_loss_weight
         model.box_head.box_weights model.cascade.box_weights solver.learning_rate solver.gamma solver.clip_norm"""),

@@ -222,6 +222,7 @@ class TrainConfig:
     checkpoint_every: int = 1000          # steps
     keep_checkpoints: int = 3
     log_every: int = 20                   # steps
+    stop_without_positives: int = 500     # stop after so many steps in a row without a positive anchor or RoI; 0: never
 
 
 @dataclass

@@ -1,8 +1,10 @@
 """A trained model over a converted set, image by image, to a metric's numbers; and the progress of long loops."""
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
+import logging
 import os
 import pathlib
 import time
@@ -17,11 +19,13 @@ from rich.text import Text
 from mrcnn_tf import augmentation, files
 from mrcnn_tf.config import Config
 from mrcnn_tf.evaluation import cityscapes, recall, voc
-from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, Metrics, read_manifest
+from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics, read_manifest
 from mrcnn_tf.inference import Instances, split_batch
 from mrcnn_tf.input.dataset import evaluation_dataset, readable
 from mrcnn_tf.model import Detector, Proposer
 from mrcnn_tf.training.checkpoints import restore_model
+
+_log = logging.getLogger(__name__)
 
 _READ = ('images', 'sizes', 'padded_sizes', 'proposals', 'proposals_valid')    # by a model that detects
 LINE_EVERY = 20.0    # seconds between lines of progress where there is no terminal
@@ -46,7 +50,7 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
         EvaluationError: no set is named, or its categories are not the model's; of Cityscapes: no masks, no gtFine; an
-            rpn, which tells no categories apart, but for recall.
+            rpn, which tells no categories apart, but for recall; of recall: no ground truth, of which others only warn.
         OSError: the disk is full, no permission.
     """
     directory = pathlib.Path(model_dir)
@@ -60,6 +64,7 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
     if config.model.kind == 'rpn':
         raise EvaluationError(f'{directory}: an rpn does not tell categories apart; evaluate it with --metric recall')
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
+    _warn_of_doubts(evaluator.truth, config.model.detections.max_detections, directory)
     score = _scorer(metric, evaluator, config, manifest)
     found = predictions(model, config, manifest)
     for image_id, _, instances in tracked(found, len(evaluator.truth.sizes), 'evaluated'):
@@ -67,6 +72,19 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
     metrics = score()
     evaluator.write(directory, metrics)
     return metrics
+
+
+def _warn_of_doubts(truth: GroundTruth, max_detections: int, directory: pathlib.Path) -> None:
+    """Logs what makes the metrics of a set mean little."""
+    counted = collections.Counter(each['image_id'] for each in truth.annotations if not each['iscrowd'])
+    if not counted:
+        _log.warning('%s: no ground truth: %s; metrics cannot be computed, detections.json is written', truth.source,
+                     'all its objects are crowds' if truth.annotations else 'it has no objects')
+    full = [count for count in counted.values() if count > max_detections]
+    if full:
+        _log.warning('%s: %d of %d images have more than model.detections.max_detections=%d objects, up to %d; those '
+                     'beyond cannot be found: set it higher in %s', truth.source, len(full), len(truth.sizes),
+                     max_detections, max(full), directory / 'config.yaml')
 
 
 def _scorer(metric: str, evaluator: CocoEvaluator, config: Config, manifest: str | os.PathLike[str]
@@ -90,6 +108,9 @@ def _named(prefix: str, metrics: Metrics) -> Metrics:
 
 def _recall(directory: pathlib.Path, model: Detector, config: Config, manifest: str | os.PathLike[str]) -> Metrics:
     truth = read_manifest(manifest)
+    if all(each['iscrowd'] or each.get('difficult') for each in truth.annotations):
+        raise EvaluationError(f'{manifest}: no ground truth: it has no object that counts, so there is no recall; '
+                              'give a set with annotations')
     found = recall.stored(manifest)
     if isinstance(model, Proposer):
         config.model.rpn.post_nms_test = recall.LIMITS[-1]    # the model's own section

@@ -47,6 +47,7 @@ class Survey(NamedTuple):
     usable: int           # are trained on
     cut_images: int       # usable, with more than G objects
     cut_objects: int      # beyond the G that are kept
+    crowds_only: tuple[int, ...] = ()     # labels of which every object is a crowd
 
 
 def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, shard: tuple[int, int] = (0, 1),
@@ -77,16 +78,19 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
     if config.data.batch_size % workers:
         raise ConfigError(f'data.batch_size is {config.data.batch_size}: expected a multiple of the {workers} workers')
     recipe = _recipe(manifest, config, with_masks, training=True)
-    usable = _count_usable(recipe, exact=start_step > 0)
+    usable = _count_usable(recipe)
     start = start_step * config.data.batch_size
     stream = tf.data.Dataset.counter(start // usable).flat_map(functools.partial(_epoch, recipe))
     stream = stream.skip(start % usable).enumerate(start).shard(workers, index)
     return _batches(recipe, stream, config.data.batch_size // workers)
 
 
-def check(manifest: PathLike, config: Config, with_masks: bool = True) -> None:
-    """Raises what `training_dataset` would of a set and settings that do not go together; reads no record."""
-    _recipe(manifest, config, with_masks, training=True)
+def check(manifest: PathLike, config: Config, with_masks: bool = True, training: bool = True) -> None:
+    """Raises what `training_dataset` or `evaluation_dataset` would of a set and settings that do not go together.
+
+    Reads no record.
+    """
+    _recipe(manifest, config, with_masks, training)
 
 
 def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixed_canvases: bool = False
@@ -140,26 +144,36 @@ def ground_truth(manifest: PathLike) -> Iterator[dict[str, Any]]:
 
 
 def survey(manifest: PathLike, config: Config) -> Survey:
-    """Counts what `training_dataset` leaves out, in one pass over the records that decodes no image.
+    """Counts what `training_dataset` leaves out or learns nothing of, in one pass that decodes no image.
 
     Raises:
         ManifestError: the manifest cannot be used.
         InputError: a damaged shard or record.
     """
     described = Manifest.read(manifest)
+    labels = len(described.categories) + 1
+
+    def of_labels(record: dict[str, tf.Tensor], counted: tf.Tensor) -> tf.Tensor:
+        """How many objects of each label are counted, int64 [K + 1]."""
+        return tf.math.bincount(tf.boolean_mask(record['labels'], counted), minlength=labels, maxlength=labels,
+                                dtype=tf.int64)
 
     @_in_graph
     def count(serialized: tf.Tensor) -> tf.Tensor:
         record = records.parse(serialized, with_masks=False)
         usable = tf.cast(config.data.keep_empty | _has_target(record), tf.int64)
         beyond = usable * tf.maximum(tf.size(record['labels'], tf.int64) - config.data.max_objects, 0)
-        return tf.stack([1, usable, tf.cast(beyond > 0, tf.int64), beyond])
+        images = tf.stack([1, usable, tf.cast(beyond > 0, tf.int64), beyond])
+        return tf.concat([images, of_labels(record, record['crowd']), of_labels(record, ~record['crowd'])], axis=0)
 
     counts = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(count, num_parallel_calls=tf.data.AUTOTUNE)
     try:
-        return Survey(*counts.reduce(np.zeros(4, np.int64), tf.add).numpy().tolist())
+        images, crowds, others = np.split(counts.reduce(np.zeros(4 + 2 * labels, np.int64), tf.add).numpy(),
+                                          [4, 4 + labels])
     except tf.errors.OpError as error:
         raise readable(error, manifest) from error
+    crowds_only = tuple(np.flatnonzero((crowds > 0) & (others == 0)).tolist())
+    return Survey(*images.tolist())._replace(crowds_only=crowds_only)
 
 
 def readable(error: tf.errors.OpError, manifest: PathLike) -> Exception:
@@ -251,19 +265,16 @@ def _recipe(manifest: PathLike, config: Config, with_masks: bool, training: bool
     return recipe
 
 
-def _count_usable(recipe: _Recipe, exact: bool) -> int:
+def _count_usable(recipe: _Recipe) -> int:
     """Records trained on in an epoch; logs what is left out. Reads the records only where the manifest cannot tell."""
     data, described = recipe.config.data, recipe.described
     counts = described.counts
-    # An image whose objects are all crowds is left out too, and the manifest does not count these.
-    unknown = 0 if data.keep_empty else counts.crowds
-    without = 0 if data.keep_empty else counts.images_without_objects
-    found = Survey(counts.images, counts.images - without, 0, 0)
-    if described.max_objects_per_image > data.max_objects or (unknown and (exact or found.usable <= unknown)):
+    found = Survey(counts.images, counts.images - (0 if data.keep_empty else counts.images_without_objects), 0, 0)
+    # The manifest does not tell which images and classes have crowds alone.
+    if described.max_objects_per_image > data.max_objects or counts.crowds:
         found = survey(recipe.manifest, recipe.config)
     if found.usable == 0:
-        raise InputError(f'{recipe.manifest}: no image has an object to train on; annotate some or set '
-                         'data.keep_empty=true')
+        raise InputError(f'{recipe.manifest}: no image has an object to train on; annotate objects that are not crowds')
     _log_left_out(recipe, found)
     return found.usable
 
@@ -279,6 +290,10 @@ def _log_left_out(recipe: _Recipe, found: Survey) -> None:
     if recipe.with_masks and counts.objects_without_mask:
         _log.warning('%s: %d of %d objects have a box and no mask: they train the boxes and have no mask loss',
                      recipe.manifest, counts.objects_without_mask, counts.objects)
+    if found.crowds_only:
+        names = [recipe.described.categories[label - 1].name for label in found.crowds_only]
+        _log.warning('%s: all objects of %s are crowds, so no detection of that class is learnt', recipe.manifest,
+                     ', '.join(map(repr, names)))
 
 
 @_in_graph

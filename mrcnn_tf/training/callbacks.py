@@ -5,6 +5,7 @@ step: optimizer updates done, this one included. Nothing here changes what is le
 from __future__ import annotations
 
 import datetime
+import logging
 import math
 import pathlib
 import signal
@@ -21,6 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mrcnn_tf.training.checkpoints import Checkpoints
+
+_log = logging.getLogger(__name__)
 
 
 class TrainingError(ValueError):
@@ -39,12 +42,41 @@ class NonFiniteStop(keras.callbacks.Callback):
         bad = sorted(name for name, value in logs.items() if not math.isfinite(value))
         if bad:
             named = ', '.join(f'{name} is {float(logs[name])}' for name in bad if name != 'loss' or bad == ['loss'])
-            raise TrainingError(f'step {step_of(self.model)}: {named} on the images {self._image_ids()}; look at their '
-                                'boxes, lower solver.learning_rate or set solver.clip_norm')
+            raise TrainingError(f'step {step_of(self.model)}: {named} on the images {_image_ids(self.model)}; look at '
+                                'their boxes, lower solver.learning_rate or set solver.clip_norm')
 
-    def _image_ids(self) -> list[int]:
-        replicas = self.model.distribute_strategy.experimental_local_results(self.model.last_image_ids)
-        return [int(i) for ids in replicas for i in ids.numpy()]
+
+class PositivesStop(keras.callbacks.Callback):
+    """Raises TrainingError after N steps in a row without a positive anchor or RoI; list it before Save. 0: never.
+
+    Nothing but background is learnt in such steps.
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._limit = steps
+        self._without = 0    # steps since the last with a positive
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        positives = sum(value for name, value in logs.items() if name.startswith('positive_'))
+        self._without = 0 if positives else self._without + 1
+        if self._limit and self._without == self._limit:
+            raise TrainingError(
+                f'step {step_of(self.model)}: none of the last {self._limit} steps had a positive anchor or RoI, the '
+                f'last of them on the images {_image_ids(self.model)}; look at the objects of data.train with '
+                '`mrcnn inspect` and compare their sizes with model.anchors.sizes, or set train.stop_without_positives '
+                'higher (0: never stop)')
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        if self._without == self.params['steps']:
+            _log.warning('none of the %d steps had a positive anchor or RoI: nothing but background was learnt',
+                         self._without)
+
+
+def _image_ids(model: keras.Model) -> list[int]:
+    """Those of the last step on this machine."""
+    replicas = model.distribute_strategy.experimental_local_results(model.last_image_ids)
+    return [int(i) for ids in replicas for i in ids.numpy()]
 
 
 class Interruption:
@@ -124,7 +156,7 @@ class _Report(keras.callbacks.Callback):
 
 
 class Scalars(_Report):
-    """TensorBoard: each loss, learning_rate, images_per_second."""
+    """TensorBoard: each loss, positive anchors and RoIs a replica, learning_rate, images_per_second."""
 
     def __init__(self, directory: pathlib.Path, schedule: LearningRateSchedule, every: int, total: int,
                  batch_size: int) -> None:
@@ -173,7 +205,7 @@ class Show(_Report):
         super().on_train_batch_end(batch, logs)
 
     def report(self, step: int, losses: dict[str, float], images_per_second: float) -> None:
-        parts = {name.removeprefix('loss_'): value for name, value in losses.items() if name != 'loss'}
+        parts = {name.removeprefix('loss_'): value for name, value in losses.items() if name.startswith('loss_')}
         each = ', '.join(f'{name} {value:.3f}' for name, value in parts.items())
         text = f'{self._speed(step, images_per_second)}  loss {losses["loss"]:.4f} ({each})'
         if self._on_terminal:

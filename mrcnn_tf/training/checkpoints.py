@@ -1,13 +1,11 @@
 """The model directory: config.yaml, categories.json and checkpoints/step-N of weights, optimizer slots and step.
 
-N: optimizer updates done; step-0 holds weights alone, those of an imported model. A checkpoint counts once
-TensorFlow's `checkpoint` file, which is replaced in one go, names it; what an interrupted save left is removed by the
-next.
+N: optimizer updates done; step-0 holds weights alone, those of an imported model. The newest checkpoint of which every
+checksum is right counts (`checkpoint_files.py`).
 """
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import tempfile
@@ -22,30 +20,20 @@ from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.manifest import Category, read_categories, write_categories
 from mrcnn_tf.model import Detector, build_model
+from mrcnn_tf.training import checkpoint_files
+from mrcnn_tf.training.checkpoint_files import CheckpointError, find_newest, first_line, number_of, prefix_of, steps_in
 from mrcnn_tf.training.strategies import ALONE, Worker, average_statistics
 
 _IMPORTED = 'step-0'
 _PROPOSED = [Category(1, 1, 'object')]    # what an RPN tells from the background, whatever the data's categories are
-# How the steps are run and images looked at in tests, not what is learnt: may differ when training is resumed.
-_FREE = ('train.strategy', 'train.jit_compile', 'train.checkpoint_every', 'train.keep_checkpoints', 'train.log_every',
-         'data.test_scales', 'data.test_flip')
-
-
-class CheckpointError(ValueError):
-    """A model directory that cannot be read or written as asked; the message is one line: where, why, remedy."""
 
 
 def create(model_dir: pathlib.Path, config: Config, categories: Sequence[Category]) -> None:
-    """Writes config.yaml and categories.json; once there are checkpoints, both must be the same as before.
-
-    Of a model that is imported and not trained yet, only its `model` section and its categories must be.
+    """Writes config.yaml and categories.json.
 
     Raises:
-        CheckpointError: the directory belongs to another config or other categories.
         OSError: no permission, the disk is full.
     """
-    if find_newest(model_dir / 'checkpoints') is not None:
-        _check_same(model_dir, config, categories)
     write_categories(model_dir / 'categories.json', categories)
     configuration.save(config, model_dir / 'config.yaml')    # last: a directory with a config is whole
 
@@ -70,7 +58,7 @@ def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
         engine: as `build_model`.
 
     Raises:
-        CheckpointError: not a model directory, nothing saved yet, a checkpoint that is damaged or of another model.
+        CheckpointError: not a model directory, nothing saved yet, no checkpoint that is whole, one of another model.
         ConfigError, ManifestError: config.yaml or categories.json is damaged.
     """
     directory = pathlib.Path(model_dir)
@@ -94,9 +82,9 @@ def save_imported(model_dir: pathlib.Path, model: keras.Model, config: Config, c
         directory.mkdir()
         create(directory, config, categories)
         try:
-            _write(_checkpoint(model=model.variables), directory / 'checkpoints', 1, 0)
+            _write(_checkpoint(model=model.variables), directory / 'checkpoints', 0)
         except tf.errors.OpError as error:
-            raise OSError(f'{model_dir}: {_reason(error)}; make room there or give another directory') from None
+            raise OSError(f'{model_dir}: {first_line(error)}; make room there or give another directory') from None
 
 
 def _restore_weights(model: keras.Model, prefix: pathlib.Path) -> None:
@@ -105,8 +93,16 @@ def _restore_weights(model: keras.Model, prefix: pathlib.Path) -> None:
         status.assert_existing_objects_matched()
 
 
-def _write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, keep: int, step: int) -> None:
-    tf.train.CheckpointManager(checkpoint, str(directory), keep, checkpoint_name='step').save(checkpoint_number=step)
+def _write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int) -> None:
+    """Writes the files of a checkpoint; where that fails none of them is left."""
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        checkpoint.write(str(prefix_of(directory, step)))
+    except BaseException:
+        checkpoint_files.remove_steps(directory, {step})
+        raise
+    finally:
+        checkpoint_files.remove_unfinished(directory)
 
 
 class Checkpoints:
@@ -119,16 +115,18 @@ class Checkpoints:
         self._keep = keep
         self._model, self._optimizer = model, model.optimizer
         self._checkpoint = _checkpoint(model=model.variables, optimizer=model.optimizer.variables)
+        self._damaged: set[int] = set()
 
     def restore(self) -> int:
-        """Restores the newest checkpoint, where there is one, whole; returns its step, 0 without.
+        """Restores the newest checkpoint that is whole, where there is one; returns its step, 0 without.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or of another architecture or optimizer.
+            CheckpointError: none is whole, or it is of another architecture or optimizer.
         """
         newest = find_newest(self.directory)
         if newest is None:
             return 0
+        self._damaged = {step for step in steps_in(self.directory) if step > number_of(newest)}
         if newest.name == _IMPORTED:
             _restore_weights(self._model, newest)
             return 0
@@ -141,7 +139,7 @@ class Checkpoints:
         return int(self._optimizer.iterations.numpy())
 
     def save(self, step: int) -> None:
-        """Writes step-N, then forgets the oldest beyond `keep`.
+        """Writes step-N, then removes the oldest beyond `keep`; those found damaged by `restore` stay.
 
         Raises:
             CheckpointError: the disk is full, no permission; the checkpoints before are as they were.
@@ -150,12 +148,15 @@ class Checkpoints:
         # Every worker saves, because variables that are averaged when read need all of them; only the chief's stays.
         with contextlib.nullcontext(self.directory) if self._worker.is_chief else _scratch() as directory:
             try:
-                _write(self._checkpoint, directory, self._keep, step)
+                _write(self._checkpoint, directory, step)
+                before = [each for each in steps_in(directory) if each < step and each not in self._damaged]
+                surplus = before[:max(0, len(before) + 1 - self._keep)]
+                checkpoint_files.write_list(directory, [*before[len(surplus):], step])
+                checkpoint_files.remove_steps(directory, surplus)
             except (OSError, tf.errors.OpError) as error:
-                raise CheckpointError(f'{directory}: step-{step} cannot be written ({_reason(error)}); the checkpoints '
-                                      'before are whole: make room and resume with the same command') from None
-            finally:
-                _sweep(directory)
+                raise CheckpointError(f'{directory}: step-{step} cannot be written ({first_line(error)}); the '
+                                      'checkpoints before are whole: make room and resume with the same command'
+                                      ) from None
 
 
 def _checkpoint(**parts: Sequence[Any]) -> tf.train.Checkpoint:
@@ -163,7 +164,9 @@ def _checkpoint(**parts: Sequence[Any]) -> tf.train.Checkpoint:
 
     Given the model itself, TensorFlow would follow its attributes, and pass over what Keras 3 holds in lists.
     """
-    return tf.train.Checkpoint(**{name: _by_path(variables) for name, variables in parts.items()})
+    checkpoint = tf.train.Checkpoint(**{name: _by_path(variables) for name, variables in parts.items()})
+    _ = checkpoint.save_counter    # exists once it is asked for, and `restore` expects it in the file
+    return checkpoint
 
 
 def _by_path(variables: Sequence[Any]) -> dict[str, tf.Variable]:
@@ -174,38 +177,6 @@ def _by_path(variables: Sequence[Any]) -> dict[str, tf.Variable]:
     return named
 
 
-def find_newest(directory: pathlib.Path) -> pathlib.Path | None:
-    """Prefix of the newest whole checkpoint; None where there never was one.
-
-    Raises:
-        CheckpointError: the list of checkpoints is damaged, or the files of all that it names are gone.
-    """
-    if not (directory / 'checkpoint').is_file():
-        return None
-    named = _named(directory)
-    present = [path for path in named if path.with_name(f'{path.name}.index').is_file()]
-    if not present:
-        raise CheckpointError(f'{directory / "checkpoint"} names no checkpoint that is there; '
-                              f'restore the files, or remove {directory} to start again')
-    return present[-1]
-
-
-def _named(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Prefixes in TensorFlow's list, the oldest first."""
-    state = tf.train.get_checkpoint_state(str(directory))
-    return [directory / pathlib.Path(path).name for path in state.all_model_checkpoint_paths] if state else []
-
-
-def _sweep(directory: pathlib.Path) -> None:
-    """Removes step files that the list does not name: what saves that were killed or found the disk full have left."""
-    named = {path.name for path in _named(directory)}
-    if not named and (directory / 'checkpoint').is_file():
-        return    # a list that cannot be read does not mean that there is nothing to keep
-    for path in directory.glob('step-*'):
-        if path.name.split('.')[0] not in named:
-            files.remove(path)
-
-
 @contextlib.contextmanager
 def _scratch() -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory() as directory:
@@ -214,38 +185,9 @@ def _scratch() -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _explained(prefix: pathlib.Path) -> Iterator[None]:
-    """Turns what TensorFlow raises for a checkpoint into one line."""
+    """Turns what TensorFlow raises for a checkpoint that is whole but of something else into one line."""
     try:
         yield
-    except (AssertionError, ValueError) as error:
-        raise CheckpointError(f'{prefix} is of another model or optimizer ({_reason(error)}); '
+    except (AssertionError, ValueError, LookupError, tf.errors.OpError) as error:
+        raise CheckpointError(f'{prefix} is of another model or optimizer ({first_line(error)}); '
                               'give another --model-dir') from None
-    except (LookupError, tf.errors.OpError) as error:
-        raise CheckpointError(f'{prefix} is damaged ({_reason(error)}); '
-                              f'remove {prefix}.* to go on from the checkpoint before') from None
-
-
-def _reason(error: Exception) -> str:
-    lines = str(getattr(error, 'message', None) or error).strip().splitlines()
-    return lines[0].split('}} ')[-1][:200] if lines else type(error).__name__
-
-
-def _check_same(model_dir: pathlib.Path, config: Config, categories: Sequence[Category]) -> None:
-    there, categories_there = read(model_dir)
-    imported = find_newest(model_dir / 'checkpoints') == model_dir / 'checkpoints' / _IMPORTED
-    before, now = dataclasses.asdict(there), dataclasses.asdict(config)
-    different = [*(_differences(before['model'], now['model'], 'model.') if imported else _differences(before, now))]
-    if list(categories) != categories_there:
-        different.append('the categories of the data differ')
-    if different:
-        raise CheckpointError(
-            f'{model_dir} holds another run: {"; ".join(different[:3])}{", ..." if len(different) > 3 else ""}; '
-            f'give another --model-dir, or resume with {model_dir / "config.yaml"} as the config')
-
-
-def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = '') -> Iterator[str]:
-    for key, value in there.items():
-        if isinstance(value, dict):
-            yield from _differences(value, here[key], f'{prefix}{key}.')
-        elif value != here[key] and f'{prefix}{key}' not in _FREE:
-            yield f'{prefix}{key} is {value} there and {here[key]} here'

@@ -17,42 +17,61 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 from mrcnn_tf.config import Config
-from mrcnn_tf.input.dataset import check, readable, training_dataset
+from mrcnn_tf.input.dataset import readable, training_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.model import Detector, build_model
-from mrcnn_tf.training import schedules
-from mrcnn_tf.training.callbacks import Interruption, NonFiniteStop, Save, Scalars, Show, TrainingError, step_of
-from mrcnn_tf.training.checkpoints import Checkpoints, create, find_newest, read
+from mrcnn_tf.training import resuming, schedules
+from mrcnn_tf.training.callbacks import (
+    Interruption,
+    NonFiniteStop,
+    PositivesStop,
+    Save,
+    Scalars,
+    Show,
+    TrainingError,
+    step_of,
+)
+from mrcnn_tf.training.checkpoint_files import steps_in
+from mrcnn_tf.training.checkpoints import Checkpoints, create
 from mrcnn_tf.training.optimizers import build_optimizer
+from mrcnn_tf.training.sets import read_sets
 from mrcnn_tf.training.strategies import Worker, find_worker, make_strategy, mean_over_workers
 from mrcnn_tf.weights.keras_applications import load_imagenet
 
 
-def train(config: Config, model_dir: str | os.PathLike[str]) -> None:
+def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool = False, learnt: bool = False) -> None:
     """Trains to the last step of the schedule, from the newest checkpoint where the directory has one.
 
     Under multi_worker each process calls this, with one `model_dir` that all can read; the first one writes.
 
+    Args:
+        allow_changes, learnt: which settings may differ from those of a run that is resumed, see `resuming.check`.
+
     Raises:
         ManifestError, InputError: a manifest or records that cannot be used.
         StrategyError: the devices or the cluster are not there.
-        CheckpointError: the directory holds another run, or a damaged checkpoint, or cannot be written.
-        TrainingError: settings that do not fit the data or devices, a loss that is not finite, too little memory, a
-            signal (then all is saved, and the same call goes on).
+        CheckpointError: the directory holds a run with settings that may not change, or no checkpoint that is whole,
+            or cannot be written.
+        TrainingError: sets that do not fit the settings or each other, too few devices, a loss that is not finite,
+            steps without a positive sample, too little memory, a signal (then all is saved, and the same call resumes).
     """
-    manifest, categories = _read_manifest(config, pathlib.Path(model_dir))
+    directory = pathlib.Path(model_dir)
+    manifest, categories = read_sets(config, directory)
+    changes = resuming.check(directory, config, allow_changes, learnt)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     worker = find_worker(config.train)
-    run = _Run(config, pathlib.Path(model_dir), worker, make_strategy(config.train), _labels(manifest, categories))
+    run = _Run(config, directory, worker, make_strategy(config.train), _labels(manifest, categories))
     run.check_batch()
     keras.utils.set_random_seed(config.train.seed)
-    if worker.is_chief:
-        create(run.directory, config, categories)
     with _precision(config.train.precision):
         model = _build(run)
         checkpoints = Checkpoints(run.directory, model, config.train.keep_checkpoints, worker)
         _restore(run, checkpoints)
+        if worker.is_chief:
+            create(directory, config, categories)
+        if changes:
+            run.say(f'{directory / "config.yaml"}: changed: {resuming.described(changes)}')
         run.say(_heading(run, manifest, step_of(model)))
         begun = time.perf_counter()
         if step_of(model) < run.steps:
@@ -93,26 +112,6 @@ class _Run:
             print(line, flush=True)
 
 
-def _read_manifest(config: Config, directory: pathlib.Path) -> tuple[Manifest, list[Category]]:
-    """The set, and the categories of the model: the set's, unless a model that is there has more."""
-    path = config.data.train
-    if not path:
-        raise TrainingError('data.train is not set; give data.train=NAME.json, the manifest that `mrcnn convert` wrote')
-    manifest = Manifest.read(path)
-    begun = find_newest(directory / 'checkpoints') is not None
-    categories = read(directory)[1] if begun else manifest.categories
-    missing = [category for category in manifest.categories
-               if (category.id, category.name) not in {(each.id, each.name) for each in categories}]
-    if missing:
-        raise TrainingError(f'{path}: category {missing[0].id} {missing[0].name!r} is none of {directory}; '
-                            'give another --model-dir')
-    if len(categories) != config.model.num_classes:
-        raise TrainingError(f'{directory if begun else path} has {len(categories)} categories and model.num_classes is '
-                            f'{config.model.num_classes}; set model.num_classes={len(categories)}')
-    check(path, config, with_masks=config.model.kind == 'mask_rcnn')
-    return manifest, categories
-
-
 def _labels(manifest: Manifest, categories: Sequence[Category]) -> list[int]:
     of_id = {category.id: category.label for category in categories}
     return [0, *(of_id[category.id] for category in manifest.categories)]
@@ -134,7 +133,7 @@ def _build(run: _Run) -> Detector:
     config = run.config
     with run.strategy.scope():
         model = build_model(config.model, engine='xla' if run.jit_compile else 'op')
-        if config.model.backbone.weights == 'imagenet' and find_newest(run.directory / 'checkpoints') is None:
+        if config.model.backbone.weights == 'imagenet' and not steps_in(run.directory / 'checkpoints'):
             load_imagenet(model)
         model.compile(optimizer=build_optimizer(config.solver, run.schedule, model), clip_norm=config.solver.clip_norm,
                       seed=config.train.seed, jit_compile=run.jit_compile)
@@ -146,6 +145,9 @@ def _restore(run: _Run, checkpoints: Checkpoints) -> None:
     if mean_over_workers(run.strategy, step) != step:
         raise TrainingError(f'worker {run.worker.index} finds step {step} in {run.directory} and another does not; '
                             'give a --model-dir on storage that all workers share')
+    if step > run.steps:
+        raise TrainingError(f'{run.directory} is at step {step}, beyond the {run.steps} that solver.steps comes to; '
+                            'give more solver.steps to train on')
 
 
 def _heading(run: _Run, manifest: Manifest, step: int) -> str:
@@ -159,7 +161,8 @@ def _fit(run: _Run, model: Detector, checkpoints: Checkpoints) -> None:
     start = step_of(model)
     with Interruption() as interruption, contextlib.ExitStack() as stack:
         save = Save(checkpoints, run.config.train.checkpoint_every, run.steps, _stop_test(run, interruption))
-        callbacks = [NonFiniteStop(), save, *(_reports(run, stack) if run.worker.is_chief else [])]
+        callbacks = [NonFiniteStop(), PositivesStop(run.config.train.stop_without_positives), save,
+                     *(_reports(run, stack) if run.worker.is_chief else [])]
         with _explained(run, model):
             # Everything here counts in steps, so all of them are one epoch of Keras's.
             model.fit(_distributed(run, start), steps_per_epoch=run.steps - start, callbacks=callbacks,

@@ -1,6 +1,7 @@
 """Evaluation of a model directory: each image once, even in a last batch that is not full; data that cannot be used."""
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -13,9 +14,10 @@ import tensorflow as tf
 from rich.console import Console
 
 from mrcnn_tf.evaluation import run
-from mrcnn_tf.evaluation.coco import EvaluationError
+from mrcnn_tf.evaluation.coco import EvaluationError, read_manifest
+from mrcnn_tf.input import records, stored
 from mrcnn_tf.input.dataset import InputError
-from mrcnn_tf.input.manifest import Manifest
+from mrcnn_tf.input.manifest import Counts, Manifest, Shard
 from mrcnn_tf.model import build_model
 from mrcnn_tf.training import checkpoints
 
@@ -69,6 +71,45 @@ def test_a_damaged_record_is_named(trained: pathlib.Path, tmp_path: pathlib.Path
     assert shard.stat().st_size == manifest.shards[0].bytes
     with pytest.raises(InputError, match=r'train-0.tfrecord: record 5 \(from 0\) = image 5: .*mend the image'):
         run.evaluate(trained / 'run', tmp_path / 'train.json')
+
+
+def emptied(source: pathlib.Path, directory: pathlib.Path, crowds: bool) -> pathlib.Path:
+    """The same images without an object, or with crowds alone."""
+    manifest = Manifest.read(source / 'train.json')
+    examples = [stored.decode(serialized, '') for _, serialized in stored.places(source / 'train.json')]
+    with tf.io.TFRecordWriter(str(directory / 'train-0.tfrecord')) as writer:
+        for example in examples:
+            objects = [dataclasses.replace(each, crowd=True) for each in example.objects] if crowds else []
+            writer.write(records.encode(dataclasses.replace(example, objects=objects)))
+    size = (directory / 'train-0.tfrecord').stat().st_size
+    counts = Counts(16, 0, 24, 24) if crowds else Counts(16, 16, 0, 0)
+    dataclasses.replace(manifest, counts=counts, shards=[Shard('train-0.tfrecord', 16, size, '')]).write(
+        directory / 'test.json')
+    return directory / 'test.json'
+
+
+@pytest.mark.parametrize(('crowds', 'reason'), [(False, 'it has no objects'), (True, 'all its objects are crowds')])
+def test_a_set_without_ground_truth(trained: pathlib.Path, tmp_path: pathlib.Path, crowds: bool, reason: str,
+                                    caplog: pytest.LogCaptureFixture) -> None:
+    """Detections are written, for a server that has the ground truth; recall has nothing to write."""
+    path = emptied(trained, tmp_path, crowds)
+    metrics = run.evaluate(trained / 'run', path)
+    assert set(metrics.values()) == {None}
+    assert f'{path}: no ground truth: {reason}; metrics cannot be computed, detections.json is written' in caplog.text
+    assert len(json.loads((trained / 'run' / 'detections.json').read_text())) == 16 * LIMIT
+    with pytest.raises(EvaluationError, match='no ground truth: it has no object that counts, so there is no recall'):
+        run.evaluate(trained / 'run', path, 'recall')
+
+
+def test_more_objects_than_detections(trained: pathlib.Path, tmp_path: pathlib.Path,
+                                      caplog: pytest.LogCaptureFixture) -> None:
+    truth = read_manifest(trained / 'train.json')
+    run._warn_of_doubts(truth, 2, tmp_path)
+    assert not caplog.messages
+    run._warn_of_doubts(truth, 1, tmp_path)
+    assert caplog.messages == [
+        f'{trained}/train.json: 8 of 16 images have more than model.detections.max_detections=1 objects, up to 2; '
+        f'those beyond cannot be found: set it higher in {tmp_path}/config.yaml']
 
 
 def test_progress_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:

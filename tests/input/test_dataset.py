@@ -244,8 +244,17 @@ def test_a_whole_batch_without_objects(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize('objects', [[], [thing(crowd=True)]], ids=['none', 'crowds'])
 def test_a_set_without_any_object_is_refused(tmp_path: pathlib.Path, objects: list[ObjectAnnotation]) -> None:
     path = write_set(tmp_path, [picture(1, objects)])
-    with pytest.raises(InputError, match=f'^{path}: no image has an object to train on; annotate some or set data.'):
+    with pytest.raises(InputError, match=f'^{path}: no image has an object to train on; annotate objects that'):
         training_dataset(path, config())
+
+
+@pytest.mark.parametrize('keep_empty', [False, True])
+def test_a_class_of_crowds_alone_is_named(tmp_path: pathlib.Path, keep_empty: bool, caplog: pytest.LogCaptureFixture
+                                          ) -> None:
+    path = write_set(tmp_path, [picture(1, [thing(), thing(label=2, crowd=True)]), picture(2, [thing(crowd=True)])])
+    training_dataset(path, config(keep_empty=keep_empty))
+    name = Manifest.read(path).categories[1].name
+    assert f'{path}: all objects of {name!r} are crowds, so no detection of that class is learnt' in caplog.messages
 
 
 def test_the_largest_objects_are_kept_and_the_rest_counted(
@@ -257,7 +266,7 @@ def test_the_largest_objects_are_kept_and_the_rest_counted(
     # The largest three that are no crowd, in the order of the record; a crowd only where there is room.
     assert [(kept[i]['boxes'][0, :, 3] / 2).tolist() for i in (1, 2, 3)] == [[9, 4, 6], [3, 9, 0], [9, 4, 6]]
     assert f'{path}: 3 objects beyond data.max_objects=3 in 2 images are left out, the smallest ones' in caplog.messages
-    assert survey(path, config()) == Survey(images=3, usable=3, cut_images=2, cut_objects=3)
+    assert survey(path, config()) == Survey(images=3, usable=3, cut_images=2, cut_objects=3, crowds_only=(2,))
 
 
 def test_a_batch_is_full_and_of_one_canvas(tmp_path: pathlib.Path) -> None:

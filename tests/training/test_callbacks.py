@@ -15,7 +15,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mrcnn_tf.training import callbacks as module
-from mrcnn_tf.training.callbacks import Interruption, NonFiniteStop, Save, Scalars, Show, TrainingError
+from mrcnn_tf.training.callbacks import Interruption, NonFiniteStop, PositivesStop, Save, Scalars, Show, TrainingError
 from mrcnn_tf.training.schedules import Steps
 
 
@@ -51,6 +51,30 @@ def test_the_first_loss_that_is_not_finite_is_named(value: float) -> None:
     message = str(error.value)
     assert f'step 2: loss_mask is {value} on the images [41, 42]' in message
     assert 'loss_classifier' not in message and '\n' not in message and 'solver.learning_rate' in message
+
+
+def test_steps_without_a_positive_stop(caplog: pytest.LogCaptureFixture) -> None:
+    stop, model = PositivesStop(3), Model()
+    stop.set_params({'steps': 7})
+    for positives in (0., 0., 1., 0., 0.):
+        after_step(stop, model, loss=1., positive_anchors=positives, positive_rois=0.)
+    with pytest.raises(TrainingError) as error:
+        after_step(stop, model, loss=1., positive_anchors=0., positive_rois=0.)
+    message = str(error.value)
+    assert message.startswith('step 6: none of the last 3 steps had a positive anchor or RoI, the last of them on the '
+                              'images [41, 42]; ')
+    assert 'train.stop_without_positives' in message and '\n' not in message
+    stop.on_train_end()
+    assert not caplog.messages
+
+
+def test_a_run_too_short_to_be_stopped_says_that_it_learnt_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    stop, model = PositivesStop(0), Model()
+    stop.set_params({'steps': 2})
+    for _ in range(2):
+        after_step(stop, model, loss=1., positive_rois=0.)
+    stop.on_train_end()
+    assert caplog.messages == ['none of the 2 steps had a positive anchor or RoI: nothing but background was learnt']
 
 
 class Saved:
@@ -123,7 +147,7 @@ def test_lines_away_from_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         show.on_train_begin()
         for seconds, loss in ((60.0, 1.0), (2.0, 3.0), (2.0, 5.0)):
             clock.now += seconds
-            after_step(show, model, loss=loss, loss_mask=loss / 2)
+            after_step(show, model, loss=loss, loss_mask=loss / 2, positive_rois=3.0)
     # 98 steps of 2 s are left.
     assert stream.getvalue().splitlines() == [
         'first step, with its compilation: 60.0 s',

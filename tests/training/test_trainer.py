@@ -15,7 +15,8 @@ import tensorflow as tf
 from mrcnn_tf.input.dataset import InputError
 from mrcnn_tf.training import checkpoints, trainer
 from mrcnn_tf.training.callbacks import TrainingError, step_of
-from mrcnn_tf.training.checkpoints import CheckpointError, find_newest, restore_model
+from mrcnn_tf.training.checkpoint_files import CheckpointError, find_newest
+from mrcnn_tf.training.checkpoints import read, restore_model
 
 from .tiny import tiny_config, write_data
 from .toy import ToyModel
@@ -87,6 +88,52 @@ def test_a_trained_directory_is_left_as_it_is(
     trainer.train(tiny_config(data), tmp_path)
     assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / 'checkpoints').iterdir())
     assert capsys.readouterr().out.count('is trained: step 6 of 6') == 2
+
+
+def test_a_finished_run_is_lengthened(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    """At a constant rate twice 3 steps come to what 6 are."""
+    constant = 'solver.schedule=constant'
+    trainer.train(tiny_config(data, constant), tmp_path / 'whole')
+    trainer.train(tiny_config(data, constant, 'solver.steps=3', 'train.log_every=1'), tmp_path / 'run')
+    trainer.train(tiny_config(data, constant), tmp_path / 'run')
+    assert_equal(built[0], built[-1])
+    said = capsys.readouterr().out
+    assert f'{tmp_path}/run/config.yaml: changed: solver.steps 3 -> 6, train.log_every 1 -> 2\n' in said
+    assert read(tmp_path / 'run')[0] == tiny_config(data, constant)
+    with pytest.raises(TrainingError, match='run is at step 6, beyond the 3 that solver.steps comes to; give more'):
+        trainer.train(tiny_config(data, constant, 'solver.steps=3'), tmp_path / 'run')
+    assert read(tmp_path / 'run')[0].solver.steps == 6
+
+
+def test_other_settings_change_on_demand_and_never_to_another_model(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+    trainer.train(tiny_config(data, 'solver.steps=2'), tmp_path)
+    with pytest.raises(CheckpointError, match='seed 0 -> 1; these may change: solver.steps 2 -> 4; add --allow-'):
+        trainer.train(tiny_config(data, 'solver.steps=4', 'train.seed=1'), tmp_path)
+    with pytest.raises(CheckpointError, match='step-2 is of another model or optimizer'):
+        trainer.train(tiny_config(data, 'solver.steps=4', 'solver.optimizer=adamw'), tmp_path, allow_changes=True)
+    assert read(tmp_path)[0] == tiny_config(data, 'solver.steps=2')
+    trainer.train(tiny_config(data, 'solver.steps=4', 'train.seed=1'), tmp_path, allow_changes=True)
+    assert step_of(built[-1]) == 4 and read(tmp_path)[0].train.seed == 1
+
+
+def test_a_damaged_checkpoint_costs_the_steps_after_the_one_before(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, caplog: pytest.LogCaptureFixture) -> None:
+    trainer.train(tiny_config(data), tmp_path)
+    (tmp_path / 'checkpoints' / 'checkpoint').unlink()
+    (tmp_path / 'checkpoints' / 'step-6.index').unlink()
+    trainer.train(tiny_config(data), tmp_path)
+    assert 'step-6 is damaged (step-6.index is missing); falling back to step-3' in caplog.text
+    assert_equal(built[0], built[-1])
+    assert find_newest(tmp_path / 'checkpoints').name == 'step-6'
+
+
+def test_steps_without_positives_stop_the_run(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+    built.prepare = lambda model: setattr(model, 'positives', 0.)
+    with pytest.raises(TrainingError, match=r'step 4: none of the last 4 steps had a positive anchor or RoI'):
+        trainer.train(tiny_config(data, 'train.stop_without_positives=4'), tmp_path)
+    assert find_newest(tmp_path / 'checkpoints').name == 'step-3'
 
 
 def test_steps_scale_with_the_batch(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:

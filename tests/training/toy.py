@@ -1,4 +1,4 @@
-"""A detector's interface on two small layers: build_model, compile, fit, last_image_ids, five losses.
+"""A detector's interface on two small layers: build_model, compile, fit, last_image_ids, five losses, a count.
 
 What a step computes depends on the batch, the seed and the step, as in the real model, so that a resume which misses
 one of the three gives other weights.
@@ -29,6 +29,7 @@ class ToyModel(keras.Model):
         super().__init__(name='toy')
         self.first = keras.layers.Dense(width, activation='tanh', name='first')
         self.rest = [keras.layers.Dense(2, name='second')]    # in a list, as the real model's blocks are
+        self.positives = 1.                                   # of every step
         self.poison_at = -1                                   # the step (from 0) whose loss is not finite
         self.before_step: dict[int, Callable[[], None]] = {}  # by step, what happens at its beginning
         self(tf.zeros([1, 1, 1, 3]))
@@ -68,6 +69,7 @@ class ToyModel(keras.Model):
             losses = {name: error * (i + 1) for i, name in enumerate(NAMES)}
             losses['loss_mask'] /= tf.where(tf.equal(step, self.poison_at), 0.0, 1.0)
             losses['loss'] = tf.add_n([losses[name] for name in NAMES])
+            losses['positive_rois'] = tf.constant(self.positives)
         gradients = tape.gradient(losses['loss'], self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return losses

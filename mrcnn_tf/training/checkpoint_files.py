@@ -1,0 +1,110 @@
+"""The files of checkpoints, `step-N.index` and `step-N.data-*`: which there are, which are whole, which are removed.
+
+N: optimizer updates done. The files themselves say which checkpoints there are. TensorFlow's list, the file
+`checkpoint`, is written for TensorFlow's own tools and never read, so that weights outlive a list that is lost.
+Only names that this project writes are looked at: `step-best.index`, say, is never removed.
+"""
+from __future__ import annotations
+
+import logging
+import pathlib
+import re
+from collections.abc import Collection, Sequence
+
+import tensorflow as tf
+
+from mrcnn_tf import files
+
+_log = logging.getLogger(__name__)
+
+_LIST = 'checkpoint'
+_FILE = re.compile(r'step-(0|[1-9]\d*)\.(?:index|data-\d{5}-of-\d{5})')
+_UNFINISHED = re.compile(r'step-\d+_temp')    # a directory that TensorFlow writes into and removes at the end
+
+
+class CheckpointError(ValueError):
+    """A model directory that cannot be read or written as asked; the message is one line: where, why, remedy."""
+
+
+def steps_in(directory: pathlib.Path) -> list[int]:
+    """Return the steps of which there are files, whole or not, in ascending order."""
+    matches = (_FILE.fullmatch(path.name) for path in directory.glob('step-*'))
+    return sorted({int(match[1]) for match in matches if match})
+
+
+def prefix_of(directory: pathlib.Path, step: int) -> pathlib.Path:
+    """Return what TensorFlow calls the checkpoint of a step."""
+    return directory / f'step-{step}'
+
+
+def number_of(prefix: pathlib.Path) -> int:
+    """Return the step of a prefix."""
+    return int(prefix.name.removeprefix('step-'))
+
+
+def find_newest(directory: pathlib.Path) -> pathlib.Path | None:
+    """Return the prefix of the newest whole checkpoint; None where there never was one.
+
+    Reads every byte of it. Warns of each newer one that is damaged.
+
+    Raises:
+        CheckpointError: none is whole, or the list of checkpoints is there and no checkpoint.
+    """
+    damaged: list[str] = []
+    for step in reversed(steps_in(directory)):
+        prefix = prefix_of(directory, step)
+        reason = damage(prefix)
+        if not reason:
+            for line in damaged:
+                _log.warning('%s; falling back to %s', line, prefix.name)
+            return prefix
+        damaged.append(f'{prefix} is damaged ({reason})')
+    if damaged:
+        raise CheckpointError(f'{"; ".join(damaged)}: no whole checkpoint is left; copy one back, or remove '
+                              f'{directory} to start again')
+    if (directory / _LIST).exists():
+        raise CheckpointError(f'{directory / _LIST} is there but no checkpoint, step-N.index with step-N.data-*; '
+                              f'copy the files back, or remove {directory} to start again')
+    return None
+
+
+def damage(prefix: pathlib.Path) -> str:
+    """Return why a checkpoint cannot be read, nothing where every checksum in it is right."""
+    if not prefix.with_name(f'{prefix.name}.index').is_file():
+        return f'{prefix.name}.index is missing'
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (tf.errors.OpError, RuntimeError, LookupError, ValueError) as error:    # as TensorFlow maps its codes
+        return first_line(error)
+    return ''
+
+
+def write_list(directory: pathlib.Path, steps: Sequence[int]) -> None:
+    """Write TensorFlow's list of these checkpoints, the newest last, in one go."""
+    names = [prefix_of(directory, step).name for step in steps]
+    lines = [f'model_checkpoint_path: "{names[-1]}"', *(f'all_model_checkpoint_paths: "{name}"' for name in names)]
+    with files.atomic_path(directory / _LIST) as temporary:
+        temporary.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+
+
+def remove_unfinished(directory: pathlib.Path) -> None:
+    """Remove what saves that were killed have left."""
+    for path in directory.glob('step-*'):
+        if _UNFINISHED.fullmatch(path.name):
+            files.remove(path)
+
+
+def remove_steps(directory: pathlib.Path, steps: Collection[int]) -> None:
+    """Remove the files of these checkpoints."""
+    for path in directory.glob('step-*'):
+        match = _FILE.fullmatch(path.name)
+        if match and int(match[1]) in steps:
+            files.remove(path)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of TensorFlow says, without the name of its node."""
+    lines = str(getattr(error, 'message', None) or error).strip().splitlines()
+    return lines[0].split('}} ')[-1][:200] if lines else type(error).__name__
