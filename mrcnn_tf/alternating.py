@@ -85,6 +85,7 @@ def _settings(config: Config, directory: pathlib.Path) -> list[Config]:
         step.alternating = AlternatingConfig()
         if kind == 'fast_rcnn':
             step.data.train = str(directory / 'proposals' / f'{STEPS[index - 1]}.json')
+            step.data.validation = None    # it has no proposals, so that a fast_rcnn cannot be evaluated on it
         made.append(step)
     return made
 

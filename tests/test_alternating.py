@@ -39,7 +39,7 @@ def small_config(directory: pathlib.Path, *overrides: str) -> Config:
 
 
 def test_what_each_step_is_given(tmp_path) -> None:
-    config = small_config(tmp_path)
+    config = small_config(tmp_path, 'data.validation=val.json')
     first, second, third, fourth = alternating._settings(config, tmp_path / 'run')
     assert [each.model.kind for each in (first, second, third, fourth)] == ['rpn', 'fast_rcnn'] * 2
     assert [each.model.backbone.frozen for each in (first, second, third, fourth)] == [False, False, True, True]
@@ -48,7 +48,17 @@ def test_what_each_step_is_given(tmp_path) -> None:
     assert first.data.train == third.data.train == config.data.train
     assert second.data.train == str(tmp_path / 'run' / 'proposals' / 'step1_rpn.json')
     assert fourth.data.train == str(tmp_path / 'run' / 'proposals' / 'step3_rpn.json')
-    assert config == small_config(tmp_path)
+    assert first.data.validation == third.data.validation == 'val.json'
+    assert second.data.validation is fourth.data.validation is None                        # it has no proposals
+    assert config == small_config(tmp_path, 'data.validation=val.json')
+
+
+def test_a_step_is_built_on_once_a_later_one_is_begun(tmp_path) -> None:
+    begun = tmp_path / STEPS[0], tmp_path / 'proposals' / f'{STEPS[0]}.npz', tmp_path / STEPS[2]
+    assert not any(alternating._is_built_on(tmp_path, index) for index in range(4))
+    for path in begun:
+        path.mkdir(parents=True)
+    assert [alternating._is_built_on(tmp_path, index) for index in range(4)] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(('override', 'message'), [
