@@ -178,7 +178,7 @@ def test_damage_falls_back_and_stays_on_disk(tmp_path: pathlib.Path, caplog: pyt
     names = {'checkpoint', 'step-best.index', 'step-9.index.mine', *(
         f'step-{step}.{end}' for step in (3, 4) for end in ('index', 'data-00000-of-00001'))}
     assert {path.name for path in directory.iterdir()} == names
-    assert Checkpoints(tmp_path, compiled(), 1).restore() == 4 and caplog.messages.count(said) == 1
+    assert find_newest(directory).name == 'step-4' and caplog.messages.count(said) == 1
 
 
 def test_a_model_is_restored_past_damage(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
