@@ -240,6 +240,8 @@ def test_every_float_is_finite(name: str, text: str) -> None:
     ('model.anchors.sizes=[[],[],[],[],[]]', 'one list of sizes for each of P2..P6'),
     ('model.anchors.ratios=[]', 'at least one ratio'),
     ('model.rpn.negative_iou=0.8', 'at most model.rpn.positive_iou'),
+    ('model.rpn.positive_fraction=0', 'at least 1 / model.rpn.batch_per_image'),
+    ('model.roi.positive_fraction=0.001', 'at least 1 / model.roi.batch_per_image'),
     ('model.roi.background_iou=0.6', 'at most the IoU below which RoIs are negative'),
     ('model.box_head.dropout=1', '0 or more and below 1'),
     ('model.roi.canonical_level=6', 'one of the levels 2 to 5'),
