@@ -104,7 +104,8 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
          '1 with model.roi.layer=pool, which reads cells and takes no samples'),
         ('model.rpn.positive_fraction', int(model.rpn.batch_per_image * model.rpn.positive_fraction) >= 1,
          'at least 1 / model.rpn.batch_per_image, or no anchor is ever positive'),
-        ('model.roi.positive_fraction', int(model.roi.batch_per_image * model.roi.positive_fraction) >= 1,
+        ('model.roi.positive_fraction', model.roi.sampling == 'ohem' or int(
+            model.roi.batch_per_image * model.roi.positive_fraction) >= 1,
          'at least 1 / model.roi.batch_per_image, or no RoI is ever positive'),
         ('model.rpn.negative_iou', model.rpn.negative_iou <= model.rpn.positive_iou, 'at most model.rpn.positive_iou'),
         ('model.mask_head.pool_size', not shared or model.mask_head.pool_size == model.box_head.pool_size,
