@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from data_tools import frames, writer
 from data_tools.incidents import ConversionError
 from data_tools.shards import sha256
+from mrcnn_tf.files import open_regular
 from mrcnn_tf.input import stored
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Shard, Source
 from mrcnn_tf.input.records import Annotated, count
@@ -70,7 +71,7 @@ def adopt(shards: Sequence[str | os.PathLike[str]], name: str) -> Manifest:
 
 def _examples(path: pathlib.Path) -> Iterator[Annotated]:
     """The records of a shard. TensorFlow's reader takes one cut within the head of a record for a whole one."""
-    with path.open('rb') as stream:
+    with open_regular(path) as stream:
         for frame in frames.frames(stream):
             origin = f'{path}: record {frame.number}'
             if frame.fault:

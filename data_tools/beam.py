@@ -2,12 +2,15 @@
 
 Beam takes the place of `processes.py` and of nothing else: the plan, the function that writes a shard, the notes of
 whole shards, resuming and publishing are the same, and so are the bytes. What a shard is made of is laid into the
-staging directory, so that the pipeline itself holds only paths, one a shard, however large the set.
+staging directory, so that the pipeline itself holds only a path and a checksum a shard, however large the set. The
+output directory may be one that others write to, and a pickle is a program: a worker unpickles only bytes that have the
+checksum which the pipeline brought, and its error comes back as JSON.
 """
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import pathlib
 import pickle
@@ -17,8 +20,10 @@ from typing import Any
 
 from data_tools import shards
 from data_tools.incidents import ConversionError
+from mrcnn_tf import files
 
 EXTRA = "--runner beam needs Apache Beam: pip install 'mrcnn-tf[beam]'"
+_RAISED: dict[str, type[Exception]] = {'ConversionError': ConversionError, 'OSError': OSError}     # by a worker
 EVERY = 1.0     # seconds between looks at what is done
 
 
@@ -33,16 +38,15 @@ def run(make: shards.Make[Any], jobs: Sequence[shards.Job], options: Sequence[st
 
     Raises:
         ConversionError: Beam is not installed; a worker has other versions of what makes the bytes.
-        OSError: Beam failed.
-        Exception: the first that `make` or the disk raised.
+        OSError: Beam failed, or the first that the disk raised.
+        WorkerError: the first that `make` raised otherwise.
     """
     apache_beam = _apache_beam()
-    for job in jobs:
-        _beside(job, '.items').write_bytes(pickle.dumps(job.items, protocol=5))
+    parts = [(str(job.path), _lay(job)) for job in jobs]
     write = functools.partial(_write, pickle.dumps(make, protocol=5), shards.VERSIONS)
     with _shown(jobs, show), _failures(jobs):
         with apache_beam.Pipeline(argv=list(options)) as pipeline:
-            (pipeline | apache_beam.Create([str(job.path) for job in jobs]) | apache_beam.Reshuffle()
+            (pipeline | apache_beam.Create(parts) | apache_beam.Reshuffle()
              | apache_beam.Map(write))
         return [shards.noted(job.path) for job in jobs]
 
@@ -59,15 +63,33 @@ def _apache_beam() -> Any:
     return apache_beam
 
 
-def _write(make: bytes, versions: Mapping[str, str], path: str) -> None:
-    """Of a worker: writes a shard. An error is laid beside it, whole, where Beam would make text of it."""
+class WorkerError(RuntimeError):
+    """A defect that stopped a worker; the message names what it raised."""
+
+
+def _lay(job: shards.Job) -> str:
+    """Write the items of a job beside its shard and return their checksum."""
+    data = pickle.dumps(job.items, protocol=5)
+    with files.atomic_path(_beside(job, '.items')) as temporary:
+        temporary.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write(make: bytes, versions: Mapping[str, str], part: tuple[str, str]) -> None:
+    """Of a worker: writes a shard. An error is laid beside it, where Beam would make a long text of it."""
+    path, checksum = part
     job = shards.Job(pathlib.Path(path), [])
     try:
         _check_versions(versions)
-        items = pickle.loads(_beside(job, '.items').read_bytes())
-        shards.write(pickle.loads(make), shards.Job(job.path, items), lambda: None)
+        data = files.read_bytes(_beside(job, '.items'))
+        if hashlib.sha256(data).hexdigest() != checksum:
+            raise ConversionError(f'{_beside(job, ".items")}: it was changed while the set was converted; give an '
+                                  'output directory that nobody else writes to')
+        shards.write(pickle.loads(make), shards.Job(job.path, pickle.loads(data)), lambda: None)
     except Exception as error:
-        _beside(job, '.error').write_bytes(pickle.dumps(error))
+        kind = next((name for name, kind in _RAISED.items() if isinstance(error, kind)), '')
+        message = str(error) if kind else f'{type(error).__name__}: {error}'
+        files.write_json(_beside(job, '.error'), {'kind': kind, 'message': message})
 
 
 def _check_versions(expected: Mapping[str, str]) -> None:
@@ -89,7 +111,8 @@ def _failures(jobs: Sequence[shards.Job]) -> Iterator[None]:
     except Exception as error:
         for job in jobs:
             if _beside(job, '.error').exists():
-                raise pickle.loads(_beside(job, '.error').read_bytes()) from None
+                told = files.read_json(_beside(job, '.error'))
+                raise _RAISED.get(told['kind'], WorkerError)(told['message']) from None
         raise OSError(f'{jobs[0].path.parent.parent}: Beam failed: {" ".join(str(error).split())[:500]}') from error
 
 

@@ -11,7 +11,6 @@ Which classes there are is told by cityscapesscripts (extra `cityscapes`), whose
 """
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from data_tools import conversion, images, objects
 from data_tools.conversion import DataSet, Item, Told
 from data_tools.images import ImageFile
 from data_tools.incidents import ConversionError, Fault, Unusable
+from mrcnn_tf import files
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 
@@ -207,7 +207,7 @@ def _read_pixels(path: pathlib.Path) -> np.ndarray:
 def _read_polygons(path: pathlib.Path) -> tuple[tuple[int, int], list[Polygon]]:
     """Height and width, and the objects that nobody has deleted."""
     try:
-        data = json.loads(path.read_bytes())
+        data = files.read_json(path)
         size = data['imgHeight'], data['imgWidth']
         if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > _MOST_PIXELS:
             raise ValueError(f'imgHeight and imgWidth are {size!r:.40}')

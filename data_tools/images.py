@@ -18,6 +18,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data_tools.incidents import Unusable
+from mrcnn_tf import files
 
 # MPO: what many cameras write, a JPEG with further pictures behind the first.
 _FORMATS = ('JPEG', 'MPO', 'PNG')
@@ -178,11 +179,11 @@ def _orientation_of_png(data: bytes) -> int:
 
 def _read_bytes(path: pathlib.Path) -> bytes:
     try:
-        return path.read_bytes()
+        return files.read_bytes(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise Unusable('missing image file', str(path)) from None
-    except (OSError, ValueError) as error:      # ValueError: a NUL in the name
-        raise Unusable('unreadable image file', f'{path}: {_one_line(error)}') from None
+    except OSError as error:
+        raise Unusable('unreadable image file', f'{path}: {error.strerror}') from None
 
 
 def _one_line(error: BaseException) -> str:

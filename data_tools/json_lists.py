@@ -9,10 +9,11 @@ import codecs
 import io
 import json
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
+
+from mrcnn_tf.files import open_regular
 
 WINDOW = 2 ** 20     # bytes that are read at a time
 _LONGEST = 16        # characters, and more, of any token that is no text: -Infinity
@@ -54,7 +55,7 @@ def members(path: str | os.PathLike[str], digest: Digest | None = None) -> Itera
         RecursionError: lists within lists, thousands deep.
         OSError: the file cannot be read.
     """
-    with pathlib.Path(path).open('rb') as stream:
+    with open_regular(path) as stream:
         window = _Window(stream, digest)
         if window.next() == '{':
             yield from _members(window)
@@ -66,7 +67,7 @@ def members(path: str | os.PathLike[str], digest: Digest | None = None) -> Itera
 
 def read(path: str | os.PathLike[str], places: Iterable[Sequence[int]]) -> Iterator[Any]:
     """The elements at places (first byte, length) that `members` gave."""
-    with pathlib.Path(path).open('rb') as stream:
+    with open_regular(path) as stream:
         for start, length in places:
             stream.seek(start)
             yield json.loads(stream.read(length))

@@ -17,7 +17,7 @@ import numpy as np
 
 from data_tools import selective_search, writer
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
-from mrcnn_tf import restricted_pickle
+from mrcnn_tf import files, restricted_pickle
 from mrcnn_tf.input import records, stored
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.input.records import Proposals
@@ -218,7 +218,7 @@ def _first_of(data: Any, path: pathlib.Path, *names: str) -> Any:
 
 def _read_arrays(path: pathlib.Path) -> Iterator[tuple[Any, Proposals]]:
     try:
-        with np.load(path, allow_pickle=False) as opened:
+        with files.open_regular(path) as stream, np.load(stream, allow_pickle=False) as opened:
             arrays = {name: np.atleast_1d(opened[name]) for name in opened.files}
     except Exception as error:      # zip files and arrays fail in many ways
         raise ConversionError(f'{path}: cannot be read ({_one_line(error)}); write it with numpy.savez') from None
@@ -247,7 +247,8 @@ def _read_mat(path: pathlib.Path) -> Iterator[tuple[Any, Proposals]]:
     except ImportError:
         raise ConversionError(f'{path}: .mat files are read by scipy; {_EXTRA}') from None
     try:
-        data = io.loadmat(path, variable_names=['boxes', 'images'])
+        with files.open_regular(path) as stream:
+            data = io.loadmat(stream, variable_names=['boxes', 'images'])
     except NotImplementedError:
         raise ConversionError(f'{path}: of MATLAB 7.3; save it there with -v7') from None
     except Exception as error:      # as above

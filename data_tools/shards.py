@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +91,7 @@ def noted(path: pathlib.Path) -> Part:
     Raises:
         OSError, ValueError, KeyError, TypeError, AttributeError: there is none, or it is not such a note.
     """
-    note = json.loads(note_of(path).read_text(encoding='utf-8'))
+    note = files.read_json(note_of(path))
     log = Log(**{action: {reason: [Incident(**each) for each in found] for reason, found in reasons.items()}
                  for action, reasons in note['log'].items()})
     return Part(Shard(**note['shard']), Counts(**note['counts']), note['max_objects'], note['max_proposals'], log)
@@ -106,7 +105,7 @@ def note_of(path: pathlib.Path) -> pathlib.Path:
 def sha256(path: str | os.PathLike[str]) -> str:
     """The checksum of a file of any size, as hexadecimal text."""
     digest = hashlib.sha256()
-    with pathlib.Path(path).open('rb') as stream:
+    with files.open_regular(path) as stream:
         while block := stream.read(2 ** 20):
             digest.update(block)
     return digest.hexdigest()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import pathlib
 import pickle
@@ -131,7 +130,7 @@ class Staging:
 
     def _read(self) -> dict[str, Any]:
         try:
-            journal = json.loads(self._journal.read_text(encoding='utf-8'))
+            journal = files.read_json(self._journal)
         except (OSError, ValueError):
             return {}
         return journal if isinstance(journal, dict) and journal.get('version') == _VERSION else {}

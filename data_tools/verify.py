@@ -22,6 +22,7 @@ from PIL import Image
 
 from data_tools import frames, images, processes, progress
 from data_tools.incidents import Unusable
+from mrcnn_tf import files
 from mrcnn_tf.input import records, stored
 from mrcnn_tf.input.manifest import Counts, Manifest, Shard
 
@@ -174,7 +175,7 @@ class _Hashed:
 def _read_shard(expected: Expected, job: Job, advance: Callable[[], None]) -> Tally:
     tally = Tally()
     try:
-        with job.path.open('rb') as file:
+        with files.open_regular(job.path) as file:
             stream, held = _Hashed(file), 0
             for frame in frames.frames(stream):
                 held += 1

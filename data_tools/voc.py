@@ -25,6 +25,7 @@ from data_tools.file_names import AMBIGUOUS, RENAMED, FileNames, Found
 from data_tools.images import ImageFile
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
 from data_tools.voc_folders import SEGMENTS, Folders
+from mrcnn_tf import files
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 
@@ -242,7 +243,7 @@ def _classes(path: str | os.PathLike[str] | None) -> Sequence[str]:
 
 def _parse(path: pathlib.Path) -> Element:
     try:
-        root = ElementTree.fromstring(path.read_bytes())
+        root = ElementTree.fromstring(files.read_bytes(path))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise Unusable('missing annotation file', str(path)) from None
     except OSError as error:

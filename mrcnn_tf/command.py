@@ -13,6 +13,8 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
+from mrcnn_tf.text import one_line
+
 P = ParamSpec('P')
 
 # What TensorFlow's C++ says of itself, whatever TF_CPP_MIN_LOG_LEVEL is: its informations and warnings, and errors
@@ -54,7 +56,9 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
     """Keeps what TensorFlow says of itself out of the way, unless the user has set TF_CPP_MIN_LOG_LEVEL."""
-    logging.basicConfig(format='mrcnn: %(message)s')
+    logging.basicConfig()
+    for handler in logging.root.handlers:
+        handler.setFormatter(_OneLine('mrcnn: %(message)s'))
     if 'TF_CPP_MIN_LOG_LEVEL' in os.environ:
         yield
         return
@@ -64,6 +68,13 @@ def quiet_tensorflow() -> Iterator[None]:
     warnings.filterwarnings('ignore', r'\s*TensorFlow Addons \(TFA\) has ended development', UserWarning)
     with _filtered_stderr():
         yield
+
+
+class _OneLine(logging.Formatter):
+    """Warnings name files and categories, which may hold anything."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:    # noqa: N802    # the traceback of a defect follows it
+        return one_line(super().formatMessage(record))
 
 
 @contextlib.contextmanager
@@ -97,8 +108,8 @@ def _mendable(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f'{error.filename}: {error.strerror}'
-    return ' '.join(str(error).split())
+        return one_line(f'{error.filename}: {error.strerror}')
+    return one_line(' '.join(str(error).split()))
 
 
 def _leave(line: str, code: int) -> NoReturn:

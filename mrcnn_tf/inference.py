@@ -5,7 +5,6 @@ boxes are float32 [y1, x1, y2, x2] in px of the ORIGINAL image, continuous edges
 """
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_tf import augmentation, paste
+from mrcnn_tf import augmentation, files, paste
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.input import images
 from mrcnn_tf.input.manifest import Category
@@ -158,7 +157,7 @@ class SavedModel:
         """Raises InferenceError where the SavedModel is damaged or not one that `mrcnn export` wrote."""
         remedy = 'give a SavedModel that `mrcnn export` wrote'
         try:
-            described = json.loads((directory / _ASSETS).read_text(encoding='utf-8'))
+            described = files.read_json(directory / _ASSETS)
             self.categories: Sequence[Category] = [Category(**category) for category in described['categories']]
             self.paste: str = described['paste']
             self._loaded = tf.saved_model.load(str(directory))    # kept: the signature holds its variables weakly
@@ -220,7 +219,7 @@ def _instances(detections: Mapping[str, np.ndarray]) -> Instances:
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
-        return pathlib.Path(path).read_bytes()
+        return files.read_bytes(path)
     except OSError as error:
         raise InferenceError(f'{path}: {error.strerror}; give an image file that can be read') from None
 

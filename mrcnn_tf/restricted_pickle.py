@@ -18,9 +18,13 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from mrcnn_tf.files import open_regular
+
 _PLAIN_DTYPE = re.compile(r'b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU][1-9]\d{0,8}')
 _LEAVES = (type(None), bool, int, float, complex, str, bytes, bytearray, np.ndarray, np.generic, np.dtype)
-_OPEN = object()    # stands for a tuple of which not all is known yet
+_OPEN = object()    # stands for a container of which not all is known yet
+_TOO_DEEP = 'its containers are nested too deeply'
+_DEEPEST = 1000     # marks within marks
 _INSTEAD = 'save it again as arrays in dicts, lists and tuples'
 
 
@@ -40,14 +44,16 @@ def load(path: str | os.PathLike[str]) -> Any:
     """
     path = pathlib.Path(path)
     try:
-        with path.open('rb') as stream:
-            return _finish(_Unpickler(_Bounded(stream, path.stat().st_size)).load(), {})
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            value = _Unpickler(stream, size).load()
+        return _Finisher(size).finish(value)
     except OSError as error:
         raise PickleError(f'{path}: {error.strerror}; give a pickle') from None
     except _Refused as refused:
         raise PickleError(f'{path}: {refused}; {_INSTEAD}') from None
     except RecursionError:
-        raise PickleError(f'{path}: its containers are nested too deeply; {_INSTEAD}') from None
+        raise PickleError(f'{path}: {_TOO_DEEP}; {_INSTEAD}') from None
     except Exception as error:      # nonsense makes the reader of pickles raise almost anything
         raise PickleError(f'{path}: not a pickle, or a cut one ({_one_line(error)}); copy it again') from None
 
@@ -60,15 +66,17 @@ class _Bounded:
     """A stream that promises no bytes it does not have: a length is believed only when the file is that long."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream, self._size = stream, size
+        self._stream, self._left = stream, size
 
     def read(self, count: int) -> bytes:
-        if count > self._size - self._stream.tell():
+        self._left -= count
+        if self._left < 0:
             raise EOFError('it ends too early')
         return self._stream.read(count)
 
     def readline(self) -> bytes:
         line = self._stream.readline()
+        self._left -= len(line)
         if not line.endswith(b'\n'):
             raise EOFError('it ends too early')
         return line
@@ -156,7 +164,7 @@ def _empty_bytes() -> bytes:
 
 
 def _ordered(items: Any = ()) -> dict[Any, Any]:
-    return {key: value for key, value in items}
+    return {_key(key): value for key, value in items}
 
 
 def _complex(real: float, imaginary: float) -> complex:
@@ -164,11 +172,19 @@ def _complex(real: float, imaginary: float) -> complex:
 
 
 def _set(items: list[Any]) -> set[Any]:
-    return set(items)
+    return set(map(_key, items))
 
 
 def _frozenset(items: list[Any]) -> frozenset[Any]:
-    return frozenset(items)
+    return frozenset(map(_key, items))
+
+
+def _key(value: Any) -> Any:
+    """The key of a dict or element of a set: Python takes the hash of a tuple along every path into it, each time."""
+    parts = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(part, (tuple, frozenset)) for part in parts):
+        raise _Refused('it holds a key that is a container of containers')
+    return value
 
 
 _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
@@ -190,11 +206,15 @@ class _Unpickler(pickle._Unpickler):
     """Calls what is admitted, gives state to what that made, and nothing more."""
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
+    metastack: list[list[Any]]
+    load_mark: Callable[[], None]
+    pop_mark: Callable[[], list[Any]]
     read: Callable[[int], bytes]
     readline: Callable[[], bytes]
 
-    def __init__(self, stream: _Bounded) -> None:
-        super().__init__(stream, encoding='latin1')
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        super().__init__(_Bounded(stream, size), encoding='latin1')
+        self._most, self._made = _most(size), 0
 
     def find_class(self, module: str, name: str) -> Any:
         found = _ADMITTED.get((module, name))
@@ -207,13 +227,47 @@ class _Unpickler(pickle._Unpickler):
         arguments, function = self.stack.pop(), self.stack.pop()
         if not any(function is admitted for admitted in _ADMITTED.values()):
             raise _Refused(f'it calls an object of {type(function).__name__}')
-        self.stack.append(function(*arguments))
+        self.stack.append(self._counted(function(*arguments)))
 
     def give_state(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, (_Array, _Dtype)):
             raise _Refused(f'it changes an object of {type(target).__name__}')
         target.set(state)
+        self._counted(target.value)
+
+    def _counted(self, made: Any) -> Any:
+        """Return what a call made: many calls may copy the same bytes of the file."""
+        self._made += made.nbytes if isinstance(made, np.ndarray) else len(made) if hasattr(made, '__len__') else 1
+        if self._made > self._most:
+            raise _Refused('it makes more than the file holds')
+        return made
+
+    def mark(self) -> None:
+        if len(self.metastack) >= _DEEPEST:
+            raise _Refused(_TOO_DEEP)
+        self.load_mark()
+
+    def dict_(self) -> None:
+        items = self.pop_mark()
+        self.stack.append({_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)})
+
+    def set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1][_key(key)] = value
+
+    def set_items(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][_key(key)] = value
+
+    def add_items(self) -> None:
+        items = self.pop_mark()
+        self.stack[-1].update(map(_key, items))
+
+    def frozenset_(self) -> None:
+        items = self.pop_mark()
+        self.stack.append(frozenset(map(_key, items)))
 
     def bytearray_(self) -> None:
         self.stack.append(bytearray(self.read(*struct.unpack('<Q', self.read(8)))))
@@ -229,41 +283,60 @@ class _Unpickler(pickle._Unpickler):
         self.refuse()
 
     dispatch |= {pickle.REDUCE[0]: call, pickle.BUILD[0]: give_state, pickle.BYTEARRAY8[0]: bytearray_,
-                 pickle.INST[0]: refuse_by_name}
+                 pickle.INST[0]: refuse_by_name, pickle.MARK[0]: mark, pickle.DICT[0]: dict_,
+                 pickle.SETITEM[0]: set_item, pickle.SETITEMS[0]: set_items, pickle.ADDITEMS[0]: add_items,
+                 pickle.FROZENSET[0]: frozenset_}
     dispatch |= dict.fromkeys(b''.join((
         pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4)), refuse)
     dispatch |= dict.fromkeys(pickle.PERSID + pickle.BINPERSID, refuse_reference)
 
 
-def _finish(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
-    """The value with its arrays and dtypes in place; `done` holds old and new of each container by the old one's id."""
-    if isinstance(value, (_Array, _Dtype)):
-        return value.value
-    if isinstance(value, _LEAVES):
-        return value
-    if id(value) not in done:
-        done[id(value)] = value, _OPEN if isinstance(value, tuple) else value     # a list or dict may hold itself
-        done[id(value)] = value, _finish_container(value, done)
-    if done[id(value)][1] is _OPEN:
-        raise _Refused('it holds a tuple that holds itself')
-    return done[id(value)][1]
+class _Finisher:
+    """Puts arrays and dtypes in the place of those to be, and counts what the value holds along every path into it.
 
+    A file of a few bytes can hold 2^60 paths to one object; whoever prints, compares or copies the value walks all.
+    """
 
-def _finish_container(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
-    if isinstance(value, list):
-        value[:] = [_finish(each, done) for each in value]
-    elif isinstance(value, dict):
-        for key in value:
-            _finish(key, done)
-            value[key] = _finish(value[key], done)
-    elif isinstance(value, tuple):
-        return tuple(_finish(each, done) for each in value)
-    elif isinstance(value, (set, frozenset)):
-        for each in value:      # what can be hashed has no array in it
-            _finish(each, done)
-    else:
+    def __init__(self, size: int) -> None:
+        self._most, self._count = _most(size), 0
+        self._done: dict[int, tuple[Any, Any, int]] = {}     # old and new of each container, and its count
+
+    def finish(self, value: Any) -> Any:
+        self._count += 1
+        if self._count > self._most:
+            raise _Refused('it holds the same values too often')
+        if isinstance(value, (_Array, _Dtype)):
+            return value.value
+        if isinstance(value, _LEAVES):
+            return value
+        if id(value) not in self._done:
+            before, self._done[id(value)] = self._count, (value, _OPEN, 0)
+            made = self._container(value)
+            self._done[id(value)] = value, made, self._count - before
+            return made
+        _, made, count = self._done[id(value)]
+        if made is _OPEN:
+            raise _Refused(f'it holds a {type(value).__name__} that holds itself')
+        self._count += count
+        return made
+
+    def _container(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.finish(each) for each in value]
+        if isinstance(value, dict):
+            return {self.finish(key): self.finish(each) for key, each in value.items()}
+        if isinstance(value, tuple):
+            return tuple(self.finish(each) for each in value)
+        if isinstance(value, (set, frozenset)):
+            for each in value:      # what can be hashed has no array in it
+                self.finish(each)
+            return value
         raise _Refused('it holds a function or a class')
-    return value
+
+
+def _most(size: int) -> int:
+    """How many values and bytes a file may make: each takes a byte of it at least, unless it is there several times."""
+    return 10 * size + 1000
 
 
 def _shown(value: Any) -> str:

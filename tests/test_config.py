@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 import subprocess
@@ -173,14 +174,40 @@ def test_bytes_that_are_no_text(tmp_path: pathlib.Path) -> None:
     assert _refusal(path).startswith(f'{path}: ')
 
 
-def test_interpolation(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('MRCNN_TEST_DATA', '/data')
-    path = _write(tmp_path, mine='data: {train: "${oc.env:MRCNN_TEST_DATA}/train.json"}')
-    assert settings.load(path).data.train == '/data/train.json'
-    monkeypatch.delenv('MRCNN_TEST_DATA')
-    assert 'data.train' in _refusal(path)
+def test_a_reference_to_another_key(tmp_path: pathlib.Path) -> None:
+    path = _write(tmp_path, mine='data: {train: "a/${data.validation}", validation: b.json}')
+    assert settings.load(path).data.train == 'a/b.json'
+    assert settings.load('base', ['data.train=${data.validation}', 'data.validation=c.json']).data.train == 'c.json'
     assert 'solver.steps' in _refusal('base', 'solver.steps=${data.nothing}')
     assert 'solver.steps' in _refusal('base', 'solver.steps=???')
+
+
+@pytest.mark.parametrize('text', [
+    '${oc.env:SECRET}', 'a/${oc.env:SECRET}/b', '${oc.env:SECRET,x}', '${oc.decode:x}', '${oc.create:{}}',
+    '${${data.validation}:SECRET}', '$${data.validation}{oc.env:SECRET}', '${ oc.env : SECRET }', '\\${oc.env:SECRET}'])
+def test_anything_else_that_is_computed_is_refused(
+        text: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('SECRET', 'not to be read')
+    for content in (f"data: {{train: '{text}', validation: oc.env}}", f"'{text}': 1", f"base: '{text}'",
+                    f"model: {{rpn: {{scales: ['{text}']}}}}"):
+        path = _write(tmp_path, mine=content)
+        refused = _refusal(path)
+        assert refused.startswith(f'{path}: "') and 'write the value itself' in refused
+    assert 'write the value itself' in _refusal('base', f'data.train={text}')
+
+
+@pytest.mark.parametrize('text', [
+    'a: &a [1]\n' + ''.join(f'{b}: &{b} [{f"*{a}, " * 9}]\n' for a, b in zip('abcdef', 'bcdefg', strict=True)),
+    'a: &a [*a]', 'a: ' + '[' * 100_000, '[' * 1000, 'a: {' * 1000, f'solver: {{steps: {"9" * 5000}}}',
+    f'data: {{train: 0x{"f" * 5000}}}', 'x' * 10 ** 7], ids=[
+        'aliases', 'alias of itself', 'lists', 'lists at the top', 'maps', 'digits', 'hexadecimal digits', 'a long key'])
+def test_a_hostile_file_is_refused_in_one_short_line(text: str, tmp_path: pathlib.Path) -> None:
+    assert len(_refusal(_write(tmp_path, mine=text))) < 1000
+
+
+def test_only_regular_files_are_read(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / 'a.yaml')
+    assert 'a.yaml' in _refusal(tmp_path / 'a.yaml')
 
 
 def _numeric(schema: Any, prefix: str = '') -> dict[str, str]:

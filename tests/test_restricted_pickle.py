@@ -4,6 +4,7 @@ import collections
 import os
 import pathlib
 import pickle
+import time
 from typing import Any
 
 import numpy as np
@@ -82,18 +83,46 @@ def test_ordered_dicts_become_dicts(tmp_path: pathlib.Path) -> None:
 
 def test_what_was_one_object_stays_one(tmp_path: pathlib.Path) -> None:
     array = np.array([1.0])
-    around: list[Any] = [array, (array,)]
-    around.append(around)
-    found = load(_write(tmp_path, pickle.dumps(around)))
-    assert found[0] is found[1][0] and found[2] is found
+    inner = (array,)
+    found = load(_write(tmp_path, pickle.dumps([array, inner, inner])))
+    assert found[0] is found[1][0] and found[1] is found[2]
 
 
-def test_shared_tuples_take_no_time(tmp_path: pathlib.Path) -> None:
-    value: Any = (np.array([1]),)
+@pytest.mark.parametrize('kind', [tuple, list])
+def test_a_value_of_too_many_paths_is_refused(kind: Any, tmp_path: pathlib.Path) -> None:
+    value: Any = kind([np.array([1])])
     for _ in range(60):
-        value = (value, value)      # 2^60 paths lead to the array
-    found = load(_write(tmp_path, pickle.dumps(value)))
-    assert found[0] is found[1]
+        value = kind([value, value])      # 2^60 paths lead to the array: to print it would take for ever
+    with pytest.raises(PickleError, match='the same values too often'):
+        load(_write(tmp_path, pickle.dumps(value)))
+
+
+@pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_key_of_too_many_paths_is_refused(protocol: int, tmp_path: pathlib.Path) -> None:
+    parts: list[Any] = [()]
+    for _ in range(60):
+        parts.append((parts[-1], parts[-1]))      # its hash would take for ever, here too: so the program by hand
+    program = pickle.dumps(parts[-1], protocol)[:-1]
+    for key in (b'}' + program + b'Ns.', b'}(' + program + b'Nu.', b'(' + program + b'Nd.',
+                b'\x8f(' + program + b'\x90.', b'(' + program + b'\x91.',
+                b'c__builtin__\nset\n](' + program + b'e\x85R.'):
+        with pytest.raises(PickleError, match='a key that is a container of containers'):
+            load(_write(tmp_path, key))
+
+
+@pytest.mark.parametrize(('data', 'named'), [
+    (b'(' * 2_000_000, 'nested too deeply'), (b'(' * 2_000_000 + b'.', 'nested too deeply'),
+    (b']' * 100_000 + b'a' * 99_999 + b'.', 'nested too deeply'),
+    (b')' + b'\x85' * 100_000 + b'.', 'nested too deeply'),
+    # Each of 100,000 calls copies the same 10,000 bytes: a gigabyte from 0.2 megabytes.
+    (b'c_codecs\nencode\nq\0X' + (10_000).to_bytes(4, 'little') + b'a' * 10_000 + b'U\x06latin1\x86q\1'
+     + b'h\0h\1R' * 100_000 + b'.', 'more than the file holds'),
+], ids=['marks', 'marks and an end', 'lists', 'tuples', 'copies'])
+def test_bombs_end_within_seconds(data: bytes, named: str, tmp_path: pathlib.Path) -> None:
+    start = time.process_time()
+    with pytest.raises(PickleError, match=named):
+        load(_write(tmp_path, data))
+    assert time.process_time() - start < 5
 
 
 class _Call:
@@ -219,12 +248,12 @@ def test_containers_too_deep(tmp_path: pathlib.Path) -> None:
         load(_write(tmp_path, b'\x80\x02' + b'](' * 50000 + b'e' * 50000 + b'.'))
 
 
-def test_a_tuple_that_holds_itself(tmp_path: pathlib.Path) -> None:
+def test_a_container_that_holds_itself(tmp_path: pathlib.Path) -> None:
     inner: list[Any] = []
     inner.append((inner,))
-    assert load(_write(tmp_path, pickle.dumps(inner)))[0][0][0][0] is not None
-    with pytest.raises(PickleError, match='a tuple that holds itself'):
-        load(_write(tmp_path, pickle.dumps(inner[0])))
+    for value, kind in ((inner, 'list'), (inner[0], 'tuple')):
+        with pytest.raises(PickleError, match=f'a {kind} that holds itself'):
+            load(_write(tmp_path, pickle.dumps(value)))
 
 
 def test_every_cut_is_told(tmp_path: pathlib.Path) -> None:

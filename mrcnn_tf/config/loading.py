@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +16,9 @@ from yaml import MarkedYAMLError, YAMLError
 from mrcnn_tf import files
 from mrcnn_tf.config.checking import validate
 from mrcnn_tf.config.schema import Config, ConfigError
+from mrcnn_tf.text import one_line
+
+_REFERENCE = re.compile(r'\$\{[\w.\[\]]+\}')     # to another key: ${data.train}
 
 
 def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
@@ -108,25 +113,46 @@ def _layers(path: pathlib.Path, above: Sequence[pathlib.Path] = ()) -> list[tupl
 
 def _read(path: pathlib.Path) -> dict[Any, Any]:
     try:
-        layer = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeError, YAMLError, OmegaConfBaseException) as error:
+        layer = OmegaConf.to_container(OmegaConf.load(io.StringIO(files.read_text(path))))
+        repr(layer)      # raises for an int of thousands of digits, which no message could show
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(f'{path}: {_reason(error)}') from None
     if not isinstance(layer, dict):
         raise ConfigError(f'{path}: expected keys such as "solver:" at the top')
+    _check_references(layer, str(path))
     return layer
+
+
+def _check_references(value: Any, origin: str) -> None:
+    """Raise ConfigError for a text that OmegaConf would compute, such as from the environment, which holds secrets."""
+    for text in _texts(value):
+        if '${' in _REFERENCE.sub('', text):
+            raise ConfigError(f'{origin}: "{one_line(text, 100)}" asks for more than a reference to another key, such '
+                              'as ${data.train}; write the value itself, or give it on the command line: '
+                              'data.train=$HOME/train.json')
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _texts(each)
 
 
 def _override(text: str) -> tuple[str, dict[Any, Any]]:
     """(origin, keys) of 'solver.steps=1000'."""
-    origin = f'override {text!r}'
+    origin = f'override {one_line(repr(text), 200)}'
     key, equals, value = text.partition('=')
     parts = key.split('.')
     if not equals or not all(part.isidentifier() for part in parts):
         raise ConfigError(f'{origin}: expected key=value, such as solver.steps=1000')
     try:
         layer = cast(dict[Any, Any], OmegaConf.to_container(OmegaConf.from_dotlist([f'{parts[-1]}={value}'])))
-    except (YAMLError, OmegaConfBaseException) as error:
+        repr(layer)      # as above
+    except (ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(f'{origin}: {_reason(error)}') from None
+    _check_references(layer, origin)
     for part in reversed(parts[:-1]):
         layer = {part: layer}
     return origin, layer
@@ -137,14 +163,14 @@ def _apply(config: DictConfig, layer: dict[Any, Any], schema: Any, prefix: str, 
     fields = {f.name: f for f in dataclasses.fields(schema)}
     for key, value in layer.items():
         if key not in fields:
-            raise ConfigError(f'{origin}: unknown key {prefix}{key}; {_nearest(str(key), list(fields), prefix)}')
+            raise ConfigError(f'{origin}: unknown key {prefix}{one_line(key, 60)}; {_nearest(str(key)[:60], list(fields), prefix)}')
         inner: Any = fields[key].default_factory
         if not dataclasses.is_dataclass(inner):
             _set(config, fields[key], value, prefix, origin)
         elif isinstance(value, dict):
             _apply(config[key], value, inner, f'{prefix}{key}.', origin)
         else:
-            raise ConfigError(f'{origin}: {prefix}{key} is {value!r}: expected keys below it')
+            raise ConfigError(f'{origin}: {prefix}{key} is {one_line(repr(value), 200)}: expected keys below it')
 
 
 def _check_masks(kind: str, asked: Sequence[tuple[str, dict[Any, Any]]]) -> None:
@@ -165,7 +191,7 @@ def _set(config: DictConfig, known: dataclasses.Field[Any], value: Any, prefix: 
     except OmegaConfBaseException:
         fits = False
     if not fits:
-        raise ConfigError(f'{origin}: {prefix}{known.name} is {value!r}: expected {known.type}')
+        raise ConfigError(f'{origin}: {prefix}{known.name} is {one_line(repr(value), 200)}: expected {known.type}')
 
 
 def _nests(value: Any) -> bool:

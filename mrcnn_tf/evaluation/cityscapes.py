@@ -12,6 +12,7 @@ the counts; it does all the rest: what is matched, what is left out, and the pre
 from __future__ import annotations
 
 import copy
+import io
 import os
 import pathlib
 import types
@@ -22,6 +23,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mrcnn_tf import files
 from mrcnn_tf.evaluation.coco import EvaluationError, GroundTruth, Metrics
 from mrcnn_tf.input.manifest import Manifest
 
@@ -151,7 +153,7 @@ def _compared(score: float, shared: np.ndarray, void: list[int], instances: list
 def _pixels(path: pathlib.Path) -> np.ndarray:
     """Instance ids, int [height, width]."""
     try:
-        pixels = np.asarray(Image.open(path))
+        pixels = np.asarray(Image.open(io.BytesIO(files.read_bytes(path))))
     except OSError as error:
         raise EvaluationError(f'{path}: cannot be read ({str(error):.80}); unpack it again') from None
     if pixels.ndim != 2 or pixels.dtype.kind not in 'iu' or pixels.min() < 0 or pixels.max() >= _IDS:

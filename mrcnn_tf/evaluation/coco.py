@@ -108,7 +108,7 @@ def read_coco(path: PathLike) -> GroundTruth:
         EvaluationError: no such file, not JSON, not COCO's form, an annotation that cannot be used, naming it.
     """
     try:
-        data = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+        data = files.read_json(path)
         sizes = {image['id']: (image['height'], image['width']) for image in data['images']}
         categories = [(category['id'], category['name']) for category in data['categories']]
         annotations = data['annotations']

@@ -5,7 +5,6 @@ K classes; labels are 1..K.
 from __future__ import annotations
 
 import dataclasses
-import json
 import operator
 import os
 import pathlib
@@ -160,12 +159,12 @@ def read_categories(path: str | os.PathLike[str]) -> list[Category]:
 
 def _load(path: pathlib.Path, remedy: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        return files.read_json(path)
     except FileNotFoundError:
         raise ManifestError(f'{path}: no such file; {remedy}') from None
     except OSError as error:
         raise ManifestError(f'{path}: {error.strerror}; {remedy}') from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ManifestError(f'{path}: not JSON ({error}); {remedy}') from None
 
 

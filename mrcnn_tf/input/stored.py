@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from mrcnn_tf.files import open_regular
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Manifest
 
@@ -80,7 +81,7 @@ def read(place: Place) -> bytes:
         OSError: the file is gone.
         RecordError: it has become shorter.
     """
-    with open(place.file, 'rb') as stream:
+    with open_regular(place.file) as stream:
         stream.seek(place.start)
         serialized = stream.read(place.length)
     if len(serialized) < place.length:

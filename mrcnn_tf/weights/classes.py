@@ -5,11 +5,11 @@ Only class-specific weights are concerned (scores, boxes, masks); all others are
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import yaml
 
+from mrcnn_tf.files import read_text
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.weights.rules import ClassMap, WeightsError
 
@@ -38,10 +38,10 @@ def read_map(name: str | os.PathLike[str]) -> dict[str, str | None]:
     if str(name) in MAPS:
         return MAPS[str(name)]
     try:
-        found = yaml.safe_load(pathlib.Path(name).read_text(encoding='utf-8'))
+        found = yaml.safe_load(read_text(name))
     except OSError as error:
         raise WeightsError(f'{name}: {error.strerror or error}; give {", ".join(MAPS)} or a YAML file') from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f'{name}: no YAML ({str(error).splitlines()[0]})') from None
     if not isinstance(found, dict) or not all(
             isinstance(ours, str) and isinstance(theirs, str | None) for ours, theirs in found.items()):

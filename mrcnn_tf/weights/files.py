@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn_tf.files import open_regular
 from mrcnn_tf.restricted_pickle import PickleError
 from mrcnn_tf.restricted_pickle import load as load_pickle
 from mrcnn_tf.weights.rules import WeightsError
@@ -37,7 +38,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _npz(path: pathlib.Path) -> Any:
-    with path.open('rb') as stream:
+    with open_regular(path) as stream:
         if not zipfile.is_zipfile(stream):          # numpy would take it for a pickle, or for one array
             raise ValueError('no zip archive')
         with np.load(stream, allow_pickle=False) as arrays:
@@ -47,7 +48,8 @@ def _npz(path: pathlib.Path) -> Any:
 def _safetensors(path: pathlib.Path) -> Any:
     from safetensors.numpy import load_file
 
-    return load_file(path)
+    with open_regular(path):      # which load_file opens by its name
+        return load_file(path)
 
 
 def _torch(path: pathlib.Path) -> Any:
@@ -56,7 +58,8 @@ def _torch(path: pathlib.Path) -> Any:
     except ImportError:
         raise WeightsError(f"{path}: .pth files are read by torch, which is not here; pip install 'mrcnn-tf[torch]', "
                            'or save the weights as .safetensors or .npz where torch is') from None
-    found = torch.load(path, map_location='cpu', weights_only=True)
+    with open_regular(path) as stream:
+        found = torch.load(stream, map_location='cpu', weights_only=True)
     found = _unwrapped(found)
     return {name: value.float().numpy() if isinstance(value, torch.Tensor) else value for name, value in found.items()}
 

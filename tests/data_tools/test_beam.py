@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import logging
 import pathlib
+import pickle
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -123,6 +124,44 @@ def test_a_worker_of_other_versions_writes_nothing(
     with pytest.raises(ConversionError, match=r'^a worker of Beam has Pillow [\d.]+, the machine that started it 1\.2'):
         convert(drawn, tmp_path)
     assert content(tmp_path) == {}
+
+
+class _Program:
+    """Pickled as a call that leaves a file."""
+
+    def __init__(self, mark: pathlib.Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return pathlib.Path.touch, (self.mark,)
+
+
+@pytest.mark.usefixtures('quiet')
+def test_a_pickle_of_another_in_the_output_directory_is_not_run(
+        tmp_path: pathlib.Path, drawn: DrawnSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay, mark = beam._lay, tmp_path / 'mark'
+    hostile = pickle.dumps(_Program(mark))
+
+    def replaced(job: Any) -> str:
+        checksum = lay(job)
+        beam._beside(job, '.items').write_bytes(hostile)
+        beam._beside(job, '.error').write_bytes(hostile)      # which the worker's own replaces
+        return checksum
+
+    monkeypatch.setattr(beam, '_lay', replaced)
+    with pytest.raises(ConversionError, match=r'00000\.items: it was changed while the set was converted; give'):
+        convert(drawn, tmp_path / 'out')
+    assert content(tmp_path / 'out') == {} and not mark.exists()
+    pickle.loads(hostile)
+    assert mark.exists()      # it would have been
+
+
+@pytest.mark.usefixtures('quiet')
+def test_a_defect_of_a_worker_is_named(
+        tmp_path: pathlib.Path, drawn: DrawnSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('data_tools.shards.write', lambda *_: 1 // 0)
+    with pytest.raises(beam.WorkerError, match='^ZeroDivisionError: '):
+        convert(drawn, tmp_path)
 
 
 def test_its_workers_are_its_own() -> None:
