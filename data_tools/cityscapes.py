@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 
 from data_tools import conversion, images, objects
 from data_tools.conversion import DataSet, Item, Told
+from data_tools.file_names import inside
 from data_tools.images import ImageFile
 from data_tools.incidents import ConversionError, Fault, Unusable
 from mrcnn_tf import files
@@ -51,7 +52,8 @@ class Polygon(NamedTuple):
     points: list[tuple[float, float]]    # x, y in px
 
 
-def find(root: str | os.PathLike[str], split: str, annotations: str = 'fine', masks: bool = True) -> DataSet:
+def find(root: str | os.PathLike[str], split: str, annotations: str = 'fine', masks: bool = True,
+         follow: bool = False) -> DataSet:
     """What the folders of a split hold.
 
     The categories are the 8 classes whose instances the benchmark evaluates, by its own ids (24 person, ...). The
@@ -62,6 +64,7 @@ def find(root: str | os.PathLike[str], split: str, annotations: str = 'fine', ma
         split: 'train', 'val', 'test', or 'train_extra', which has coarse annotations only.
         annotations: 'fine', 'coarse', or 'none': a test set.
         masks: read masks; False: boxes only.
+        follow: read files that symlinks put outside of these folders.
 
     Raises:
         ConversionError: a folder is missing or empty, cityscapesscripts is not installed.
@@ -74,7 +77,7 @@ def find(root: str | os.PathLike[str], split: str, annotations: str = 'fine', ma
     if kind and not (root / kind / split).is_dir():
         raise ConversionError(f'{root / kind / split}: no such directory; unpack {kind} there, or choose other '
                               'annotations, none for a test set')
-    source = Cityscapes(root, split, kind, masks, official())
+    source = Cityscapes(root, split, kind, masks, official(), follow)
     head = Manifest(
         name='', categories=list(source.table.evaluated.values()), counts=Counts(), max_objects_per_image=0,
         dropped={}, repaired={}, shards=[], has_masks=masks and bool(kind), source=Source(
@@ -107,6 +110,7 @@ class Cityscapes:
     kind: str                      # gtFine, gtCoarse, or empty: none
     masks: bool
     table: Table
+    follow: bool = False           # files that lie elsewhere
 
     def item(self, number: int, path: pathlib.Path) -> Item:
         """The picture with this ordinal."""
@@ -117,7 +121,7 @@ class Cityscapes:
 
     def path(self, item: Item) -> pathlib.Path:
         """The image's file."""
-        return self.root / _PICTURES / self.split / item.file_name
+        return inside(self.root / _PICTURES / self.split, item.file_name, self.follow)
 
     def tell(self, item: Item) -> Told:
         """Which instances the picture shows."""
@@ -127,6 +131,7 @@ class Cityscapes:
         file = next((path for path in candidates if path.is_file()), None)
         if file is None:
             raise Unusable('missing annotation file', str(candidates[0]))
+        inside(self.root / self.kind / self.split, f'{item.city}/{file.name}', self.follow)
         pixels, odd = (_read_pixels(file), []) if file.suffix == '.png' else draw(*_read_polygons(file), self.table)
         values = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
         unknown = [value for value in values if _class(value) not in self.table.ids.values()]

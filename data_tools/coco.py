@@ -86,7 +86,7 @@ def convert(annotations: str | os.PathLike[str], images: str | os.PathLike[str],
 
 
 def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], masks: bool = True,
-         box_format: str | None = None) -> DataSet:
+         box_format: str | None = None, follow: bool = False) -> DataSet:
     """What an instances json lists.
 
     Args:
@@ -95,6 +95,7 @@ def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], ma
         images: directory of its `file_name`s, or of the last parts of its `coco_url`s; JPEG or PNG.
         masks: read masks, unless no annotation has a segmentation; False: boxes only.
         box_format: of `coco_boxes.NAMES`; None: COCO's, where nothing speaks against it.
+        follow: read images that their names or symlinks put outside of `images`.
 
     Raises:
         ConversionError: the json is missing, malformed or not COCO's; its boxes look like those of another format.
@@ -102,7 +103,7 @@ def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], ma
     path, log = pathlib.Path(annotations), Log()
     contents = _read(path)
     categories = _categories(contents.categories, path)
-    items = _items(contents, path, pathlib.Path(images), log)
+    items = _items(contents, path, FileNames(images, follow=follow), log)
     if box_format is None:
         contents.boxes.check(_sizes(contents), str(path))
     masks = masks and 'segmentation' in contents.keys
@@ -307,12 +308,12 @@ def _categories(listed: list[dict[str, Any]], path: pathlib.Path) -> list[Catego
     return [Category(label, category['id'], category['name']) for label, category in enumerate(ordered, 1)]
 
 
-def _items(contents: Contents, path: pathlib.Path, directory: pathlib.Path, log: Log) -> list[Item]:
+def _items(contents: Contents, path: pathlib.Path, names: FileNames, log: Log) -> list[Item]:
     ids = [image.id for image in contents.images]
     if len(set(ids)) < len(ids):
         raise ConversionError(f'{path}: image id {_twice(ids)} is listed twice; keep one')
     of_image = _places_by_image(contents, path, log)
-    numbered, names = all(_is_int64(image_id) for image_id in ids), FileNames(directory)
+    numbered = all(_is_int64(image_id) for image_id in ids)
     return [_item(image, int(image.id) if numbered else ordinal, places, names, log)
             for ordinal, (image, places) in enumerate(zip(contents.images, of_image, strict=True), 1)]
 

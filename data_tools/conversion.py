@@ -21,11 +21,14 @@ from data_tools import images, starting, writer
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Incident, Manifest
+from mrcnn_tf.text import one_line
 
 EXIF = ('error', 'apply', 'ignore')
 TURNED = 'EXIF orientation'
 APPLIED = f'{TURNED} applied'
 EMPTY = 'image without objects'
+_LONGEST_NAME = 1000       # characters, of a category
+_MOST_OBJECTS = 100_000    # of an image
 ACTIONS = ('dropped', 'repaired', 'kept')
 
 
@@ -98,6 +101,7 @@ def convert(found: DataSet, output: str | os.PathLike[str], name: str, rules: Ru
         OSError: the disk is full or would be, no permission; nothing of the new set is left.
     """
     fatal = None if rules.strict else (TURNED,)
+    _check_names(found.head)
     _stop(Log(found.head.dropped, found.head.repaired), fatal)
     return writer.write(found.items, functools.partial(_make, found.source, rules, fatal),
                         replace(found.head, name=name), output, options)
@@ -114,6 +118,7 @@ def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str =
     """
     writer.check_name(name)
     fatal = None if rules.strict else ()
+    _check_names(found.head)
     log = Log()
     log.extend(Log(found.head.dropped, found.head.repaired, found.head.kept))
     _stop(log, fatal)
@@ -144,7 +149,8 @@ def line(action: str, reason: str, incident: Incident) -> str:
     """'a.json: image 5, annotation 11: dropped, box without area: width is 0'."""
     ids = [f'{what} {value}' for what, value in
            (('image', incident.image_id), ('annotation', incident.annotation_id)) if value is not None]
-    return ': '.join(part for part in (incident.file, ', '.join(ids), f'{action}, {reason}', incident.detail) if part)
+    return one_line(': '.join(part for part in (
+        incident.file, ', '.join(ids), f'{action}, {reason}', incident.detail) if part))
 
 
 def report(manifest: Manifest) -> str:
@@ -154,7 +160,7 @@ def report(manifest: Manifest) -> str:
         'problem_counts': {action: {reason: len(found) for reason, found in sorted(getattr(manifest, action).items())}
                            for action in ACTIONS},
         'problems': [{'action': action, 'reason': reason, **asdict(incident)}
-                     for action, reason, incident in problems(manifest)]}, indent=2, ensure_ascii=False)
+                     for action, reason, incident in problems(manifest)]}, indent=2)     # ASCII: it goes to a terminal
 
 
 def example(source: Source, rules: Rules, item: Item) -> tuple[records.Annotated | None, Log]:
@@ -162,6 +168,7 @@ def example(source: Source, rules: Rules, item: Item) -> tuple[records.Annotated
     log, lost = Log(), ''
     try:
         told = source.tell(item)
+        _check_count(told.objects)
         lost = f' (and its {len(told.objects)} annotations)' if told.objects else ''
         file = _image(source.path(item), item, told, rules, log)
     except Unusable as unusable:
@@ -198,6 +205,20 @@ def held(*paths: str | os.PathLike[str]) -> tuple[int, int]:
             status = os.stat(path)
             size, modified = size + status.st_size, modified + status.st_mtime_ns
     return size, modified
+
+
+def _check_names(head: Manifest) -> None:
+    for category in head.categories:
+        if len(category.name) > _LONGEST_NAME:
+            raise ConversionError(f'{head.source.annotations}: category {category.id} has a name of '
+                                  f'{len(category.name):,} characters, which each of its objects would repeat; give it '
+                                  f'one of at most {_LONGEST_NAME:,}')
+
+
+def _check_count(told: Sequence[Any]) -> None:
+    if len(told) > _MOST_OBJECTS:
+        raise Unusable('too many annotations', f'{len(told):,} on one image, at most {_MOST_OBJECTS:,} are converted; '
+                                               'cut the image into smaller ones')
 
 
 def _image(path: pathlib.Path, item: Item, told: Told, rules: Rules, log: Log) -> images.ImageFile:

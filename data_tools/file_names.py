@@ -19,10 +19,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from data_tools.incidents import Fault
+from data_tools.incidents import Fault, Unusable
+from mrcnn_tf import files
 
 MISSING = 'missing image file'
 AMBIGUOUS = 'ambiguous file name'
+OUTSIDE = 'file outside of its directory'
 RENAMED = 'file found under another name'
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif')
 _FEW = 50              # files, of which all are compared with a name that is missing
@@ -43,9 +45,11 @@ class FileNames:
     The folder is listed once, when the first name misses.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> None:
+    def __init__(self, directory: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES,
+                 follow: bool = False) -> None:
+        """follow: take what `..`, an absolute name or a symlink leads to outside of the folder."""
         self.directory = pathlib.Path(directory)
-        self.suffixes = suffixes
+        self.suffixes, self._follow = suffixes, follow
 
     def find(self, stated: str) -> Found:
         """Return the file that a name means, or why there is none.
@@ -65,6 +69,10 @@ class FileNames:
                 several = ', '.join(map(_quoted, paths[:3])) + (f' and {len(paths) - 3} more' if paths[3:] else '')
                 return Found(stated, missing=Fault(AMBIGUOUS, f'{_quoted(stated)} may be {several}; '
                                                               'give the folder of the right one'))
+        if os.path.exists(self.directory / stated):
+            outside = self._leads_out(stated)
+            return Found(stated, missing=Fault(OUTSIDE, outside) if outside else Fault(
+                MISSING, f'{_quoted(stated)} in {self.directory} is not a regular file'))
         nearest = self.nearest(readings[0].parts[-1])
         what = 'image' if self.suffixes == SUFFIXES else ' or '.join(self.suffixes)
         empty = f'it holds no {what}' if self.directory.is_dir() else 'there is no such directory'
@@ -92,7 +100,15 @@ class FileNames:
 
     def _holds(self, name: str) -> bool:
         """Whether this is a file of the folder: the one place that decides what may be read."""
-        return os.path.isfile(self.directory / name)
+        return os.path.isfile(self.directory / name) and not self._leads_out(name)
+
+    def _leads_out(self, name: str) -> str:
+        """Why a file does not lie in the folder and is not read; '' where it may be."""
+        try:
+            inside(self.directory, name, self._follow)
+        except Unusable as unusable:
+            return unusable.fault.detail
+        return ''
 
     def _fitting(self, readings: Sequence[_Reading]) -> Iterator[dict[str, _Reading]]:
         """The files that fit a name, and how it is read: by name, then but for letter case, then but for the suffix."""
@@ -109,6 +125,14 @@ class FileNames:
                         fits[path] = common, reading
             most = max((common for common, _ in fits.values()), default=0)
             yield {path: reading for path, (common, reading) in fits.items() if common == most}
+
+
+def inside(directory: pathlib.Path, name: str, follow: bool) -> pathlib.Path:
+    """Return the path of a file that data name; raises Unusable where it does not lie in the directory."""
+    try:
+        return files.inside(directory, name, follow)
+    except files.OutsideError as error:
+        raise Unusable(OUTSIDE, str(error)) from None
 
 
 class _Reading(NamedTuple):
@@ -142,10 +166,10 @@ class _Listing:
 
 def _walk(directory: pathlib.Path) -> Iterator[str]:
     """Paths of the files below a directory, in order; neither hidden ones nor through links to other directories."""
-    for folder, folders, files in os.walk(directory):
+    for folder, folders, names in os.walk(directory):
         folders[:] = sorted(each for each in folders if not each.startswith('.'))
         below = os.path.relpath(folder, directory).replace(os.sep, '/')
-        for name in sorted(files):
+        for name in sorted(names):
             if not name.startswith('.'):
                 yield name if below == '.' else f'{below}/{name}'
 

@@ -10,7 +10,8 @@ import base64
 import io
 import os
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escape_html
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,7 @@ from mrcnn_tf.inference import Instances
 from mrcnn_tf.input import images, stored
 from mrcnn_tf.input.manifest import Category, Incident, Manifest
 from mrcnn_tf.input.records import Annotated
+from mrcnn_tf.text import one_line
 
 _SIDE = 1000         # px: pictures are made smaller until their longer side has it
 _NAMED = 40          # objects: with more on an image, names would hide it
@@ -248,6 +250,11 @@ def _pixels(example: Annotated) -> np.ndarray:
 def _resized(png: bytes, size: tuple[int, int]) -> np.ndarray:
     with Image.open(io.BytesIO(png)) as mask:
         return np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 0
+
+
+def escape(text: Any) -> str:
+    """Text of the data for the page: neither markup nor controls, and no longer than a paragraph."""
+    return escape_html(one_line(text, 500))
 
 
 def _number(value: int) -> str:

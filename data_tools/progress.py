@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mrcnn_tf.text import one_line
+
 LINE_EVERY = 30.0    # seconds between lines where there is no terminal
 
 Show = Callable[[int], None]    # takes the images done so far
@@ -34,8 +36,8 @@ def shown(what: str, total: int, before: int = 0, unit: str = 'images') -> Itera
 
 
 def say(line: str) -> None:
-    """Prints a line as it is, however long."""
-    Console().print(line, soft_wrap=True, highlight=False, markup=False)
+    """Prints a line without folding it."""
+    Console().print(one_line(line), soft_wrap=True, highlight=False, markup=False)
 
 
 class _Rate(ProgressColumn):

@@ -25,6 +25,7 @@ from data_tools.incidents import Unusable
 from mrcnn_tf import files
 from mrcnn_tf.input import records, stored
 from mrcnn_tf.input.manifest import Counts, Manifest, Shard
+from mrcnn_tf.text import one_line
 
 SAMPLE = 200     # images that are decoded
 
@@ -40,7 +41,7 @@ class Problem:
     def line(self) -> str:
         """'a-00000-of-00001.tfrecord: record 3 (at byte 1200): its checksum is wrong'."""
         place = '' if self.record is None else f'record {self.record} (at byte {self.byte})'
-        return ': '.join(part for part in (self.shard, place, self.detail) if part)
+        return one_line(': '.join(part for part in (self.shard, place, self.detail) if part))
 
 
 @dataclass
@@ -77,12 +78,13 @@ class Report:
                 else 'all is as the manifest says')
         read = (f'{self.shards} shards, {counts.images} records and {counts.objects} objects read, '
                 f'{tally.images_decoded} images and {tally.masks_decoded} masks decoded')
-        return '\n'.join([*(problem.line() for problem in tally.problems), f'{self.manifest}: {read}: {ends}'])
+        return '\n'.join([*(problem.line() for problem in tally.problems),
+                          one_line(f'{self.manifest}: {read}: {ends}')])
 
     def json(self) -> str:
-        """The same for programs."""
+        """The same for programs, in ASCII: it goes to a terminal too."""
         return json.dumps({'format': 'mrcnn_tf verification', 'version': 1, 'manifest': self.manifest,
-                           'shards': self.shards, **dataclasses.asdict(self.tally)}, indent=2, ensure_ascii=False)
+                           'shards': self.shards, **dataclasses.asdict(self.tally)}, indent=2)
 
 
 @dataclass(frozen=True)

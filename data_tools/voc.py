@@ -21,7 +21,7 @@ from defusedxml import ElementTree
 
 from data_tools import conversion, images, objects, voc_folders
 from data_tools.conversion import DataSet, Item, Told
-from data_tools.file_names import AMBIGUOUS, RENAMED, FileNames, Found
+from data_tools.file_names import AMBIGUOUS, RENAMED, FileNames, Found, inside
 from data_tools.images import ImageFile
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
 from data_tools.voc_folders import SEGMENTS, Folders
@@ -67,7 +67,8 @@ class Annotation(NamedTuple):
 
 
 def find(roots: Sequence[str | os.PathLike[str]], split: str | None = None, years: Sequence[str] = (),
-         classes: str | os.PathLike[str] | None = None, masks: bool | None = None, first_pixel: int = 1) -> DataSet:
+         classes: str | os.PathLike[str] | None = None, masks: bool | None = None, first_pixel: int = 1,
+         follow: bool = False) -> DataSet:
     """Return what the folders of a split hold, of several roots as one set.
 
     Args:
@@ -77,6 +78,7 @@ def find(roots: Sequence[str | os.PathLike[str]], split: str | None = None, year
         classes: file of class names, one a line, in the order of the labels; None: the 20 of VOC.
         masks: read masks and drop images without; False: boxes only; None: masks where every image has them.
         first_pixel: number of the first row and column; 0: boxes are continuous edges.
+        follow: read files that their names or symlinks put outside of these directories.
 
     Raises:
         ConversionError: a directory, list or class file is missing or empty, an id is listed twice, `classes` are not
@@ -88,7 +90,7 @@ def find(roots: Sequence[str | os.PathLike[str]], split: str | None = None, year
     voc_folders.check_ids(lists)
     images = [_Image(number, entry, _picture(names, folder, entry))
               for number, (folder, found) in enumerate(zip(folders, lists, strict=True))
-              for names in [FileNames(folder.pictures)] for entry in found.entries]
+              for names in [FileNames(folder.pictures, follow=follow)] for entry in found.entries]
     for number, folder in enumerate(folders):
         if split is None and not folder.lists:
             _drop_unannotated(folder, {image.picture.name for image in images if image.folder == number}, log)
@@ -98,7 +100,7 @@ def find(roots: Sequence[str | os.PathLike[str]], split: str | None = None, year
     if masks is None:
         masks = _all_have_masks(images, folders, log)
     categories = conversion.categories(_classes(classes))
-    source = Voc(tuple(folders), {category.name: category for category in categories}, masks, first_pixel)
+    source = Voc(tuple(folders), {category.name: category for category in categories}, masks, first_pixel, follow)
     head = Manifest(
         name='', categories=categories, counts=Counts(), max_objects_per_image=0, dropped=log.dropped,
         repaired=log.repaired, kept=log.kept, shards=[], has_masks=masks, source=Source(
@@ -117,6 +119,7 @@ class Voc:
     categories: dict[str, Category]      # by name
     masks: bool
     first_pixel: int = 1
+    follow: bool = False                 # files that lie elsewhere
 
     def item(self, image: _Image, number: int, ordinal: int, split: str) -> Item:
         """The image of this id."""
@@ -136,8 +139,8 @@ class Voc:
     def tell(self, item: Item) -> Told:
         """What the xml says of an image."""
         folder = self.folders[item.told.folder]
-        root = _parse(folder.xmls / item.told.xml)
-        pixels = _segments(folder.segments / f'{item.id}.png') if self.masks else None
+        root = _parse(inside(folder.xmls, item.told.xml, self.follow))
+        pixels = _segments(inside(folder.segments, f'{item.id}.png', self.follow)) if self.masks else None
         elements = root.findall('object')
         size, odd = _size(root)
         odd += _strangers(pixels, len(elements)) + _of_another(root, item)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from data_tools.file_names import SUFFIXES, FileNames
 from data_tools.incidents import ConversionError, Fault, Log
+from mrcnn_tf import files
 
 XMLS, PICTURES, SEGMENTS, LISTS = 'Annotations', 'JPEGImages', 'SegmentationObject', 'ImageSets'
 _PICTURES = (PICTURES, 'images')
@@ -105,7 +106,7 @@ def pictures_without_xml(place: Folders, named: set[str]) -> list[str]:
 def read_text(path: pathlib.Path) -> str:
     """Return the text of a UTF-8 file; raises ConversionError where it is none."""
     try:
-        return path.read_text(encoding='utf-8-sig')
+        return files.read_text(path, 'utf-8-sig')
     except OSError as error:
         raise ConversionError(f'{path}: {error.strerror}; give a text file') from None
     except UnicodeDecodeError as error:
@@ -209,8 +210,8 @@ def _list_path(place: Folders, split: str | None) -> pathlib.Path:
 def _read_list(path: pathlib.Path, place: Folders, log: Log, dropped: Log) -> Iterator[Entry]:
     """The images of a list; of one for a class, with 1, 0 or -1 behind each id, those that show the class."""
     names = FileNames(place.xmls, _XML)
-    files = [each.relative_to(place.xmls).as_posix() for each in place.xmls.rglob('*') if _has(each.name, _XML)]
-    known = {os.path.splitext(name)[0]: name for name in files}
+    xmls = [each.relative_to(place.xmls).as_posix() for each in place.xmls.rglob('*') if _has(each.name, _XML)]
+    known = {os.path.splitext(name)[0]: name for name in xmls}
     for line in map(str.strip, read_text(path).splitlines()):
         flagged = _FLAGGED.fullmatch(line)
         if line in known:

@@ -26,6 +26,7 @@ from data_tools import staging as stages
 from data_tools.incidents import ConversionError, Log, describe
 from data_tools.shards import Job, Make, Part, T
 from mrcnn_tf.input.manifest import Counts, Incident, Manifest
+from mrcnn_tf.text import one_line
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _table(manifest: Manifest) -> Table:
 
 def _name(incident: Incident) -> str:
     annotation = '' if incident.annotation_id is None else f', annotation {incident.annotation_id}'
-    return f'image {incident.image_id}{annotation}: {incident.detail}'
+    return one_line(f'image {incident.image_id}{annotation}: {incident.detail}', 500)
 
 
 def _write_parts(groups: Sequence[Sequence[T]], make: Make[T], staging: stages.Staging, options: Options) -> list[Part]:
@@ -181,7 +182,7 @@ def _run(jobs: Sequence[Job], make: Make[T], options: Options, show: progress.Sh
 def _check_space(jobs: Sequence[Job], output: pathlib.Path) -> None:
     needed, free = sum(item.bytes for job in jobs for item in job.items), shutil.disk_usage(output).free
     if needed > free:
-        raise OSError(f'{output}: about {needed / 2 ** 20:.0f} MiB are needed and {free / 2 ** 20:.0f} are free; '
+        raise OSError(f'{output}: about {needed / 2 ** 20:.3g} MiB are needed and {free / 2 ** 20:.3g} are free; '
                       'free some or choose another directory')
 
 

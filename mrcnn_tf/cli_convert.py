@@ -67,6 +67,8 @@ _BeamOptions = Annotated[list[str] | None, typer.Option(
 _Workers = Annotated[int, typer.Option(min=1, help='Processes.')]
 _Exif = Annotated[Exif, typer.Option(help='Photographs whose EXIF says to turn them: stop, turn the pixels, or leave '
                                           'them as stored.')]
+_Follow = Annotated[bool, typer.Option(
+    '--follow', help='Read files, too, that their names or symlinks put outside of the directory given.')]
 _Strict = Annotated[bool, typer.Option('--strict', help='Stop at the first drop or repair.')]
 _Json = Annotated[bool, typer.Option('--json', help='Print a report as JSON, with every problem.')]
 
@@ -155,7 +157,7 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json 
              show_default=False, help="What a bbox holds: COCO's x, y, width, height; corners; a centre (c) and width, "
                                       'height; in px, fractions or percents of the image. If not given, xywh, and '
                                       'the command stops where the boxes look like another one.')] = None,
-         ) -> DataSet:
+         follow: _Follow = False) -> DataSet:
     """COCO's json: of COCO itself, LVIS, Objects365, or any tool that writes this format.
 
     \b
@@ -164,7 +166,7 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json 
     """
     from data_tools import coco as source
 
-    return source.find(annotations, images, masks, box_format.value if box_format else None)
+    return source.find(annotations, images, masks, box_format.value if box_format else None, follow)
 
 
 @_kind
@@ -173,7 +175,7 @@ def cityscapes(root: Annotated[pathlib.Path, typer.Option(help='Directory of lef
                annotations: Annotated[CityscapesAnnotations, typer.Option(
                    help='none: a test set.')] = CityscapesAnnotations.fine,
                masks: Annotated[bool, typer.Option('--masks/--boxes', help='Masks and boxes, or boxes only.')] = True,
-               ) -> DataSet:
+               follow: _Follow = False) -> DataSet:
     """Cityscapes' folders: the 8 classes with instances, groups as crowds (needs the extra `cityscapes`).
 
     \b
@@ -182,7 +184,7 @@ def cityscapes(root: Annotated[pathlib.Path, typer.Option(help='Directory of lef
     """
     from data_tools import cityscapes as source
 
-    return source.find(root, split, annotations.value, masks)
+    return source.find(root, split, annotations.value, masks, follow)
 
 
 @_kind
@@ -201,7 +203,7 @@ def voc(root: Annotated[list[pathlib.Path], typer.Option(
         first_pixel: Annotated[int, typer.Option(
             min=0, max=1, help='Number of the first row and column: 1 as VOC counts; 0 for boxes of labelImg, CVAT, '
                                'Label Studio and most other tools.')] = 1,
-        ) -> DataSet:
+        follow: _Follow = False) -> DataSet:
     """PASCAL VOC's folders: boxes, and masks of SegmentationObject; difficult and truncated are kept.
 
     \b
@@ -211,4 +213,4 @@ def voc(root: Annotated[list[pathlib.Path], typer.Option(
     """
     from data_tools import voc as source
 
-    return source.find(root, split, year or [], classes, masks, first_pixel)
+    return source.find(root, split, year or [], classes, masks, first_pixel, follow)

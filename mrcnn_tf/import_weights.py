@@ -9,6 +9,7 @@ from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.model import Detector, build_model
+from mrcnn_tf.text import one_line
 from mrcnn_tf.training.checkpoints import restore_model, save_imported
 from mrcnn_tf.weights import coco, detectron2, files, keras_applications, rules, torchvision
 from mrcnn_tf.weights.classes import class_map, read_map
@@ -144,4 +145,4 @@ def table(report: Sequence[Line]) -> str:
              for row in [heading, *rows]]
     fresh = [line.ours for line in report if not line.source]
     filled = f'{len(report) - len(fresh)} of {len(report)} variables filled'
-    return '\n'.join([*lines, f'{filled}; fresh: {", ".join(fresh)}' if fresh else filled])
+    return '\n'.join([*map(one_line, lines), f'{filled}; fresh: {", ".join(fresh)}' if fresh else filled])

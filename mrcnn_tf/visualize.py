@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mrcnn_tf import files
 from mrcnn_tf.inference import InferenceError, Instances, Predictor, read_image, to_coco
+from mrcnn_tf.text import one_line
 
 _LEGIBLE = 1280         # px: images are enlarged as long as their longer side stays within it
 _ALPHA = 0.45           # of a mask over its image
@@ -198,4 +199,4 @@ def _font_size(side: int) -> int:
 
 
 def _name(names: Sequence[str], label: int) -> str:
-    return names[label - 1] if 1 <= label <= len(names) else str(label)
+    return one_line(names[label - 1], 60) if 1 <= label <= len(names) else str(label)

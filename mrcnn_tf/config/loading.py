@@ -163,7 +163,8 @@ def _apply(config: DictConfig, layer: dict[Any, Any], schema: Any, prefix: str, 
     fields = {f.name: f for f in dataclasses.fields(schema)}
     for key, value in layer.items():
         if key not in fields:
-            raise ConfigError(f'{origin}: unknown key {prefix}{one_line(key, 60)}; {_nearest(str(key)[:60], list(fields), prefix)}')
+            raise ConfigError(f'{origin}: unknown key {prefix}{one_line(key, 60)}; '
+                              f'{_nearest(str(key)[:60], list(fields), prefix)}')
         inner: Any = fields[key].default_factory
         if not dataclasses.is_dataclass(inner):
             _set(config, fields[key], value, prefix, origin)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_tf.evaluation.coco import GroundTruth, Metrics
+from mrcnn_tf.text import one_line
 
 IOU = 0.5
 
@@ -36,7 +37,7 @@ def mean_average_precision(truth: GroundTruth, detections: Sequence[Mapping[str,
 
 def table(metrics: Metrics) -> str:
     """A line for each category, and the mean, in per cent as the papers print them."""
-    rows = [(name.removeprefix('voc/').removeprefix('AP/'), value) for name, value in metrics.items()]
+    rows = [(one_line(name.removeprefix('voc/').removeprefix('AP/'), 60), value) for name, value in metrics.items()]
     width = max(len(name) for name, _ in rows)
     return '\n'.join(f'{name.ljust(width)}  {_percent(value):>5}' for name, value in rows)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mrcnn_tf import files
+from mrcnn_tf.text import one_line
 
 
 class ManifestError(ValueError):
@@ -110,6 +111,7 @@ class Manifest:
         manifest = _build(cls, {k: v for k, v in data.items() if k not in ('format', 'version')}, str(path), '')
         if manifest.categories or manifest.counts.objects:      # a test set may list none
             _check_categories(manifest.categories, path)
+        manifest.check_places(path)
         if shards:
             manifest.check_shards(path)
         return typing.cast(Manifest, manifest)
@@ -126,12 +128,25 @@ class Manifest:
         """Paths of the shards in order, given the path of the manifest."""
         return [str(pathlib.Path(path).parent / shard.file) for shard in self.shards]
 
+    def check_places(self, path: str | os.PathLike[str]) -> None:
+        """Raises ManifestError for a shard that does not lie beside the manifest, or is a link to elsewhere."""
+        for shard in self.shards:
+            try:
+                files.inside(pathlib.Path(path).parent, shard.file)
+                beside = pathlib.PurePath(shard.file).name == shard.file
+            except files.OutsideError:
+                beside = False
+            if not beside:
+                raise ManifestError(f'{path}: its shard {one_line(shard.file, 200)!r} does not lie beside it; '
+                                    'copy the shards into its directory, or convert the data again')
+
     def check_shards(self, path: str | os.PathLike[str]) -> None:
         """Raises ManifestError for a shard that is missing or of another size than stated; does not read them."""
         for shard, file in zip(self.shards, self.shard_paths(path), strict=True):
             size = os.path.getsize(file) if os.path.isfile(file) else None
             if size is None:
-                raise ManifestError(f'{path}: its shard {file} is missing; copy it there or convert the data again')
+                raise ManifestError(f'{path}: its shard {file} is {"no file" if os.path.exists(file) else "missing"}; '
+                                    'copy it there or convert the data again')
             if size != shard.bytes:
                 raise ManifestError(f'{path}: its shard {file} has {size} bytes, expected {shard.bytes}; '
                                     'copy it again or convert the data again')

@@ -67,11 +67,15 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) ->
                      'data.test_flip are left out', model_dir)
     module, signature = _traced(serving_function(model, config.data, _category_ids(categories)))
     version = pathlib.Path(output) / str(_newest_version(pathlib.Path(output)) + 1)
-    with files.atomic_path(version) as temporary:
-        # Custom gradients would be saved too, and nobody takes the gradient of a signature.
-        tf.saved_model.save(module, str(temporary), {_SIGNATURE: signature},
-                            tf.saved_model.SaveOptions(experimental_custom_gradients=False))
-        files.write_json(temporary / _DESCRIPTION, _description(config, categories))
+    try:
+        with files.atomic_path(version) as temporary:
+            # Custom gradients would be saved too, and nobody takes the gradient of a signature.
+            tf.saved_model.save(module, str(temporary), {_SIGNATURE: signature},
+                                tf.saved_model.SaveOptions(experimental_custom_gradients=False))
+            files.write_json(temporary / _DESCRIPTION, _description(config, categories))
+    except tf.errors.OpError as error:
+        reason = error.message.rsplit('; ', 1)[-1].partition(' [Op:')[0]
+        raise OSError(f'{version}: {reason}; make room there or give another --output') from None
     return version
 
 

@@ -4,6 +4,7 @@ step: optimizer updates done, this one included. Nothing here changes what is le
 """
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import math
@@ -11,7 +12,7 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -161,16 +162,28 @@ class Scalars(_Report):
     def __init__(self, directory: pathlib.Path, schedule: LearningRateSchedule, every: int, total: int,
                  batch_size: int) -> None:
         super().__init__(every, total, batch_size)
-        self._schedule = schedule
-        self._writer = tf.summary.create_file_writer(str(directory))
+        self._schedule, self._directory = schedule, directory
+        with self._explained():
+            self._writer = tf.summary.create_file_writer(str(directory))
 
     def report(self, step: int, losses: dict[str, float], images_per_second: float) -> None:
         values = {**losses, 'learning_rate': float(self._schedule(step - 1)), 'images_per_second': images_per_second}
-        with self._writer.as_default(step=step):
-            for name, value in values.items():
-                if math.isfinite(value):    # a rate is known from the second step on
-                    tf.summary.scalar(name, value)
-        self._writer.flush()
+        with self._explained():
+            with self._writer.as_default(step=step):
+                for name, value in values.items():
+                    if math.isfinite(value):    # a rate is known from the second step on
+                        tf.summary.scalar(name, value)
+            self._writer.flush()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns what TensorFlow raises for a full disk, which it calls exhausted memory, into one line."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise TrainingError(f'{self._directory}: the losses cannot be written '
+                                f'({error.message.rsplit("; ", 1)[-1]}); make room there and resume with the same '
+                                'command') from None
 
 
 class Show(_Report):
