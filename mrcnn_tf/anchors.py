@@ -68,12 +68,13 @@ class AnchorGenerator(keras.layers.Layer):
         """Anchors of one cell, a number a level."""
         return [len(s) * len(self.ratios) for s in self.sizes]
 
-    def call(self, features: Sequence[tf.Tensor], canvas: Sequence[Dimension] | None = None) -> tf.Tensor:
+    def call(self, features: Sequence[tf.Tensor], canvas: Any = None) -> tf.Tensor:
         """Return the anchors of all levels.
 
         Args:
             features: the finest first; rows and columns may be dynamic.
-            canvas: height and width of the images that they come from, px; read only without `strides`.
+            canvas: height and width of the images that they come from, px, two ints or int32 [2]; read only without
+                `strides`.
 
         Raises:
             ValueError: neither `strides` nor `canvas` is given; more or fewer features than levels.
@@ -88,9 +89,9 @@ class AnchorGenerator(keras.layers.Layer):
             for level, (sizes, feature) in enumerate(zip(self.sizes, features, strict=True))]
         return tf.concat(levels, axis=0)
 
-    def _centers(self, grid: Sequence[Dimension], level: int, canvas: Sequence[Dimension] | None) -> list[tf.Tensor]:
+    def _centers(self, grid: Sequence[Dimension], level: int, canvas: Any) -> list[tf.Tensor]:
         """y of each row and x of each column, float32."""
-        strides = [side // cells for side, cells in zip(canvas or (), grid, strict=True)] if self.strides is None else (
+        strides = [canvas[axis] // cells for axis, cells in enumerate(grid)] if self.strides is None else (
             [self.strides[level]] * 2)
         return [(tf.range(cells, dtype=tf.float32) + self.offset) * tf.cast(stride, tf.float32)
                 for cells, stride in zip(grid, strides, strict=True)]

@@ -206,7 +206,7 @@ class Proposer(Detector):
 
     def _score(self, features: list[tf.Tensor], images: tf.Tensor
                ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-        return self.anchors(features, canvas=dimensions(images)[1:3]), *self.rpn_head(features)
+        return self.anchors(features, canvas=tf.shape(images)[1:3]), *self.rpn_head(features)
 
     def _region_losses(self, batch: Batch, truth: Truth, features: list[tf.Tensor], seed: tf.Tensor
                        ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:

@@ -577,14 +577,18 @@ def test_anchors_that_cross_the_border(monkeypatch) -> None:
 
 @pytest.mark.parametrize('maps', ['fpn', 'c4'])
 def test_one_graph_serves_all_heights_and_widths(maps) -> None:
-    """C4 with sides that nothing divides. Detections are those of static shapes."""
+    """C4 with sides that nothing divides, FPN with the anchors' stride of the canvas. Detections are those of static
+    shapes."""
     keras.utils.set_random_seed(3)
     one_map = {} if maps == 'fpn' else {
         'backbone__maps': 'c4', 'anchors__sizes': [[8., 16., 32.]], 'anchors__order': 'size_major',
         'box_head__fully_connected': 0, 'box_head__pool_size': 4, 'mask_head__convolutions': 0}
-    model = build_model(small_config(anchors__stride='level', detections__score_threshold=.2, **one_map))
+    stride = 'canvas' if maps == 'fpn' else 'level'
+    model = build_model(small_config(anchors__stride=stride, detections__score_threshold=.2, **one_map))
     graph = tf.function(lambda images, sizes: model({'images': images, 'sizes': sizes}), autograph=False,
                         input_signature=[tf.TensorSpec([1, None, None, 3]), tf.TensorSpec([1, 2])])
+    one_side = tf.function(lambda images, sizes: model({'images': images, 'sizes': sizes})['boxes'], autograph=False)
+    assert one_side.get_concrete_function(tf.TensorSpec([1, 64, None, 3]), tf.TensorSpec([1, 2])).outputs
     rng = np.random.default_rng(1)
     for canvas in ((64, 96), (32, 64)) if maps == 'fpn' else ((53, 71), (33, 30)):
         images, sizes = tf.constant(rng.uniform(0, 255, (1, *canvas, 3)), tf.float32), tf.constant([canvas], tf.float32)
