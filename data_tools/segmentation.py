@@ -13,13 +13,11 @@ from pycocotools import mask as coco_mask
 
 from data_tools import segmentation_forms
 from data_tools.incidents import Fault, Unusable
-from data_tools.segmentation_forms import short
+from data_tools.segmentation_forms import FARTHEST, short
 from mrcnn_tf.input import mask_png
 
-# Beyond any image; the rasteriser takes memory with the length of the outline.
-FARTHEST = 1e6    # px
 FORM = 'segmentation in another form'
-_LONGEST = 1e7    # px, of an outline
+_LONGEST = 1e7    # px, of an outline: the rasteriser takes memory with its length
 _LONGEST_NUMBER = 60    # bits
 
 

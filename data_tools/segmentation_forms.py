@@ -11,6 +11,7 @@ from typing import Any
 
 from data_tools.incidents import Unusable
 
+FARTHEST = 1e6           # px, beyond any image
 ONE = 1.001              # the largest fraction, rounded
 _DEEPEST = 5             # lists within lists
 
@@ -42,12 +43,14 @@ def outline(segmentation: Any) -> tuple[float, float, float, float] | None:
     """Return y1, x1, y2, x2 around the polygons of a segmentation; None where it has others than sound ones."""
     try:
         polygons = parts(segmentation)[0]
-        if not all(isinstance(each, list) and each and not len(each) % 2 and _flat(each) for each in polygons):
-            return None
-        xs, ys = ([v for each in polygons for v in each[first::2]] for first in (0, 1))
-        return float(min(ys)), float(min(xs)), float(max(ys)), float(max(xs))
-    except (Unusable, OverflowError):
+    except Unusable:
         return None
+    if not all(isinstance(each, list) and each and not len(each) % 2 and _flat(each) for each in polygons):
+        return None
+    xs, ys = ([v for each in polygons for v in each[first::2]] for first in (0, 1))
+    if not all(map(FARTHEST.__gt__, map(abs, (*xs, *ys)))):      # no NaN either
+        return None
+    return float(min(ys)), float(min(xs)), float(max(ys)), float(max(xs))
 
 
 def size(code: dict[str, Any]) -> tuple[Any, list[str]]:

@@ -75,6 +75,12 @@ def test_the_manifest_tells_what_the_shards_hold(tmp_path: pathlib.Path) -> None
     assert [(s.file, s.records) for s in found.shards] == [(first.name, 1), (second.name, 2)]
 
 
+def test_objects_with_a_box_only_are_counted(tmp_path: pathlib.Path) -> None:
+    bare = {'image/object/has_mask': [0, 1], 'image/object/mask': [_mask(0, 0, 0, 0), _mask(32, 48, 64, 96)]}
+    found = adopt.adopt([_shard(tmp_path / 'a.tfrecord', _example(**bare), _example())], 'train')
+    assert found.counts == Counts(2, 0, 4, 2, 1) and found.has_masks
+
+
 def test_it_is_trained_on(tmp_path: pathlib.Path) -> None:
     """Boxes, labels, crowd and masks of the batch, worked by hand: the image is enlarged twice."""
     adopt.adopt([_shard(tmp_path / 'a.tfrecord', _example(), _example())], 'train')

@@ -30,7 +30,8 @@ def test_polygons_become_flat(value: Any, count: int) -> None:
 
 
 @pytest.mark.parametrize('value', [
-    [[1, 2, 5]], [[1, 2], 'x'], [[1, 2, None, 4]], [CODE], CODE, [POLYGON, CODE], 5, None, 'x', [[]], [10 ** 400, 1]],
+    [[1, 2, 5]], [[1, 2], 'x'], [[1, 2, None, 4]], [CODE], CODE, [POLYGON, CODE], 5, None, 'x', [[]], [10 ** 400, 1],
+    [1, float('inf')], [1, 2, float('nan'), 2]],
     ids=lambda each: str(each)[:40])
 def test_what_has_no_outline(value: Any) -> None:
     assert forms.outline(value) is None
