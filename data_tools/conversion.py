@@ -19,13 +19,15 @@ from rich.progress import track
 
 from data_tools import images, starting, writer
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
+from mrcnn_tf.config import DataConfig
 from mrcnn_tf.input import records
-from mrcnn_tf.input.manifest import Category, Counts, Incident, Manifest
+from mrcnn_tf.input.manifest import EXIF_APPLIED, EXIF_IGNORED, Category, Counts, Incident, Manifest
 from mrcnn_tf.text import one_line
 
 EXIF = ('error', 'apply', 'ignore')
 TURNED = 'EXIF orientation'
-APPLIED = f'{TURNED} applied'
+TRANSCODED = 'image transcoded to PNG'
+ASKED_FOR = (EXIF_APPLIED, TRANSCODED)     # repairs that an option makes
 EMPTY = 'image without objects'
 _LONGEST_NAME = 1000       # characters, of a category
 _MOST_OBJECTS = 100_000    # of an image
@@ -38,6 +40,8 @@ class Rules:
     exif: str = EXIF[0]          # of photographs to be turned: stop, turn the pixels, leave them
     keep_empty: bool = True      # images without objects
     strict: bool = False         # stop where something would be dropped or repaired
+    max_pixels: int = DataConfig.max_pixels      # larger images are dropped before they are decoded
+    transcode: bool = False      # make PNGs of formats other than JPEG and PNG
 
     def __post_init__(self) -> None:
         if self.exif not in EXIF:
@@ -104,7 +108,7 @@ def convert(found: DataSet, output: str | os.PathLike[str], name: str, rules: Ru
     _check_names(found.head)
     _stop(Log(found.head.dropped, found.head.repaired), fatal)
     return writer.write(found.items, functools.partial(_make, found.source, rules, fatal),
-                        replace(found.head, name=name), output, options)
+                        replace(found.head, name=name, exif=rules.exif), output, options)
 
 
 def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str = 'checked') -> Manifest:
@@ -127,8 +131,8 @@ def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str =
     for of_image, incidents in _each(job, found.items, workers):
         log.extend(incidents)
         counts, most = counts + of_image, max(most, of_image.objects)
-    return replace(found.head, name=name, counts=counts, max_objects_per_image=most, dropped=log.dropped,
-                   repaired=log.repaired, kept=log.kept)
+    return replace(found.head, name=name, exif=rules.exif, counts=counts, max_objects_per_image=most,
+                   dropped=log.dropped, repaired=log.repaired, kept=log.kept)
 
 
 def check_convertible(manifest: Manifest) -> None:
@@ -222,7 +226,7 @@ def _check_count(told: Sequence[Any]) -> None:
 
 
 def _image(path: pathlib.Path, item: Item, told: Told, rules: Rules, log: Log) -> images.ImageFile:
-    file = images.read(path)
+    file = images.read(path, rules.max_pixels, rules.transcode)
     if file.orientation != 1 and rules.exif == 'error':
         fits = {file.turned_size(): 'apply', (file.height, file.width): 'ignore'}.get(told.size or (0, 0))
         both = file.turned_size() == (file.height, file.width)
@@ -245,9 +249,14 @@ def _note(item: Item, told: Told, file: images.ImageFile, rules: Rules, log: Log
     if file.orientation != 1:
         detail = f'orientation {file.orientation}'
         if rules.exif == 'apply':
-            log.repair(Fault(APPLIED, detail), item.id, file=item.file_name)
+            log.repair(Fault(EXIF_APPLIED, detail), item.id, file=item.file_name)
         else:
-            log.keep(Fault(f'{TURNED} ignored', detail), item.id, file=item.file_name)
+            log.keep(Fault(EXIF_IGNORED, detail), item.id, file=item.file_name)
+    if file.elsewhere != 1:
+        log.keep(Fault('orientation outside of EXIF', f'XMP or a text says to turn it ({file.elsewhere}); it stays '
+                                                      'as stored, as browsers show it'), item.id, file=item.file_name)
+    if file.transcoded:
+        log.repair(Fault(TRANSCODED, file.transcoded), item.id, file=item.file_name)
     if told.channels is not None and told.channels != file.channels:
         log.keep(Fault('channels differ', f'the file has {file.channels}, the annotations say {told.channels}'),
                  item.id, file=told.file)
@@ -282,7 +291,7 @@ def _stop(log: Log, fatal: Sequence[str] | None) -> None:
     """Raises ConversionError at the first incident whose reason is fatal; None: all are but what was asked for."""
     for action in ('dropped', 'repaired'):
         for reason, incidents in getattr(log, action).items():
-            if reason in fatal if fatal is not None else reason != APPLIED:
+            if reason in fatal if fatal is not None else reason not in ASKED_FOR:
                 where = line(f'would be {action}' if fatal is None else 'stopped', reason, incidents[0])
                 raise ConversionError(f'{where}; mend it or convert without strict' if fatal is None else where)
 

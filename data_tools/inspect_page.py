@@ -14,13 +14,14 @@ from html import escape as escape_html
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from data_tools import tally as counting
 from data_tools.tally import Tally
 from mrcnn_tf import files, visualize
 from mrcnn_tf.inference import Instances
-from mrcnn_tf.input import images, stored
+from mrcnn_tf.input import decoding, stored
 from mrcnn_tf.input.manifest import Category, Incident, Manifest
 from mrcnn_tf.input.records import Annotated
 from mrcnn_tf.text import one_line
@@ -69,13 +70,15 @@ figcaption { margin-top: .4rem; font-size: .85rem; color: var(--soft); } figcapt
 """.strip()
 
 
-def write(manifest: str | os.PathLike[str], output: str | os.PathLike[str], sample: int = 24) -> None:
+def write(manifest: str | os.PathLike[str], output: str | os.PathLike[str], sample: int = 24,
+          max_pixels: int | None = decoding.DEFAULT.max_pixels) -> None:
     """Writes the page of a set, whole or not at all; the same for the same set.
 
     Args:
         manifest: of the set.
         output: the HTML file; an existing one is replaced.
         sample: images shown, drawn by their ids.
+        max_pixels: of an image that is shown; None: no limit.
 
     Raises:
         ManifestError: the manifest cannot be used.
@@ -83,13 +86,13 @@ def write(manifest: str | os.PathLike[str], output: str | os.PathLike[str], samp
         OSError: the disk is full, no permission.
     """
     described = Manifest.read(manifest)
-    text = page(described, counting.tally(manifest, sample))
+    text = page(described, counting.tally(manifest, sample), decoding.Rule(max_pixels=max_pixels))
     with files.atomic_path(output) as temporary:
         temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
-def page(manifest: Manifest, found: Tally) -> str:
-    """The HTML."""
+def page(manifest: Manifest, found: Tally, rule: decoding.Rule = decoding.AS_STORED) -> str:
+    """The HTML; rule: which images are decoded."""
     name = escape(manifest.name)
     return '\n'.join((
         '<!DOCTYPE html>', '<html lang="en">', '<head>', '<meta charset="utf-8">',
@@ -99,7 +102,7 @@ def page(manifest: Manifest, found: Tally) -> str:
         f'<style>{_STYLE}</style>', '</head>', '<body>', f'<h1>{name}</h1>', *_source(manifest), *_tiles(manifest),
         '<h2>Distributions</h2>', '<div class="charts">', *_charts(manifest, found), '</div>',
         '<h2>What became of the annotations</h2>', *_incidents(manifest),
-        f'<h2>{len(found.sample)} of {manifest.counts.images} images</h2>', *_pictures(manifest, found.sample),
+        f'<h2>{len(found.sample)} of {manifest.counts.images} images</h2>', *_pictures(manifest, found.sample, rule),
         '</body>', '</html>', ''))
 
 
@@ -202,11 +205,11 @@ def _told(incident: Incident) -> str:
     return ': '.join(part for part in (', '.join(ids), incident.detail) if part)
 
 
-def _pictures(manifest: Manifest, sample: Sequence[Annotated]) -> Iterable[str]:
+def _pictures(manifest: Manifest, sample: Sequence[Annotated], rule: decoding.Rule) -> Iterable[str]:
     names = [category.name for category in manifest.categories]
     yield '<div class="pictures">'
     for example in sample:
-        content = base64.b64encode(_picture(example, names)).decode()
+        content = base64.b64encode(_picture(example, names, rule)).decode()
         shown = example.filename or example.source_id
         count = len(example.objects)
         yield (f'<figure><label><input type="checkbox"><img alt="{escape(shown)}" '
@@ -216,9 +219,9 @@ def _pictures(manifest: Manifest, sample: Sequence[Annotated]) -> Iterable[str]:
     yield '</div>'
 
 
-def _picture(example: Annotated, names: Sequence[str]) -> bytes:
+def _picture(example: Annotated, names: Sequence[str], rule: decoding.Rule) -> bytes:
     """JPEG of an image with its objects, the smallest on top."""
-    pixels = _pixels(example)
+    pixels = _pixels(example, rule)
     objects = sorted(example.objects, key=lambda each: each.area)
     scale = min(1.0, _SIDE / max(pixels.shape[:2]))
     size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
@@ -237,11 +240,14 @@ def _picture(example: Annotated, names: Sequence[str]) -> bytes:
     return stream.getvalue()
 
 
-def _pixels(example: Annotated) -> np.ndarray:
+def _pixels(example: Annotated, rule: decoding.Rule) -> np.ndarray:
     """uint8 [height, width, 3] of the file, as training decodes it."""
     try:
-        decoded = images.decode(example.encoded)
-    except Exception as error:      # of TensorFlow, whose errors are not one class
+        reason = decoding.refusal(example.encoded, rule).numpy().decode()
+        if reason:
+            raise stored.RecordError(f'image {example.source_id}: {reason}')
+        decoded = decoding.decode(example.encoded, then=lambda pixels: pixels)
+    except tf.errors.OpError as error:
         raise stored.RecordError(f'image {example.source_id}: cannot be decoded ({" ".join(str(error).split())}); '
                                  'convert the data again') from None
     return np.clip(np.asarray(decoded), 0, 255).astype(np.uint8)

@@ -23,6 +23,7 @@ from PIL import Image
 from data_tools import frames, images, processes, progress
 from data_tools.incidents import Unusable
 from mrcnn_tf import files
+from mrcnn_tf.config import DataConfig
 from mrcnn_tf.input import records, stored
 from mrcnn_tf.input.manifest import Counts, Manifest, Shard
 from mrcnn_tf.text import one_line
@@ -255,7 +256,9 @@ def _of_proposals(expected: Expected, example: records.Annotated) -> Iterator[st
 
 def _of_image(example: records.Annotated) -> Iterator[str]:
     try:
-        file = images.check(example.encoded, example.filename)
+        # As large as the record says, or as any image may be: not what takes all memory.
+        limit = max(DataConfig.max_pixels, example.height * example.width)
+        file = images.check(example.encoded, example.filename, limit)
     except Unusable as unusable:
         yield str(unusable)
         return

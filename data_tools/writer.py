@@ -23,6 +23,7 @@ from rich.text import Text
 
 from data_tools import beam, processes, progress, shards
 from data_tools import staging as stages
+from data_tools.images import TRANSCODABLE
 from data_tools.incidents import ConversionError, Log, describe
 from data_tools.shards import Job, Make, Part, T
 from mrcnn_tf.input.manifest import Counts, Incident, Manifest
@@ -141,6 +142,8 @@ def summarize(manifest: Manifest, console: Console | None = None) -> None:
             soft_wrap=True, highlight=False)
     if manifest.dropped or manifest.repaired or manifest.kept:
         console.print(_table(manifest))
+    if savable := len(manifest.dropped.get(TRANSCODABLE, ())):
+        console.print(f'{savable} of the dropped images would be kept with --transcode', highlight=False)
 
 
 def _table(manifest: Manifest) -> Table:

@@ -15,6 +15,7 @@ import typer
 from data_tools import starting
 from mrcnn_tf import __version__, cli_convert, cli_import, config
 from mrcnn_tf.command import command
+from mrcnn_tf.text import one_line
 
 app = typer.Typer(
     name='mrcnn', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -138,7 +139,8 @@ def verify(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a
 @command
 def inspect(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a converted set.')],
             output: Annotated[pathlib.Path, typer.Option(help='The HTML file.')],
-            images: Annotated[int, typer.Option(min=0, help='Pictures on the page.')] = 24) -> None:
+            images: Annotated[int, typer.Option(min=0, help='Pictures on the page.')] = 24,
+            max_pixels: cli_convert.MaxPixels = config.DataConfig.max_pixels) -> None:
     """Look at a converted set: one HTML page with its numbers, its problems, and pictures of its objects.
 
     The page is a single file that any browser opens, without a server or a network.
@@ -149,7 +151,7 @@ def inspect(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of 
     """
     from data_tools import inspect_page
 
-    inspect_page.write(manifest, output, images)
+    inspect_page.write(manifest, output, images, max_pixels)
     typer.echo(str(output))
 
 
@@ -304,23 +306,37 @@ def export(model_dir: Annotated[pathlib.Path, typer.Option(help='What `mrcnn tra
 
 @app.command()
 @command
-def predict(images: Annotated[list[pathlib.Path], typer.Argument(metavar='IMAGE', help='JPEG or PNG files.')],
+def predict(images: Annotated[list[pathlib.Path], typer.Argument(
+                metavar='IMAGE', help="JPEG or PNG files, folders, patterns such as 'photos/**/*.jpg', or a .txt of "
+                                      'paths, one a line.')],
             model: Annotated[pathlib.Path, typer.Option(help='What `mrcnn train` or `mrcnn export` wrote.')],
             output: Annotated[pathlib.Path, typer.Option(help='Directory for the results.')],
             threshold: Annotated[float, typer.Option(min=0, max=1, help='Least score of what is kept.')] = 0.5) -> None:
     """Find the objects of images: OUTPUT/NAME.png, a picture with masks, and OUTPUT/NAME.json, the numbers.
 
+    Boxes and masks are in the pixels that viewers show: a photograph whose EXIF says to turn it is turned, unless the
+    model's data.exif says otherwise. Files that cannot be used do not stop the others; they are listed at the end, and
+    the exit code is 1.
+
     \b
     Example:
-      mrcnn predict images/*.png --model saved_models/nuclei --output predictions
+      mrcnn predict photos 'more/*.jpg' list.txt --model saved_models/nuclei --output predictions
     """
-    from mrcnn_tf import inference, visualize
+    from mrcnn_tf import inference, predict_files
     from mrcnn_tf.evaluation.run import tracked
 
-    predictor = inference.load_predictor(model)
-    visualize.predict_to_directory(images, predictor, output, threshold,
-                                   lambda paths: tracked(paths, len(paths), 'predicted'))
-    typer.echo(f'{len(images)} pictures and json files in {output}')
+    paths = predict_files.find_images(images)
+    done = predict_files.predict_to_directory(paths, inference.load_predictor(model), output, threshold,
+                                              lambda paths: tracked(paths, len(paths), 'predicted'))
+    typer.echo(f'{len(done.pictures)} pictures and json files in {output}')
+    if done.without:
+        best = f'the best score is {done.best_below:.3f}' if done.best_below else 'the model finds nothing there'
+        typer.echo(f'on {len(done.without)} of them nothing reaches the threshold of {threshold}, such as on '
+                   f'{one_line(done.without[0])}: {best}')
+    for reason in done.failed.values():
+        typer.echo(f'mrcnn: {one_line(reason)}', err=True)
+    if done.failed:
+        raise inference.InferenceError(f'{len(done.failed)} of {len(paths)} files could not be used, listed above')
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ import typer
 
 from data_tools import starting
 from mrcnn_tf.command import command
+from mrcnn_tf.config import DataConfig
 
 DataSet = Any     # data_tools.conversion's, which needs TensorFlow
 
@@ -61,6 +62,7 @@ class BoxFormat(str, enum.Enum):
 
 ImagesPerShard = Annotated[int, typer.Option(min=1, help='At most, on average.')]
 ShardSize = Annotated[int, typer.Option(min=1, help='MiB, at most, on average and roughly.')]
+MaxPixels = Annotated[int, typer.Option(min=1, help='Of an image; a larger one is refused before it is decoded.')]
 _Runner = Annotated[Runner, typer.Option(help='Processes of this machine, or Apache Beam.')]
 _BeamOptions = Annotated[list[str] | None, typer.Option(
     '--beam-option', help="Of Beam's own, such as --beam-option=--runner=FlinkRunner; may be repeated.")]
@@ -69,6 +71,7 @@ _Exif = Annotated[Exif, typer.Option(help='Photographs whose EXIF says to turn t
                                           'them as stored.')]
 _Follow = Annotated[bool, typer.Option(
     '--follow', help='Read files, too, that their names or symlinks put outside of the directory given.')]
+_Transcode = Annotated[bool, typer.Option('--transcode', help='Store TIFF, BMP, WebP and GIF as PNG, without loss.')]
 _Strict = Annotated[bool, typer.Option('--strict', help='Stop at the first drop or repair.')]
 _Json = Annotated[bool, typer.Option('--json', help='Print a report as JSON, with every problem.')]
 
@@ -109,7 +112,7 @@ def _convert(found: DataSet,
              output: Annotated[pathlib.Path, typer.Option(help='Directory for the shards and the manifest.')],
              name: Annotated[str, typer.Option(help='Name of the set.')] = 'train',
              images_per_shard: ImagesPerShard = 1000, shard_size: ShardSize = 256, workers: _Workers = 1,
-             exif: _Exif = Exif.error,
+             exif: _Exif = Exif.error, max_pixels: MaxPixels = DataConfig.max_pixels, transcode: _Transcode = False,
              empty: Annotated[bool, typer.Option('--keep-empty/--drop-empty', help='Images without objects.')] = True,
              dry_run: Annotated[bool, typer.Option('--dry-run', help='Read everything and write nothing.')] = False,
              json: _Json = False, strict: _Strict = False, runner: _Runner = Runner.local,
@@ -119,7 +122,7 @@ def _convert(found: DataSet,
 
     if beam_option and runner != Runner.beam:
         raise ConversionError(f'--beam-option={beam_option[0]}: nothing for --runner local; give --runner beam')
-    rules = conversion.Rules(exif.value, empty, strict)
+    rules = conversion.Rules(exif.value, empty, strict, max_pixels, transcode)
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():     # of progress
         if dry_run:
             manifest = conversion.check(found, rules, workers, name)
@@ -135,11 +138,13 @@ def _convert(found: DataSet,
         conversion.check_convertible(manifest)
 
 
-def _validate(found: DataSet, workers: _Workers = 1, exif: _Exif = Exif.error, json: _Json = False,
+def _validate(found: DataSet, workers: _Workers = 1, exif: _Exif = Exif.error,
+              max_pixels: MaxPixels = DataConfig.max_pixels, transcode: _Transcode = False, json: _Json = False,
               strict: _Strict = False) -> None:
     from data_tools import conversion, writer
 
-    manifest = conversion.check(found, conversion.Rules(exif.value, strict=strict), workers)
+    rules = conversion.Rules(exif.value, strict=strict, max_pixels=max_pixels, transcode=transcode)
+    manifest = conversion.check(found, rules, workers)
     if json:
         typer.echo(conversion.report(manifest))
     else:

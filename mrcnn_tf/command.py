@@ -20,7 +20,8 @@ P = ParamSpec('P')
 # What TensorFlow's C++ says of itself, whatever TF_CPP_MIN_LOG_LEVEL is: its informations and warnings, and errors
 # about the graphics card of a machine that has none. Errors of the work at hand arrive as exceptions.
 _NOISE = (r'^([IW]\d{4} \d\d:|\d{4}-\d\d-\d\d \d\d:[\d:.]+: [IW] |WARNING: All log messages before absl::Init'
-          r'|.*(Unable to register cu|failed call to cuInit|Premature end of JPEG))')
+          r'|.*(Unable to register cu|failed call to cuInit|Premature end of JPEG|Improper call to JPEG'
+          r'|oneDNN supports DT_UINT8))')
 _FILTER = """
 import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -16,10 +16,11 @@ import tensorflow as tf
 
 from mrcnn_tf import augmentation, files, paste
 from mrcnn_tf.config import DataConfig
-from mrcnn_tf.input import images
+from mrcnn_tf.input import decoding, images
 from mrcnn_tf.input.manifest import Category
 
 _ASSETS = 'assets.extra/mrcnn.json'
+_DAMAGED = 'the file is damaged or cut; copy it again, or save the image anew'
 
 
 class InferenceError(ValueError):
@@ -115,12 +116,15 @@ class Predictor(Protocol):
     def paste(self) -> str:
         """Dialect of pasting its masks."""
 
+    @property
+    def rule(self) -> decoding.Rule:
+        """Which image files it takes, and whether it turns them: boxes are in the pixels that `read_image` gives."""
+
     def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
         """The instances of every image, best first.
 
         Raises:
-            InferenceError: an image that cannot be decoded, naming the file.
-            OSError: an image that cannot be read.
+            InferenceError: an image that cannot be read or decoded or that `rule` refuses, naming the file.
         """
 
 
@@ -141,13 +145,14 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
                          'wrote (saved_model.pb, or versions such as 1/saved_model.pb)')
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """The image as the models see it: uint8 [H, W, 3], RGB; 16 bit are brought to 8.
+def read_image(path: str | os.PathLike[str], rule: decoding.Rule = decoding.DEFAULT) -> np.ndarray:
+    """The image as a model of this rule sees it: uint8 [H, W, 3], RGB; 16 bit are brought to 8.
 
     Raises:
-        InferenceError: no such file, no permission, neither JPEG nor PNG, damaged.
+        InferenceError: no such file, no permission, neither JPEG nor PNG, damaged, refused by `rule`.
     """
-    return np.rint(_decode(path, _read(path)).numpy()).astype(np.uint8)
+    pixels = _decode(path, _read(path), rule).numpy()
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
 
 class SavedModel:
@@ -160,6 +165,8 @@ class SavedModel:
             described = files.read_json(directory / _ASSETS)
             self.categories: Sequence[Category] = [Category(**category) for category in described['categories']]
             self.paste: str = described['paste']
+            # What was exported before there was a rule takes any size and turns nothing.
+            self.rule = decoding.Rule(described.get('exif', 'ignore'), described.get('max_pixels'))
             self._loaded = tf.saved_model.load(str(directory))    # kept: the signature holds its variables weakly
             self._signature = self._loaded.signatures['serving_default']
         except (OSError, ValueError, TypeError, LookupError, tf.errors.OpError) as error:
@@ -170,8 +177,12 @@ class SavedModel:
 
     def _predict(self, path: str | os.PathLike[str]) -> Instances:
         encoded = _read(path)
-        _decode(path, encoded)    # so that an error of the graph is not about the image
-        detections = self._signature(image_bytes=tf.constant([encoded]))
+        _refuse(path, encoded, self.rule)
+        try:
+            detections = self._signature(image_bytes=tf.constant([encoded]))
+        except tf.errors.InvalidArgumentError as error:
+            _decode(path, encoded, self.rule)    # says what is wrong with the image
+            raise InferenceError(f'{path}: the SavedModel fails ({_first_line(error)}); export it again') from None
         return _instances({name: value.numpy()[0] for name, value in detections.items()})
 
 
@@ -189,12 +200,13 @@ class ModelDirectory:
                                  '`mrcnn evaluate`, whose records have them')
         self._find = augmentation.Finder(model, self._config.data)
         self.paste: str = self._config.model.detections.paste
+        self.rule = decoding.Rule.of(self._config.data)
 
     def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
         return [self._predict(path) for path in paths]
 
     def _predict(self, path: str | os.PathLike[str]) -> Instances:
-        image = _decode(path, _read(path))
+        image = _decode(path, _read(path), self.rule)
         batches = [_batch_of_one(image, data) for data in self._find.sizes]
         detections = self._find([{'images': batch['images'], 'sizes': batch['sizes']} for batch in batches])
         return next(instances for _, _, instances in split_batch(detections, batches[0]))
@@ -224,11 +236,23 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise InferenceError(f'{path}: {error.strerror}; give an image file that can be read') from None
 
 
-def _decode(path: str | os.PathLike[str], encoded: bytes) -> tf.Tensor:
+def _decode(path: str | os.PathLike[str], encoded: bytes, rule: decoding.Rule) -> tf.Tensor:
+    """The pixels [h, w, 3]: uint8, or float32 0..255 of 16 bit."""
+    _refuse(path, encoded, rule)
     try:
-        return images.decode(tf.constant(encoded), str(path))
+        return decoding.decode(tf.constant(encoded), str(path), rule, then=lambda pixels: pixels)
     except tf.errors.InvalidArgumentError:
-        raise InferenceError(f'{path}: neither a JPEG nor a PNG, or damaged; save it again as one of them') from None
+        raise InferenceError(f'{path}: {_DAMAGED}') from None
+
+
+def _refuse(path: str | os.PathLike[str], encoded: bytes, rule: decoding.Rule) -> None:
+    """Raise InferenceError for a file that is not decoded, by its header."""
+    try:
+        reason = decoding.refusal(tf.constant(encoded), rule).numpy().decode()
+    except tf.errors.InvalidArgumentError:
+        reason = _DAMAGED
+    if reason:
+        raise InferenceError(f'{path}: {reason}')
 
 
 def _coco_box(box: np.ndarray) -> list[float]:

@@ -1,4 +1,4 @@
-"""Pictures: masks in colour with their contours, boxes, category and confidence; ground truth beside prediction; files.
+"""Pictures: masks in colour with their contours, boxes, category and confidence; ground truth beside prediction.
 
 n instances, H x W the image in px, f the whole factor by which a small image is enlarged so that text is legible.
 Images are uint8 [H, W, 3], RGB.
@@ -6,16 +6,12 @@ Images are uint8 [H, W, 3], RGB.
 from __future__ import annotations
 
 import colorsys
-import os
-import pathlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mrcnn_tf import files
-from mrcnn_tf.inference import InferenceError, Instances, Predictor, read_image, to_coco
+from mrcnn_tf.inference import Instances
 from mrcnn_tf.text import one_line
 
 _LEGIBLE = 1280         # px: images are enlarged as long as their longer side stays within it
@@ -71,67 +67,6 @@ def side_by_side(pictures: Sequence[np.ndarray], captions: Sequence[str]) -> np.
         sheet.paste(Image.fromarray(picture), (left, head))
         left += picture.shape[1] + gap
     return np.array(sheet)
-
-
-def predict_to_directory(images: Iterable[str | os.PathLike[str]], predictor: Predictor,
-                         output: str | os.PathLike[str], threshold: float = 0.5,
-                         track: Callable[[list[pathlib.Path]], Iterable[pathlib.Path]] = iter) -> list[pathlib.Path]:
-    """Writes NAME.png, the picture, and NAME.json of every image NAME.* to a directory, each file whole or not at all.
-
-    The json holds image, height, width (px) and instances, best first: as COCO's results (category_id, bbox [x, y,
-    width, height] in px, score, segmentation as compressed RLE) with the name of the category. Of images with equal
-    names the later ones become NAME-2, NAME-3, ...; files of an earlier call are replaced.
-
-    Args:
-        images: paths.
-        predictor: see `load_predictor`.
-        output: directory, made where it is missing.
-        threshold: instances with a lower score are left out of both.
-        track: wraps the paths as they are worked through, such as a progress bar does.
-
-    Returns:
-        paths of the pictures, in order.
-
-    Raises:
-        InferenceError: an image that is missing (then nothing is written) or damaged, or that a picture would replace.
-        OSError: the disk is full, no permission.
-    """
-    paths = [pathlib.Path(path) for path in images]
-    stems = _stems(paths, pathlib.Path(output))
-    for path, stem in zip(track(paths), stems, strict=True):
-        _predict_one(path, stem, predictor, threshold)
-    return [stem.with_name(f'{stem.name}.png') for stem in stems]
-
-
-def _stems(paths: Sequence[pathlib.Path], output: pathlib.Path) -> list[pathlib.Path]:
-    """For each image the path that its files get, without .png and .json; different ones."""
-    inputs, stems, taken = {path.resolve() for path in paths}, [], set()
-    for path in paths:
-        if not path.is_file():
-            raise InferenceError(f'{path}: no such file; give image files')
-        name, count = path.stem, 1
-        while name.casefold() in taken:    # there are file systems without a difference between a and A
-            count += 1
-            name = f'{path.stem}-{count}'
-        taken.add(name.casefold())
-        stems.append(output / name)
-        if (output / f'{name}.png').resolve() in inputs:
-            raise InferenceError(f'{output / name}.png: the picture would replace an image; choose another output')
-    return stems
-
-
-def _predict_one(path: pathlib.Path, stem: pathlib.Path, predictor: Predictor, threshold: float) -> None:
-    image = read_image(path)
-    found = predictor([path])[0]
-    found = found[found.scores >= threshold]
-    size, names = (image.shape[0], image.shape[1]), [category.name for category in predictor.categories]
-    results: list[dict[str, Any]] = [
-        {**result, 'category': names[label - 1]} for label, result in
-        zip(found.labels.tolist(), to_coco(found, size, predictor.categories, predictor.paste), strict=True)]
-    with files.atomic_path(stem.with_name(f'{stem.name}.png')) as temporary:
-        Image.fromarray(draw(image, found, names, threshold, predictor.paste)).save(temporary)
-    files.write_json(stem.with_name(f'{stem.name}.json'),
-                     {'image': str(path), 'height': size[0], 'width': size[1], 'instances': results})
 
 
 def _colors(count: int) -> list[tuple[int, int, int]]:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from mrcnn_tf import __version__, cli
+from mrcnn_tf import __version__, cli, predict_files
 from mrcnn_tf.config import Config
 from mrcnn_tf.training.callbacks import TrainingError
 
@@ -202,6 +202,20 @@ def test_predict_on_what_is_no_model(tmp_path: pathlib.Path) -> None:
     result = mrcnn('predict', 'a.png', '--model', tmp_path, '--output', tmp_path / 'out')
     assert result.exit_code == 1 and result.stderr.startswith(f'mrcnn: error: {tmp_path}: no model; give a directory')
     assert not (tmp_path / 'out').exists()
+
+
+def test_predict_says_what_became_of_the_files(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [tmp_path / 'a.png', tmp_path / 'b.png']
+    failed = {pathlib.Path('c.jpg'): 'c.jpg: the file is damaged'}
+    done = predict_files.Predicted(pictures, failed, [tmp_path / 'b.jpg'], .4)
+    monkeypatch.setattr('mrcnn_tf.inference.load_predictor', Recorder())
+    monkeypatch.setattr('mrcnn_tf.predict_files.predict_to_directory', Recorder(done))
+    result = mrcnn('predict', 'a.jpg', 'b.jpg', 'c.jpg', '--model', 'm', '--output', 'out')
+    assert result.exit_code == 1 and result.stdout.splitlines() == [
+        '2 pictures and json files in out',
+        f'on 1 of them nothing reaches the threshold of 0.5, such as on {tmp_path}/b.jpg: the best score is 0.400']
+    assert result.stderr.splitlines() == [
+        'mrcnn: c.jpg: the file is damaged', 'mrcnn: error: 1 of 3 files could not be used, listed above']
 
 
 def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:

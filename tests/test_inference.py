@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from mrcnn_tf import inference
 from mrcnn_tf.config import Config
 from mrcnn_tf.inference import InferenceError, Instances
-from mrcnn_tf.input import images
+from mrcnn_tf.input import decoding, images
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.model import build_model
 from mrcnn_tf.training import checkpoints
@@ -197,11 +197,13 @@ def damaged(folder, kind):
     return path
 
 
-@pytest.mark.parametrize('kind', ['cut', 'gif', 'cut png', 'empty', 'text'])
-def test_an_image_that_cannot_be_decoded(versions, tmp_path, kind):
+@pytest.mark.parametrize('kind, reason', [
+    ('cut', 'the file is damaged or cut'), ('cut png', 'the file is damaged or cut'),
+    *((kind, 'neither a JPEG nor a PNG; convert it to one') for kind in ('gif', 'empty', 'text'))])
+def test_an_image_that_cannot_be_decoded(versions, tmp_path, kind, reason):
     path = damaged(tmp_path, kind)
     for use in (inference.read_image, lambda path: inference.load_predictor(versions)([path])):
-        with pytest.raises(InferenceError, match=f'{kind}.jpg: neither a JPEG nor a PNG, or damaged') as error:
+        with pytest.raises(InferenceError, match=f'{kind}.jpg: {reason}') as error:
             use(path)
         assert '\n' not in str(error.value)
 
@@ -219,6 +221,18 @@ def test_images_are_read_as_the_model_sees_them(tmp_path):
     image = inference.read_image(tmp_path / 'a.png')
     assert image.dtype == np.uint8 and image[:, :, 0].tolist() == [[0, 1, 255], [2, 3, 0]]
     assert (image[:, :, 1:] == image[:, :, :1]).all()
+
+
+def test_what_the_rule_refuses_is_named(tmp_path):
+    made = Image.Exif()
+    made[0x0112] = 8
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / 'a.jpg', exif=made)
+    assert inference.read_image(tmp_path / 'a.jpg').shape == (30, 20, 3)
+    assert inference.read_image(tmp_path / 'a.jpg', decoding.AS_STORED).shape == (20, 30, 3)
+    with pytest.raises(InferenceError, match=r'a.jpg: its EXIF says to turn it \(orientation 8\); turn its pixels'):
+        inference.read_image(tmp_path / 'a.jpg', decoding.Rule('error'))
+    with pytest.raises(InferenceError, match='a.jpg: 30 px wide and 20 px high, which is 600 pixels; make it smaller'):
+        inference.read_image(tmp_path / 'a.jpg', decoding.Rule(max_pixels=599))
 
 
 def tiny_config():

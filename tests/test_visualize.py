@@ -9,8 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mrcnn_tf import visualize
-from mrcnn_tf.inference import InferenceError, Instances
-from mrcnn_tf.input.manifest import Category
+from mrcnn_tf.inference import Instances
 
 NAMES = ['cat', 'dog']
 
@@ -134,80 +133,6 @@ def test_side_by_side():
         assert (sheet[:top, x:x + width] < 100).any()    # its caption
     with pytest.raises(ValueError, match='zip'):
         visualize.side_by_side([left, right], ['one'])
-
-
-class Finder:
-    """Finds the left half of each image as a dog with confidence 0.75, and a cat that is doubtful."""
-
-    categories = [Category(1, 7, 'cat'), Category(2, 3, 'dog')]
-    paste = 'pixel_center'
-
-    def __call__(self, paths):
-        (path,) = paths
-        with Image.open(path) as image:
-            width, height = image.size
-        boxes = np.array([[0, 0, height, width / 2], [0, 0, 2, 2]], np.float32)
-        return [Instances(boxes, np.array([.75, .25], np.float32), np.array([2, 1]), np.ones((2, 28, 28), np.float32))]
-
-
-def save(path, height=40, width=60):
-    path.parent.mkdir(exist_ok=True, parents=True)
-    Image.fromarray(grey(height, width)).save(path)
-    return path
-
-
-def test_predictions_are_written(tmp_path):
-    path = save(tmp_path / 'in' / 'a.b.png')
-    pictures = visualize.predict_to_directory([str(path)], Finder(), tmp_path / 'out')
-    assert pictures == [tmp_path / 'out' / 'a.b.png']
-    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['a.b.json', 'a.b.png']
-    with Image.open(pictures[0]) as picture:
-        assert picture.size == (60 * 21, 40 * 21)
-    found = json.loads((tmp_path / 'out' / 'a.b.json').read_text())
-    assert (found['image'], found['height'], found['width']) == (str(path), 40, 60)
-    only, = found['instances']
-    assert (only['bbox'], only['score'], only['category_id'], only['category']) == ([0, 0, 30, 40], .75, 3, 'dog')
-    assert coco_mask.decode(only['segmentation'])[20].tolist() == [1] * 30 + [0] * 30
-
-
-def test_the_threshold_of_predictions(tmp_path):
-    path = save(tmp_path / 'a.png')
-    for threshold, expected in ((.2, ['dog', 'cat']), (.8, [])):
-        visualize.predict_to_directory([path], Finder(), tmp_path / 'out', threshold)
-        found = json.loads((tmp_path / 'out' / 'a.json').read_text())['instances']
-        assert [each['category'] for each in found] == expected
-
-
-def test_equal_names_do_not_replace_each_other(tmp_path):
-    paths = [save(tmp_path / name, height) for name, height in (
-        ('x/a.png', 20), ('y/a.png', 30), ('y/A.jpg', 40), ('y/a-2.png', 50), ('z/b.png', 60))]
-    seen = []
-    pictures = visualize.predict_to_directory(paths, Finder(), tmp_path / 'out', track=lambda p: seen.extend(p) or p)
-    assert [p.name for p in pictures] == ['a.png', 'a-2.png', 'A-3.png', 'a-2-2.png', 'b.png'] and seen == paths
-    heights = [json.loads(p.with_suffix('.json').read_text())['height'] for p in pictures]
-    assert heights == [20, 30, 40, 50, 60]
-
-
-def test_a_missing_image_is_told_before_anything_is_written(tmp_path):
-    with pytest.raises(InferenceError, match='none.png: no such file'):
-        visualize.predict_to_directory([save(tmp_path / 'a.png'), tmp_path / 'none.png'], Finder(), tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
-
-
-def test_a_damaged_image_leaves_no_files(tmp_path):
-    bad = tmp_path / 'bad.png'
-    bad.write_bytes(save(tmp_path / 'a.png').read_bytes()[:60])
-    with pytest.raises(InferenceError, match='bad.png: neither a JPEG nor a PNG, or damaged'):
-        visualize.predict_to_directory([bad], Finder(), tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
-
-
-def test_an_image_is_not_replaced_by_its_picture(tmp_path):
-    path = save(tmp_path / 'a.png')
-    before = path.read_bytes()
-    with pytest.raises(InferenceError, match='a.png: the picture would replace an image; choose another output'):
-        visualize.predict_to_directory([path], Finder(), tmp_path)
-    assert path.read_bytes() == before
 
 
 def test_crowded_microscopy(nuclei_dir):

@@ -13,8 +13,8 @@ from mrcnn_tf.config.trunks import TRUNKS
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ('at least 1', lambda x: x >= 1, """
         data.batch_size data.evaluation_batch_size data.short_sides data.long_side data.test_short_side
-        data.test_long_side data.test_scales data.canvases data.max_objects data.max_proposals data.mask_size
-        data.shuffle_buffer data.pad_multiple model.num_classes
+        data.test_long_side data.test_scales data.canvases data.max_pixels data.max_objects data.max_proposals
+        data.mask_size data.shuffle_buffer data.pad_multiple model.num_classes
         model.backbone.fpn_channels model.backbone.tdm_channels model.rpn.batch_per_image
         model.rpn.pre_nms_train model.rpn.pre_nms_test
         model.rpn.post_nms_train model.rpn.post_nms_test model.roi.batch_per_image model.rpn.convolutions

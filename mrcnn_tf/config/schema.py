@@ -43,6 +43,9 @@ class DataConfig:
     canvases: list[list[int]] = field(    # training and XLA: [height, width]; an image goes to the smallest that fits
         default_factory=lambda: [[800, 1088], [1088, 800], [800, 1344], [1344, 800]])
     pad_multiple: int = 32                # inference: an image's own sides are rounded up to it; D2: 1 with C4 and DC5
+    exif: str = _choice('apply', 'ignore', 'error')     # photographs to predict on whose EXIF says to turn them: turned
+    #                                       before the model sees them, left as stored, or refused
+    max_pixels: int = 50_000_000          # of an image file to predict on; larger ones are refused before decoding
     flip_horizontal: float = 0.5          # probability
     flip_vertical: float = 0.0
     max_objects: int = 100                # ground truths kept per image, the largest first; the rest is counted

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import Config, ConfigError
-from mrcnn_tf.input import images, records, transforms
+from mrcnn_tf.input import decoding, images, records, transforms
 from mrcnn_tf.input.manifest import Manifest
 
 _log = logging.getLogger(__name__)
@@ -262,7 +262,20 @@ def _recipe(manifest: PathLike, config: Config, with_masks: bool, training: bool
     if recipe.with_proposals and not described.has_proposals:
         raise InputError(f'{manifest}: its records have no proposals; attach some with `mrcnn convert proposals`, or '
                          'set model.kind=faster_rcnn')
+    _check_exif(recipe)
     return recipe
+
+
+def _check_exif(recipe: _Recipe) -> None:
+    """Refuse to train on photographs turned by another rule than those to predict on; warn of it in an evaluation."""
+    exif = recipe.config.data.exif
+    if count := recipe.described.turned_otherwise(exif):
+        was = {'apply': 'ignore', 'ignore': 'apply'}[exif]
+        text = (f'{recipe.manifest}: it was converted with --exif {was} and has {count} photographs that EXIF says to '
+                f'turn, while predict and export see such photographs by data.exif={exif}')
+        if recipe.training:
+            raise InputError(f'{text}; set data.exif={was}, or convert it again with --exif {exif}')
+        _log.warning('%s', text)
 
 
 def _count_usable(recipe: _Recipe) -> int:
@@ -393,7 +406,7 @@ def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, se
 def _sample(record: dict[str, tf.Tensor], objects: dict[str, tf.Tensor], mask_size: int, name: tf.Tensor,
             ) -> transforms.Sample:
     """The image as it is in the file, with the objects given."""
-    image = images.decode(record['encoded'], name)
+    image = decoding.decode(record['encoded'], name)
     shape, found = tf.stack([record['height'], record['width']]), tf.shape(image)[:2]
     tf.debugging.Assert(tf.reduce_all(shape == found), [tf.strings.join(
         [name, ': is ', images.size_text(found), ', its record says ', images.size_text(shape),

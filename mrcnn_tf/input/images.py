@@ -1,4 +1,4 @@
-"""Images in a graph: decode, the resize rule, resize, the canvas, masks as crops. Training and serving share them.
+"""Images in a graph: the resize rule, resize, the canvas, masks as crops. Training and serving share them.
 
 h, w height and width; H, W of a canvas: a fixed size that an image is padded to, right and below; n objects; S side of
 a mask crop. An image is float32 [h, w, 3], RGB 0..255; a shape is int32 [2] (height, width).
@@ -10,30 +10,6 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from mrcnn_tf.config import ConfigError, DataConfig
-
-_JPEG = b'\xff\xd8\xff'
-_PNG = b'\x89PNG\r\n\x1a\n'
-
-
-def decode(encoded: tf.Tensor, name: tf.Tensor | str = 'image') -> tf.Tensor:
-    """Decodes a JPEG, or a PNG of 8 or 16 bit, grey, palette or colour; transparency is left out.
-
-    Args:
-        encoded: string [], the bytes of the file.
-        name: string [], what an error calls the image.
-
-    Returns:
-        float32 [h, w, 3], RGB 0..255; 16-bit values are divided by 257, so that 65535 becomes 255.
-
-    Raises:
-        tf.errors.InvalidArgumentError: neither JPEG nor PNG, or damaged.
-    """
-    is_jpeg = tf.equal(tf.strings.substr(encoded, 0, len(_JPEG)), _JPEG)
-    is_png = tf.equal(tf.strings.substr(encoded, 0, len(_PNG)), _PNG)
-    message = tf.strings.join([name, ': neither a JPEG nor a PNG; convert it to one'])
-    known = tf.debugging.Assert(is_jpeg | is_png, [message])
-    with tf.control_dependencies([known]):      # the decoders take other formats too, each in its way
-        return tf.cond(is_png, lambda: _decode_png(encoded), lambda: _decode_jpeg(encoded))
 
 
 def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: tf.Tensor | int,
@@ -59,11 +35,12 @@ def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: t
 
 
 def resize(image: tf.Tensor, shape: tf.Tensor, antialias: bool = False) -> tf.Tensor:
-    """Bilinear with half-pixel centres: [h, w, 3] -> float32 [*shape, 3].
+    """Bilinear with half-pixel centres: [h, w, 3] -> float32 [*shape, 3], the same for uint8 as for float32 of it.
 
     antialias: what shrinks is averaged, as Pillow does (Detectron2); False: two pixels a side are read (torchvision).
     """
-    return tf.image.resize(image, shape, method='bilinear', antialias=antialias)
+    # The cast is for an image that has this shape, which comes back as it is.
+    return tf.cast(tf.image.resize(image, shape, method='bilinear', antialias=antialias), tf.float32)
 
 
 def choose_canvas(shape: tf.Tensor, canvases: Sequence[Sequence[int]]) -> tf.Tensor:
@@ -99,7 +76,7 @@ def for_inference(image: tf.Tensor, data: DataConfig) -> tuple[tf.Tensor, tf.Ten
     """An image at the size for tests, on a canvas of its own.
 
     Args:
-        image: float32 [h, w, 3].
+        image: uint8 or float32 [h, w, 3].
         data: its `test_*` fields, `round_sides`, `antialias` and `pad_multiple` matter.
 
     Returns:
@@ -159,16 +136,6 @@ def crop_masks(encoded: tf.Tensor, boxes: tf.Tensor, shape: tf.Tensor, side: int
 def size_text(shape: tf.Tensor) -> tf.Tensor:
     """'height x width' for messages: int32 [2 or more] -> string []."""
     return tf.strings.reduce_join(tf.strings.as_string(shape[:2]), separator=' x ')
-
-
-def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    # The accurate transform gives Pillow's pixels; the default differs by up to 5.
-    return tf.cast(tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE'), tf.float32)
-
-
-def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
-    # As 16 bit, v of 8 bit reads 257 v: the division gives it back exactly.
-    return tf.cast(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), tf.float32) / 257.
 
 
 def _corners(boxes: tf.Tensor, low: tf.Tensor, high: tf.Tensor, side: int) -> tf.Tensor:

@@ -17,6 +17,10 @@ from typing import Any, ClassVar
 from mrcnn_tf import files
 from mrcnn_tf.text import one_line
 
+# Reasons of incidents that say what became of photographs whose EXIF says to turn them.
+EXIF_APPLIED = 'EXIF orientation applied'
+EXIF_IGNORED = 'EXIF orientation ignored'
+
 
 class ManifestError(ValueError):
     """A manifest or category list that cannot be used; the message is one line: file, what is wrong, remedy."""
@@ -88,6 +92,7 @@ class Manifest:
     max_proposals_per_image: int = 0
     kept: dict[str, list[Incident]] = field(default_factory=dict)    # odd, and in the records as it is
     proposals_from: str = ''                  # file, or the method that computed them
+    exif: str = ''                            # rule of conversion: error, apply, ignore; empty: not known
 
     @property
     def any_masks(self) -> bool:
@@ -139,6 +144,11 @@ class Manifest:
             if not beside:
                 raise ManifestError(f'{path}: its shard {one_line(shard.file, 200)!r} does not lie beside it; '
                                     'copy the shards into its directory, or convert the data again')
+
+    def turned_otherwise(self, exif: str) -> int:
+        """How many photographs lie in the shards otherwise than a model with `data.exif` of `exif` would see them."""
+        reason = {'apply': EXIF_IGNORED, 'ignore': EXIF_APPLIED}.get(exif, '')
+        return len(self.kept.get(reason, ())) + len(self.repaired.get(reason, ()))
 
     def check_shards(self, path: str | os.PathLike[str]) -> None:
         """Raises ManifestError for a shard that is missing or of another size than stated; does not read them."""

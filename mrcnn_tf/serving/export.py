@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from mrcnn_tf import __version__, files
 from mrcnn_tf.config import Config, DataConfig
-from mrcnn_tf.input import images
+from mrcnn_tf.input import decoding, images
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.model import Detector, MaskRCNN
 from mrcnn_tf.training.checkpoints import restore_model
@@ -43,8 +43,10 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) ->
     signature `serving_default` takes `image_bytes` string [B] (JPEG or PNG) and gives `boxes` float32 [B, D, 4]
     (y1, x1, y2, x2 px of the image), `scores` float32 [B, D], `labels` int32 [B, D] (1..K), `category_ids` int32
     [B, D] (the data set's), `valid` bool [B, D], `sizes` int32 [B, 2] (height, width of the image) and, of Mask R-CNN,
-    `masks` float32 [B, D, m, m], probabilities over the box; best first, zeros where not valid. The file
-    `assets.extra/mrcnn.json` says what the numbers mean: categories, dialect of pasting, score threshold.
+    `masks` float32 [B, D, m, m], probabilities over the box; best first, zeros where not valid. With
+    `data.exif=apply` the image is the one that viewers show, turned as its EXIF says. The file
+    `assets.extra/mrcnn.json` says what the numbers mean: categories, dialect of pasting, score threshold, `exif`,
+    `max_pixels`.
 
     Args:
         model_dir: what `train` wrote.
@@ -90,9 +92,11 @@ def serving_function(model: Detector, data: DataConfig, category_ids: Sequence[i
     ids = tf.constant([0, *category_ids], tf.int32)
 
     def one(encoded: tf.Tensor, number: tf.Tensor) -> Detections:
-        image = images.decode(encoded, tf.strings.join(['image_bytes[', tf.strings.as_string(number), ']']))
-        found = _detect(model, data, image)
-        return {**found, 'category_ids': tf.gather(ids, found['labels']), 'sizes': tf.shape(image)[:2]}
+        name = tf.strings.join(['image_bytes[', tf.strings.as_string(number), ']'])
+        padded, shape, size = decoding.decode(encoded, name, decoding.Rule.of(data), then=lambda pixels: (
+            *images.for_inference(pixels, data), tf.shape(pixels)[:2]))
+        found = _detect(model, padded, shape, size)
+        return {**found, 'category_ids': tf.gather(ids, found['labels']), 'sizes': size}
 
     def serve(image_bytes: tf.Tensor) -> Detections:
         elements = image_bytes, tf.range(tf.size(image_bytes))
@@ -103,12 +107,11 @@ def serving_function(model: Detector, data: DataConfig, category_ids: Sequence[i
     return serve
 
 
-def _detect(model: Detector, data: DataConfig, image: tf.Tensor) -> Detections:
-    """Image float32 [h, w, 3] -> detections [D, ...], boxes in its own px."""
-    padded, shape = images.for_inference(image, data)
+def _detect(model: Detector, padded: tf.Tensor, shape: tf.Tensor, size: tf.Tensor) -> Detections:
+    """Image of `size`, resized to `shape` and padded, float32 [H, W, 3] -> detections [D, ...], boxes in its own px."""
     batch = {'images': padded[None], 'sizes': tf.cast(shape, tf.float32)[None]}
     found = {name: value[0] for name, value in model(batch, training=False).items()}
-    return {**found, 'boxes': _to_original(found['boxes'], shape, tf.shape(image)[:2])}
+    return {**found, 'boxes': _to_original(found['boxes'], shape, size)}
 
 
 def _to_original(boxes: tf.Tensor, shape: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
@@ -156,4 +159,6 @@ def _description(config: Config, categories: Sequence[Category]) -> dict[str, ob
             'paste': config.model.detections.paste,
             'score_threshold': config.model.detections.score_threshold,
             'model': config.model.kind,
+            'exif': config.data.exif,
+            'max_pixels': config.data.max_pixels,
             'mrcnn_tf_version': __version__}

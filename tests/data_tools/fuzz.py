@@ -40,7 +40,7 @@ from data_tools import cityscapes, coco, conversion, voc
 from data_tools import images as image_files
 from data_tools.conversion import DataSet, Rules
 from data_tools.incidents import ConversionError, Unusable
-from mrcnn_tf.input import images, records
+from mrcnn_tf.input import decoding, records
 from mrcnn_tf.input.manifest import Counts, Manifest
 
 Files = dict[str, bytes]
@@ -132,14 +132,14 @@ def _image_end(data: bytes) -> str:
     except Unusable as unusable:
         assert '\n' not in unusable.fault.detail
         return 'refused'
-    assert images.decode(data).shape == [file.height, file.width, 3]
+    assert decoding.decode(data).shape == [file.height, file.width, 3]
     if file.format == 'png':
         channels = tf.io.decode_png(data, dtype=tf.uint16).shape[2]
         assert channels in (file.channels, file.channels + 1), channels    # a palette's colours may be transparent
     if file.orientation != 1:
         with contextlib.suppress(Unusable):
             turned = image_files.turn(file, 'a')
-            assert images.decode(turned.data).shape == [*file.turned_size(), 3]
+            assert decoding.decode(turned.data).shape == [*file.turned_size(), 3]
     return 'decoded'
 
 
@@ -233,7 +233,7 @@ def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 def _check_record(record: dict[str, Any], manifest: Manifest, files: Files) -> None:
     height, width = int(record['height']), int(record['width'])
-    assert images.decode(record['encoded']).shape == [height, width, 3]
+    assert decoding.decode(record['encoded']).shape == [height, width, 3]
     turned = 'EXIF orientation applied' in manifest.repaired
     assert turned or record['encoded'] in files.values(), 'the bytes of the image are not those of a file'
     boxes, labels = record['boxes'], record['labels']

@@ -98,7 +98,7 @@ def test_an_image_and_its_object(folder: Folder) -> None:
     assert manifest == Manifest(
         'train', [Category(1, 7, 'cat'), Category(2, 12, 'dog'), Category(3, 90, 'zebra')],
         Counts(1, 0, 1, 0), 1, {}, {}, manifest.shards, True,
-        Source('coco', str(folder.path / 'a.json'), str(folder.path / 'images')))
+        Source('coco', str(folder.path / 'a.json'), str(folder.path / 'images')), exif='error')
 
 
 def test_sparse_category_ids_become_labels_in_order_of_id(folder: Folder) -> None:
@@ -230,7 +230,8 @@ def test_an_annotation_is_dropped_and_counted(
 IMAGES = {
     'missing image file': lambda path: None,
     'corrupt image': lambda path: path.write_bytes((path.parent / 'a.png').read_bytes()[:-200]),
-    'unsupported image format': lambda path: Image.new('RGB', (WIDTH, HEIGHT)).save(path, 'BMP'),
+    'image format that needs --transcode': lambda path: Image.new('RGB', (WIDTH, HEIGHT)).save(path, 'BMP'),
+    'unsupported image format': lambda path: Image.new('CMYK', (WIDTH, HEIGHT)).save(path, 'TIFF'),
     'size mismatch': lambda path: picture(path, WIDTH, HEIGHT),
 }
 
@@ -246,6 +247,22 @@ def test_an_image_is_dropped_with_its_annotations_and_counted(folder: Folder, re
     assert 'b.jpg' in incident.detail and incident.detail.endswith(' (and its 2 annotations)')
     assert manifest.counts == Counts(1, 0, 1, 0)
     assert [record['image_id'] for record in folder.parse()] == [1]
+
+
+def test_a_picture_of_another_format_is_transcoded_where_that_is_asked_for(
+        folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    Image.fromarray(pixels).save(folder.path / 'images' / 'b.jpg', 'TIFF')
+    listed = [{'id': 40, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}, *DATA['images']]
+    folder.convert([annotation(image_id=40), annotation()], listed)
+    assert '1 of the dropped images would be kept with --transcode' in capsys.readouterr().out
+    manifest = folder.convert([annotation(image_id=40), annotation()], listed,
+                              rules=Rules(transcode=True, strict=True))
+    assert (manifest.dropped, manifest.repaired) == ({}, {'image transcoded to PNG': [
+        Incident(40, None, 'TIFF', 'b.jpg')]})
+    first = folder.parse()[0]
+    np.testing.assert_array_equal(tf.io.decode_png(first['encoded']), pixels)
+    assert 'would be kept with --transcode' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('size', [(None, None), (0, 0), (-1, WIDTH), (str(HEIGHT), str(WIDTH)), (NAN, True)])

@@ -157,6 +157,7 @@ def test_a_turned_photograph_is_a_png_of_the_same_pixels(tmp_path: pathlib.Path)
     manifest = conversion.convert(found, tmp_path / 'out', 'val', Rules(exif='apply'))
     assert manifest.repaired == {
         'EXIF orientation applied': [Incident('id 1', None, 'orientation 6', 'a.jpg')]}
+    assert (manifest.exif, *map(manifest.turned_otherwise, conversion.EXIF)) == ('apply', 0, 0, 1)
     [record] = written(tmp_path / 'out' / 'val.json')
     assert (record['image/format'], record['image/height'], record['image/width']) == ([b'png'], [12], [8])
     stored = np.array(Image.open(tmp_path / 'a.jpg'))
@@ -167,6 +168,7 @@ def test_a_photograph_left_as_stored_is_copied_and_counted(tmp_path: pathlib.Pat
     found = data_set(tmp_path, {'a.jpg': ((8, 12), [0])}, orientation=6)
     manifest = conversion.convert(found, tmp_path / 'out', 'val', Rules(exif='ignore'))
     assert manifest.kept == {'EXIF orientation ignored': [Incident('id 1', None, 'orientation 6', 'a.jpg')]}
+    assert (manifest.exif, *map(manifest.turned_otherwise, conversion.EXIF)) == ('ignore', 0, 1, 0)
     [record] = written(tmp_path / 'out' / 'val.json')
     assert record['image/encoded'] == [(tmp_path / 'a.jpg').read_bytes()]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import struct
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -141,7 +142,17 @@ XMP_6 = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 def test_where_a_png_says_how_it_is_turned(kind: bytes, body: bytes, behind: bool) -> None:
     data = encoded('PNG', 'RGB')
     at = data.index(b'IEND' if behind else b'IDAT') - 4
-    assert images.check(data[:at] + chunk(kind, body) + data[at:], 'a').orientation == 6
+    file = images.check(data[:at] + chunk(kind, body) + data[at:], 'a')
+    # Viewers, prediction and serving go by EXIF alone.
+    assert (file.orientation, file.elsewhere) == ((6, 1) if kind == b'eXIf' else (1, 6))
+    with Image.open(io.BytesIO(file.data)) as image:
+        image.load()
+        assert image.getexif()[0x0112] == 6
+
+
+def test_xmp_of_a_jpeg_gives_way_to_exif() -> None:
+    assert images.check(encoded('JPEG', 'RGB', xmp=XMP_6), 'a')[-3:] == (1, 6, '')
+    assert images.check(encoded('JPEG', 'RGB', xmp=XMP_6, exif=orientation(3)), 'a')[-3:] == (3, 1, '')
 
 
 def test_what_cannot_be_turned_exactly() -> None:
@@ -181,7 +192,127 @@ def test_other_formats(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'a.jpg').write_bytes(encoded('BMP', 'RGB'))
     with pytest.raises(Unusable) as error:
         images.read(tmp_path / 'a.jpg')
-    assert error.value.fault == ('unsupported image format', f'{tmp_path}/a.jpg is BMP; JPEG and PNG can be read')
+    assert error.value.fault == ('image format that needs --transcode',
+                                 f'{tmp_path}/a.jpg is BMP; --transcode stores it as a PNG without loss')
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'TIFF', 'WEBP'])
+def test_too_large_is_said_before_anything_is_decoded(kind: str) -> None:
+    cut = encoded(kind, 'RGB')[:-40] if kind in ('PNG', 'JPEG') else encoded(kind, 'RGB')      # decoding would fail
+    with pytest.raises(Unusable) as error:
+        images.check(cut, 'a', 12 * 20 - 1, transcode=True)
+    assert error.value.fault == ('image too large', 'a: 20 px wide and 12 px high, which is 240 pixels; make it '
+                                                    'smaller, or raise --max-pixels, which is 239')
+    assert images.check(encoded(kind, 'RGB'), 'a', 12 * 20, transcode=True).height == 12
+
+
+def test_the_limit_of_ours_takes_the_place_of_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    assert images.check(PNG, 'a', 240).width == 20
+    with pytest.raises(Unusable, match='corrupt image'):
+        images.check(PNG, 'a')
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def tiff(values: np.ndarray, **tags: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, 'TIFF', **tags)
+    return stream.getvalue()
+
+
+def tiff_of(samples: int, bits: int, kind: int = 2, extra: tuple[int, ...] = ()) -> bytes:
+    """A TIFF of 2 x 3 pixels, which Pillow does not write: sample s of pixel p is 10 p + s."""
+    pixels = b''.join((10 * p + s).to_bytes(bits // 8, 'little') for p in range(6) for s in range(samples))
+    entries = [(256, 3, [3]), (257, 3, [2]), (258, 3, [bits] * samples), (259, 3, [1]), (262, 3, [kind]),
+               (273, 4, [8]), (277, 3, [samples]), (278, 3, [2]), (279, 4, [len(pixels)])]
+    entries += [(338, 3, list(extra))] if extra else []
+    body, out = b'', b''
+    start = 8 + len(pixels) + 2 + 12 * len(entries) + 4
+    for tag, form, values in entries:
+        packed = b''.join(value.to_bytes({3: 2, 4: 4}[form], 'little') for value in values)
+        if len(packed) > 4:
+            packed, body = (start + len(body)).to_bytes(4, 'little'), body + packed
+        out += struct.pack('<HHI', tag, form, len(values)) + packed.ljust(4, b'\0')
+    return (b'II*\0' + (8 + len(pixels)).to_bytes(4, 'little') + pixels + struct.pack('<H', len(entries)) + out
+            + bytes(4) + body)
+
+
+BYTES, WORDS = NOISE[:, :, 0], NOISE[:, :, 0].astype(np.uint16) * 257
+TRANSCODED = {
+    'TIFF': ('TIFF', tiff(NOISE[:, :, :3]), NOISE[:, :, :3]),
+    'TIFF compressed': ('TIFF', tiff(NOISE[:, :, :3], compression='tiff_lzw'), NOISE[:, :, :3]),
+    'TIFF of 16 bit': ('TIFF, I;16 as uint16', tiff(WORDS), WORDS),
+    'TIFF of 16 bit, big endian': ('TIFF, I;16B as uint16', tiff(WORDS.astype('>u2')), WORDS),
+    'TIFF of floats': ('TIFF, F as uint8', tiff(BYTES.astype(np.float32)), BYTES),
+    'TIFF of large floats': ('TIFF, F as uint16', tiff(WORDS.astype(np.float32)), WORDS),
+    'TIFF of 32 bit': ('TIFF, I as uint8', tiff(BYTES.astype(np.int32)), BYTES),
+    'TIFF of five channels': ('TIFF, without its extra channels', tiff_of(5, 8, extra=(0, 0)),
+                              (10 * np.arange(6).reshape(2, 3, 1) + np.arange(3)).astype(np.uint8)),
+    'BMP': ('BMP', encoded('BMP', 'RGB'), NOISE[:, :, :3]), 'BMP grey': ('BMP', encoded('BMP', 'L'), None),
+    'BMP of 1 bit': ('BMP', encoded('BMP', '1'), None), 'BMP palette': ('BMP', encoded('BMP', 'P'), None),
+    'WebP': ('WEBP', encoded('WEBP', 'RGB', lossless=True), NOISE[:, :, :3]), 'GIF': ('GIF', encoded('GIF', 'P'), None),
+    'GIF of two': ('GIF, the first of several pictures', encoded(
+        'GIF', 'P', save_all=True, append_images=[Image.new('P', (20, 12))]), None),
+}
+
+
+@pytest.mark.parametrize('name', TRANSCODED)
+def test_other_formats_become_pngs_of_the_same_values(name: str) -> None:
+    note, data, expected = TRANSCODED[name]
+    file = images.check(data, 'a', transcode=True)
+    assert (file.format, file.transcoded, file.orientation) == ('png', note, 1)
+    if expected is None:
+        with Image.open(io.BytesIO(data)) as image:
+            expected = np.asarray(image.convert('RGB'))
+    decoded = tf.io.decode_png(file.data, channels=3, dtype=tf.as_dtype(file.dtype)).numpy()
+    assert file.dtype == expected.dtype.name and (file.height, file.width) == expected.shape[:2]
+    np.testing.assert_array_equal(decoded, expected if expected.ndim == 3 else expected[..., None].repeat(3, axis=2))
+    with pytest.raises(Unusable, match='image format that needs --transcode'):
+        images.check(data, 'a')
+
+
+INEXACT = {
+    'TIFF of fractions': (tiff(BYTES.astype(np.float32) / 255), 'are not all whole numbers from 0 to 65535'),
+    'TIFF with nan': (tiff(np.full((2, 3), np.nan, np.float32)), 'its values, from nan to nan, are not all'),
+    'TIFF below 0': (tiff(BYTES.astype(np.int32) - 500), 'are not all whole numbers from 0 to 65535'),
+    'TIFF beyond 16 bit': (tiff(WORDS.astype(np.int32) + 65535), 'are not all whole numbers from 0 to 65535'),
+    'TIFF of colours of 16 bit': (tiff_of(3, 16), 'its colours have more than 8 bit'),
+    'TIFF whose white is 0': (tiff_of(1, 16, kind=0), 'its white is 0'),
+    'TIFF multiplied': (tiff_of(4, 8, extra=(1,)), 'its colours are multiplied by their transparency'),
+    'TIFF CMYK': (encoded('TIFF', 'CMYK'), 'PNG has no CMYK'),
+}
+
+
+@pytest.mark.parametrize('name', INEXACT)
+@pytest.mark.parametrize('transcode', [False, True], ids=['without', 'with'])
+def test_what_a_png_cannot_hold_is_refused(name: str, transcode: bool) -> None:
+    data, reason = INEXACT[name]
+    with pytest.raises(Unusable) as error:
+        images.check(data, 'a.tif', transcode=transcode)
+    assert error.value.fault.reason == 'unsupported image format'
+    assert error.value.fault.detail.startswith('a.tif is TIFF and cannot become a PNG without loss: ')
+    assert reason in error.value.fault.detail
+
+
+@pytest.mark.parametrize('kind', ['TIFF', 'WEBP'])
+@pytest.mark.parametrize('value', UPRIGHT)
+def test_transcoded_photographs_are_as_stored_until_they_are_turned(value: int, kind: str) -> None:
+    options = {'lossless': True} if kind == 'WEBP' else {}
+    file = images.check(encoded(kind, 'RGB', exif=orientation(value), **options), 'a', transcode=True)
+    assert file.orientation == value
+    np.testing.assert_array_equal(tf.io.decode_png(file.data), NOISE[:, :, :3])
+    if value != 1:
+        turned = tf.io.decode_png(images.turn(file, 'a').data).numpy()
+        rows = np.array(UPRIGHT[value]) - 1      # of a picture of 2 x 3: where the corners go
+        corner = NOISE[[0, 0, -1, -1], [0, -1, 0, -1], :3][[0, 1, 2, 3]]
+        names = {0: 0, 2: 1, 3: 2, 5: 3}
+        for y, x in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+            assert turned[y, x].tolist() == corner[names[int(rows[y, x])]].tolist()
+
+
+def test_a_damaged_tiff() -> None:
+    with pytest.raises(Unusable, match='corrupt image'):
+        images.check(encoded('TIFF', 'RGB')[:60], 'a', transcode=True)
 
 
 @pytest.mark.parametrize('path, reason', [

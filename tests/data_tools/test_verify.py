@@ -246,7 +246,7 @@ def test_what_is_no_record(tmp_path: pathlib.Path, serialized: bytes, detail: st
 
 
 def test_what_is_not_in_the_sample_is_not_decoded(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(data: bytes, name: str) -> Any:
+    def refuse(data: bytes, name: str, max_pixels: int) -> Any:
         raise Unusable('corrupt image', name)
 
     monkeypatch.setattr('data_tools.images.check', refuse)

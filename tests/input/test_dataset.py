@@ -23,13 +23,14 @@ from mrcnn_tf.input import records
 from mrcnn_tf.input.dataset import (
     InputError,
     Survey,
+    check,
     evaluation_dataset,
     ground_truth,
     readable,
     survey,
     training_dataset,
 )
-from mrcnn_tf.input.manifest import Category, Counts, Manifest, ManifestError, Shard, Source
+from mrcnn_tf.input.manifest import Category, Counts, Incident, Manifest, ManifestError, Shard, Source
 from mrcnn_tf.input.records import Annotated, ObjectAnnotation
 
 Batch = dict[str, np.ndarray]
@@ -500,6 +501,21 @@ def test_proposals_move_with_the_image(tmp_path: pathlib.Path) -> None:
     assert batch['boxes'][order[0], 0].tolist() == [2, 16, 10, 28]
     (batch,) = take(evaluation_dataset(path, settings, 2), 1)
     assert batch['proposals'][0].tolist() == [[2, 4, 10, 16], [0, 0, 16, 32], [4, 6, 8, 10]]
+
+
+@pytest.mark.parametrize('was, action, exif', [('ignore', 'kept', 'apply'), ('apply', 'repaired', 'ignore')])
+def test_photographs_turned_by_another_rule_than_the_models(
+        tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, was: str, action: str, exif: str) -> None:
+    reason = {'ignore': 'EXIF orientation ignored', 'apply': 'EXIF orientation applied'}[was]
+    path = write_set(tmp_path, [picture(1)], 1, **{action: {reason: [Incident(1, None, 'orientation 6', '1.png')]}})
+    text = (f'{path}: it was converted with --exif {was} and has 1 photographs that EXIF says to turn, while predict '
+            f'and export see such photographs by data.exif={exif}')
+    with pytest.raises(InputError, match=f'^{text}; set data.exif={was}, or convert it again with --exif {exif}$'):
+        check(path, config(exif=exif))
+    evaluation_dataset(path, config(exif=exif), 1)
+    assert caplog.messages == [text]
+    for fitting in (was, 'error'):
+        check(path, config(exif=fitting))
 
 
 def test_fast_rcnn_on_records_without_proposals(ten: str) -> None:

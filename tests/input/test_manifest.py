@@ -52,7 +52,7 @@ def test_manifest_file_has_the_keys_of_the_contract(tmp_path: pathlib.Path) -> N
     assert data['format'] == 'mrcnn_tf manifest' and data['version'] == 1
     assert set(data) == {'format', 'version', 'name', 'categories', 'counts', 'max_objects_per_image', 'dropped',
                          'repaired', 'kept', 'shards', 'has_masks', 'has_proposals', 'max_proposals_per_image',
-                         'proposals_from', 'source'}
+                         'proposals_from', 'source', 'exif'}
     assert data['categories'][1] == {'label': 2, 'id': 90, 'name': 'dog'}
     assert data['counts'] == {
         'images': 3, 'images_without_objects': 1, 'objects': 4, 'crowds': 1, 'objects_without_mask': 0}

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 from tensorflow.core.protobuf import saved_model_pb2
 
 from mrcnn_tf import __version__, inference
@@ -149,6 +149,42 @@ def test_a_corrupt_image(loaded: Any, pictures: list[pathlib.Path], broken: byte
         predict(loaded, [whole[0], broken])
 
 
+def test_a_photograph_to_be_turned_is_answered_as_it_is_shown(
+        loaded: Any, model_dir: pathlib.Path, pictures: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
+    with Image.open(pictures[3]) as image:
+        image.save(tmp_path / 'turned.png', exif=exif(6))
+    with Image.open(tmp_path / 'turned.png') as image:
+        ImageOps.exif_transpose(image).save(tmp_path / 'upright.png', exif=b'')
+    paths = [tmp_path / 'turned.png', tmp_path / 'upright.png']
+    served = predict(loaded, contents(paths))
+    assert served['sizes'].tolist() == [[90, 50]] * 2
+    for name, found in served.items():
+        np.testing.assert_array_equal(found[0], found[1], name)
+    turned, upright = inference.load_predictor(model_dir)(paths)
+    np.testing.assert_array_equal(turned.boxes, upright.boxes)
+    assert len(turned) > 0
+
+
+def exif(value: int) -> Image.Exif:
+    made = Image.Exif()
+    made[0x0112] = value
+    return made
+
+
+def test_the_rule_of_the_model_is_that_of_its_signature(
+        model_dir: pathlib.Path, pictures: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
+    config = tiny_config('rpn')
+    config.data.canvases, config.data.exif, config.data.max_pixels = [[64, 64]], 'error', 4500
+    serve = exporting.serving_function(build_model(config.model), config.data, [1])
+    with Image.open(pictures[3]) as image:
+        image.save(tmp_path / 'turned.png', exif=exif(6))
+    assert serve(tf.constant(contents(pictures[3:])))['sizes'].numpy().tolist() == [[50, 90]]    # 4500 pixels
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r'image_bytes\[0\]: its EXIF says to turn it'):
+        serve(tf.constant(contents([tmp_path / 'turned.png'])))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r'image_bytes\[0\]: 51 px wide and 90 px high'):
+        serve(tf.constant(contents(pictures[1:2])))
+
+
 def test_it_needs_neither_this_package_nor_keras(
         saved: pathlib.Path, served: Outputs, pictures: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
     assert {'mrcnn_tf', 'data_tools'} <= set(alone.BLOCKED)
@@ -176,7 +212,8 @@ def test_what_stands_beside_it(saved: pathlib.Path) -> None:
     assert saved.name == '1' and [path.name for path in saved.parent.iterdir()] == ['1']
     assert json.loads((saved / 'assets.extra' / 'mrcnn.json').read_text()) == {
         'categories': [{'label': 1, 'id': 7, 'name': 'cat'}, {'label': 2, 'id': 3, 'name': 'dog'}],
-        'paste': 'pixel_center', 'score_threshold': 0., 'model': 'mask_rcnn', 'mrcnn_tf_version': __version__}
+        'paste': 'pixel_center', 'score_threshold': 0., 'model': 'mask_rcnn', 'exif': 'apply',
+        'max_pixels': 50_000_000, 'mrcnn_tf_version': __version__}
 
 
 def test_it_is_a_predictor(loaded: Any, saved: pathlib.Path, served: Outputs, pictures: list[pathlib.Path],

@@ -1,0 +1,252 @@
+"""Image files in a graph: what their header says, their pixels, and the turn that EXIF's orientation asks for.
+
+h, w height and width in px. `encoded` is the bytes of a file, string [], which may be anything.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from mrcnn_tf.config import DataConfig
+
+UNKNOWN_FORMAT = 'neither a JPEG nor a PNG; convert it to one'
+
+_JPEG = b'\xff\xd8\xff'
+_PNG = b'\x89PNG\r\n\x1a\n'
+_PNG_EXIF = b'eXIf'      # name of the chunk
+_PNG_HEADER = 25         # bytes from the signature to the depth of a channel
+_TIFF = (b'II*\0', b'MM\0*')    # how EXIF begins: least or most significant byte first
+_JPEG_EXIF = b'Exif\0\0'
+_SEARCHED = 2 ** 20      # bytes of a JPEG, or of a PNG's chunk: EXIF comes first, and garbage shall not take long
+_MAX_SEGMENTS = 1000     # of a JPEG before its EXIF
+_FILL, _APP1, _START_OF_SCAN, _END_OF_IMAGE = 0xff, 0xe1, 0xda, 0xd9
+_ALONE = (0x01, *range(0xd0, 0xd9))    # markers without a length
+_ORIENTATION, _SHORT, _LONG = 0x0112, 3, 4
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which image files are decoded, and whether they are turned.
+
+    Attributes:
+        exif: what happens to a photograph whose EXIF orientation says to turn it: 'apply' turns it, 'ignore' leaves its
+            pixels as stored, 'error' refuses it.
+        max_pixels: files with more pixels are refused before they are decoded; None: no limit.
+    """
+    exif: str = 'ignore'
+    max_pixels: int | None = None
+
+    @classmethod
+    def of(cls, data: DataConfig) -> Rule:
+        """Return the rule that a model applies to the files it is given."""
+        return cls(data.exif, data.max_pixels)
+
+
+AS_STORED = Rule()       # for records: their pixels are already those that their boxes mean
+DEFAULT = Rule.of(DataConfig())
+
+
+def _as_float(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.cast(pixels, tf.float32)
+
+
+def decode(encoded: tf.Tensor, name: tf.Tensor | str = 'image', rule: Rule = AS_STORED,
+           then: Callable[[tf.Tensor], Any] = _as_float) -> Any:
+    """Return `then` of the pixels of a JPEG or PNG file: 8 or 16 bit, grey, palette or colour, without transparency.
+
+    Args:
+        encoded: string [], the bytes of the file.
+        name: string [], what an error calls the image.
+        rule: which files are refused, and whether photographs are turned.
+        then: called with the pixels [h, w, 3], RGB: uint8, or float32 0..255 of a 16-bit PNG, whose values are divided
+            by 257 so that 65535 becomes 255. A graph traces it with both, so it must return the same types. Resizing
+            here, without a cast before, takes a quarter of the memory.
+
+    Returns:
+        What `then` returns; by default float32 [h, w, 3], 0..255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a damaged file, or one that `refusal` names a reason for.
+    """
+    reason = refusal(encoded, rule)
+    accepted = tf.debugging.Assert(tf.equal(reason, ''), [tf.strings.join([name, ': ', reason])])
+    with tf.control_dependencies([accepted]):      # the decoders take other formats too, each in its way
+        encoded = tf.identity(encoded)
+    turned = orientation(encoded) if rule.exif == 'apply' else None
+
+    def finish(pixels: tf.Tensor) -> Any:
+        return then(pixels if turned is None else turn(pixels, turned))
+
+    return tf.cond(_is_png_of_16_bit(encoded), lambda: finish(_decode_16_bit(encoded)),
+                   lambda: finish(_decode_8_bit(encoded)))
+
+
+def refusal(encoded: tf.Tensor, rule: Rule) -> tf.Tensor:
+    """Return why a file is not decoded, string [], by its header alone; '' where nothing speaks against it.
+
+    Raises:
+        tf.errors.InvalidArgumentError: `rule` limits the pixels and the header of a JPEG is damaged.
+    """
+    def too_large() -> tf.Tensor:
+        if rule.max_pixels is None:
+            return tf.constant('')
+        size = stored_size(encoded)
+        height, width, pixels = tf.unstack(tf.strings.as_string(tf.concat([size, [size[0] * size[1]]], axis=0)))
+        text = tf.strings.join([width, ' px wide and ', height, ' px high, which is ', pixels, ' pixels; make it '
+                                f'smaller, or raise max_pixels, which is {rule.max_pixels}'])
+        return tf.where(size[0] * size[1] > rule.max_pixels, text, '')
+
+    def to_be_turned() -> tf.Tensor:
+        if rule.exif != 'error':
+            return tf.constant('')
+        value = orientation(encoded)
+        text = tf.strings.join(['its EXIF says to turn it (orientation ', tf.strings.as_string(value), '); turn its '
+                                'pixels, or choose exif=apply or ignore'])
+        return tf.where(value == 1, '', text)
+
+    def by_rule() -> tf.Tensor:
+        reasons = tf.stack([too_large(), to_be_turned()])
+        return tf.strings.reduce_join(tf.boolean_mask(reasons, reasons != ''), separator='; ')
+
+    return tf.cond(_is_png(encoded) | _is_jpeg(encoded), by_rule, lambda: tf.constant(UNKNOWN_FORMAT))
+
+
+def stored_size(encoded: tf.Tensor) -> tf.Tensor:
+    """Return height and width of a JPEG or PNG, int64 [2], as its header states them: EXIF's orientation is not heeded.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a JPEG whose header is damaged.
+    """
+    def of_png() -> tf.Tensor:
+        header = _png_header(encoded)
+        return tf.stack([_number(header[20:24], True), _number(header[16:20], True)])
+
+    return tf.ensure_shape(tf.cond(
+        _is_png(encoded), of_png, lambda: tf.io.extract_jpeg_shape(encoded, output_type=tf.int64)[:2]), [2])
+
+
+# A graph of its own: operation by operation it would take longer than to decode an image.
+@tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.string)])
+def orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """Return EXIF's orientation, int32 [], 1 to 8: of a JPEG's first EXIF segment, or a PNG's eXIf chunk.
+
+    1, upright, where there is none or what is there cannot be understood: of any bytes. Orientations that stand
+    elsewhere (XMP, text chunks) are not heeded, as by web browsers.
+    """
+    def of_jpeg() -> tf.Tensor:
+        head = _bytes(encoded, _SEARCHED)
+        begin, end = _exif_segment(head)
+        return _orientation_of_tiff(head[begin:end])
+
+    def of_png() -> tf.Tensor:
+        # The chunk may stand behind the pixels, thousands of chunks away, so that its name is searched for.
+        found = tf.strings.split(encoded, _PNG_EXIF)[1:]
+        known = tf.reduce_any(tf.strings.substr(found, 0, 4)[:, None] == tf.constant(_TIFF), axis=1)
+        first = tf.concat([tf.boolean_mask(found, known), ['']], axis=0)[0]
+        return _orientation_of_tiff(_bytes(first, _SEARCHED))
+
+    return tf.case([(_is_jpeg(encoded), of_jpeg), (_is_png(encoded), of_png)], lambda: tf.constant(1))
+
+
+def turn(pixels: tf.Tensor, value: tf.Tensor | int) -> tf.Tensor:
+    """Return the picture as viewers show it, [h, w, c] or [w, h, c]; value: the orientation, int32 [], 1 to 8."""
+    def turned() -> tf.Tensor:
+        along = tf.cond(tf.greater_equal(value, 5), lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+        axes = tf.stack([_is_one_of(value, (3, 4, 7, 8)), _is_one_of(value, (2, 3, 6, 7))])
+        return tf.reverse(along, tf.boolean_mask([0, 1], axes))
+
+    result = tf.cond(tf.equal(value, 1), lambda: pixels, turned)
+    return tf.ensure_shape(result, [None, None, pixels.shape[2]])
+
+
+def _exif_segment(head: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return where the TIFF of the first EXIF segment of a JPEG begins and ends in `head`, uint8 [n]: equal if none."""
+    size = tf.size(head)
+    padded = tf.concat([head, tf.zeros([4 + len(_JPEG_EXIF)], tf.uint8)], axis=0)
+
+    def length(at: tf.Tensor) -> tf.Tensor:
+        return tf.cast(_number(padded[at + 2:at + 4], True), tf.int32)
+
+    def is_exif(at: tf.Tensor) -> tf.Tensor:
+        name = padded[at + 4:at + 4 + len(_JPEG_EXIF)]
+        return (padded[at] == _FILL) & (padded[at + 1] == _APP1) & _equal(name, _JPEG_EXIF)
+
+    def is_before(at: tf.Tensor) -> tf.Tensor:
+        return (padded[at] == _FILL) & ~is_exif(at) & ~_is_one_of(padded[at + 1], (_START_OF_SCAN, _END_OF_IMAGE))
+
+    def next_segment(at: tf.Tensor) -> tf.Tensor:
+        marker = padded[at + 1]
+        step = tf.where(marker == _FILL, 1, tf.where(_is_one_of(marker, _ALONE), 2, 2 + length(at)))
+        return tf.minimum(at + step, size)
+
+    at, = tf.while_loop(is_before, lambda at: [next_segment(at)], [tf.minimum(2, size)],
+                        maximum_iterations=_MAX_SEGMENTS)
+    begin = at + 4 + len(_JPEG_EXIF)
+    return begin, tf.where(is_exif(at), at + 2 + length(at), begin)
+
+
+def _orientation_of_tiff(tiff: tf.Tensor) -> tf.Tensor:
+    """Return the orientation in the first directory of a TIFF, uint8 [n]; int32 [], 1 where it has none."""
+    little, big = (_equal(tiff[:4], signature) for signature in _TIFF)
+    begin = 2 + _number(tiff[4:8], big)
+    entries = tiff[begin:begin + 12 * _number(tiff[begin - 2:begin], big)]
+    entries = tf.reshape(entries[:tf.size(entries) // 12 * 12], [-1, 12])    # tag 2, type 2, count 4, value 4 bytes
+    tag, kind, count = (_number(entries[:, first:last], big) for first, last in ((0, 2), (2, 4), (4, 8)))
+    value = tf.where(kind == _SHORT, _number(entries[:, 8:10], big), _number(entries[:, 8:12], big))
+    usable = ((tag == _ORIENTATION) & (count == 1) & ((kind == _SHORT) | (kind == _LONG)) & (value >= 1) & (value <= 8)
+              & (little | big))
+    return tf.cast(tf.concat([tf.boolean_mask(value, usable), [1]], axis=0)[0], tf.int32)
+
+
+def _decode_8_bit(encoded: tf.Tensor) -> tf.Tensor:
+    # The accurate transform gives Pillow's pixels; the default differs by up to 5.
+    return tf.cond(_is_png(encoded), lambda: tf.io.decode_png(encoded, channels=3),
+                   lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE'))
+
+
+def _decode_16_bit(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), tf.float32) / 257.
+
+
+def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(encoded, 0, len(_JPEG)), _JPEG)
+
+
+def _is_png(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(encoded, 0, len(_PNG)), _PNG)
+
+
+def _is_png_of_16_bit(encoded: tf.Tensor) -> tf.Tensor:
+    return _is_png(encoded) & tf.equal(_png_header(encoded)[24], 16)
+
+
+def _bytes(encoded: tf.Tensor, limit: int) -> tf.Tensor:
+    """Return the first bytes of a string, uint8 [n], n at most `limit`."""
+    return tf.io.decode_raw(tf.strings.substr(encoded, 0, limit), tf.uint8)
+
+
+def _png_header(encoded: tf.Tensor) -> tf.Tensor:
+    """Return the bytes of a PNG up to its depth, uint8 [25]: zeros beyond the end of a file that is cut."""
+    missing = _PNG_HEADER - tf.minimum(tf.strings.length(encoded), _PNG_HEADER)
+    return tf.concat([_bytes(encoded, _PNG_HEADER), tf.zeros([missing], tf.uint8)], axis=0)
+
+
+def _number(digits: tf.Tensor, big: tf.Tensor | bool) -> tf.Tensor:
+    """Return unsigned numbers, int64 [...], of bytes [..., n], n at most 4; big: the most significant comes first."""
+    places = tf.range(tf.shape(digits, tf.int64)[-1])
+    shifts = 8 * tf.where(big, places[::-1], places)
+    return tf.reduce_sum(tf.bitwise.left_shift(tf.cast(digits, tf.int64), shifts), axis=-1)
+
+
+def _equal(values: tf.Tensor, expected: bytes) -> tf.Tensor:
+    """Return whether bytes, uint8 [n], are the expected ones; bool []."""
+    return tf.equal(tf.size(values), len(expected)) & tf.reduce_all(
+        values == tf.constant(list(expected), tf.uint8)[:tf.size(values)])
+
+
+def _is_one_of(value: tf.Tensor | int, values: tuple[int, ...]) -> tf.Tensor:
+    value = tf.convert_to_tensor(value)
+    return tf.reduce_any(value == tf.constant(values, value.dtype))
