@@ -36,6 +36,7 @@ CLASSES = (
     'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
     'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
 _SIDES = ('ymin', 'xmin', 'ymax', 'xmax')
+_LABELMAP = '# label:color_rgb:parts:actions'      # the first line of labelmap.txt of CVAT and Datumaro
 _BORDER = 255
 _CODE = np.array([1 << 16, 1 << 8, 1])      # red, green, blue to one number
 _ID_ROOM = 1_000_000             # annotation ids of an image
@@ -238,6 +239,8 @@ def _classes(path: str | os.PathLike[str] | None) -> Sequence[str]:
     if path is None:
         return CLASSES
     names = [line.strip() for line in voc_folders.read_text(pathlib.Path(path)).splitlines() if line.strip()]
+    if names[:1] == [_LABELMAP]:
+        names = [name for name in (line.partition(':')[0] for line in names[1:]) if name != 'background']
     if not names or len(set(names)) < len(names):
         wrong = f'class {Counter(names).most_common(1)[0][0]!r} is listed twice' if names else 'no class is listed'
         raise ConversionError(f'{path}: {wrong}; write the name of each class on a line of its own')

@@ -241,6 +241,13 @@ def test_classes_of_a_file(kit: Kit, tmp_path: pathlib.Path) -> None:
         Incident('a', 2, "name is 'dog'", 'Annotations/a.xml')]}
 
 
+def test_classes_of_a_labelmap(kit: Kit, tmp_path: pathlib.Path) -> None:
+    kit.add('a', an_object('cell'))
+    (tmp_path / 'labelmap.txt').write_text('# label:color_rgb:parts:actions\nbackground:0,0,0::\ncell:1,2,3::\n')
+    assert voc.find([kit.root], classes=tmp_path / 'labelmap.txt', split='train').head.categories == [
+        Category(1, 1, 'cell')]
+
+
 @pytest.mark.parametrize(('text', 'message'), [
     ('', 'classes.txt: no class is listed; write the name of each class on a line of its own'),
     ('a\nb\na\n', "classes.txt: class 'a' is listed twice"), (None, 'classes.txt: No such file or directory')])
