@@ -42,7 +42,7 @@ class Row:
     says: tuple[str, ...] = ()                                    # on the standard output, or in the error
     options: tuple[str, ...] = ()
     kind: str = 'coco'
-    source: tuple[str, ...] = ()                                  # options of the kind; the folder's name for {}
+    source: tuple[str, ...] = ()                                  # options of the kind; the folder's path for {}
 
     def arguments(self) -> list[str]:
         """The kind and its input."""
@@ -77,7 +77,20 @@ def _run(verb: str, arguments: list[str], path: pathlib.Path | None) -> Outcome:
 
 
 _NAMES = {'file found under another name': 3}
+_VOC = ('--root', '{0}', '--classes', '{0}/classes.txt')
+_LISTED = {'list names a file in place of an id': 3}
 ROWS = [
+    Row('voc-flat-folder', Counts(3, 0, 5, 0), kind='voc', source=_VOC),
+    Row('voc-flat-folder', None, kind='voc', source=_VOC, options=('--split', 'train'), says=(
+        "no list 'train', as there is no directory ImageSets with lists; leave --split out to read all 3 xml files",)),
+    Row('voc-list-of-paths', Counts(3, 0, 5, 0), _LISTED, kind='voc', source=_VOC, options=('--split', 'train'), says=(
+        "'data/JPEGImages/im0.jpg' is read as 'im0'",)),
+    Row('voc-list-with-suffix', Counts(3, 0, 5, 0), _LISTED, kind='voc', source=_VOC, options=('--split', 'train'),
+        says=("'im0.jpg' is read as 'im0'",)),
+    Row('voc-own-classes', None, kind='voc', source=('--root', '{}', '--split', 'train'), says=(
+        "most objects are of none of VOC's 20 classes, but of 'cell' (5): write these names to a file, one a line, and "
+        'give it as --classes',)),
+    Row('voc-own-classes', Counts(3, 0, 5, 0), kind='voc', source=_VOC, options=('--split', 'train')),
     Row('backslash-names', Counts(3, 0, 5, 0), _NAMES,
         says=("'images\\img_001.png' is 'img_001.png': it has Windows separators",)),
     Row('percent-names', Counts(3, 0, 5, 0), _NAMES,
