@@ -15,7 +15,7 @@ _RUNNING = (
     'train.strategy', 'train.jit_compile', 'train.deterministic', 'train.checkpoint_every', 'train.keep_checkpoints',
     'train.log_every', 'train.stop_without_positives', 'data.validation', 'data.evaluation_batch_size',
     'data.test_short_side', 'data.test_long_side', 'data.test_scales', 'data.test_flip', 'data.pad_multiple',
-    'model.detections', 'model.rpn.pre_nms_test', 'model.rpn.post_nms_test')
+    'data.max_pixels', 'model.detections', 'model.rpn.pre_nms_test', 'model.rpn.post_nms_test')
 # What is learnt from here on; the weights and the optimizer's slots stay what they are.
 _LEARNING = (
     'data.train', 'solver.steps', 'solver.schedule', 'solver.learning_rate', 'solver.milestones', 'solver.gamma',
