@@ -23,6 +23,7 @@ from mrcnn_tf.weights.rules import SAME, Convert, Line, Rule, WeightsError, fill
 
 SOURCES = {'resnet50': 'ResNet50', 'resnet101': 'ResNet101', 'vgg16': 'VGG16',
            'inception_resnet_v2': 'InceptionResNetV2'}
+_CAFFE_MEAN = [103.939, 116.779, 123.68]    # BGR
 _ANY = r''      # of theirs, the classifier and what belongs to heads may have no place here
 _ONES = Convert('ones, which theirs has not', np.ones_like)
 _LESS_BIAS = Convert('less the bias of the convolution', lambda pair: pair[0] - pair[1])
@@ -38,7 +39,9 @@ def settings(name: str) -> tuple[str, list[str]]:
         raise WeightsError(f'keras.applications has weights for {", ".join(SOURCES)} here, not for {name}')
     config = {'vgg16': 'faster_rcnn_vgg16', 'inception_resnet_v2': 'faster_rcnn_inception_resnet_v2'}.get(
         name, 'mask_rcnn_r50_fpn_1x')
-    return config, [f'model.backbone.name={name}', 'model.backbone.weights=imagenet']
+    # That recipe has the mean of Detectron2's weights.
+    mean = [f'model.pixel_mean={_CAFFE_MEAN}'] if config == 'mask_rcnn_r50_fpn_1x' else []
+    return config, [f'model.backbone.name={name}', 'model.backbone.weights=imagenet', *mean]
 
 
 def load_imagenet(model: Detector) -> list[Line]:

@@ -113,6 +113,58 @@ def test_vgg16_has_the_hidden_layers_too():
     assert {line.ours.split('/')[-3] for line in report if not line.source} <= {'rpn_head', 'box_head'}
 
 
+LAST = {'resnet50': (('conv2_block3_out', 'conv3_block4_out', 'conv4_block6_out', 'conv5_block3_out'), False),
+        'resnet101': (('conv2_block3_out', 'conv3_block4_out', 'conv4_block23_out', 'conv5_block3_out'), False),
+        'vgg16': (('block3_conv3', 'block4_conv3', 'block5_conv3'), True),
+        'inception_resnet_v2': (('block17_20_ac', 'conv_7b_ac'), False)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', LAST)
+def test_from_a_photograph_to_the_features(monkeypatch, tmp_path, name):
+    """Their file into the model of the import, RGB of 0..255 and sides that no stride divides: our channel order, mean,
+    epsilon, strides and padding are theirs."""
+    outputs, with_head = LAST[name]
+    build = getattr(keras.applications, keras_applications.SOURCES[name])
+    source = build(weights=None, include_top=with_head)
+    rng = np.random.default_rng(2)
+    for layer in source.layers:
+        weights = layer.get_weights()
+        if isinstance(layer, keras.layers.BatchNormalization):           # a scale, where it has one, and three more
+            low, high = ([.5] if layer.scale else []) + [-.2, -.2, .5], ([1.] if layer.scale else []) + [.2, .2, 2.]
+            layer.set_weights([rng.uniform(*limits, weights[0].shape) for limits in zip(low, high, strict=True)])
+        elif len(weights) == 2:
+            layer.set_weights([weights[0], rng.normal(0, .1, weights[1].shape)])
+    source.save_weights(tmp_path / 'theirs.weights.h5')
+    monkeypatch.setattr(keras.applications, keras_applications.SOURCES[name],
+                        lambda weights, **rest: build(weights=str(tmp_path / 'theirs.weights.h5'), **rest))
+    config_name, overrides = keras_applications.settings(name)
+    model = build_model(config.load(config_name, overrides).model)
+    load_imagenet(model)
+    trunk, head = model.backbone.trunk, getattr(model, 'res5_head', None)
+    if name == 'inception_resnet_v2':                                    # theirs is not padded at the border
+        monkeypatch.setattr(inception_resnet, 'PADDING', 'valid')
+        trunk, head = type(trunk)(model.settings.backbone), Res5Head(model.settings.backbone)
+
+    image = tf.constant(rng.integers(0, 256, (1, 139, 171, 3)), tf.float32)
+    normalized = model.normalize(image, tf.constant([[139., 171.]]))
+    features = trunk(normalized)
+    if name == 'inception_resnet_v2':
+        head(features[16][:, None])
+        trunk.set_weights(model.backbone.trunk.get_weights())
+        head.set_weights(model.res5_head.get_weights())
+        features = {16: trunk(normalized)[16]}
+    found = [*features.values(), *([head(features[16][:, None])[:, 0]] if head else [])]
+    uneven = build(weights=None, include_top=False, input_shape=(139, 171, 3))
+    uneven.set_weights(source.get_weights()[:len(uneven.get_weights())])
+    preprocess = sys.modules[build.__module__].preprocess_input
+    expected = keras.Model(uneven.input, [uneven.get_layer(each).output for each in outputs])(
+        preprocess(image.numpy().copy()))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * float(tf.reduce_max(tf.abs(theirs))))
+
+
 @pytest.mark.parametrize('backbone', [BackboneConfig(name='resnet18'), BackboneConfig(stride_in_1x1=False)])
 def test_weights_that_do_not_exist(backbone):
     with pytest.raises(WeightsError, match='imagenet') as error:
