@@ -5,7 +5,7 @@ import io
 import json
 import pathlib
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -243,3 +243,25 @@ def test_numbers() -> None:
 def test_a_data_set_can_be_sent_to_another_process(tmp_path: pathlib.Path) -> None:
     found = data_set(tmp_path, TOLD)
     assert conversion.check(pickle.loads(pickle.dumps(found))) == conversion.check(found)
+
+
+def test_an_image_of_too_many_annotations_is_dropped(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, '_MOST_OBJECTS', 2)
+    found = conversion.check(data_set(tmp_path, {'a.png': ((8, 12), [0, 1]), 'b.png': ((8, 12), [0, 1, 4])}))
+    assert found.counts.images == 1 and found.dropped == {'too many annotations': [Incident(
+        'id 2', None, '3 on one image, at most 2 are converted; cut the image into smaller ones', 'b.png')]}
+
+
+def test_a_category_name_of_megabytes_is_refused(tmp_path: pathlib.Path) -> None:
+    found = data_set(tmp_path, {'a.png': ((8, 12), [0])})
+    head = replace(found.head, categories=[Category(1, 7, 'x' * 10 ** 7)])
+    for refuse in (conversion.check, lambda each: conversion.convert(each, tmp_path / 'out', 'set')):
+        with pytest.raises(ConversionError, match='^a.json: category 7 has a name of 10,000,000 characters, .*1,000$'):
+            refuse(replace(found, head=head))
+
+
+def test_a_problem_is_one_printable_line() -> None:
+    hostile = Incident('a\nb', '\x1b[2J', 'is \u202ex\r' + 'y' * 10 ** 6, 'f\0.png')
+    line = conversion.line('dropped', 'missing image file', hostile)
+    assert line.startswith(r'f\x00.png: image a\nb, annotation \x1b[2J: dropped, missing image file: is \u202ex\ry')
+    assert line.isprintable() and len(line) < 4000

@@ -1,6 +1,7 @@
 """Names as other systems write them: which file is taken, which are ambiguous, and what a miss shows."""
 from __future__ import annotations
 
+import os
 import pathlib
 import time
 import unicodedata
@@ -114,3 +115,22 @@ def test_a_folder_of_a_hundred_thousand_files(tmp_path: pathlib.Path, monkeypatc
     missing = [names.find(f'img_{i:06}x.png').missing for i in range(0, 100_000, 200)]
     assert all(fault and repr(each) in fault.detail for each, fault in zip(there[::200], missing, strict=True))
     assert time.process_time() - start < 30      # with all names gone through for each it takes minutes
+
+
+@pytest.mark.parametrize('stated', ['../secret.png', 'link.png', 'folder/secret.png'])
+def test_a_file_elsewhere_is_read_on_request_only(stated: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'secret.png').touch()
+    (tmp_path / 'images' / 'link.png').symlink_to('../secret.png')
+    (tmp_path / 'images' / 'folder').symlink_to(tmp_path)
+    found = FileNames(tmp_path / 'images').find(stated)
+    assert found.missing and found.missing.reason == 'file outside of its directory'
+    assert f'to {tmp_path}/secret.png; give --follow' in found.missing.detail
+    assert FileNames(tmp_path / 'images', follow=True).find(stated) == (stated, None, None)
+
+
+def test_what_is_no_regular_file_is_not_taken(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / 'a.png')
+    for follow in (False, True):
+        missing = FileNames(tmp_path, follow=follow).find('a.png').missing
+        assert missing and missing.detail == f"'a.png' in {tmp_path} is not a regular file"

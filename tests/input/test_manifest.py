@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,7 @@ def manifest() -> Manifest:
 
 
 def written(directory: pathlib.Path) -> pathlib.Path:
+    directory.mkdir(exist_ok=True)
     (directory / 'train-00000-of-00002.tfrecord').write_bytes(b'1234')
     (directory / 'train-00001-of-00002.tfrecord').write_bytes(b'123')
     manifest().write(directory / 'train.json')
@@ -129,6 +131,37 @@ def test_missing_and_cut_shards(tmp_path: pathlib.Path) -> None:
         Manifest.read(path)
     shard.unlink()
     with pytest.raises(ManifestError, match=f'its shard {shard} is missing; copy it there'):
+        Manifest.read(path)
+
+
+@pytest.mark.parametrize('file', [
+    '../b.tfrecord', 'sub/../../b.tfrecord', '/etc/hostname', 'link.tfrecord', 'sub/b.tfrecord', './b.tfrecord', '..',
+    'b\0'])
+def test_a_shard_elsewhere_is_refused(file: str, tmp_path: pathlib.Path) -> None:
+    path = written(tmp_path / 'set')
+    (tmp_path / 'b.tfrecord').write_bytes(b'1234')
+    (tmp_path / 'set' / 'link.tfrecord').symlink_to('../b.tfrecord')
+    described = json.loads(path.read_text())
+    described['shards'][0]['file'] = file
+    path.write_text(json.dumps(described))
+    for shards in (True, False):
+        with pytest.raises(ManifestError, match='does not lie beside it; copy the shards into its directory'):
+            Manifest.read(path, shards)
+
+
+def test_a_linked_directory_and_links_within_it_are_read(tmp_path: pathlib.Path) -> None:
+    path = written(tmp_path / 'set')
+    (tmp_path / 'set' / 'train-00000-of-00002.tfrecord').rename(tmp_path / 'set' / 'x')
+    (tmp_path / 'set' / 'train-00000-of-00002.tfrecord').symlink_to('x')
+    (tmp_path / 'link').symlink_to('set')
+    assert Manifest.read(tmp_path / 'link' / path.name) == manifest()
+
+
+def test_a_shard_that_is_no_file(tmp_path: pathlib.Path) -> None:
+    path = written(tmp_path)
+    (tmp_path / 'train-00000-of-00002.tfrecord').unlink()
+    os.mkfifo(tmp_path / 'train-00000-of-00002.tfrecord')
+    with pytest.raises(ManifestError, match='00000-of-00002.tfrecord is no file; copy it there'):
         Manifest.read(path)
 
 

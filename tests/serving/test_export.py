@@ -309,3 +309,16 @@ def test_a_category_id_beyond_int32(tmp_path: pathlib.Path) -> None:
 def test_no_model(tmp_path: pathlib.Path) -> None:
     with pytest.raises(checkpoints.CheckpointError, match='has no config.yaml; give a model directory'):
         exporting.export(tmp_path, tmp_path / 'saved')
+
+
+@pytest.mark.usefixtures('light')
+def test_a_full_disk_is_named_with_the_version(
+        model_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(module: tf.Module, path: str, *_: object) -> None:      # as TensorFlow does on a small tmpfs
+        raise tf.errors.ResourceExhaustedError(None, None, f'{path}/variables/a; No space left on device [Op:SaveV2]')
+
+    monkeypatch.setattr(tf.saved_model, 'save', fail)
+    with pytest.raises(OSError) as caught:
+        exporting.export(model_dir, tmp_path / 'm')
+    assert str(caught.value) == f'{tmp_path}/m/1: No space left on device; make room there or give another --output'
+    assert list((tmp_path / 'm').iterdir()) == []

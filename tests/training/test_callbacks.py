@@ -166,3 +166,17 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     text = stream.getvalue()
     assert '2/3' in text and '2.00 images/s  0:00:04 left  loss 1.0000 (mask 0.500)' in text
     assert text.rindex('\x1b[?25h') > text.rindex('\x1b[?25l')    # the cursor is back
+
+
+def test_losses_that_cannot_be_written_stop_in_one_line(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, f'{tmp_path}/events; No space left on device')
+
+    scalars, model = Scalars(tmp_path, Steps(0.5, [2, 4], 0.1), every=1, total=5, batch_size=8), Model()
+    monkeypatch.setattr(tf.summary, 'scalar', full)
+    with pytest.raises(TrainingError, match=f'^{tmp_path}: the losses cannot be written .No space left on device.'):
+        after_step(scalars, model, loss=1.0)
+    monkeypatch.setattr(tf.summary, 'create_file_writer', full)
+    with pytest.raises(TrainingError, match='^[^\\n]*: the losses cannot be written'):
+        Scalars(tmp_path, Steps(0.5, [2, 4], 0.1), every=1, total=5, batch_size=8)
