@@ -112,7 +112,7 @@ def _of_folder(folder: pathlib.Path, needed: bool = True) -> list[pathlib.Path]:
 
 def _of_list(path: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
+        lines = [line.strip() for line in files.read_text(path, 'utf-8-sig').splitlines()]
     except (OSError, UnicodeDecodeError):
         raise InferenceError(f'{path}: cannot be read as text; give a list of paths in UTF-8, one a line') from None
     named = [pathlib.Path(line) for line in lines if line and not line.startswith('#')]
