@@ -85,17 +85,17 @@ def read_whole(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def read_elements(directory: pathlib.Path) -> dict[str, Any]:
-    """By `json_lists`, keeping what `mrcnn convert coco` keeps: for each annotation three numbers."""
+    """By `json_lists`, keeping what `mrcnn convert coco` keeps: for each annotation six numbers."""
     import array
 
     from data_tools import json_lists
 
     kept = array.array('q')
     for key, elements in json_lists.members(directory / 'a.json'):
-        for value, start, length in elements or ():
+        for value, start, length, _ in elements or ():
             if key == 'annotations':
-                kept.extend((value['image_id'], start, length))
-    return {'objects': len(kept) // 3}
+                kept.extend((value['image_id'], value['category_id'], value['iscrowd'], value['id'], start, length))
+    return {'objects': len(kept) // 6}
 
 
 def read_ijson(directory: pathlib.Path) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import track
 
-from data_tools import images, starting, writer
+from data_tools import images, remains, starting, writer
 from data_tools.incidents import ConversionError, Fault, Log, Unusable
+from data_tools.remains import EMPTY
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import EXIF_APPLIED, EXIF_IGNORED, Category, Counts, Incident, Manifest
@@ -27,8 +28,7 @@ from mrcnn_tf.text import one_line
 EXIF = ('error', 'apply', 'ignore')
 TURNED = 'EXIF orientation'
 TRANSCODED = 'image transcoded to PNG'
-ASKED_FOR = (EXIF_APPLIED, TRANSCODED)     # repairs that an option makes
-EMPTY = 'image without objects'
+ASKED_FOR = (EXIF_APPLIED, TRANSCODED, *remains.ASKED_FOR)     # what an option does
 _LONGEST_NAME = 1000       # characters, of a category
 _MOST_OBJECTS = 100_000    # of an image
 ACTIONS = ('dropped', 'repaired', 'kept')
@@ -42,6 +42,7 @@ class Rules:
     strict: bool = False         # stop where something would be dropped or repaired
     max_pixels: int = DataConfig.max_pixels      # larger images are dropped before they are decoded
     transcode: bool = False      # make PNGs of formats other than JPEG and PNG
+    allow_loss: bool = False     # go on where more than half of the objects or images are lost
 
     def __post_init__(self) -> None:
         if self.exif not in EXIF:
@@ -101,14 +102,15 @@ def convert(found: DataSet, output: str | os.PathLike[str], name: str, rules: Ru
     """Writes `OUTPUT/NAME-00000-of-0000N.tfrecord` and the manifest `OUTPUT/NAME.json`.
 
     Raises:
-        ConversionError: no image can be used; `rules` say to stop where something did.
+        ConversionError: no image can be used, or most of the set is lost; `rules` say to stop where something did.
         OSError: the disk is full or would be, no permission; nothing of the new set is left.
     """
     fatal = None if rules.strict else (TURNED,)
     _check_names(found.head)
     _stop(Log(found.head.dropped, found.head.repaired), fatal)
     return writer.write(found.items, functools.partial(_make, found.source, rules, fatal),
-                        replace(found.head, name=name, exif=rules.exif), output, options)
+                        replace(found.head, name=name, exif=rules.exif), output, options,
+                        functools.partial(remains.check, allow_loss=rules.allow_loss))
 
 
 def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str = 'checked') -> Manifest:
@@ -135,10 +137,11 @@ def check(found: DataSet, rules: Rules = DEFAULTS, workers: int = 1, name: str =
                    dropped=log.dropped, repaired=log.repaired, kept=log.kept)
 
 
-def check_convertible(manifest: Manifest) -> None:
-    """Raises what `convert` would, given what `check` has found: ConversionError where it stops, or nothing is left."""
+def check_convertible(manifest: Manifest, rules: Rules = DEFAULTS) -> None:
+    """Raises what `convert` would, given what `check` has found: ConversionError where it stops, or too little is left.
+    """
     _stop(Log(manifest.dropped, manifest.repaired), (TURNED,))
-    writer.check_left(manifest)
+    remains.check(manifest, rules.allow_loss)
 
 
 def problems(manifest: Manifest) -> Iterator[tuple[str, str, Incident]]:
@@ -158,9 +161,10 @@ def line(action: str, reason: str, incident: Incident) -> str:
 
 
 def report(manifest: Manifest) -> str:
-    """The problems of a set as JSON: counts by action and reason, and each as action, reason, file, ids, detail."""
+    """The problems of a set as JSON: notes on the whole, counts by action and reason, and each with file and ids."""
     return json.dumps({
         'format': 'mrcnn_tf report', 'version': 1, 'source': asdict(manifest.source), 'counts': asdict(manifest.counts),
+        'notes': remains.notes(manifest),
         'problem_counts': {action: {reason: len(found) for reason, found in sorted(getattr(manifest, action).items())}
                            for action in ACTIONS},
         'problems': [{'action': action, 'reason': reason, **asdict(incident)}
@@ -169,15 +173,17 @@ def report(manifest: Manifest) -> str:
 
 def example(source: Source, rules: Rules, item: Item) -> tuple[records.Annotated | None, Log]:
     """The record of one image, None where it cannot be used, and what was dropped, repaired or odd."""
-    log, lost = Log(), ''
+    log, count = Log(), 0
     try:
         told = source.tell(item)
         _check_count(told.objects)
-        lost = f' (and its {len(told.objects)} annotations)' if told.objects else ''
+        count = len(told.objects)
         file = _image(source.path(item), item, told, rules, log)
     except Unusable as unusable:
         log = Log()
-        log.drop(Fault(unusable.fault.reason, unusable.fault.detail + lost), item.id, file=item.file_name)
+        more = f' (and its {count} annotations)' if count else ''
+        log.drop(Fault(unusable.fault.reason, unusable.fault.detail + more), item.id, file=item.file_name,
+                 annotations=count)
         return None, log
     for fault in told.odd:
         log.keep(fault, item.id, file=told.file)
@@ -238,8 +244,9 @@ def _image(path: pathlib.Path, item: Item, told: Told, rules: Rules, log: Log) -
         file = images.turn(file, item.file_name)
     if told.size is not None and told.size != (file.height, file.width):
         turned = ', and its EXIF says to turn it' if file.orientation != 1 else ''
-        raise Unusable('size mismatch', f'{item.file_name} is {file.height} x {file.width}{turned}; '
-                                        f'the annotations say {told.size[0]} x {told.size[1]}')
+        exchanged = ': exchanged' if told.size == (file.width, file.height) else ''
+        raise Unusable('size mismatch', f'{item.file_name}: height {file.height}, width {file.width}{turned}; the '
+                                        f'annotations say height {told.size[0]}, width {told.size[1]}{exchanged}')
     _note(item, told, stored, rules, log)
     return file
 

@@ -4,7 +4,7 @@ manifest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mrcnn_tf.input.manifest import Incident
@@ -35,9 +35,11 @@ class Log:
     repaired: dict[str, list[Incident]] = field(default_factory=dict)
     kept: dict[str, list[Incident]] = field(default_factory=dict)
 
-    def drop(self, fault: Fault, image_id: Any, annotation_id: Any = None, file: str = '') -> None:
-        """An image, or one annotation of it, is left out."""
-        self.dropped.setdefault(fault.reason, []).append(_incident(fault, image_id, annotation_id, file))
+    def drop(self, fault: Fault, image_id: Any, annotation_id: Any = None, file: str = '', annotations: int = 0,
+             ) -> None:
+        """An image with its annotations, or one annotation of it, is left out."""
+        self.dropped.setdefault(fault.reason, []).append(
+            replace(_incident(fault, image_id, annotation_id, file), annotations=annotations))
 
     def repair(self, fault: Fault, image_id: Any, annotation_id: Any = None, file: str = '') -> None:
         """An image, or one annotation of it, is kept in another form."""

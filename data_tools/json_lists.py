@@ -26,10 +26,11 @@ class MalformedError(ValueError):
 
 
 class Element(NamedTuple):
-    """One element of a list."""
+    """One element of a list, or one value of an object that stands in the place of a list."""
     value: Any
-    start: int       # its first byte in the file
-    length: int      # bytes
+    start: int               # its first byte in the file
+    length: int              # bytes
+    key: str | None = None   # of an object's
 
 
 Member = tuple[str, Iterator[Element] | None]
@@ -43,7 +44,7 @@ class Digest(Protocol):
 
 
 def members(path: str | os.PathLike[str], digest: Digest | None = None) -> Iterator[Member]:
-    """The keys of the object in the file, each with the elements of its list, or None where its value is no list.
+    """The keys of the object in the file, each with the elements of its list or object; None where it is neither.
 
     What is not asked of a list is read over before the next key. Nothing comes of a file that holds no object.
 
@@ -75,11 +76,8 @@ def read(path: str | os.PathLike[str], places: Iterable[Sequence[int]]) -> Itera
 
 def _members(window: _Window) -> Iterator[Member]:
     for _ in _separated(window, '}'):
-        if window.next() != '"':
-            raise window.fault('Expecting property name enclosed in double quotes')
-        key = window.value()
-        window.take(':')
-        if window.next() == '[':
+        key = _key(window)
+        if window.next() in ('[', '{'):
             elements = _elements(window)
             yield key, elements
             for _ in elements:      # what was not asked for
@@ -90,11 +88,21 @@ def _members(window: _Window) -> Iterator[Member]:
 
 
 def _elements(window: _Window) -> Iterator[Element]:
-    for _ in _separated(window, ']'):
+    closing = {'[': ']', '{': '}'}[window.next()]
+    for _ in _separated(window, closing):
+        key = _key(window) if closing == '}' else None
         window.next()
         start = window.byte
         value = window.value()
-        yield Element(value, start, window.byte - start)
+        yield Element(value, start, window.byte - start, key)
+
+
+def _key(window: _Window) -> str:
+    if window.next() != '"':
+        raise window.fault('Expecting property name enclosed in double quotes')
+    key: str = window.value()
+    window.take(':')
+    return key
 
 
 def _separated(window: _Window, closing: str) -> Iterator[None]:

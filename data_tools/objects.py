@@ -17,6 +17,7 @@ Box = tuple[float, float, float, float]
 _CLIP_TOLERANCE = 1e-6    # px: x + width of two decimals is not exact
 LARGEST = 3e38            # float32
 OUTSIDE = 'box outside the image'
+CLIPPED = 'box clipped'
 _LEAST_IOU = 0.5          # of a box and that of its mask, below which one of them is probably wrong
 
 
@@ -53,7 +54,7 @@ def clip(box: Sequence[float], size: tuple[int, int], text: str) -> tuple[Box, l
         raise Unusable(OUTSIDE if outside else 'box without area',
                        f'{text}, the image {width} wide and {height} high')
     beyond = max(-x1, -y1, x2 - width, y2 - height)
-    clipped = [Fault('box clipped', f'{text} went {beyond:.2f} px beyond the image')]
+    clipped = [Fault(CLIPPED, f'{text} went {beyond:.2f} px beyond the image')]
     return (top, left, bottom, right), clipped if beyond > _CLIP_TOLERANCE else []
 
 

@@ -14,20 +14,19 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_tools import beam, processes, progress, shards
+from data_tools import beam, processes, progress, remains, shards
 from data_tools import staging as stages
 from data_tools.images import TRANSCODABLE
-from data_tools.incidents import ConversionError, Log, describe
+from data_tools.incidents import ConversionError, Log
 from data_tools.shards import Job, Make, Part, T
-from mrcnn_tf.input.manifest import Counts, Incident, Manifest
-from mrcnn_tf.text import one_line
+from mrcnn_tf.input.manifest import Counts, Manifest
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ _DIED = ('a worker process died, perhaps for want of memory; convert with fewer 
 
 
 def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.PathLike[str],
-          options: Options = DEFAULTS) -> Manifest:
+          options: Options = DEFAULTS, check: Callable[[Manifest], None] = remains.check_left) -> Manifest:
     """Writes the records of `items`, in their order, and the manifest; goes on where an equal run was stopped.
 
     Args:
@@ -60,12 +59,13 @@ def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.Pa
         make: gives the record of an item, and what was dropped or repaired; a function that can be pickled.
         head: name, categories, source and has_masks of the manifest, and the incidents known beforehand.
         output: directory, made where missing. An older set of the same name there is replaced at the very end.
+        check: raises ConversionError where too little is left for a set.
 
     Returns:
         The manifest written.
 
     Raises:
-        ConversionError: no usable name or directory, no image left, or no object though there were annotations.
+        ConversionError: no usable name or directory, and what `check` raises: by default where nothing is left.
         OSError: the disk is full or would be, no permission, a worker process died, another run writes the same set.
             No shard or manifest of the new set is left under its name, and an older set is as it was.
     """
@@ -88,6 +88,7 @@ def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.Pa
         parts = _write_parts(groups, make, staging, options)
         try:
             manifest = _complete(head, parts)
+            check(manifest)
         except ConversionError:
             staging.clear()
             raise
@@ -101,19 +102,6 @@ def check_name(name: str) -> None:
         raise ConversionError(f'name {name!r}: use letters, digits, _, - and . only')
 
 
-def check_left(manifest: Manifest) -> None:
-    """Raises ConversionError where nothing is left of a set: no image, or no object though there were annotations."""
-    dropped, counts = manifest.dropped, manifest.counts
-    lost = any(each.annotation_id is not None for found in dropped.values() for each in found)
-    if counts.objects or (counts.images and not lost):
-        return
-    hint = (f'is {manifest.source.images} its directory?' if not dropped or 'missing image file' in dropped else
-            f'mend them, such as {_name(max(dropped.values(), key=len)[0])}')
-    what = 'object' if counts.images else 'image'
-    raise ConversionError(f'{manifest.source.annotations}: no {what} is left to write '
-                          f'({describe(dropped) or "it lists none"}); {hint}')
-
-
 def plan(sizes: Sequence[int], options: Options) -> list[range]:
     """Cuts items into consecutive shards of nearly equal count: as few as keep to both limits on average."""
     if not sizes:
@@ -125,7 +113,7 @@ def plan(sizes: Sequence[int], options: Options) -> list[range]:
 
 
 def summarize(manifest: Manifest, console: Console | None = None) -> None:
-    """Prints what was written, and a table of what was dropped, repaired, or odd and kept."""
+    """Prints what was written, a table of what was dropped, repaired, or odd and kept, and notes on the whole."""
     console = console or Console()
     counts = manifest.counts
     size = sum(shard.bytes for shard in manifest.shards) / 2 ** 20
@@ -144,19 +132,16 @@ def summarize(manifest: Manifest, console: Console | None = None) -> None:
         console.print(_table(manifest))
     if savable := len(manifest.dropped.get(TRANSCODABLE, ())):
         console.print(f'{savable} of the dropped images would be kept with --transcode', highlight=False)
+    for note in remains.notes(manifest):
+        console.print(f'{manifest.name}: {note}', soft_wrap=True, highlight=False)
 
 
 def _table(manifest: Manifest) -> Table:
     table = Table('', 'reason', 'count', 'the first')
     for what, incidents in (('dropped', manifest.dropped), ('repaired', manifest.repaired), ('kept', manifest.kept)):
         for reason, found in incidents.items():
-            table.add_row(what, reason, str(len(found)), Text(_name(found[0]), overflow='fold'))
+            table.add_row(what, reason, str(len(found)), Text(remains.name(found[0]), overflow='fold'))
     return table
-
-
-def _name(incident: Incident) -> str:
-    annotation = '' if incident.annotation_id is None else f', annotation {incident.annotation_id}'
-    return one_line(f'image {incident.image_id}{annotation}: {incident.detail}', 500)
 
 
 def _write_parts(groups: Sequence[Sequence[T]], make: Make[T], staging: stages.Staging, options: Options) -> list[Part]:
@@ -195,12 +180,10 @@ def _complete(head: Manifest, parts: Sequence[Part]) -> Manifest:
     for part in parts:
         log.extend(part.log)
     counts = sum((part.counts for part in parts), Counts())
-    manifest = replace(
+    return replace(
         head, counts=counts, max_objects_per_image=max((part.max_objects for part in parts), default=0),
         max_proposals_per_image=max((part.max_proposals for part in parts), default=0),
         dropped=dict(sorted(log.dropped.items())), repaired=dict(sorted(log.repaired.items())),
         kept=dict(sorted(log.kept.items())),
         shards=[replace(part.shard, file=file)
                 for part, file in zip(parts, stages.final_names(head.name, len(parts)), strict=True)])
-    check_left(manifest)
-    return manifest

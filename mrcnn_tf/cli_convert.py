@@ -73,6 +73,8 @@ _Follow = Annotated[bool, typer.Option(
     '--follow', help='Read files, too, that their names or symlinks put outside of the directory given.')]
 _Transcode = Annotated[bool, typer.Option('--transcode', help='Store TIFF, BMP, WebP and GIF as PNG, without loss.')]
 _Strict = Annotated[bool, typer.Option('--strict', help='Stop at the first drop or repair.')]
+_AllowLoss = Annotated[bool, typer.Option('--allow-loss', help='Go on where more than half of the objects or images '
+                                                               'are lost.')]
 _Json = Annotated[bool, typer.Option('--json', help='Print a report as JSON, with every problem.')]
 
 
@@ -115,14 +117,14 @@ def _convert(found: DataSet,
              exif: _Exif = Exif.error, max_pixels: MaxPixels = DataConfig.max_pixels, transcode: _Transcode = False,
              empty: Annotated[bool, typer.Option('--keep-empty/--drop-empty', help='Images without objects.')] = True,
              dry_run: Annotated[bool, typer.Option('--dry-run', help='Read everything and write nothing.')] = False,
-             json: _Json = False, strict: _Strict = False, runner: _Runner = Runner.local,
-             beam_option: _BeamOptions = None) -> None:
+             json: _Json = False, strict: _Strict = False, allow_loss: _AllowLoss = False,
+             runner: _Runner = Runner.local, beam_option: _BeamOptions = None) -> None:
     from data_tools import conversion, writer
     from data_tools.incidents import ConversionError
 
     if beam_option and runner != Runner.beam:
         raise ConversionError(f'--beam-option={beam_option[0]}: nothing for --runner local; give --runner beam')
-    rules = conversion.Rules(exif.value, empty, strict, max_pixels, transcode)
+    rules = conversion.Rules(exif.value, empty, strict, max_pixels, transcode, allow_loss)
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():     # of progress
         if dry_run:
             manifest = conversion.check(found, rules, workers, name)
@@ -135,15 +137,16 @@ def _convert(found: DataSet,
     else:
         writer.summarize(manifest)
     if dry_run:
-        conversion.check_convertible(manifest)
+        conversion.check_convertible(manifest, rules)
 
 
 def _validate(found: DataSet, workers: _Workers = 1, exif: _Exif = Exif.error,
               max_pixels: MaxPixels = DataConfig.max_pixels, transcode: _Transcode = False, json: _Json = False,
-              strict: _Strict = False) -> None:
+              strict: _Strict = False, allow_loss: _AllowLoss = False) -> None:
     from data_tools import conversion, writer
 
-    rules = conversion.Rules(exif.value, strict=strict, max_pixels=max_pixels, transcode=transcode)
+    rules = conversion.Rules(exif.value, strict=strict, max_pixels=max_pixels, transcode=transcode,
+                             allow_loss=allow_loss)
     manifest = conversion.check(found, rules, workers)
     if json:
         typer.echo(conversion.report(manifest))
@@ -151,7 +154,7 @@ def _validate(found: DataSet, workers: _Workers = 1, exif: _Exif = Exif.error,
         for problem in conversion.problems(manifest):
             typer.echo(conversion.line(*problem))
         writer.summarize(manifest)
-    conversion.check_convertible(manifest)
+    conversion.check_convertible(manifest, rules)
 
 
 @_kind
@@ -162,6 +165,10 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json 
              show_default=False, help="What a bbox holds: COCO's x, y, width, height; corners; a centre (c) and width, "
                                       'height; in px, fractions or percents of the image. If not given, xywh, and '
                                       'the command stops where the boxes look like another one.')] = None,
+         categories: Annotated[pathlib.Path | None, typer.Option(
+             help='File of the categories to keep, a name or id on each line; all if not given.')] = None,
+         drop_unused_categories: Annotated[bool, typer.Option(
+             '--drop-unused-categories', help='Leave out categories that no annotation names.')] = False,
          follow: _Follow = False) -> DataSet:
     """COCO's json: of COCO itself, LVIS, Objects365, or any tool that writes this format.
 
@@ -171,7 +178,8 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json 
     """
     from data_tools import coco as source
 
-    return source.find(annotations, images, masks, box_format.value if box_format else None, follow)
+    return source.find(annotations, images, masks, box_format.value if box_format else None, follow,
+                       source.Kept(categories, drop_unused_categories))
 
 
 @_kind

@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from data_tools import cityscapes, coco_boxes, conversion, shapes, writer
+from data_tools.coco import Kept
 from data_tools.conversion import Rules
 from mrcnn_tf import cli, cli_convert
 from mrcnn_tf.input.manifest import Counts, Manifest, Source
@@ -51,17 +52,20 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
             ['convert', *source, '--output', 'o', '--runner', 'beam', '--beam-option', '--runner=X',
              '--beam-option=--y=1'],
             ['convert', *source, '--output', 'o', '--dry-run', '--workers', 2],
-            ['validate', *source, '--exif', 'ignore', '--strict']):
+            ['validate', *source, '--exif', 'ignore', '--strict', '--allow-loss', '--categories', 'c.txt',
+             '--drop-unused-categories']):
         result = mrcnn(*arguments)
         assert result.exit_code == 0, result.output
     paths, output = (pathlib.Path('a.json'), pathlib.Path('i')), pathlib.Path('o')
-    assert find.calls == [(*paths, True, None), (*paths, False, 'xyxy'), *[(*paths, True, None)] * 4]
+    assert find.calls == [
+        (*paths, True, None, False, Kept()), (*paths, False, 'xyxy', False, Kept()),
+        *[(*paths, True, None, False, Kept())] * 3, (*paths, True, None, False, Kept(pathlib.Path('c.txt'), True))]
     assert convert.calls == [
         ('found', output, 'train', Rules(), writer.Options()),
         ('found', output, 'val', Rules('apply', False, True), writer.Options(5, 3 * 2 ** 20, 2)),
         ('found', output, 'train', Rules(), writer.Options(beam=())),
         ('found', output, 'train', Rules(), writer.Options(beam=('--runner=X', '--y=1')))]
-    assert check.calls == [('found', Rules(), 2, 'train'), ('found', Rules('ignore', strict=True), 1)]
+    assert check.calls == [('found', Rules(), 2, 'train'), ('found', Rules('ignore', strict=True, allow_loss=True), 1)]
 
 
 def test_options_of_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +76,7 @@ def test_options_of_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
         result = mrcnn('validate', 'cityscapes', '--root', 'r', '--split', 'val', *more)
         assert result.exit_code == 0, result.output
     root = pathlib.Path('r')
-    assert find.calls == [(root, 'val', 'fine', True), (root, 'val', 'coarse', False)]
+    assert find.calls == [(root, 'val', 'fine', True, False), (root, 'val', 'coarse', False, False)]
 
 
 def test_options_of_voc(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,8 +88,8 @@ def test_options_of_voc(monkeypatch: pytest.MonkeyPatch) -> None:
         result = mrcnn('validate', 'voc', '--root', 'r', *more)
         assert result.exit_code == 0, result.output
     r, s, c = pathlib.Path('r'), pathlib.Path('s'), pathlib.Path('c')
-    assert find.calls == [([r], None, [], None, None, 1), ([r, s], 'val', ['2007', '2012'], c, True, 1),
-                          ([r], None, [], None, False, 0)]
+    assert find.calls == [([r], None, [], None, None, 1, False), ([r, s], 'val', ['2007', '2012'], c, True, 1, False),
+                          ([r], None, [], None, False, 0, False)]
 
 
 def test_choices_are_those_of_the_converters() -> None:
@@ -108,10 +112,10 @@ def test_an_unknown_choice_is_explained() -> None:
 
 @pytest.fixture()
 def drawn(tmp_path: pathlib.Path) -> shapes.DrawnSet:
-    """Three pictures, of which one is missing, and an annotation without area."""
+    """Three pictures, of which one is missing, and an annotation beyond its image."""
     made = shapes.draw(tmp_path, 3, seed=1, size=(40, 40))
     data = json.loads(made.annotations.read_text())
-    data['annotations'][0]['bbox'][2] = 0
+    data['annotations'][0]['bbox'][0] = 1000
     made.annotations.write_text(json.dumps(data))
     (made.images / '000003.png').unlink()
     return made
@@ -121,7 +125,7 @@ def test_validate_prints_a_line_for_each_problem_and_a_summary(drawn: shapes.Dra
     result = mrcnn('validate', 'coco', '--annotations', drawn.annotations, '--images', drawn.images)
     assert result.exit_code == 0, result.output
     first, second, third, *_ = result.stdout.splitlines()
-    assert re.match(r'annotations.json: image 1, annotation 1: dropped, box without area: bbox is \[.*\]$', first)
+    assert re.match(r'annotations.json: image 1, annotation 1: dropped, box outside the image: bbox is \[', first)
     assert re.match(r'000003.png: image 3: dropped, missing image file: .*000003.png', second)
     assert re.match(r'checked: 2 images \(0 without objects\), \d+ objects', third)
 
@@ -134,7 +138,7 @@ def test_a_report_is_json_and_nothing_else(drawn: shapes.DrawnSet, tmp_path: pat
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report['problem_counts'] == {
-        'dropped': {'box without area': 1, 'missing image file': 1}, 'repaired': {}, 'kept': {}}
+        'dropped': {'box outside the image': 1, 'missing image file': 1}, 'repaired': {}, 'kept': {}}
     assert [(each['file'], each['image_id'], each['annotation_id']) for each in report['problems']] == [
         ('annotations.json', 1, 1), ('000003.png', 3, None)]
     assert (tmp_path / 'out').exists() == (verb == 'convert')
@@ -145,8 +149,8 @@ def test_strict_is_one_line_and_a_failure(drawn: shapes.DrawnSet, tmp_path: path
     more = ['--output', tmp_path / 'out'] if verb == 'convert' else []
     result = mrcnn(verb, 'coco', '--annotations', drawn.annotations, '--images', drawn.images, '--strict', *more)
     assert (result.exit_code, result.stdout) == (1, '')
-    assert re.fullmatch(r'mrcnn: error: annotations.json: image 1, annotation 1: would be dropped, box without area: '
-                        r'.*; mend it or convert without strict\n', result.stderr)
+    assert re.fullmatch(r'mrcnn: error: annotations.json: image 1, annotation 1: would be dropped, box outside the '
+                        r'image: .*; mend it or convert without strict\n', result.stderr)
     assert not list(tmp_path.glob('out/*'))
 
 

@@ -41,6 +41,7 @@ class Incident:
     annotation_id: int | str | None
     detail: str
     file: str = ''                            # the image or the annotation file at fault, as the data set names it
+    annotations: int = 0                      # of an image that was dropped
 
 
 @dataclass

@@ -76,6 +76,7 @@ def _run(verb: str, arguments: list[str], path: pathlib.Path | None) -> Outcome:
                    Manifest.read(path) if path is not None and written else None)
 
 
+_FORM = 'id in another form'
 _NAMES = {'file found under another name': 3}
 _VOC = ('--root', '{0}', '--classes', '{0}/classes.txt')
 _LISTED = {'list names a file in place of an id': 3}
@@ -118,6 +119,27 @@ ROWS = [
     Row('masks-on-some', Counts(6, 0, 10, 0, 5), kept={'object without a mask': 5}, says=(
         '5 of 10 objects have a box and no mask: training gives them box losses and no mask loss',)),
     Row('masks-on-some', Counts(6, 0, 10, 0), options=('--boxes',)),
+    Row('text-image-ids', Counts(3, 0, 5, 0), {_FORM: 3}, says=("image_id '1' of 2 annotations is image 1",)),
+    Row('text-category-ids', Counts(3, 0, 5, 0), {_FORM: 2}, says=("category_id '1' of 3 annotations is category 1",)),
+    Row('annotations-as-object', Counts(3, 0, 5, 0), {'object instead of a list': 1},
+        says=('annotations is an object of 5 values, whose keys are their ids',)),
+    Row('file-listed-twice', Counts(3, 0, 5, 0), kept={'file of several images': 1},
+        says=("'img_001.png' is that of the images 1 and 2; in each, the objects of the others are background",)),
+    Row('root-category', Counts(3, 0, 5, 0), kept={'supercategory in the list': 1},
+        says=("category 0 'cells-aBcD' has no object and is the supercategory of all others; --drop-unused-",)),
+    Row('root-category', Counts(3, 0, 5, 0), dropped={'category left out': 1}, options=('--drop-unused-categories',),
+        says=("category 0 'cells-aBcD': no object",)),
+    Row('annotations-of-other-split', None,
+        says=('annotations.json: 4 of 5 objects are lost (4 annotation for a missing image); are they the annotations '
+              'of other images, such as another split?', 'image_id 501 is not in the list); --allow-loss goes on')),
+    Row('annotations-of-other-split', Counts(3, 2, 1, 0), dropped={'annotation for a missing image': 4},
+        kept={'category without objects': 1}, says=('4 of 5 objects are lost',), options=('--allow-loss',)),
+    Row('all-crowd', Counts(3, 0, 5, 5), says=('all 5 objects are crowds, so none is a positive',)),
+    Row('no-annotations', Counts(3, 3, 0, 0), says=('the set has no objects: it can serve as a test set and cannot',)),
+    Row('resized-without-size', None,
+        says=('4 of 5 objects reach beyond their image; were the pictures resized after they were annotated?',)),
+    Row('width-height-exchanged', None, says=(
+        'img_001.png: height 48, width 64; the annotations say height 64, width 48: exchanged', 'remove "width"')),
 ]
 
 

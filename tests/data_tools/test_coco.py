@@ -35,6 +35,11 @@ DATA: dict[str, Any] = {
     'annotations': [GOOD],
     'categories': [{'id': 90, 'name': 'zebra'}, {'id': 7, 'name': 'cat'}, {'id': 12, 'name': 'dog'}]}
 
+# Of DATA's categories, only one has an object.
+UNUSED = {'category without objects': [
+    Incident(None, None, f'category {category}; --drop-unused-categories leaves it out', 'a.json')
+    for category in ("12 'dog'", "90 'zebra'")]}
+
 
 def annotation(**changes: Any) -> dict[str, Any]:
     changed = {**copy.deepcopy(GOOD), **changes}
@@ -98,7 +103,8 @@ def test_an_image_and_its_object(folder: Folder) -> None:
     assert manifest == Manifest(
         'train', [Category(1, 7, 'cat'), Category(2, 12, 'dog'), Category(3, 90, 'zebra')],
         Counts(1, 0, 1, 0), 1, {}, {}, manifest.shards, True,
-        Source('coco', str(folder.path / 'a.json'), str(folder.path / 'images')), exif='error')
+        Source('coco', str(folder.path / 'a.json'), str(folder.path / 'images')), exif='error',
+        kept=UNUSED)
 
 
 def test_sparse_category_ids_become_labels_in_order_of_id(folder: Folder) -> None:
@@ -193,7 +199,9 @@ DROPPED = [
     ({'bbox': ..., 'segmentation': ...}, 'malformed box'),
     ({'bbox': [4, 2, 6, 6, 30], 'segmentation': []}, 'rotated box'),
     ({'category_id': 8}, 'category not in the list'),
-    ({'category_id': '7'}, 'category not in the list'),
+    ({'category_id': '7x'}, 'category not in the list'),
+    ({'category_id': True}, 'category not in the list'),
+    ({'category_id': 7.5}, 'category not in the list'),
     ({'category_id': [7]}, 'category not in the list'),
     ({'category_id': ...}, 'category not in the list'),
     ({'image_id': 2}, 'annotation for a missing image'),
@@ -241,7 +249,8 @@ def test_an_image_is_dropped_with_its_annotations_and_counted(folder: Folder, re
     IMAGES[reason](folder.path / 'images' / 'b.jpg')
     manifest = folder.convert(
         [annotation(id=1, image_id=40), annotation(id=2, image_id=40), annotation(id=3)],
-        [{'id': 40, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}, *DATA['images']])
+        [{'id': 40, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}, *DATA['images']],
+        rules=Rules(allow_loss=True))
     [[found, [incident]]] = manifest.dropped.items()
     assert (found, incident.image_id, incident.annotation_id, incident.file) == (reason, 40, None, 'b.jpg')
     assert 'b.jpg' in incident.detail and incident.detail.endswith(' (and its 2 annotations)')
@@ -269,14 +278,14 @@ def test_a_picture_of_another_format_is_transcoded_where_that_is_asked_for(
 def test_a_size_that_is_none_is_not_compared(folder: Folder, size: tuple[Any, Any]) -> None:
     manifest = folder.convert(images=[{'id': 1, 'file_name': 'a.png', 'height': size[0], 'width': size[1]}])
     assert manifest.counts == Counts(1, 0, 1, 0) and manifest.dropped == {}
-    assert manifest.kept == {'size not stated': [
+    assert manifest.kept == {**UNUSED, 'size not stated': [
         Incident(1, None, f'height {size[0]!r}, width {size[1]!r}', 'a.json')]}
 
 
 @pytest.mark.parametrize('crowd', ['1', 2, [1]])
 def test_a_crowd_that_is_none_is_told(folder: Folder, crowd: Any) -> None:
     manifest = folder.convert([annotation(iscrowd=crowd)])
-    assert manifest.counts.crowds == 0 and manifest.kept == {'iscrowd neither 0 nor 1': [
+    assert manifest.counts.crowds == 0 and manifest.kept == {**UNUSED, 'iscrowd neither 0 nor 1': [
         Incident(1, 1, f'iscrowd is {crowd!r}', 'a.json')]}
 
 
@@ -294,7 +303,8 @@ def test_a_photograph_to_be_turned_that_is_not(folder: Folder) -> None:
     manifest = folder.convert([], [*DATA['images'], {'id': 2, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}],
                               rules=Rules(exif='ignore'))
     assert manifest.dropped['size mismatch'] == [Incident(
-        2, None, 'b.jpg is 30 x 20, and its EXIF says to turn it; the annotations say 20 x 30', 'b.jpg')]
+        2, None, 'b.jpg: height 30, width 20, and its EXIF says to turn it; the annotations say height 20, '
+        'width 30: exchanged', 'b.jpg')]
 
 
 def test_a_size_that_is_not_stated_is_that_of_the_file(folder: Folder) -> None:
@@ -342,7 +352,7 @@ def test_an_object_with_a_box_only_stays(folder: Folder, capsys: pytest.CaptureF
     assert [each.annotation_id for each in manifest.kept['object without a mask']] == [8]
     assert '1 of 2 objects have a box and no mask: training gives them box losses' in capsys.readouterr().out
     boxes = folder.run(masks=False)
-    assert boxes.counts == Counts(1, 0, 2, 0) and boxes.kept == {} and not boxes.has_masks
+    assert boxes.counts == Counts(1, 0, 2, 0) and boxes.kept == UNUSED and not boxes.has_masks
 
 
 def test_the_format_of_boxes(folder: Folder) -> None:
@@ -365,7 +375,7 @@ def test_polygons_in_fractions_of_the_image(folder: Folder) -> None:
 
 def test_an_annotation_without_id_is_named_by_its_place(folder: Folder) -> None:
     manifest = folder.convert([annotation(), annotation(id=..., bbox=[1], segmentation=[]),
-                               annotation(id=None, image_id=9)])
+                               annotation(id=None, image_id=9)], rules=Rules(allow_loss=True))
     assert {reason: [each.annotation_id for each in found] for reason, found in manifest.dropped.items()} == {
         'malformed box': ['number 2'], 'annotation for a missing image': ['number 3']}
 
@@ -444,7 +454,7 @@ def test_the_work_can_be_sent_to_another_process(folder: Folder, monkeypatch: py
     write, options = writer.write, writer.Options(images_per_shard=2)
 
     def through_pickle(items: Any, make: Any, head: Any, *others: Any) -> Manifest:
-        assert others[-1] is options
+        assert others[-2] is options
         return write(*pickle.loads(pickle.dumps((items, make, head))), *others)
 
     plain = folder.convert()
@@ -480,7 +490,9 @@ def with_(key: str, value: Any) -> dict[str, Any]:
     (json.dumps({'images': [], 'annotations': [{'id': 1, 'image_id': 1, 'caption': 'a cat'}]}),
      'its annotations are captions'),
     (with_('annotations', [{'image_id': 1, 'segments_info': [{'id': 9}]}]), 'its annotations are panoptic segments'),
-    (with_('categories', {}), "'categories' is no list"),
+    (with_('categories', {}), 'categories is empty'),
+    (with_('categories', {'7': 'cat'}), r"categories\['7'\] is 'cat', expected an object in braces"),
+    (with_('categories', 7), "'categories' is no list"),
     (with_('annotations', [GOOD, 5]), r'annotations\[1\] is 5, expected an object in braces'),
     (without('images', 0, 'file_name'), r'images\[0\] needs an "id"'),
     (without('images', 0, 'id'), r'images\[0\] needs an "id"'),
@@ -537,7 +549,7 @@ def test_a_json_that_is_not_there(folder: Folder) -> None:
 
 def test_a_wrong_directory_of_images(folder: Folder) -> None:
     (folder.path / 'images' / 'a.png').unlink()
-    message = r'no image is left to write \(1 missing image file\); is .*images its directory'
+    message = r'no image is left to write \(1 missing image file\); is .*images their directory'
     with pytest.raises(ConversionError, match=message):
         folder.convert()
 

@@ -69,9 +69,10 @@ def written(path: pathlib.Path) -> list[dict[str, list[Any]]]:
 
 TOLD = {'a.png': ((8, 12), [0, 1, 4]), 'b.png': ((8, 12), []), 'c.png': ((12, 8), [0, 1]), 'd.jpg': ((8, 12), [2, -1]),
         'e.jpg': (None, [-1]), 'f.jpg': 'unreadable', 'g.png': ((8, 12), [3, 5])}
+EXCHANGED = 'c.png: height 8, width 12; the annotations say height 12, width 8: exchanged'
 DROPPED = {
     'size mismatch': [Incident(
-        'id 3', None, 'c.png is 8 x 12; the annotations say 12 x 8 (and its 2 annotations)', 'c.png')],
+        'id 3', None, f'{EXCHANGED} (and its 2 annotations)', 'c.png', 2)],
     'box outside the image': [Incident('id 4', 2, 'at -1', 'a.json'),
                               Incident('id 5', 1, 'at -1', 'a.json')],
     'malformed xml': [Incident('id 6', None, 'line 1', 'f.jpg')]}
@@ -109,8 +110,7 @@ def test_images_without_objects_are_left_out_on_request(tmp_path: pathlib.Path) 
     ({'a.png': ((8, 12), [0]), 'd.png': ((8, 12), [2])},
      'a.json: image id 2, annotation 1: would be repaired, box clipped: by 2; mend it or convert without strict'),
     ({'c.png': ((12, 8), [])},
-     'c.png: image id 1: would be dropped, size mismatch: c.png is 8 x 12; the annotations say 12 x 8; mend it or '
-     'convert without strict')])
+     f'c.png: image id 1: would be dropped, size mismatch: {EXCHANGED}; mend it or convert without strict')])
 def test_strict_stops_at_the_first(tmp_path: pathlib.Path, told: dict[str, Any], message: str) -> None:
     found = data_set(tmp_path, told)
     for run in (lambda: conversion.check(found, Rules(strict=True)),
@@ -149,7 +149,7 @@ def test_a_photograph_to_be_turned_stops_the_conversion(tmp_path: pathlib.Path, 
               f'where of the pixels as stored{hint} (and its 1 annotations)')
     assert str(error.value) == f'a.jpg: image id 1: stopped, EXIF orientation: {detail}'
     # A check goes on and lists them all.
-    assert conversion.check(found).dropped == {'EXIF orientation': [Incident('id 1', None, detail, 'a.jpg')]}
+    assert conversion.check(found).dropped == {'EXIF orientation': [Incident('id 1', None, detail, 'a.jpg', 1)]}
 
 
 def test_a_turned_photograph_is_a_png_of_the_same_pixels(tmp_path: pathlib.Path) -> None:
@@ -225,7 +225,7 @@ def test_a_report_lists_every_problem(tmp_path: pathlib.Path) -> None:
         'kept': {'box and mask disagree': 1, 'odd': 1}}
     assert len(report['problems']) == 7
     assert report['problems'][0] == {'action': 'dropped', 'reason': 'box outside the image', 'file': 'a.json',
-                                     'image_id': 'id 4', 'annotation_id': 2, 'detail': 'at -1'}
+                                     'image_id': 'id 4', 'annotation_id': 2, 'detail': 'at -1', 'annotations': 0}
     assert [conversion.line(*problem) for problem in conversion.problems(checked)][:3] == [
         'a.json: image id 4, annotation 2: dropped, box outside the image: at -1',
         'a.json: image id 5, annotation 1: dropped, box outside the image: at -1',

@@ -37,8 +37,10 @@ def test_elements_and_their_places(tmp_path: pathlib.Path, data: dict[str, Any],
         patch.setattr(json_lists, 'WINDOW', window)
         found = {key: None if elements is None else list(elements)
                  for key, elements in json_lists.members(path, digest)}
-    assert {key: [each.value for each in elements] for key, elements in found.items() if elements is not None} == {
-        key: value for key, value in data.items() if isinstance(value, list)}
+    assert {key: [(each.key, each.value) for each in elements] for key, elements in found.items()
+            if elements is not None} == {
+        key: list(value.items()) if isinstance(value, dict) else [(None, each) for each in value]
+        for key, value in data.items() if isinstance(value, (list, dict))}
     assert list(found) == list(data)
     for elements in found.values():
         places = [(each.start, each.length) for each in elements or ()]

@@ -204,9 +204,9 @@ def test_a_worker_that_dies_is_one_clear_line(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize('numbers, message', [
-    ([], r'no image is left to write \(1 category not in the list\); mend them, such as image 0, annotation 7: 9'),
+    ([], r'no image is left to write \(1 category not in the list\); is .* \(the first: image 0, annotation 7: 9\)'),
     ([4, 9], r'no image is left to write \(2 corrupt image, 1 category not in the list\); .* such as image 4: 4.png'),
-    ([0], r'no object is left to write \(1 category not in the list\); mend them, such as image 0, annotation 7: 9'),
+    ([0], r'no object is left to write \(1 category not in the list\); is .* \(the first: image 0, annotation 7: 9\)'),
 ])
 def test_a_set_of_which_nothing_is_left_is_an_error(tmp_path: pathlib.Path, numbers: list[int], message: str) -> None:
     with pytest.raises(ConversionError, match=f'^a.json: {message}'):

@@ -58,8 +58,10 @@ def test_manifest_file_has_the_keys_of_the_contract(tmp_path: pathlib.Path) -> N
     assert data['categories'][1] == {'label': 2, 'id': 90, 'name': 'dog'}
     assert data['counts'] == {
         'images': 3, 'images_without_objects': 1, 'objects': 4, 'crowds': 1, 'objects_without_mask': 0}
-    assert data['dropped']['zero area'] == [{'image_id': 5, 'annotation_id': 11, 'detail': 'width 0', 'file': ''}]
-    assert data['kept'] == {'odd': [{'image_id': 5, 'annotation_id': 12, 'detail': 'box', 'file': 'b.png'}]}
+    assert data['dropped']['zero area'] == [{'image_id': 5, 'annotation_id': 11, 'detail': 'width 0', 'file': '',
+                                          'annotations': 0}]
+    assert data['kept'] == {'odd': [{'image_id': 5, 'annotation_id': 12, 'detail': 'box', 'file': 'b.png',
+                                     'annotations': 0}]}
     assert data['shards'][0] == {'file': 'train-00000-of-00002.tfrecord', 'records': 2, 'bytes': 4, 'sha256': 'ab'}
     assert data['source'] == {'kind': 'coco', 'annotations': 'a.json', 'images': 'images'}
 
