@@ -32,28 +32,28 @@ _SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Here and not in tests/parity, since tables of the kit serve other tests too."""
-    group = parser.getgroup('parity with the reference implementation')
-    group.addoption('--kit', metavar='PATH', help='folder of reference cases; all of them run in all modes '
-                                                  '(default: ../shared/parity, most cases in one mode)')
-    group.addoption('--all-modes', action='store_true', help='run the cases of the default kit in all modes too')
+    group = parser.getgroup('parity with the reference implementations')
+    group.addoption('--kit', metavar='PATH', help='folder of reference cases, of torchvision or Detectron2; all run '
+                                                  'in all modes (default: ../shared/parity and ../shared/parity_d2, '
+                                                  'most cases in one mode)')
+    group.addoption('--all-modes', action='store_true', help='run the cases of the default kits in all modes too')
     group.addoption('--differences', metavar='FILE', help='append what was measured, for tests.parity.table')
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Raises pytest.UsageError for a --kit that is none."""
-    config.stash[KIT] = _kit(config)
+    config.stash[KITS] = _kits(config)
 
 
-KIT = pytest.StashKey['Kit | None']()
+KITS = pytest.StashKey['list[Kit]']()
 
 
-def _kit(config: pytest.Config) -> Kit | None:
+def _kits(config: pytest.Config) -> list[Kit]:
     named = config.getoption('--kit')
-    folder = pathlib.Path(named) if named else _SHARED / 'parity'
-    if not named and not folder.is_dir():
-        return None
+    folders = [pathlib.Path(named)] if named else [
+        folder for folder in (_SHARED / 'parity', _SHARED / 'parity_d2') if folder.is_dir()]
     try:
-        return Kit(folder)
+        return [Kit(folder) for folder in folders]
     except KitError as error:
         raise pytest.UsageError(f'--kit: {error}') from None
 
@@ -111,14 +111,14 @@ def bccd_dir() -> pathlib.Path:
 
 @pytest.fixture(scope='session')
 def kit(pytestconfig: pytest.Config) -> Kit:
-    """Numbers of a reference Mask R-CNN: see tests/parity/kit.py."""
-    found = pytestconfig.stash[KIT]
-    if found is None:
-        pytest.skip(NO_KIT)
-    return found
+    """Numbers of torchvision's Mask R-CNN: see tests/parity/kit.py."""
+    for found in pytestconfig.stash[KITS]:
+        if found.framework == 'torchvision':
+            return found
+    pytest.skip(NO_KIT)
 
 
-NO_KIT = 'no parity kit: ../shared/parity is missing and no --kit PATH is given'
+NO_KIT = 'no parity kit of torchvision: neither ../shared/parity nor --kit PATH is one'
 
 
 @pytest.fixture(scope='session')

@@ -2,10 +2,11 @@
 
     python -m tests.parity.bisect CASE [--kit PATH] [--engine op|xla] [--jit]
 
-CASE: a file of the kit without its ending, such as infer_maskrcnn_resnet18_fpn_0. Prints every stage in the order of
-the network. A forced stage ('stored ...') is fed with what the reference stored of the one before: the first that
-differs is the culprit, not its victim. Exit status: 0 where all hold, 1 where one differs, 2 for a kit that cannot be
-used.
+CASE: a file of a kit without its ending, such as infer_maskrcnn_resnet18_fpn_0 of torchvision's or infer_mask_r50_c4_0
+of Detectron2's; without --kit it is looked for in ../shared/parity and ../shared/parity_d2. Prints every stage in the
+order of the network. A forced stage ('stored ...') is fed with what the reference stored of the one before: the first
+that differs is the culprit, not its victim. Exit status: 0 where all hold, 1 where one differs, 2 for a kit that cannot
+be used.
 """
 from __future__ import annotations
 
@@ -21,18 +22,21 @@ from tests.parity.kit import Kit, KitError
 if TYPE_CHECKING:
     from tests.parity.reference import Change, Difference
 
-DEFAULT_KIT = pathlib.Path(__file__).resolve().parents[3] / 'shared' / 'parity'
+SHARED = pathlib.Path(__file__).resolve().parents[3] / 'shared'
+DEFAULT_KITS = (SHARED / 'parity', SHARED / 'parity_d2')
 
 
 def stages(kit: Kit, name: str, engine: str, jit: bool, change: Change = lambda config: None) -> Iterator[Difference]:
     """All stages of a case; `change` alters our config, to see what a mistake does."""
-    from tests.parity import inference_stages, training_stages
-    from tests.parity.reference import Case
+    from tests.parity.cases import load
 
-    case = Case(kit, name)
-    model = case.model(engine, change)
-    module = training_stages if name.startswith('train_') else inference_stages
-    yield from module.stages(case, model, jit)
+    case, module = load(kit, name)
+    yield from module.stages(case, case.model(engine, change), jit)
+
+
+def kit_of(case: str) -> pathlib.Path:
+    """Return the default kit that has the case; the first kit where none has it."""
+    return next((folder for folder in DEFAULT_KITS if (folder / f'{case}.npz').exists()), DEFAULT_KITS[0])
 
 
 def report(differences: Iterable[Difference]) -> Difference | None:
@@ -49,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(prog='python -m tests.parity.bisect', description=__doc__.splitlines()[0])
     parser.add_argument('case', metavar='CASE')
-    parser.add_argument('--kit', type=pathlib.Path, default=DEFAULT_KIT)
+    parser.add_argument('--kit', type=pathlib.Path)
     parser.add_argument('--engine', choices=['op', 'xla'], default='op')
     parser.add_argument('--jit', action='store_true', help='compile by XLA; takes the engine xla')
     options = parser.parse_args(arguments)
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error('--jit takes --engine xla')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     try:
-        first = report(stages(Kit(options.kit), options.case, options.engine, options.jit))
+        first = report(stages(Kit(options.kit or kit_of(options.case)), options.case, options.engine, options.jit))
     except KitError as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Which cases of the kit run in which modes, and where their differences are noted down."""
+"""Which cases of the kits run in which modes, and where their differences are noted down."""
 from __future__ import annotations
 
 import functools
@@ -10,63 +10,65 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import KIT, NO_KIT, forget_graphs
+from tests.conftest import KITS, NO_KIT, forget_graphs
 from tests.parity.kit import Kit
 
 MODES = (('op', False), ('xla', False), ('xla', True))      # engine, compiled by XLA
 KINDS = {'infer_case': 'infer', 'train_case': 'train'}
+# Without all modes these run once, by the engine 'op' on the default stack: they are large, and what is special about
+# them is a backbone or a size.
+LARGE = ('infer_faster_r101_fpn_0', 'infer_mask_x101_fpn_0', 'infer_mask_r50_fpn_1')
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests that take `infer_case` or `train_case` run for every case of the kit; with `engine` and `jit`, in modes."""
+    """Tests that take `infer_case` or `train_case` run for every case of torchvision's kit; with `engine` and `jit`, of
+    both kits and in modes; then they take `kit_of_case` too. Tests that take `each_kit` run for both kits."""
+    config = metafunc.config
+    if 'each_kit' in metafunc.fixturenames:
+        kits = [pytest.param(kit, id=kit.framework) for kit in config.stash[KITS]]
+        metafunc.parametrize('each_kit', kits or [_none('no kit', None)])
     for fixture, kind in KINDS.items():
         if fixture in metafunc.fixturenames and 'engine' in metafunc.fixturenames:
-            names = fixture, 'engine', 'jit'
-            metafunc.parametrize(names, list(_runs(metafunc.config, kind, 'network' in metafunc.fixturenames)))
+            names = 'kit_of_case', fixture, 'engine', 'jit'
+            runs = [run for kit in config.stash[KITS] for run in _runs(config, kit, kind, 'network' in
+                                                                       metafunc.fixturenames)]
+            metafunc.parametrize(names, runs or [_none(kind, None, None, 'op', False)])
         elif fixture in metafunc.fixturenames:
-            cases = _cases(metafunc.config, kind)
-            chosen = cases if _every(metafunc.config) else dict.fromkeys([*cases[:1], *cases[-1:]])    # R18 and R50
-            metafunc.parametrize(fixture, list(chosen) or [_none(metafunc.config, kind, None)])
+            cases = [name for kit in config.stash[KITS] if kit.framework == 'torchvision' for name in kit.cases(kind)]
+            chosen = cases if _every(config) else dict.fromkeys([*cases[:1], *cases[-1:]])    # R18 and R50
+            metafunc.parametrize(fixture, list(chosen) or [_none(kind, None)])
 
 
 def _every(config: pytest.Config) -> bool:
     return bool(config.getoption('--kit') or config.getoption('--all-modes'))
 
 
-def _cases(config: pytest.Config, kind: str) -> list[str]:
-    kit: Kit | None = config.stash[KIT]
-    return kit.cases(kind) if kit else []
-
-
-def _none(config: pytest.Config, kind: str, *values: Any) -> Any:
+def _none(kind: str, *values: Any) -> Any:
     """In place of the cases where there are none."""
-    kit: Kit | None = config.stash[KIT]
-    reason = f'{kit.folder} has no {kind}_*.npz' if kit else NO_KIT
-    return pytest.param(*values, marks=pytest.mark.skip(reason=reason), id='no kit')
+    return pytest.param(*values, marks=pytest.mark.skip(reason=f'{NO_KIT} with {kind}_*.npz'), id='no kit')
 
 
-def _runs(config: pytest.Config, kind: str, whole: bool) -> Iterator[Any]:
-    cases = _cases(config, kind)
-    if not cases:
-        yield _none(config, kind, None, 'op', False)
-    for number, name in enumerate(cases):
-        # Without all modes: the first case runs in the two that share least, every other in one, in turn.
+def _runs(config: pytest.Config, kit: Kit, kind: str, whole: bool) -> Iterator[Any]:
+    for number, name in enumerate(kit.cases(kind)):
+        # Without all modes: torchvision's first case runs in the two that share least, every other in one, in turn.
+        first = (kit.framework, number) == ('torchvision', 0)
         for place, (engine, jit) in enumerate(MODES):
-            if _every(config) or place == number % len(MODES) or (number, place) == (0, len(MODES) - 1):
-                quick = not whole or (number, place, kind) == (0, 0, 'infer')
+            chosen = 0 if name in LARGE else number % len(MODES)
+            if _every(config) or place == chosen or (first and place == len(MODES) - 1):
+                quick = not whole or (first and (place, kind) == (0, 'infer'))
                 marks = [] if quick else [pytest.mark.slow]
-                yield pytest.param(name, engine, jit, marks=marks, id=f'{name}-{engine}{"-jit" * jit}')
+                yield pytest.param(kit, name, engine, jit, marks=marks, id=f'{name}-{engine}{"-jit" * jit}')
 
 
 @pytest.fixture(scope='session')
-def network(kit: Kit) -> Callable[[str, str], Any]:
-    """(case, engine) -> the case and our model with its weights; the last one made is kept."""
-    from tests.parity.reference import Case
+def network() -> Callable[[Kit, str, str], Any]:
+    """(kit, case, engine) -> the case, the module of its stages and our model; the last one made is kept."""
+    from tests.parity.cases import load
 
     @functools.lru_cache(maxsize=1)
-    def make(name: str, engine: str) -> tuple[Any, Any]:
-        case = Case(kit, name)
-        return case, case.model(engine)
+    def make(kit: Kit, name: str, engine: str) -> tuple[Any, Any, Any]:
+        case, module = load(kit, name)
+        return case, module, case.model(engine)
 
     return make
 

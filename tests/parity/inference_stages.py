@@ -172,10 +172,10 @@ def _proposals(case: Case, prefix: str, ours: dict[str, np.ndarray]) -> Iterator
 
 
 def _levels_apart(case: Case, settings: ModelConfig, name: str, boxes: str) -> float:
-    return max(farthest(_levels(settings, yx(case[f'{boxes}_{i}'])), case[f'{name}_{i}']) for i in range(case.count))
+    return max(farthest(levels_of(settings, yx(case[f'{boxes}_{i}'])), case[f'{name}_{i}']) for i in range(case.count))
 
 
-def _levels(settings: ModelConfig, boxes: np.ndarray) -> np.ndarray:
+def levels_of(settings: ModelConfig, boxes: np.ndarray) -> np.ndarray:
     roi = settings.roi
     return assign_levels(tf.constant(boxes), 4, roi.canonical_size, roi.canonical_level).numpy() + 2
 
@@ -265,7 +265,7 @@ def chain_stages(case: Case, outputs: dict[str, Any]) -> Iterator[Difference]:
     for i in range(case.count):
         boxes = outputs['proposals']['boxes'][i][outputs['proposals']['valid'][i]]
         index, _ = match(boxes, yx(case[f'proposals_{i}']))
-        ours = _levels(settings, boxes)
+        ours = levels_of(settings, boxes)
         yield Difference(f'chain proposal_levels_{i}', farthest(ours[index], case[f'proposal_levels_{i}']), 0.)
         yield from _box_rows(case, 'chain ', outputs['box'], i, index)
     yield from detection_stages(case, 'chain ', outputs['found'])
@@ -299,13 +299,23 @@ def match(ours: np.ndarray, theirs: np.ndarray, our_labels: np.ndarray | None = 
           their_labels: np.ndarray | None = None) -> tuple[np.ndarray, float]:
     """For each of the reference's boxes the nearest of ours of the same label, and the largest distance, px.
 
-    The index is -1, and the distance infinite, where there is none; it is infinite too where two want the same box and
-    where the numbers of boxes differ, for then one is missing or too many.
+    As `nearest`; the distance is infinite too where the numbers of boxes differ, for then one is missing or too many.
     """
     if len(ours) != len(theirs):
         return np.full(len(theirs), -1), NOT_FOUND
+    return nearest(ours, theirs, our_labels, their_labels)
+
+
+def nearest(ours: np.ndarray, theirs: np.ndarray, our_labels: np.ndarray | None = None,
+            their_labels: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    """For each of the reference's boxes the nearest of ours of the same label, and the largest distance, px.
+
+    The index is -1, and the distance infinite, where there is none; it is infinite too where two want the same box.
+    """
     if not len(theirs):
         return np.zeros(0, int), 0.
+    if not len(ours):
+        return np.full(len(theirs), -1), NOT_FOUND
     apart = np.abs(theirs[:, None].astype(np.float64) - ours[None]).max(-1)                  # [theirs, ours]
     if our_labels is not None and their_labels is not None:
         apart = np.where(their_labels[:, None] == our_labels[None], apart, NOT_FOUND)

@@ -1,7 +1,7 @@
 """A folder of reference cases: what it holds, whether it is the one intended, how far from it a result may lie.
 
-Any folder of the same structure will do; its README states the conventions. numpy only: cases are listed before any
-test runs.
+There are two kinds, torchvision's and Detectron2's. Any folder of the same structure will do; its README states the
+conventions. numpy only: cases are listed before any test runs.
 """
 from __future__ import annotations
 
@@ -53,6 +53,11 @@ class Kit:
         except ValueError as error:
             raise KitError(f'{path}: {error}') from None
 
+    @property
+    def framework(self) -> str:
+        """'detectron2' where weights.py writes the files of its model zoo, else 'torchvision'."""
+        return 'detectron2' if hasattr(self.module, 'save_pickle') else 'torchvision'
+
     def cases(self, kind: str) -> list[str]:
         """Names of the cases of one kind, 'infer' or 'train'; of the smaller architectures first."""
         names = [path.stem for path in self.folder.glob(f'{kind}_*.npz')]
@@ -79,15 +84,20 @@ class Kit:
         return arrays
 
     def _check_arrays(self, path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-        expected = self.manifest.get('files', {}).get(path.name)
+        expected = self.manifest.get('files', self.manifest.get('arrays', {})).get(path.name)
         if expected is None:
             raise KitError(f'{path}: not in the manifest; take the kit whole, or leave manifest.json out')
         if odd := sorted(set(expected) ^ set(arrays)):
             raise KitError(f'{path}: {odd[0]} is in the file or in the manifest, but not in both')
         for name, value in arrays.items():
-            found = [str(value.dtype), list(value.shape), self.module.checksum(value)]
-            if found != list(expected[name]):
+            kind, shape, checksum = expected[name]
+            if [value.dtype, list(value.shape), self._checksum(value)] != [np.dtype(kind), shape, checksum]:
                 raise KitError(f'{path}: {name} is not what the manifest says')
+
+    def _checksum(self, value: np.ndarray) -> int:
+        if value.dtype.kind == 'U' and self.framework == 'detectron2':               # of the text, not of its storage
+            value = np.frombuffer('\n'.join(value.ravel().tolist()).encode(), np.uint8)
+        return self.module.checksum(value)
 
     @functools.cached_property
     def module(self) -> ModuleType:
@@ -131,7 +141,10 @@ class Kit:
 
     def _measured(self, key: str, case: str) -> float:
         """Largest difference of the float32 runs of one case; 0 where there is none."""
-        entry = self.tolerances.get('cases', {}).get(case, {})
+        entry = self.tolerances.get('cases', self.tolerances).get(case, {})
+        if self.framework == 'detectron2':
+            gradients = {'grad_norm_relative': entry.get('grad_noise_relative', 0.)}
+            return {**gradients, **entry.get('noise', {}), **entry.get('loss_noise', {})}.get(key, 0.)
         if key.startswith('stored '):
             return entry.get('forced', {}).get(key.removeprefix('stored '), 0.)
         runs = [run.get('worst', run) for run in entry.get('float32', {}).values() if isinstance(run, dict)]

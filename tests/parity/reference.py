@@ -1,4 +1,4 @@
-"""The reference's cases as our model sees them: configs, weights, batches; layouts and box order turned here.
+"""torchvision's cases as our model sees them: configs, weights, batches; layouts and box order turned here.
 
 n images of a case; h, w of an image; H, W of the canvas. The reference's boxes are x1, y1, x2, y2, its maps N, C, H, W.
 """
@@ -38,11 +38,16 @@ class Case:
         self.kit, self.name, self.arrays = kit, name, kit.arrays(name)
         self.config: dict[str, Any] = json.loads(str(self.arrays['config']))
         self.arch: str = self.config['arch']
-        self.count = int(self.arrays['image_count'])
-        self.images = [self.arrays[f'image_{i}'] for i in range(self.count)]
-        for i, image in enumerate(self.images):
+        self.images = self._images()
+        self.count = len(self.images)
+
+    def _images(self) -> list[np.ndarray]:
+        """The pixels that the model sees, RGB uint8 [h, w, 3]."""
+        images = [self.arrays[f'image_{i}'] for i in range(int(self.arrays['image_count']))]
+        for i, image in enumerate(images):
             if min(image.shape[:2]) != self.config['settings'].get('min_size', min(image.shape[:2])):
-                raise KitError(f'{name}: image_{i} would be resized; the short side of an image equals min_size')
+                raise KitError(f'{self.name}: image_{i} would be resized; the short side of an image equals min_size')
+        return images
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -88,8 +93,14 @@ class Case:
     @property
     def canvas(self) -> tuple[int, int]:
         """H, W."""
-        height, width = (-(-max(image.shape[axis] for image in self.images) // 32) * 32 for axis in (0, 1))
+        multiple = self.pad_multiple
+        height, width = (-(-max(image.shape[axis] for image in self.images) // multiple) * multiple for axis in (0, 1))
         return height, width
+
+    @property
+    def pad_multiple(self) -> int:
+        """What divides the sides of the canvas."""
+        return 32
 
     def sizes(self) -> np.ndarray:
         """float32 [n, 2]."""

@@ -83,6 +83,15 @@ def test_command_line(kit, case, capsys, monkeypatch, tmp_path) -> None:
     assert '--jit takes --engine xla' in capsys.readouterr().err
 
 
+def test_the_kit_of_a_case(tmp_path, monkeypatch) -> None:
+    folders = [tmp_path / 'one', tmp_path / 'two']
+    for folder, name in zip(folders, 'ab', strict=True):
+        folder.mkdir()
+        (folder / f'infer_{name}.npz').touch()
+    monkeypatch.setattr(bisect, 'DEFAULT_KITS', folders)
+    assert [bisect.kit_of(case) for case in ('infer_b', 'infer_a', 'infer_c')] == [folders[1], folders[0], folders[0]]
+
+
 def test_an_unknown_case_is_named(kit, capsys) -> None:
     assert bisect.main(['infer_nothing', '--kit', str(kit.folder)]) == 2
     assert 'infer_nothing.npz' in capsys.readouterr().err

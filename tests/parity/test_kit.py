@@ -11,47 +11,59 @@ import pytest
 from tests.parity.kit import DEFAULTS, FACTOR, Kit, KitError
 
 
-def test_every_file_and_weight_is_the_one_intended(kit) -> None:
-    """As the kit's own check: each array's type, shape and checksum, each weight's checksum."""
-    names = [*kit.cases('infer'), *kit.cases('train'), *(['ops'] if kit.has_operators else [])]
-    architectures = {json.loads(str(kit.arrays(name)['config']))['arch'] for name in names if name != 'ops'}
-    assert names and (not kit.manifest or architectures <= set(kit.manifest['weights']))
+def test_every_file_is_the_one_intended(each_kit) -> None:
+    """As the kit's own check: each array's type, shape and checksum."""
+    others = [name for name in ('ops', 'images') if (each_kit.folder / f'{name}.npz').exists()]
+    names = [*each_kit.cases('infer'), *each_kit.cases('train'), *others]
+    assert len(names) > len(others)
     for name in names:
-        assert kit.arrays(name)
+        assert each_kit.arrays(name)
+
+
+def test_every_weight_is_the_one_intended(kit) -> None:
+    """Each weight's checksum; of Detectron2's kit each case checks its own."""
+    architectures = {json.loads(str(kit.arrays(name)['config']))['arch'] for name in
+                     [*kit.cases('infer'), *kit.cases('train')]}
+    assert architectures and (not kit.manifest or architectures <= set(kit.manifest['weights']))
     for arch in architectures:
         assert kit.state_dict(arch)
 
 
-@pytest.fixture
-def copied(kit, tmp_path) -> pathlib.Path:
-    """The tables of the kit and its smallest case, to be spoilt."""
+def copy(kit: Kit, folder: pathlib.Path) -> pathlib.Path:
+    """The tables of a kit and its first case, to be spoilt."""
     cases = kit.cases('infer')
     if not cases or not kit.manifest:
         pytest.skip('needs a kit with a manifest and an inference case')
     for path in [*kit.folder.glob('*.json'), *kit.folder.glob('*.py'), kit.folder / f'{cases[0]}.npz']:
-        shutil.copyfile(path, tmp_path / path.name)
-    shutil.copytree(kit.folder / 'specs', tmp_path / 'specs', copy_function=shutil.copyfile)
-    return tmp_path
+        shutil.copyfile(path, folder / path.name)
+    shutil.copytree(kit.folder / 'specs', folder / 'specs', copy_function=shutil.copyfile)
+    return folder
 
 
-def test_a_spoilt_array_is_named(copied) -> None:
-    kit = Kit(copied)
+@pytest.fixture
+def copied(kit, tmp_path) -> pathlib.Path:
+    return copy(kit, tmp_path)
+
+
+def test_a_spoilt_array_is_named(each_kit, tmp_path) -> None:
+    kit = Kit(copy(each_kit, tmp_path))
     (name,) = kit.cases('infer')
     arrays = kit.arrays(name)
-    np.savez(copied / f'{name}.npz', **{**arrays, 'image_count': arrays['image_count'] + 1})
-    with pytest.raises(KitError, match=f'{name}.npz: image_count is not what the manifest says'):
+    key = next(key for key, value in arrays.items() if value.dtype.kind == 'f')
+    np.savez(tmp_path / f'{name}.npz', **{**arrays, key: arrays[key] + 1})
+    with pytest.raises(KitError, match=f'{name}.npz: {key} is not what the manifest says'):
         kit.arrays(name)
-    np.savez(copied / f'{name}.npz', **{key: value for key, value in arrays.items() if key != 'image_count'})
-    with pytest.raises(KitError, match='image_count is in the file or in the manifest, but not in both'):
+    np.savez(tmp_path / f'{name}.npz', **{other: value for other, value in arrays.items() if other != key})
+    with pytest.raises(KitError, match=f'{key} is in the file or in the manifest, but not in both'):
         kit.arrays(name)
-    (copied / f'{name}.npz').write_bytes(b'PK nothing')
+    (tmp_path / f'{name}.npz').write_bytes(b'PK nothing')
     with pytest.raises(KitError, match=f'{name}.npz: '):
         kit.arrays(name)
-    np.savez(copied / 'infer_other.npz', **arrays)
+    np.savez(tmp_path / 'infer_other.npz', **arrays)
     with pytest.raises(KitError, match='infer_other.npz: not in the manifest'):
         kit.arrays('infer_other')
-    (copied / 'manifest.json').unlink()
-    assert len(Kit(copied).arrays('infer_other')) == len(arrays)
+    (tmp_path / 'manifest.json').unlink()
+    assert len(Kit(tmp_path).arrays('infer_other')) == len(arrays)
 
 
 def test_other_weights_are_named(copied) -> None:
@@ -102,6 +114,14 @@ def test_limits(tmp_path) -> None:
     assert kit.limit('grad_norm_relative', 'train_x') == FACTOR * 1e-3
     assert kit.limit('fc7', 'infer_x') == FACTOR * 2e-4
     assert kit.limit('body', 'infer_y') == DEFAULTS['body']
+    (tmp_path / 'weights.py').write_text('def save_pickle(): pass')
+    (tmp_path / 'tolerances.json').write_text(json.dumps({
+        'infer_x': {'noise': {'body': 3e-5}},
+        'train_x': {'grad_noise_relative': 2e-4, 'loss_noise': {'loss_cls': 1e-6}}}))
+    kit = Kit(tmp_path)
+    assert kit.framework == 'detectron2' and kit.limit('body', 'infer_x') == FACTOR * 3e-5
+    assert kit.limit('loss_cls', 'train_x') == FACTOR * 1e-6
+    assert kit.limit('grad_norm_relative', 'train_x') == FACTOR * 2e-4
     (tmp_path / 'tolerances.json').unlink()
     assert {key: Kit(tmp_path).limit(key, 'infer_x') for key in DEFAULTS} == DEFAULTS
 

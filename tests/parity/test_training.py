@@ -1,24 +1,23 @@
-"""Training against the reference: labels, losses, gradients and three SGD steps, on every case of the kit."""
+"""Training against the references: labels, losses, gradients, SGD steps, on every case of the kits."""
 from __future__ import annotations
 
 import numpy as np
 
-from tests.parity import training_stages
-from tests.parity.reference import Case
+from tests.parity.cases import load
 
 
-def test_pieces(kit, hold, train_case, engine, jit) -> None:
+def test_pieces(kit_of_case, hold, train_case, engine, jit) -> None:
     """What has no weights, from the reference's own numbers: labels of anchors and RoIs, matches, box targets."""
-    case = Case(kit, train_case)
-    hold(training_stages.pieces(case, case.settings(), jit), train_case, engine, 'jit' if jit else 'graph')
+    case, module = load(kit_of_case, train_case)
+    hold(module.pieces(case, case.settings(), engine, jit), train_case, engine, 'jit' if jit else 'graph')
 
 
-def test_network(kit, network, hold, train_case, engine, jit) -> None:
+def test_network(network, kit_of_case, hold, train_case, engine, jit) -> None:
     """Losses, gradients, steps; what is not trained stays as it was."""
     network.cache_clear()                                     # a model that trained is not what it was
-    case, model = network(train_case, engine)
+    case, module, model = network(kit_of_case, train_case, engine)
     fixed = [(v, v.numpy()) for v in model.non_trainable_variables]
-    hold(training_stages.stages(case, model, jit), train_case, engine, 'jit' if jit else 'graph')
+    hold(module.stages(case, model, jit), train_case, engine, 'jit' if jit else 'graph')
     network.cache_clear()
     for variable, before in fixed:
         np.testing.assert_array_equal(variable.numpy(), before)

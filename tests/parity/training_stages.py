@@ -28,13 +28,13 @@ ROUNDING = 2. ** -22                # of a parameter's value: what three additio
 
 def stages(case: Case, model: FasterRCNN, jit: bool) -> Iterator[Difference]:
     """All stages of a case, in order."""
-    yield from pieces(case, model.settings, jit)
+    yield from pieces(case, model.settings, model.engine, jit)
     yield from _steps(case, model, jit)
 
 
 # Pieces without weights, fed with stored numbers ----------------------------------------------------------------------
 
-def pieces(case: Case, settings: ModelConfig, jit: bool) -> Iterator[Difference]:
+def pieces(case: Case, settings: ModelConfig, engine: str, jit: bool) -> Iterator[Difference]:
     """Labels of the anchors, and labels, matches and targets of the stored RoIs."""
     batch = case.batch()
     objects, crowds = batch['valid'] & ~batch['crowd'], batch['valid'] & batch['crowd']
@@ -98,7 +98,7 @@ def _steps(case: Case, model: FasterRCNN, jit: bool) -> Iterator[Difference]:
         yield Difference(f'counts {step}', farthest(_counts(case, seen), case['counts'][step]), 0.)
         yield from _losses(case, step, [float(losses[name]) for name in LOSSES if name in losses])
         if not step:
-            yield from _gradients(case, gradients, entries)
+            yield from gradient_stages(case, gradients, entries)
         yield _parameters(case, step, [v.numpy() for v in variables], entries)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
@@ -167,14 +167,15 @@ def common_entries(case: Case, converts: dict[str, Any]) -> Entries:
     return entries
 
 
-def _gradients(case: Case, gradients: list[tf.Tensor], entries: Entries) -> Iterator[Difference]:
+def gradient_stages(case: Case, gradients: list[Any], entries: Entries) -> Iterator[Difference]:
+    """Norm of each parameter's gradient, and some of its entries over their root mean square."""
     state = case.state_dict()
-    norms = np.array([np.sqrt((g.numpy().astype(np.float64) ** 2).sum()) for g in gradients])
+    norms = np.array([np.sqrt((np.asarray(g, np.float64) ** 2).sum()) for g in gradients])
     theirs = case['grad_norm']
     relative = np.abs(norms - theirs) / np.where(theirs > 0, theirs, 1.)
     yield Difference('grad_norm', float(relative.max()), case.limit('grad_norm_relative'))
     scale = theirs / np.sqrt([state[str(name)].size for name in case['param_names']])
-    worst = [_apart(g.numpy(), expected, entry).max(initial=0.) / (s or 1.) for g, expected, entry, s in zip(
+    worst = [_apart(np.asarray(g), expected, entry).max(initial=0.) / (s or 1.) for g, expected, entry, s in zip(
         gradients, case['grad_samples'], entries, scale, strict=True)]
     yield Difference('grad_samples', float(max(worst)), case.limit('grad_samples_over_rms'))
 
