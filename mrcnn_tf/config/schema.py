@@ -39,7 +39,7 @@ class DataConfig:
     test_scales: list[int] = _list()      # short sides in which a test image is looked at; none: test_short_side alone
     test_flip: bool = False               # look at its mirror image too (Mask appendix: 400, 500, ... 1200 and flips)
     round_sides: bool = False             # dialect: resized sides to the nearest pixel (D2) or down (TV)
-    antialias: bool = False               # dialect: shrinking averages, as Pillow does (D2), or not (TV)
+    antialias: bool = False               # dialect: as Pillow, averaged where shrunk, whole numbers (D2); or not (TV)
     canvases: list[list[int]] = field(    # training and XLA: [height, width]; an image goes to the smallest that fits
         default_factory=lambda: [[800, 1088], [1088, 800], [800, 1344], [1344, 800]])
     pad_multiple: int = 32                # inference: an image's own sides are rounded up to it; D2: 1 with C4 and DC5

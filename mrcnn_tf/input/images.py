@@ -37,10 +37,15 @@ def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: t
 def resize(image: tf.Tensor, shape: tf.Tensor, antialias: bool = False) -> tf.Tensor:
     """Bilinear with half-pixel centres: [h, w, 3] -> float32 [*shape, 3], the same for uint8 as for float32 of it.
 
-    antialias: what shrinks is averaged, as Pillow does (Detectron2); False: two pixels a side are read (torchvision).
+    antialias: as Pillow resizes images of 8 bits (Detectron2): what shrinks is averaged, and pixels are rounded to
+        whole numbers, halves up, after each axis; False: two pixels a side are read (torchvision).
     """
-    # The cast is for an image that has this shape, which comes back as it is.
-    return tf.cast(tf.image.resize(image, shape, method='bilinear', antialias=antialias), tf.float32)
+    # The casts are for an image that has this shape, which comes back as it is.
+    if not antialias:
+        return tf.cast(tf.image.resize(image, shape, method='bilinear'), tf.float32)
+    for sides in (tf.stack([tf.shape(image)[0], shape[1]]), shape):               # across first
+        image = tf.floor(tf.cast(tf.image.resize(image, sides, method='bilinear', antialias=True), tf.float32) + .5)
+    return image
 
 
 def choose_canvas(shape: tf.Tensor, canvases: Sequence[Sequence[int]]) -> tf.Tensor:

@@ -167,11 +167,11 @@ def test_sides_to_the_nearest_pixel(size, expected) -> None:
 
 @pytest.mark.parametrize('shape', [(30, 41), (97, 130), (200, 260), (97, 300)])
 def test_antialiased_is_what_pillow_does(shape) -> None:
-    """Up, down and both; Pillow rounds to whole numbers after each axis."""
+    """Up, down and both; where the exact value is a half, Pillow's fixed point decides, and it may go the other way."""
     image = np.random.default_rng(0).integers(0, 256, (97, 130, 3), np.uint8)
     expected = np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR), np.float32)
     ours = images.resize(tf.constant(image, tf.float32), tf.constant(shape), antialias=True)
-    assert np.abs(ours - expected).max() <= 1.01
-    assert np.abs(ours - expected).mean() < .4
+    assert np.abs(ours - expected).max() <= 1.
+    assert (ours != expected).numpy().mean() < .02
     if shape == (30, 41):
         assert np.abs(images.resize(tf.constant(image, tf.float32), tf.constant(shape)) - expected).mean() > 20

@@ -15,8 +15,8 @@ from tests.parity.kit import Kit
 
 MODES = (('op', False), ('xla', False), ('xla', True))      # engine, compiled by XLA
 KINDS = {'infer_case': 'infer', 'train_case': 'train'}
-# Without all modes these run once, by the engine 'op' on the default stack: they are large, and what is special about
-# them is a backbone or a size.
+# Without all modes these run once, by the engine 'op'; .ci/run leaves them out on the other stack. They are large, and
+# what is special about them is a backbone or a size.
 LARGE = ('infer_faster_r101_fpn_0', 'infer_mask_x101_fpn_0', 'infer_mask_r50_fpn_1')
 
 

@@ -1,7 +1,7 @@
 """A training case of Detectron2, stage by stage: labels of anchors and RoIs, proposals, losses and gradients.
 
-The reference's own samples are put in place of ours, and its proposals where RoIs are sampled from, so that losses are
-compared on the same anchors and RoIs. A anchors, S sampled RoIs.
+The reference's own samples are put in place of ours, its proposals where RoIs are sampled from, and its labels of the
+anchors that tie, so that losses are compared on the same anchors and RoIs. A anchors, S sampled RoIs.
 """
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
+from mrcnn_tf import boxes as box_ops
 from mrcnn_tf import rpn, targets
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.model import FasterRCNN
@@ -71,7 +72,7 @@ def differentiate(case: Detectron2Case, model: FasterRCNN, variables: list[Any],
 
     def run() -> tuple[dict[str, tf.Tensor], list[tf.Tensor], dict[str, tf.Tensor]]:
         with recorded(rpn, 'propose') as proposals, _stored_proposals(case), _stored_samples(case), \
-                recorded(targets, 'match') as matches, tf.GradientTape() as tape:
+                _stored_labels(case), recorded(targets, 'match') as matches, tf.GradientTape() as tape:
             losses = model.losses_of(batch, SEED)
             total = tf.add_n(list(losses.values()))
         seen = {**proposals[0]._asdict(), 'anchor_labels': matches[0].label}
@@ -92,6 +93,29 @@ def _stored_proposals(case: Detectron2Case) -> Iterator[None]:
         return stored
 
     with mock.patch.object(rpn, 'propose', propose):
+        yield
+
+
+@contextlib.contextmanager
+def _stored_labels(case: Detectron2Case) -> Iterator[None]:
+    """The reference's labels of the anchors whose label depends on the last bit, and the objects they overlap most."""
+    original, shape = targets.match, [case.count, len(case['anchor_labels_0'])]
+    calls = iter([True])
+    unsure = np.zeros(shape, bool)
+    for i in range(case.count):
+        unsure[i, case[f'anchors_unsure_{i}']] = True
+    stored = case.stacked('anchor_labels').astype(np.int32)
+
+    def match(candidates: tf.Tensor, gt_boxes: tf.Tensor, usable: tf.Tensor, *rest: Any) -> targets.Matches:
+        found = original(candidates, gt_boxes, usable, *rest)
+        if not next(calls, False):                                               # RoIs come second
+            return found
+        best = tf.argmax(tf.where(usable[:, :, None], box_ops.iou(gt_boxes, candidates), -1.), axis=1,
+                         output_type=tf.int32)
+        label = tf.where(unsure, stored, found.label)
+        return targets.Matches(label, tf.where(label == 1, tf.where(unsure, best, found.matched_gt_index), 0))
+
+    with mock.patch.object(targets, 'match', match):
         yield
 
 
