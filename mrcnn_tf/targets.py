@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from mrcnn_tf import boxes as box_ops
 from mrcnn_tf import draws
+from mrcnn_tf.roi.levels import samples_per_bin
+
+ROUNDING = 1e-6      # of a mask target: where half of a bin's samples lie in the mask, the cell counts as set
 
 
 class Matches(NamedTuple):
@@ -155,7 +158,7 @@ def mask_targets(rois: tf.Tensor, masks: tf.Tensor, mask_boxes: tf.Tensor, size:
     rows, columns = (_axis_weights(rois[:, axis::2], mask_boxes[:, axis::2], masks.shape[1 + axis], size, aligned)
                      for axis in (0, 1))
     targets = tf.einsum('tph,thw,tqw->tpq', rows, masks, columns)
-    return tf.cast(targets >= .5, tf.float32) if binary else targets
+    return tf.cast(targets >= .5 - ROUNDING, tf.float32) if binary else targets
 
 
 def _axis_weights(roi: tf.Tensor, extent: tf.Tensor, cells: int, size: int, aligned: bool) -> tf.Tensor:
@@ -164,7 +167,7 @@ def _axis_weights(roi: tf.Tensor, extent: tf.Tensor, cells: int, size: int, alig
     if not aligned:
         side = tf.maximum(side, 1.)
     bins = (side / size)[:, None]                                                             # [T, 1], px
-    samples = tf.maximum(tf.math.ceil(bins), 1.)
+    samples = tf.maximum(samples_per_bin(side, size)[:, None], 1.)                            # [T, 1]
     # The unaligned dialect takes pixel i to lie at i, where its centre is at i + 0.5.
     start = roi[:, :1] + (0. if aligned else .5)
     cells_per_px = cells / tf.maximum(extent[:, 1:] - extent[:, :1], 1e-3)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf import roi
+from mrcnn_tf.roi.levels import samples_per_bin
 
 from .modes import MODES, with_gradient
 
@@ -245,3 +246,24 @@ def test_the_pooling_layer_comes_back_from_its_config(pyramid, random_boxes) -> 
     layer = roi.RoIPool((3, 2), (4, 8, 16), canonical_size=40., canonical_level=3, name='pool')
     twin = roi.RoIPool.from_config(layer.get_config())
     np.testing.assert_array_equal(twin(pyramid, random_boxes), layer(pyramid, random_boxes))
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('size', [7, 14, 28])
+def test_samples_of_a_bin_by_hand(mode, size) -> None:
+    """Sides of whole bins, for which a multiplication by 1 / size gives one sample too many, and a bit more or less."""
+    whole = np.arange(0, 60, dtype=np.float32)
+    for change, expected in ((0., whole), (.01, whole + 1), (-.01, whole)):
+        found = MODES[mode](lambda sides: samples_per_bin(sides, size))(tf.constant(whole * size + np.float32(change)))
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_box_of_whole_bins(mode) -> None:
+    """21 cells in 7 bins: 3 samples a bin, so that a map of x^2 has the mean of 3 squares between the cells."""
+    columns = tf.range(24, dtype=tf.float32)
+    feature = tf.tile((columns ** 2)[None, None, :, None], [1, 24, 1, 1])
+    box = tf.constant([[[0., 0., 21., 21.]]])
+    found = MODES[mode](lambda feature: roi.RoIAlign(7, (1,), 0, True, 'xla')([feature], box))(feature)
+    # Bin 1 spans 3 to 6 with aligned samples at 3.0, 4.0 and 5.0, which are cells: (9 + 16 + 25) / 3.
+    np.testing.assert_allclose(found[0, 0, 3, 1, 0], 50 / 3, rtol=1e-6)

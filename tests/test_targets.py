@@ -246,3 +246,14 @@ def test_mask_targets_of_empty_boxes_are_finite(aligned) -> None:
     for rois, extent in ((empty, empty), (empty, empty + [0., 0., 8., 8.]), (empty + [0., 0., 8., 8.], empty)):
         found = targets.mask_targets(rois, tf.fill([2, 6, 6], tf.constant(255, tf.uint8)), extent, 4, aligned, False)
         assert np.isfinite(found).all() and found.numpy().min() >= 0 and found.numpy().max() <= 1 + 1e-6
+
+
+def test_half_of_a_cell_counts_as_set() -> None:
+    """Each cell has 3 x 6 samples, 3 columns of which are in the mask, wherever its rows lie: exactly a half."""
+    mask = np.zeros([1, 12, 12], np.uint8)
+    mask[:, :, 3:9] = 255
+    y = np.linspace(1, 4, 50, dtype=np.float32)
+    rois = np.stack([y, 0 * y, y + 6, 0 * y + 12], axis=1)                                     # 2 x 2 cells of 3 x 6 px
+    extent = np.tile(np.float32([[0, 0, 12, 12]]), [50, 1])
+    found = targets.mask_targets(tf.constant(rois), tf.constant(mask.repeat(50, 0)), tf.constant(extent), 2, True, True)
+    np.testing.assert_array_equal(found, 1.)

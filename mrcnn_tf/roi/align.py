@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mrcnn_tf.roi import levels as cells
-from mrcnn_tf.roi.levels import RoILayer, Size, rounded
+from mrcnn_tf.roi.levels import RoILayer, Size, rounded, samples_per_bin
 from mrcnn_tf.tensor_shapes import Dimension, dimensions
 
 State = tuple[tf.Tensor, ...]
@@ -60,7 +60,8 @@ def sampling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[int], s
         start, sides = edges[:, :2] - (.5 if aligned else 0.), edges[:, 2:] - edges[:, :2]
         sides = sides if aligned else tf.maximum(sides, 1.)
     bins = sides / tf.constant(size, tf.float32)
-    ratio = tf.fill(tf.shape(bins), float(sampling_ratio)) if sampling_ratio else tf.nn.relu(tf.math.ceil(bins))
+    ratio = tf.fill(tf.shape(bins), float(sampling_ratio)) if sampling_ratio else (
+        samples_per_bin(sides, tf.constant(size)))
     return SamplingPlan(level, tf.repeat(tf.range(batch), number), start, bins, ratio)
 
 

@@ -22,6 +22,16 @@ def assign_levels(boxes: tf.Tensor, count: int, canonical_size: float = 224., ca
     return tf.cast(tf.clip_by_value(level - 2, 0, count - 1), tf.int32)
 
 
+def samples_per_bin(sides: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
+    """Return the adaptive number of samples of a bin along an axis, ceil(side / size), 0 where a side is 0: float32.
+
+    The quotient alone would not do: XLA and TensorFlow's graph optimizer multiply by the reciprocal of a constant,
+    which makes 21 / 7 more than 3.
+    """
+    near = tf.round(sides / tf.cast(size, tf.float32))
+    return tf.nn.relu(near + tf.cast(near * tf.cast(size, tf.float32) < sides, tf.float32))
+
+
 Size = tuple[int, int]     # rows and columns of bins; P stands for either
 
 
