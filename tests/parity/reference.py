@@ -142,7 +142,10 @@ class Case:
             truth['labels'][i, :len(boxes)] = self[f'gt_labels_{i}']
             truth['valid'][i, :len(boxes)] = True
             height, width = image.shape[:2]
-            truth['masks'][i, :len(boxes), :height, :width] = 255 * unpack(self[f'gt_mask_bits_{i}'], height, width)
+            # The references' masks end at the image, beyond which RoIAlign reads the last row or column.
+            beyond = [(0, 0), (0, self.canvas[0] - height), (0, self.canvas[1] - width)]
+            masks = np.pad(unpack(self[f'gt_mask_bits_{i}'], height, width), beyond, mode='edge')
+            truth['masks'][i, :len(boxes)] = 255 * masks
         return truth
 
 
