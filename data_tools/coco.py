@@ -179,7 +179,7 @@ class Coco:
         if not self.masks:
             return None, [], []
         if segmentation.is_missing(shape):
-            return None, [], [Fault('object without a mask', f'segmentation is {shape!r:.20}; it has box losses and no '
+            return None, [], [Fault(objects.NO_MASK, f'segmentation is {shape!r:.20}; it has box losses and no '
                                                              'mask loss')]
         try:
             return *segmentation.decode(shape, *size, self.fractions), []

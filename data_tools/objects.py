@@ -18,6 +18,7 @@ _CLIP_TOLERANCE = 1e-6    # px: x + width of two decimals is not exact
 LARGEST = 3e38            # float32
 OUTSIDE = 'box outside the image'
 CLIPPED = 'box clipped'
+NO_MASK = 'object without a mask'    # in a set with masks: it is kept, with its box
 _LEAST_IOU = 0.5          # of a box and that of its mask, below which one of them is probably wrong
 
 

@@ -159,13 +159,17 @@ class Voc:
         if name != category.name:
             repairs.append(Fault('class in other letter case', f'{name!r:.40} is read as {category.name!r:.40}'))
         mask = None if value.pixels is None else _mask(value.pixels, value.number, file)
-        covered = objects.box_area(box) if mask is None else float(np.count_nonzero(mask))
+        has_mask = mask is None or bool(mask.any())
+        covered = objects.box_area(box) if mask is None or not has_mask else float(np.count_nonzero(mask))
         made = records.ObjectAnnotation(
             box=box, label=category.label, name=category.name, area=covered,
             annotation_id=item.told.ordinal * _ID_ROOM + value.number,
-            mask=None if mask is None else records.encode_mask(mask),
+            mask=None if mask is None else records.encode_mask(mask), has_mask=has_mask,
             difficult=_flag(value.element, 'difficult'), truncated=_flag(value.element, 'truncated'))
-        odd = [] if mask is None else objects.disagreement(box, objects.mask_box(mask))
+        if not has_mask:
+            odd = [Fault(objects.NO_MASK, f'{SEGMENTS} has no pixel of {value.number}; it has box losses and no mask loss')]
+        else:
+            odd = [] if mask is None else objects.disagreement(box, objects.mask_box(mask))
         return made, repairs, [*_thin(value.element), *_polygon(value.element), *odd]
 
     def category(self, name: str) -> Category | None:
@@ -320,10 +324,7 @@ def _mask(pixels: np.ndarray, number: int, file: ImageFile) -> np.ndarray:
     if pixels.shape != (file.height, file.width):
         raise Unusable('mask of another size', f'{SEGMENTS} is {pixels.shape[1]} wide and {pixels.shape[0]} high, '
                                                f'the image {file.width} wide and {file.height} high')
-    mask = pixels == number
-    if not mask.any():
-        raise Unusable('empty mask', f'{SEGMENTS} has no pixel of {number}')
-    return mask
+    return pixels == number
 
 
 def _box(element: Element, file: ImageFile, first: int) -> tuple[objects.Box, list[Fault]]:
