@@ -167,7 +167,8 @@ class Voc:
             mask=None if mask is None else records.encode_mask(mask), has_mask=has_mask,
             difficult=_flag(value.element, 'difficult'), truncated=_flag(value.element, 'truncated'))
         if not has_mask:
-            odd = [Fault(objects.NO_MASK, f'{SEGMENTS} has no pixel of {value.number}; it has box losses and no mask loss')]
+            odd = [Fault(objects.NO_MASK, f'{SEGMENTS} has no pixel of {value.number}; it has box losses and no mask '
+                                          'loss')]
         else:
             odd = [] if mask is None else objects.disagreement(box, objects.mask_box(mask))
         return made, repairs, [*_thin(value.element), *_polygon(value.element), *odd]
