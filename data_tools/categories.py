@@ -41,7 +41,8 @@ def read(listed: Sequence[dict[str, Any]], path: pathlib.Path, log: Log) -> list
     for i, category in enumerate(listed):
         number = ids.as_number(category.get('id'))
         if number is None or not is_text(category.get('name')):
-            raise ConversionError(f'{path}: categories[{i}] needs an int "id" and a text "name"')
+            raise ConversionError(f'{path}: categories[{i}] needs an int "id" and a text "name"; its id is '
+                                  f'{category.get("id")!r:.40}, its name {category.get("name")!r:.40}')
         if number in found:
             raise ConversionError(f'{path}: category id {number} is listed twice; keep one')
         if type(category['id']) is not int:

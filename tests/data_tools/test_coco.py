@@ -386,6 +386,36 @@ def test_a_missing_box_is_that_of_the_mask(folder: Folder) -> None:
     np.testing.assert_array_equal(folder.parse()[0]['boxes'], [[2, 4, 8, 10]] * 2)
 
 
+def test_an_object_that_is_listed_again_is_kept_and_told(folder: Folder) -> None:
+    # Of the same box: another category, another mask, a crowd; then all equal but the id and the area.
+    manifest = folder.convert([
+        annotation(id=1), annotation(id=2, category_id=12), annotation(id=3, segmentation=[[4, 2, 10, 2, 10, 8]]),
+        annotation(id=4, iscrowd=1), annotation(id=5, area=1), annotation(id=..., bbox=[4, 2, 6, 6])])
+    assert [(each.image_id, each.detail) for each in manifest.kept['object listed again']] == [
+        (1, 'annotation 5 is the same as 1'), (1, 'annotation number 6 is the same as 1')]
+    assert manifest.counts.objects == 6
+
+
+def test_a_file_of_several_images_is_named_with_their_ids(folder: Folder) -> None:
+    (folder.path / 'images' / 'B.png').write_bytes((folder.path / 'images' / 'a.png').read_bytes())
+    manifest = folder.convert(images=[{'id': i, 'file_name': name} for i, name in enumerate(
+        ('a.png', 'x\\a.png', './a.png', 'B.png', 'gone.png', 'gone.png'), 1)])
+    assert manifest.kept['file of several images'] == [Incident(
+        2, None, "'a.png' is that of the images 1 and 2 and 3; in each, the objects of the others are background: give "
+        'them one id', 'a.png')]
+    assert [each.image_id for each in manifest.dropped['missing image file']] == [5, 6]
+
+
+def test_objects_of_categories_that_are_not_kept_are_left_out(folder: Folder) -> None:
+    (folder.path / 'keep.txt').write_text('zebra\n12\n')
+    manifest = folder.convert([annotation(id=1), annotation(id=2, category_id='90'), annotation(id=3, category_id=12)],
+                              keep=coco.Kept(folder.path / 'keep.txt'), rules=Rules(allow_loss=False))
+    assert [(each.label, each.id) for each in manifest.categories] == [(1, 12), (2, 90)]
+    [record] = folder.parse()
+    assert (record['annotation_ids'].tolist(), record['labels'].tolist()) == ([2, 3], [2, 1])
+    assert manifest.dropped == {'category left out': [Incident(None, None, "category 7 'cat': 1 object", 'a.json')]}
+
+
 def test_a_box_beside_its_mask_is_kept_and_counted(folder: Folder) -> None:
     # Of the mask 4..10 x 2..8: half of a box twice as wide, the whole of itself, nothing elsewhere.
     manifest = folder.convert([annotation(id=i, bbox=box) for i, box in enumerate(
