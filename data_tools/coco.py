@@ -66,7 +66,7 @@ def convert(annotations: str | os.PathLike[str], images: str | os.PathLike[str],
 
 
 def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], masks: bool = True,
-         box_format: str | None = None, follow: bool = False, keep: Kept = Kept()) -> DataSet:
+         box_format: str | None = None, follow: bool = False, keep: Kept = Kept(), crowds: bool = True) -> DataSet:
     """What an instances json lists.
 
     Args:
@@ -77,6 +77,7 @@ def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], ma
         box_format: of `coco_boxes.NAMES`; None: COCO's, where nothing speaks against it.
         follow: read images that their names or symlinks put outside of `images`.
         keep: categories; annotations of others are left out.
+        crowds: an annotation with `iscrowd` 1 is a group of objects, as in COCO; False: it is one object.
 
     Raises:
         ConversionError: the json is missing, malformed or not COCO's; its boxes look like those of another format.
@@ -90,7 +91,7 @@ def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], ma
     if box_format is None:
         sizes = [*(_size(image.size)[0] for image in contents.images), None]      # the last: of no image, -1
         contents.boxes.check([sizes[owner] for owner in owners.tolist()], str(path))
-    listed = categories.count(listed, kinds[owners >= 0], contents.annotations[owners >= 0, coco_lists.CROWD])
+    listed = categories.count(listed, kinds[owners >= 0], contents.annotations[owners >= 0, coco_lists.CROWD] * crowds)
     labelled = categories.choose(listed, keep.names, keep.drop_unused, path, log)
     unwanted = [i for i in range(len(listed)) if i not in labelled]
     items = _items(contents, np.where(np.isin(kinds, unwanted), -1, owners), FileNames(images, follow=follow))
@@ -100,7 +101,7 @@ def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], ma
         repaired=log.repaired, kept=log.kept, shards=[], has_masks=masks, source=Source('coco', str(path), str(images)))
     ids = Ids([category.id for category in listed])
     return DataSet(head, items, Coco(path, contents.version, pathlib.Path(images), ids, labelled, masks,
-                                     box_format or 'xywh', contents.boxes.fractional_polygons()))
+                                     box_format or 'xywh', contents.boxes.fractional_polygons(), crowds))
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Coco:
     masks: bool
     box_format: str                                  # of coco_boxes.NAMES
     fractions: bool                                  # polygons within 0..1 are fractions of the image
+    crowds: bool                                     # iscrowd 1 is a group of objects; False: one object
 
     def path(self, item: Item) -> pathlib.Path:
         """The image's file; raises Unusable where there is none."""
@@ -142,12 +144,15 @@ class Coco:
         box, of_box, odd = self._box(annotation, region, size)
         covered = objects.box_area(box) if region is None else region.area
         area, of_area = objects.area(self._area(annotation.get('area')), covered)
+        crowd = annotation.get('iscrowd') == 1
         made = records.ObjectAnnotation(
-            box=box, label=category.label, name=category.name, area=area, crowd=annotation.get('iscrowd') == 1,
+            box=box, label=category.label, name=category.name, area=area, crowd=crowd and self.crowds,
             annotation_id=_number(annotation.get('id'), ordinal),
             mask=region.png(*size) if region else segmentation.empty_png(*size) if self.masks else None,
             has_mask=not unmasked)
         odd += [] if region is None else objects.disagreement(box, region.box)
+        if crowd and not self.crowds:
+            repairs = [*repairs, Fault('crowd taken as one object', 'iscrowd is 1')]
         return made, [*of_box, *repairs, *of_area], [*_unclear_crowd(annotation.get('iscrowd')), *unmasked, *odd]
 
     def _category(self, category_id: Any) -> Category:

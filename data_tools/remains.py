@@ -63,7 +63,7 @@ def notes(manifest: Manifest) -> list[str]:
         found.append('the set has no objects: it can serve as a test set and cannot be trained on')
     elif counts.objects and counts.objects == counts.crowds:
         found.append(f'all {counts.objects} objects are crowds, so none is a positive: the set cannot be trained on; '
-                     'set iscrowd to 0 where an annotation is one object')
+                     'where each is one object, as brush tools write it, convert coco --no-crowds takes it so')
     return [*found, *([beyond] if beyond else []), *([most_lost] if most_lost else [])]
 
 

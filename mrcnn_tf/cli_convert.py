@@ -169,6 +169,9 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json 
              help='File of the categories to keep, a name or id on each line; all if not given.')] = None,
          drop_unused_categories: Annotated[bool, typer.Option(
              '--drop-unused-categories', help='Leave out categories that no annotation names.')] = False,
+         crowds: Annotated[bool, typer.Option(
+             '--crowds/--no-crowds', help='Whether iscrowd 1 means a group of objects, which is not trained on, as in '
+                                          'COCO, or one object painted with a brush, as some tools write it.')] = True,
          follow: _Follow = False) -> DataSet:
     """COCO's json: of COCO itself, LVIS, Objects365, or any tool that writes this format.
 
@@ -179,7 +182,7 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json 
     from data_tools import coco as source
 
     return source.find(annotations, images, masks, box_format.value if box_format else None, follow,
-                       source.Kept(categories, drop_unused_categories))
+                       source.Kept(categories, drop_unused_categories), crowds)
 
 
 @_kind

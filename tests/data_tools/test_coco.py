@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_tools import coco, writer
+from data_tools import coco, conversion, writer
 from data_tools.conversion import Rules
 from data_tools.incidents import ConversionError
 from mrcnn_tf.input import records
@@ -287,6 +287,15 @@ def test_a_crowd_that_is_none_is_told(folder: Folder, crowd: Any) -> None:
     manifest = folder.convert([annotation(iscrowd=crowd)])
     assert manifest.counts.crowds == 0 and manifest.kept == {**UNUSED, 'iscrowd neither 0 nor 1': [
         Incident(1, 1, f'iscrowd is {crowd!r}', 'a.json')]}
+
+
+def test_crowds_may_be_single_objects(folder: Folder) -> None:
+    """Brush tools mark every mask so: told of the whole set, and taken as objects on request."""
+    assert folder.convert([annotation(iscrowd=1)]).counts.crowds == 1
+    found = coco.find(folder.path / 'a.json', folder.path / 'images', crowds=False)
+    manifest = conversion.check(found)
+    assert manifest.counts == Counts(1, 0, 1, 0)
+    assert manifest.repaired['crowd taken as one object'] == [Incident(1, 1, 'iscrowd is 1', 'a.json')]
 
 
 def test_a_corrupt_jpeg_is_dropped(folder: Folder) -> None:
