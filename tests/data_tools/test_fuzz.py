@@ -28,7 +28,7 @@ def _moved(box: Any, size: tuple[int, int], text: str) -> tuple[objects.Box, lis
     return (y1 / 2, x1, y2, x2), []
 
 
-def _unchecked(data: bytes, name: str) -> images.ImageFile:
+def _unchecked(data: bytes, name: str, *_: Any) -> images.ImageFile:
     return images.ImageFile(data, 'png' if data.startswith(b'\x89PNG') else 'jpeg', 20, 30, 3, 'uint8')
 
 
