@@ -58,8 +58,9 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
         assert result.exit_code == 0, result.output
     paths, output = (pathlib.Path('a.json'), pathlib.Path('i')), pathlib.Path('o')
     assert find.calls == [
-        (*paths, True, None, False, Kept()), (*paths, False, 'xyxy', False, Kept()),
-        *[(*paths, True, None, False, Kept())] * 3, (*paths, True, None, False, Kept(pathlib.Path('c.txt'), True))]
+        (*paths, True, None, False, Kept(), True), (*paths, False, 'xyxy', False, Kept(), True),
+        *[(*paths, True, None, False, Kept(), True)] * 3,
+        (*paths, True, None, False, Kept(pathlib.Path('c.txt'), True), True)]
     assert convert.calls == [
         ('found', output, 'train', Rules(), writer.Options()),
         ('found', output, 'val', Rules('apply', False, True), writer.Options(5, 3 * 2 ** 20, 2)),

@@ -58,8 +58,8 @@ def test_nothing_is_left(counts: Counts, dropped: dict[str, list[Incident]], mes
 
 @pytest.mark.parametrize('counts, note', [
     (Counts(2, 2), 'the set has no objects: it can serve as a test set and cannot be trained on'),
-    (Counts(2, 0, 3, 3), 'all 3 objects are crowds, so none is a positive: the set cannot be trained on; set iscrowd '
-                         'to 0 where an annotation is one object')])
+    (Counts(2, 0, 3, 3), 'all 3 objects are crowds, so none is a positive: the set cannot be trained on; where each is '
+                         'one object, as brush tools write it, convert coco --no-crowds takes it so')])
 def test_a_set_without_positives(counts: Counts, note: str) -> None:
     remains.check(of(counts), allow_loss=False)
     assert remains.notes(of(counts)) == [note]
