@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import tensorflow as tf
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -117,22 +117,22 @@ def test_voc(data: st.DataObject, classes: list[str]) -> None:
     segments = data.draw(arrays.arrays(np.uint8, (height, width), elements=st.sampled_from([0, 1, 2, 3, 255])))
     count = data.draw(st.integers(0, 3))
     visible = [number for number in range(1, count + 1) if (segments == number).any()]
-    assume(visible or not count)      # of objects without pixels nothing is converted
     objects = [(data.draw(st.sampled_from(classes)), data.draw(_pixels(width)), data.draw(_pixels(height)),
                 data.draw(st.booleans()), data.draw(st.booleans())) for _ in range(count)]
     with _directory() as root:
         _voc_folder(root, segments, objects)
         (root / 'classes.txt').write_text('\n'.join(classes), encoding='utf-8')
         manifest, [record] = _converted(voc.find([root], 'train', classes=root / 'classes.txt'), root)
-    assert {each.annotation_id for found in manifest.dropped.values() for each in found} == {
-        *range(1, count + 1)} - {*visible}
-    expected = [objects[number - 1] for number in visible]
+    assert not manifest.dropped
+    without = [each.annotation_id for each in manifest.kept.get('object without a mask', [])]
+    assert without == [number for number in range(1, count + 1) if number not in visible]
     # Pixels first to last, from 1, are first - 1 to last in continuous edges.
-    assert record['boxes'].tolist() == [[y[0] - 1, x[0] - 1, y[1], x[1]] for _, x, y, _, _ in expected]
-    assert record['names'] == [name for name, *_ in expected]
-    assert record['difficult'].tolist() == [difficult for *_, difficult, _ in expected]
-    assert record['truncated'].tolist() == [truncated for *_, truncated in expected]
-    for mask, number in zip(_decoded(record['masks']), visible, strict=True):
+    assert record['boxes'].tolist() == [[y[0] - 1, x[0] - 1, y[1], x[1]] for _, x, y, _, _ in objects]
+    assert record['names'] == [name for name, *_ in objects]
+    assert record['difficult'].tolist() == [difficult for *_, difficult, _ in objects]
+    assert record['truncated'].tolist() == [truncated for *_, truncated in objects]
+    assert record['has_mask'].tolist() == [number in visible for number in range(1, count + 1)]
+    for number, mask in enumerate(_decoded(record['masks']), 1):
         np.testing.assert_array_equal(mask, segments == number)
 
 
