@@ -65,6 +65,6 @@ def _lines(console: Console, what: str, total: int, before: int, unit: str) -> S
             rate = (done - before) / max(now - start, 1e-9)
             left = f', {(total - done) / rate:.0f} s left' if done < total else ''
             line = f'{what}: {done} of {total} {unit}, {_rate(rate, unit)}{left}'
-            console.print(line, soft_wrap=True, highlight=False)
+            console.print(one_line(line), soft_wrap=True, highlight=False)
 
     return show

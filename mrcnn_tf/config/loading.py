@@ -35,7 +35,8 @@ def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
     layers, changes = _layers(_find(source)), [*map(_override, overrides)]
     for origin, layer in layers:
         _apply(merged, layer, Config, '', origin)
-    _check_masks(merged.model.kind, layers[1:][-1:])        # a file without a base may be a resolved one, of all keys
+    # A file without a base may be a resolved one, of all keys.
+    _check_masks(_checked_kind(merged, source), layers[1:][-1:])
     for origin, layer in changes:
         _apply(merged, layer, Config, '', origin)
     config = _checked(merged, source)
@@ -43,6 +44,13 @@ def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
     for each in (config.alternating.rpn, config.alternating.fast_rcnn):
         changed(config, each)
     return config
+
+
+def _checked_kind(merged: DictConfig, source: str | pathlib.Path) -> str:
+    try:
+        return str(merged.model.kind)
+    except OmegaConfBaseException as error:                 # a reference to another key that does not fit
+        raise ConfigError(f'{source}: {error.full_key}: {one_line(_reason(error), 300)}') from None
 
 
 def changed(config: Config, overrides: Sequence[str]) -> Config:

@@ -156,7 +156,8 @@ class Manifest:
         for shard, file in zip(self.shards, self.shard_paths(path), strict=True):
             size = os.path.getsize(file) if os.path.isfile(file) else None
             if size is None:
-                raise ManifestError(f'{path}: its shard {file} is {"no file" if os.path.exists(file) else "missing"}; '
+                what = 'no file' if os.path.exists(file) else 'missing'
+                raise ManifestError(f'{path}: its shard {one_line(file)} is {what}; '
                                     'copy it there or convert the data again')
             if size != shard.bytes:
                 raise ManifestError(f'{path}: its shard {file} has {size} bytes, expected {shard.bytes}; '
