@@ -126,6 +126,7 @@ class Coco:
     def tell(self, item: Item) -> Told:
         """What the json says of an image, read again."""
         kept: Places = item.told
+        conversion.check_count(len(kept.places))      # before a million of them are read again
         if self.annotations.stat().st_mtime_ns != self.version.modified:
             raise ConversionError(f'{self.annotations}: it was changed while its images were converted; '
                                   'convert it again')

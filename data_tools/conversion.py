@@ -176,14 +176,14 @@ def example(source: Source, rules: Rules, item: Item) -> tuple[records.Annotated
     log, count = Log(), 0
     try:
         told = source.tell(item)
-        _check_count(told.objects)
+        check_count(len(told.objects))
         count = len(told.objects)
         file = _image(source.path(item), item, told, rules, log)
     except Unusable as unusable:
         log = Log()
         more = f' (and its {count} annotations)' if count else ''
         log.drop(Fault(unusable.fault.reason, unusable.fault.detail + more), item.id, file=item.file_name,
-                 annotations=count)
+                 annotations=count or unusable.annotations)
         return None, log
     for fault in told.odd:
         log.keep(fault, item.id, file=told.file)
@@ -225,10 +225,11 @@ def _check_names(head: Manifest) -> None:
                                   f'one of at most {_LONGEST_NAME:,}')
 
 
-def _check_count(told: Sequence[Any]) -> None:
-    if len(told) > _MOST_OBJECTS:
-        raise Unusable('too many annotations', f'{len(told):,} on one image, at most {_MOST_OBJECTS:,} are converted; '
-                                               'cut the image into smaller ones')
+def check_count(annotations: int) -> None:
+    """Raises Unusable where an image has more annotations than are converted."""
+    if annotations > _MOST_OBJECTS:
+        raise Unusable('too many annotations', f'{annotations:,} on one image, at most {_MOST_OBJECTS:,} are converted; '
+                                               'cut the image into smaller ones', annotations)
 
 
 def _image(path: pathlib.Path, item: Item, told: Told, rules: Rules, log: Log) -> images.ImageFile:

@@ -21,11 +21,14 @@ class Fault(NamedTuple):
 
 
 class Unusable(Exception):
-    """An image or an annotation has to be dropped. Never leaves a converter."""
+    """An image or an annotation has to be dropped. Never leaves a converter.
 
-    def __init__(self, reason: str, detail: str) -> None:
+    annotations: of an image, how many it had, where they were counted and not read.
+    """
+
+    def __init__(self, reason: str, detail: str, annotations: int = 0) -> None:
         super().__init__(f'{reason}: {detail}')
-        self.fault = Fault(reason, detail)
+        self.fault, self.annotations = Fault(reason, detail), annotations
 
 
 @dataclass

@@ -249,7 +249,7 @@ def test_an_image_of_too_many_annotations_is_dropped(tmp_path: pathlib.Path, mon
     monkeypatch.setattr(conversion, '_MOST_OBJECTS', 2)
     found = conversion.check(data_set(tmp_path, {'a.png': ((8, 12), [0, 1]), 'b.png': ((8, 12), [0, 1, 4])}))
     assert found.counts.images == 1 and found.dropped == {'too many annotations': [Incident(
-        'id 2', None, '3 on one image, at most 2 are converted; cut the image into smaller ones', 'b.png')]}
+        'id 2', None, '3 on one image, at most 2 are converted; cut the image into smaller ones', 'b.png', 3)]}
 
 
 def test_a_category_name_of_megabytes_is_refused(tmp_path: pathlib.Path) -> None:
