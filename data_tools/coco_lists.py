@@ -164,7 +164,7 @@ def _check(contents: Contents, found: Counter[str]) -> None:
     image_ids = [image.id for image in contents.images]
     if len(set(image_ids)) < len(image_ids):
         twice = Counter(image_ids).most_common(1)[0][0]
-        raise ConversionError(f'{path}: image id {twice} is listed twice; keep one')
+        raise ConversionError(f'{path}: image id {twice!r:.80} is listed twice; keep one')
 
 
 def _objects(contents: Contents, key: str, elements: Iterable[json_lists.Element]) -> Iterator[json_lists.Element]:

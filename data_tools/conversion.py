@@ -228,8 +228,8 @@ def _check_names(head: Manifest) -> None:
 def check_count(annotations: int) -> None:
     """Raises Unusable where an image has more annotations than are converted."""
     if annotations > _MOST_OBJECTS:
-        raise Unusable('too many annotations', f'{annotations:,} on one image, at most {_MOST_OBJECTS:,} are converted; '
-                                               'cut the image into smaller ones', annotations)
+        raise Unusable('too many annotations', f'{annotations:,} on one image, at most {_MOST_OBJECTS:,} are '
+                                               'converted; cut the image into smaller ones', annotations)
 
 
 def _image(path: pathlib.Path, item: Item, told: Told, rules: Rules, log: Log) -> images.ImageFile:

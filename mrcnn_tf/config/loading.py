@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import io
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
@@ -94,14 +95,14 @@ def _packaged_folder() -> pathlib.Path:
 def _find(source: str | pathlib.Path, beside: pathlib.Path | None = None) -> pathlib.Path:
     """The file that `source` names, from the folder `beside` on, or else among the configs of the package."""
     path = (beside or pathlib.Path()) / source
-    if path.is_file():
+    if os.path.isfile(path):          # not Path.is_file, which raises for a name that is too long
         return path
     named = _packaged_folder() / f'{pathlib.Path(source).name.removesuffix(".yaml")}.yaml'
-    if len(pathlib.Path(source).parts) == 1 and named.is_file():
+    if len(pathlib.Path(source).parts) == 1 and os.path.isfile(named):
         return named
     close = difflib.get_close_matches(str(source), packaged(), 1, 0.6)
     hint = f'did you mean {close[0]}?' if close else f'give a YAML file or one of {", ".join(packaged())}'
-    raise ConfigError(f'no config {source}; {hint}')
+    raise ConfigError(f'no config {one_line(str(source), 200)}; {hint}')
 
 
 def _layers(path: pathlib.Path, above: Sequence[pathlib.Path] = ()) -> list[tuple[str, dict[Any, Any]]]:
