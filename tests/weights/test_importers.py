@@ -7,9 +7,13 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf import config
+from mrcnn_tf.config import DataConfig
+from mrcnn_tf.inference import split_batch
+from mrcnn_tf.input import images
 from mrcnn_tf.model import FasterRCNN, build_model
 from mrcnn_tf.weights import detectron2, torchvision
 
+from ..parity.inference_stages import nearest
 from . import detectron2_reference, torchvision_reference
 
 XY = [1, 0, 3, 2]
@@ -70,6 +74,21 @@ def test_torchvision_v2() -> None:
     expected.update({key: expected[key].transpose(0, 2, 3, 1) for key in expected if key.startswith('feature')},
                     deltas=expected['deltas'][:, XY], boxes=expected['boxes'][:, 1:, XY],
                     masks=expected['masks'].transpose(0, 2, 3, 1)[..., 1:])
-    for name in ('names', 'shapes'):
-        del expected[name]
-    compare(outputs(model, torchvision_reference.IMAGE, torchvision_reference.ROIS), expected)
+    stages = {name: value for name, value in expected.items() if not name.startswith(('names', 'shapes', 'found_'))}
+    compare(outputs(model, torchvision_reference.IMAGE, torchvision_reference.ROIS), stages)
+    compare_detections(model, expected)
+
+
+def compare_detections(model: FasterRCNN, expected: dict[str, np.ndarray]) -> None:
+    """Every detection of the whole inference, resized and on a canvas that strides do not divide."""
+    data = DataConfig(test_short_side=torchvision_reference.SHORT_SIDE)
+    image = tf.constant(torchvision_reference.IMAGE)
+    padded, shape = images.for_inference(image, data)
+    batch = {'images': padded[None], 'sizes': tf.cast(shape, tf.float32)[None]}
+    batch |= {'original_sizes': tf.shape(image)[None, :2], 'image_ids': tf.constant([1]),
+              'image_valid': tf.constant([True])}
+    ((_, _, found),) = split_batch(model(batch), batch)
+    assert len(found) == len(expected['found_boxes'])
+    index, apart = nearest(found.boxes, expected['found_boxes'][:, XY], found.labels, expected['found_labels'])
+    assert apart < .03
+    np.testing.assert_allclose(found.scores[index], expected['found_scores'], atol=5e-4)

@@ -2,6 +2,7 @@
 
 `python tests/weights/torchvision_reference.py` (needs torch and torchvision, nothing of this project) writes
 torchvision_reference.npz beside this file, with the names and shapes of all parameters. Boxes are x1, y1, x2, y2.
+`found_*` are the detections of a whole inference, in px of the image.
 """
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import numpy as np
 PATH = pathlib.Path(__file__).with_name('torchvision_reference.npz')
 CLASSES = 3
 IMAGE = np.random.default_rng(5).integers(0, 256, (64, 96, 3)).astype(np.float32)      # RGB
+SHORT_SIDE = 136      # of the whole inference: 136 x 204 px on a canvas of 160 x 224, so P6 has 3 x 4 cells
 ROIS = np.float32([[3.3, 5.1, 60.7, 50.2], [20., 8., 90.5, 63.], [0., 0., 96., 64.]])
 
 
@@ -59,6 +61,10 @@ def _compute() -> dict[str, np.ndarray]:
     found['logits'] = torch.cat([m.permute(0, 2, 3, 1).reshape(-1) for m in logits])
     found['deltas'] = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, 4) for m in deltas])
     found.update(classes=classes, boxes=boxes.reshape(len(ROIS), CLASSES + 1, 4), masks=masks[:1])
+    model.transform.min_size = (SHORT_SIDE,)
+    with torch.no_grad():
+        (detected,) = model([torch.from_numpy(IMAGE).double().permute(2, 0, 1) / 255])
+    found.update({f'found_{name}': detected[name] for name in ('boxes', 'scores', 'labels')})
     return {'names': np.array(names), 'shapes': np.array(['x'.join(map(str, shape)) for shape in shapes]),
             **{name: value.numpy().astype(np.float32) for name, value in found.items()}}
 
