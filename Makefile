@@ -1,8 +1,12 @@
-# make demo    the main job: draws a data set, trains, evaluates, exports, predicts     make test    the quick tests
-# make lint    ruff          make types    mypy          make clean    removes the virtual environments and build leftovers
+# make demo     draw a small data set, then train, evaluate, export and predict
+# make test     run the quick tests
+# make lint     run ruff
+# make types    run mypy
+# make clean    remove the virtual environments and build files
 #
-# STACK=addons  TensorFlow 2.15 with tensorflow-addons, in a virtual environment of its own (Python 3.10 or 3.11)
-# PYTHON=...    the interpreter; without it the first that fits of those below
+# STACK=addons  use TensorFlow 2.15 with tensorflow-addons, in a separate virtual environment (Python 3.10 or 3.11)
+# PYTHON=...    the Python interpreter; default: the first suitable one of the list below
+# OUTPUT=...    the output directory of `make demo`; default: demo
 
 STACK ?= default
 PYTHON ?= python3 python3.13 python3.12 python3.11 python3.10
@@ -15,11 +19,11 @@ else ifeq ($(STACK),addons)
 VENV := .venv-addons
 NEWEST := 11
 else
-$(error STACK is '$(STACK)': expected default or addons)
+$(error STACK is '$(STACK)': use STACK=default or STACK=addons)
 endif
 BIN := $(VENV)/bin
 
-# $(call install,test): the project with the extra `test`, in place, and what it needs
+# $(call install,test) installs the project in editable mode, with its dependencies and those of the extra `test`.
 ifeq ($(STACK),default)
 install = $(BIN)/python -m pip install --editable '.$(if $(1),[$(1)])'
 else
@@ -45,7 +49,7 @@ clean:
 	rm -rf .venv .venv-addons build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A half-made environment is removed, so that the next call starts afresh.
+# An incomplete environment is removed, so that the next call starts from scratch.
 $(BIN)/python:
 	@for python in $(PYTHON); do \
 	  if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, $(NEWEST)))' 2>/dev/null; then \
@@ -54,7 +58,7 @@ $(BIN)/python:
 	    rm -rf $(VENV); exit 1; \
 	  fi; \
 	done; \
-	echo 'mrcnn-tf with STACK=$(STACK) needs Python 3.10 to 3.$(NEWEST), which is none of: $(PYTHON). Install one, or name it: make PYTHON=/path/to/python3' >&2; \
+	echo 'STACK=$(STACK) needs Python 3.10 to 3.$(NEWEST), but none of these is one: $(PYTHON). Install it, or give its path: make PYTHON=/path/to/python3' >&2; \
 	exit 1
 
 $(VENV)/installed: $(BIN)/python setup.cfg pyproject.toml

@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# The runs of docs/ablations.md: RoI layers and mask losses on nuclei with three seeds each; Faster R-CNN, jointly and in
-# four steps, Fast R-CNN and the recall of proposals on blood cells. What is there already is not done again, so it can be stopped and called once more.
+# Runs the experiments of docs/ablations.md:
 #
-#   benchmarks/ablations.sh DATA OUTPUT          DATA holds nuclei/ (COCO json, PNG) and bccd/ (VOC); CPU hours
+#   - on nuclei: RoI layers and mask losses, with three seeds each
+#   - on blood cells: Faster R-CNN, trained jointly and in four steps; Fast R-CNN; the recall of proposals
 #
-# SEEDS="0 1 2", STEPS=330 (nuclei) and BCCD_STEPS=510 may be set.
+# The script skips finished runs, so that it can be stopped and called again. It takes CPU hours.
+#
+#   benchmarks/ablations.sh DATA OUTPUT
+#
+# DATA has the directories nuclei/ (COCO json, PNG) and bccd/ (VOC). Environment variables and their defaults:
+# SEEDS="0 1 2", STEPS=330 (nuclei), BCCD_STEPS=510.
 set -euo pipefail
 data=$1 output=$2
 mkdir -p "$output"
 
-# run NAME CONFIG SET [KEY=VALUE ...]: trains OUTPUT/NAME and evaluates it on SET
+# run NAME CONFIG SET [KEY=VALUE ...]: train a model in OUTPUT/NAME and evaluate it on SET.
 run() {
   local directory="$output/$1"
   if [ -f "$directory/metrics.json" ]; then return; fi
@@ -23,7 +28,8 @@ if [ ! -f "$output/nuclei/val.json" ]; then
       --output "$output/nuclei" --name $part
   done
 fi
-# 256 px, as the pictures are: half the time of the recipe's 384, and nuclei of 13 px, at which a cell of the map counts.
+# 256 px is the size of the image files: it takes half the time of the recipe's 384 px, and keeps nuclei at 13 px, where
+# the rounding to feature map cells matters.
 nuclei=(data.train="$output/nuclei/train.json" solver.steps="${STEPS:-330}" 'data.short_sides=[256]' data.long_side=256
         data.test_short_side=256 data.test_long_side=256 'data.canvases=[[256,256]]')
 for seed in ${SEEDS:-0 1 2}; do
@@ -49,12 +55,12 @@ if [ ! -d "$output/alternating/faster_rcnn" ]; then
   mrcnn train-alternating bccd_faster_r18_fpn --model-dir "$output/alternating" data.train="$bccd/train.json" \
     ${BCCD_STEPS:+solver.steps=$BCCD_STEPS} >> "$output/alternating.log" 2>&1
 fi
-if [ ! -f "$bccd/val_rpn.json" ]; then      # RPN* of table 6: the second step's network has a trunk of its own
+if [ ! -f "$bccd/val_rpn.json" ]; then      # RPN* of table 6: the model of step 2 has its own backbone
   mrcnn propose --model-dir "$output/alternating/step1_rpn" --data "$bccd/val.json" --output "$bccd/val_rpn.npz"
   mrcnn convert proposals "$bccd/val.json" --proposals "$bccd/val_rpn.npz" --output "$bccd" --name val_rpn
 fi
 
-# measure NAME METRIC SET: of the model OUTPUT/NAME
+# measure NAME METRIC SET: evaluate the model OUTPUT/NAME on SET.
 measure() {
   local log="$output/${1//\//_}.$2.log"
   if [ -f "$log" ]; then return; fi

@@ -1,11 +1,16 @@
-"""What fixed canvases change: detections of each image on one of them, beside those on a canvas of its own.
+"""Compares detections on fixed canvases with detections on a canvas of each image's own size.
 
     python benchmarks/canvas_effect.py --model runs/torchvision images/*.jpg
 
-Each image goes through the network three times: on a canvas of its own (what `predict` does), on the smallest of
-`data.canvases` that holds it, with the anchors beyond its own canvas left out (evaluation with the 'xla' engine), and
-there with all anchors. Prints how many detections of the first are found again within half a pixel, of the same class
-and within 0.01 of the score.
+Each image passes through the model three times:
+
+1. on a canvas of its own size, as in `mrcnn predict`;
+2. on the smallest of `data.canvases` that holds it, without the anchors outside its own canvas, as in evaluation
+   with the 'xla' engine;
+3. on the same fixed canvas with all anchors.
+
+Prints how many detections of the first pass the other two find again: a detection of the same class, with all edges
+within half a pixel and the score within 0.01.
 """
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ PIXELS, SCORE = .5, .01
 
 
 def batches(image: np.ndarray, data: DataConfig) -> tuple[dict[str, tf.Tensor], ...]:
-    """The image on its own canvas; on a fixed one with the size of its own; on that without."""
+    """Return three batches of one image: on its own canvas; on a fixed one with `padded_sizes`; on it without them."""
     own, shape = images.for_inference(tf.constant(image, tf.float32), data)
     sizes = tf.cast(shape, tf.float32)[None]
     padded = images.pad(own[:shape[0], :shape[1]], images.choose_canvas(shape, data.canvases))[None]
@@ -34,7 +39,7 @@ def batches(image: np.ndarray, data: DataConfig) -> tuple[dict[str, tf.Tensor], 
 
 
 def found_again(expected: Mapping[str, tf.Tensor], other: Mapping[str, tf.Tensor]) -> int:
-    """How many detections of one image are among those of another run."""
+    """Return how many of the expected detections of an image are among those of the other pass."""
     one, two = ({name: value[0].numpy()[side['valid'][0].numpy()] for name, value in side.items() if name != 'masks'}
                 for side in (expected, other))
     if not len(two['boxes']):

@@ -1,13 +1,16 @@
-"""Peak memory of a conversion as the number of images grows, and of reading a large json in three ways.
+"""Measures peak memory: of a conversion for growing numbers of images, and of reading a large json in three ways.
 
     python benchmarks/convert_memory.py images 1000 10000 100000
     python benchmarks/convert_memory.py json 118287
 
-`images` converts so many images, with three objects and masks each, all from one small JPEG, by one process, and prints
-for each number the peak of resident memory. `json` writes a json of COCO's proportions (7.3 objects an image, polygons
-of some 45 numbers, as in train2017) for so many images, and reads it: as a whole (`json.loads`), element by element as
-`mrcnn convert` does, and, where it is installed, by ijson. Each measurement is a process of its own. One JSON line for
-each; MiB, and seconds of processor time.
+`images` converts the given numbers of images in one process. All are one small JPEG, with three objects and masks each.
+
+`json` writes a json in the proportions of COCO's train2017 (7.3 objects per image, polygons of some 45 numbers) for the
+given number of images, and reads it in three ways: as a whole (`json.loads`), element by element as `mrcnn convert`
+does, and by ijson if that is installed.
+
+Each measurement runs in its own process and prints one JSON line, with the peak resident memory in MiB and the seconds
+of processor time.
 """
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ SIDE = 32    # px
 
 
 def write_images(directory: pathlib.Path, count: int) -> None:
-    """`a.json` and `a.jpg`."""
+    """Write `a.json`, which lists `count` images, and `a.jpg`."""
     from PIL import Image
 
     Image.new('RGB', (SIDE, SIDE), 'gray').save(directory / 'a.jpg')
@@ -38,7 +41,7 @@ def write_images(directory: pathlib.Path, count: int) -> None:
 
 
 def write_json(path: pathlib.Path, count: int) -> None:
-    """A json as large as COCO's for as many images."""
+    """Write a json as large as COCO's for `count` images."""
     rng = random.Random(0)
 
     def annotation(number: int) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def _write(stream: io.TextIOBase, count: int, objects: float, annotation: Callab
 
 
 def convert(directory: pathlib.Path) -> dict[str, Any]:
-    """The whole conversion, by this process."""
+    """Run the whole conversion in this process."""
     from data_tools import coco
 
     manifest = coco.convert(directory / 'a.json', directory, directory / 'out')
@@ -72,20 +75,20 @@ def convert(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def import_only(directory: pathlib.Path) -> dict[str, Any]:
-    """What the libraries take before anything is done."""
+    """Import the libraries and do nothing else: the baseline of `convert`."""
     from data_tools import coco  # noqa: F401
 
     return {}
 
 
 def read_whole(directory: pathlib.Path) -> dict[str, Any]:
-    """All of the json as objects, which a converter would then hold."""
+    """Read the json as a whole; a converter would keep all its objects in memory."""
     data = json.loads((directory / 'a.json').read_bytes())
     return {'objects': len(data['annotations'])}
 
 
 def read_elements(directory: pathlib.Path) -> dict[str, Any]:
-    """By `json_lists`, keeping what `mrcnn convert coco` keeps: for each annotation six numbers."""
+    """Read with `json_lists` and keep six numbers per annotation, as `mrcnn convert coco` does."""
     import array
 
     from data_tools import json_lists
@@ -99,7 +102,7 @@ def read_elements(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def read_ijson(directory: pathlib.Path) -> dict[str, Any]:
-    """By ijson, which tells no places, so only the ids are kept; the rest would have to be written out again."""
+    """Read with ijson and keep only the ids: without file positions, a converter would have to store the rest."""
     import array
 
     import ijson
@@ -115,7 +118,7 @@ MEASURED = {each.__name__: each for each in (convert, import_only, read_whole, r
 
 
 def measure(name: str, directory: pathlib.Path) -> None:
-    """Runs one of MEASURED in a process of its own and prints its line."""
+    """Run one of MEASURED in its own process and print its line."""
     done = subprocess.run([sys.executable, __file__, 'measure', name, str(directory)], capture_output=True, text=True,
                           check=False)
     print(done.stdout.splitlines()[-1] if done.returncode == 0 else f'{name}: {done.stderr.splitlines()[-1]}',

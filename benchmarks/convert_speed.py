@@ -1,10 +1,10 @@
-"""Images a second of `mrcnn convert coco` with masks, from reading the json to naming the shards.
+"""Measures images per second of `mrcnn convert coco` with masks, from reading the json to the shards' final names.
 
     python benchmarks/convert_speed.py annotations/instances_train2017.json train2017 --repeat 21 --workers 1 2
 
-The list of images is repeated under new ids, so that there are enough of them. Imports are not timed, neither those of
-this process nor those that its workers come from. One JSON line for each number of workers: images and objects of the
-json, seconds, images and objects a second, bytes of shards an image.
+The list of images is repeated under new ids to have enough of them. The time excludes imports, both in this process and
+in the forkserver of the workers. Prints one JSON line for each number of workers: images and objects in
+the json, seconds, images and objects per second, and bytes of the shards per image.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 
 def repeated(source: pathlib.Path, target: pathlib.Path, times: int) -> dict[str, Any]:
-    """Writes the json with every image and its objects so many times under new ids."""
+    """Write the json with every image and its objects repeated under new ids; return the numbers of both."""
     data = json.loads(source.read_bytes())
     numbers = {image['id']: number for number, image in enumerate(data['images'])}
     images, objects = len(data['images']), len(data['annotations'])
@@ -37,12 +37,12 @@ def repeated(source: pathlib.Path, target: pathlib.Path, times: int) -> dict[str
 
 def measure(annotations: pathlib.Path, images: pathlib.Path, output: pathlib.Path, count: int, workers: int,
             shards: int) -> dict[str, float]:
-    """Seconds of one conversion, and the bytes that it wrote for an image."""
+    """Return the seconds of one conversion and the bytes that it wrote per image."""
     from data_tools import coco, conversion, starting, writer
 
     if workers > 1:
         with futures.ProcessPoolExecutor(1, starting.context()) as pool:
-            pool.submit(int).result()      # now what workers come from has imported everything
+            pool.submit(int).result()      # the forkserver has now imported everything
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         manifest = conversion.convert(coco.find(annotations, images, masks=True), output, 'train',
