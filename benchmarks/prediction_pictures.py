@@ -1,9 +1,10 @@
-"""The images of a set that a model does best and worst at, truth beside prediction, as one picture each.
+"""Draws the best and the worst predictions of a model on a set, each as a picture beside the ground truth.
 
     python benchmarks/prediction_pictures.py runs/nuclei data/nuclei/val.json docs/pictures/nuclei --best 1 --worst 2
 
-Reads detections.json, which `mrcnn evaluate` wrote. An image counts by the share of objects and detections (of 0.5 and
-more) that find a partner of their category with a box IoU of 0.5. Writes OUTPUT_best_1.jpg, OUTPUT_worst_1.jpg, ...
+Reads detections.json, which `mrcnn evaluate` wrote. Images are ranked by F1: detections with a score of at least 0.5
+are matched to objects of their category with a box IoU of at least 0.5. Writes
+OUTPUT_best_1.jpg, OUTPUT_worst_1.jpg, ...
 """
 from __future__ import annotations
 
@@ -27,11 +28,11 @@ from mrcnn_tf.inference import Instances
 from mrcnn_tf.input import stored
 from mrcnn_tf.input.manifest import Manifest
 
-THRESHOLD = 0.5    # of scores, and of IoU
+THRESHOLD = 0.5    # for scores and for IoU
 
 
 def instances_of(results: list[dict[str, Any]], labels: dict[int, int]) -> Instances:
-    """COCO's results, or annotations, of one image, best first."""
+    """Convert COCO results or annotations of one image to Instances, best score first."""
     results = sorted((r for r in results if r.get('score', 1) >= THRESHOLD), key=lambda r: -r.get('score', 1))
     x, y, width, height = np.array([r['bbox'] for r in results], np.float32).reshape(-1, 4).T
     masks = np.array([coco_mask.decode(r['segmentation']) for r in results], bool) if results and all(
@@ -42,7 +43,7 @@ def instances_of(results: list[dict[str, Any]], labels: dict[int, int]) -> Insta
 
 
 def share(truth: Instances, found: Instances) -> float:
-    """F1: twice the pairs, each object in one at most, over objects and detections."""
+    """Return the F1 score of an image, 0..1: 2 x matches / (objects + detections); an object matches at most once."""
     def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
         common = np.prod(np.maximum(sides, 0), axis=2)
