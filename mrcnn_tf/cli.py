@@ -1,6 +1,6 @@
-"""The `mrcnn` command: one sub-command a verb, each a few lines around a function that does the work.
+"""The `mrcnn` command. Each sub-command is a few lines around a function that does the work.
 
-TensorFlow takes seconds to import, so it is imported where it is needed: help and wrong settings answer at once.
+TensorFlow takes seconds to import, so each command imports it when needed: help and wrong settings answer at once.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ app.add_typer(cli_import.import_app, name='import-weights')
 
 
 def main() -> None:
-    """Runs the command line of this process."""
+    """Run the command line of this process."""
     app()
 
 
@@ -41,21 +41,22 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _mrcnn(version: Annotated[bool, typer.Option(
-        '--version', callback=_print_version, is_eager=True, help='Print the versions and leave.')] = False) -> None:
+        '--version', callback=_print_version, is_eager=True, help='Print the versions and exit.')] = False) -> None:
     """Mask R-CNN for TensorFlow and Keras.
 
-    The way goes: convert, train, evaluate, export, predict. Each command says more: mrcnn train --help
+    Typical workflow: convert, train, evaluate, export, predict. Help for a command: mrcnn train --help
     """
 
 
 @app.command()
 @command
-def demo(output: Annotated[pathlib.Path, typer.Option(help='Directory for all that it makes.')] = pathlib.Path('demo'),
-         minutes: Annotated[float, typer.Option(min=0.1, help='Time to train; all else takes about one more.')] = 3.5,
+def demo(output: Annotated[pathlib.Path, typer.Option(help='Output directory.')] = pathlib.Path('demo'),
+         minutes: Annotated[float, typer.Option(min=0.1, help='Minutes of training; the rest takes about one.')] = 3.5,
          ) -> None:
-    """Draw a small set of shapes and go the whole way: convert, train, evaluate, export, predict.
+    """Run the whole workflow on a small data set.
 
-    Leaves metrics.json, prediction.png (truth beside prediction) and saved_model/1/ in the output directory.
+    Draws the data set, then converts, trains, evaluates, exports and predicts. Writes metrics.json, prediction.png
+    (ground truth beside prediction) and saved_model/1/ to the output directory.
 
     \b
     Example:
@@ -68,9 +69,11 @@ def demo(output: Annotated[pathlib.Path, typer.Option(help='Directory for all th
 
 @cli_convert.convert_app.command()
 @command
-def tfrecord(shards: Annotated[list[pathlib.Path], typer.Argument(help='Shards of one set, all in one directory.')],
+def tfrecord(shards: Annotated[list[pathlib.Path], typer.Argument(help='Shards of one set, in one directory.')],
              name: Annotated[str, typer.Option(help='Name of the set.')]) -> None:
-    """Write NAME.json beside shards of another converter, such as Model Garden's; they stay as they are.
+    """Write a manifest for existing shards.
+
+    Writes NAME.json beside shards of another converter, such as Model Garden's. The shards are not changed.
 
     \b
     Example:
@@ -83,20 +86,21 @@ def tfrecord(shards: Annotated[list[pathlib.Path], typer.Argument(help='Shards o
 
 @cli_convert.convert_app.command()
 @command
-def proposals(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a converted set.')],
+def proposals(manifest: Annotated[pathlib.Path, typer.Argument(help='Manifest NAME.json of the set.')],
               output: Annotated[pathlib.Path, typer.Option(help='Directory for the new shards and their manifest.')],
               name: Annotated[str, typer.Option(help='Name of the new set.')],
               proposals: Annotated[pathlib.Path | None, typer.Option(
-                  help='.pkl of Detectron or Detectron2, .npz, or .mat of Selective Search; without it they are '
-                       "computed by OpenCV's Selective Search.")] = None,
-              mode: Annotated[str, typer.Option(help='fast or quality, of Selective Search.')] = 'fast',
-              top: Annotated[int, typer.Option(min=1, help='Keep so many of an image, the best.')] = 2000,
+                  help='Proposals: .pkl of Detectron or Detectron2, .npz, or .mat of Selective Search. If not given, '
+                       "OpenCV's Selective Search computes them.")] = None,
+              mode: Annotated[str, typer.Option(help='Mode of Selective Search: fast or quality.')] = 'fast',
+              top: Annotated[int, typer.Option(min=1, help='Number of best proposals to keep per image.')] = 2000,
               images_per_shard: cli_convert.ImagesPerShard = 1000, shard_size: cli_convert.ShardSize = 256,
-              workers: Annotated[int, typer.Option(min=1, help='Processes; a shard is written by one.')] = 1) -> None:
-    """Write a converted set anew with proposals found beforehand, joined to its images by source id.
+              workers: Annotated[int, typer.Option(min=1, help='Number of processes.')] = 1) -> None:
+    """Attach proposals to a converted set.
 
-    An .npz holds ids [N], counts [N], boxes [sum of counts, 4] as y1, x1, y2, x2 in px (or order='xyxy' or 'xywh') and
-    scores. A .mat, and computing them, need: pip install 'mrcnn-tf[proposals]'
+    Writes a new set. Proposals are joined to images by source id. An .npz holds ids [N], counts [N], scores, and boxes
+    [sum of counts, 4] as y1, x1, y2, x2 in px (or order='xyxy' or 'xywh'). Reading a .mat and computing proposals
+    need: pip install 'mrcnn-tf[proposals]'
 
     \b
     Example:
@@ -113,13 +117,14 @@ def proposals(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json o
 
 @app.command()
 @command
-def verify(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a converted set.')],
-           sample: Annotated[int, typer.Option(min=0, help='Images that are decoded, with their masks; 0: all.')] = 200,
-           workers: Annotated[int, typer.Option(min=1, help='Processes; a shard is read by one.')] = 1,
+def verify(manifest: Annotated[pathlib.Path, typer.Argument(help='Manifest NAME.json of the set.')],
+           sample: Annotated[int, typer.Option(min=0, help='Number of images to decode, with masks; 0: all.')] = 200,
+           workers: Annotated[int, typer.Option(min=1, help='Number of processes.')] = 1,
            json: Annotated[bool, typer.Option('--json', help='Print a report as JSON.')] = False) -> None:
-    """Read all shards of a set again: checksums, counts, labels, boxes; and decode a sample.
+    """Check all shards of a set.
 
-    Prints a line for each problem with its shard and record, and exits with 1 if there is one.
+    Checks checksums, counts, labels and boxes, and decodes a sample of the images. Prints a line for each problem, with
+    its shard and record. The exit code is 1 if there is a problem.
 
     \b
     Example:
@@ -128,7 +133,7 @@ def verify(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a
     starting.start(workers)
     from data_tools import verify as tool
 
-    with contextlib.redirect_stdout(sys.stderr):     # of progress
+    with contextlib.redirect_stdout(sys.stderr):     # the progress bar; stdout is for the report
         report = tool.verify(manifest, sample, workers)
     typer.echo(report.json() if json else report.text())
     if report.tally.problems:
@@ -137,13 +142,14 @@ def verify(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a
 
 @app.command()
 @command
-def inspect(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of a converted set.')],
-            output: Annotated[pathlib.Path, typer.Option(help='The HTML file.')],
-            images: Annotated[int, typer.Option(min=0, help='Pictures on the page.')] = 24,
+def inspect(manifest: Annotated[pathlib.Path, typer.Argument(help='Manifest NAME.json of the set.')],
+            output: Annotated[pathlib.Path, typer.Option(help='The HTML file to write.')],
+            images: Annotated[int, typer.Option(min=0, help='Number of pictures on the page.')] = 24,
             max_pixels: cli_convert.MaxPixels = config.DataConfig.max_pixels) -> None:
-    """Look at a converted set: one HTML page with its numbers, its problems, and pictures of its objects.
+    """Write an HTML page about a converted set.
 
-    The page is a single file that any browser opens, without a server or a network.
+    The page shows statistics, problems, and pictures of objects. It is a single file that any browser opens without a
+    server or a network.
 
     \b
     Example:
@@ -158,26 +164,27 @@ def inspect(manifest: Annotated[pathlib.Path, typer.Argument(help='NAME.json of 
 @app.command()
 @command
 def train(settings: Annotated[str, typer.Argument(
-              metavar='CONFIG', help=f'A YAML file, or one that comes along: {", ".join(config.packaged())}.')],
+              metavar='CONFIG', help=f'A YAML file, or the name of a bundled config: {", ".join(config.packaged())}.')],
           overrides: Annotated[list[str] | None, typer.Argument(
-              metavar='KEY=VALUE', help='Settings that replace those of the file.')] = None,
+              metavar='KEY=VALUE', help='Settings that override those of the config.')] = None,
           model_dir: Annotated[pathlib.Path | None, typer.Option(
-              help='Directory of the model; runs/NAME of CONFIG if not given.')] = None,
+              help='Model directory; if not given, runs/NAME with the name of CONFIG.')] = None,
           allow_changes: Annotated[bool, typer.Option(
-              '--allow-changes', help='Resume with settings that differ from those of the run, whatever they are.',
+              '--allow-changes', help='Resume even if settings changed that may not change in a run.',
           )] = False) -> None:
-    """Train a model, or resume from its newest whole checkpoint: the same command resumes.
+    """Train a model, or resume its training.
 
-    To lengthen a run, resume it with more solver.steps. The schedule, data.train (of the same categories),
-    data.validation, test settings and intervals may change too; other settings need --allow-changes.
+    The same command resumes from the newest complete checkpoint. To lengthen a run, resume it with more solver.steps.
+    The schedule, data.train (with the same categories), data.validation, test settings and intervals may change too;
+    other changes need --allow-changes.
 
     \b
     Example:
       mrcnn train nuclei_r18_fpn --model-dir runs/nuclei \\
         data.train=data/nuclei/train.json data.validation=data/nuclei/val.json solver.steps=1000
-    Several machines, the same on each with its own TF_CONFIG:
+    Several machines: run the same command on each, with its own TF_CONFIG:
       mrcnn train mask_rcnn_r50_fpn_1x --model-dir /shared/r50 train.strategy=multi_worker ...
-    Twice as long:
+    Lengthen the run to 2000 steps:
       mrcnn train runs/nuclei/config.yaml --model-dir runs/nuclei solver.steps=2000
     Watch the losses:
       tensorboard --logdir runs
@@ -191,16 +198,19 @@ def train(settings: Annotated[str, typer.Argument(
 @app.command()
 @command
 def train_alternating(
-        settings: Annotated[str, typer.Argument(metavar='CONFIG', help='A YAML file, or one that comes along.')],
+        settings: Annotated[str, typer.Argument(metavar='CONFIG', help='A YAML file, or the name of a bundled one.')],
         overrides: Annotated[list[str] | None, typer.Argument(
-            metavar='KEY=VALUE', help='Settings that replace those of the file.')] = None,
+            metavar='KEY=VALUE', help='Settings that override those of the config.')] = None,
         model_dir: Annotated[pathlib.Path | None, typer.Option(
-            help='Directory of all steps; runs/NAME of CONFIG if not given.')] = None) -> None:
-    """Train a Faster R-CNN in the four steps of its paper, or go on where they were stopped: the same command resumes.
+            help='Directory for all steps; if not given, runs/NAME with the name of CONFIG.')] = None) -> None:
+    """Train a Faster R-CNN in four steps.
 
-    RPN; Fast R-CNN on its proposals; RPN on the trunk of that, which is frozen; the Fast R-CNN once more on these.
-    Each is a model directory below --model-dir, and all together are the model --model-dir/faster_rcnn.
-    What differs between them is in the section `alternating`; alternating.steps=2 stops before they share a trunk.
+    The steps of the paper: 1. train an RPN; 2. train a Fast R-CNN on its proposals; 3. train an RPN on the backbone of
+    step 2, which is frozen; 4. train the Fast R-CNN again on the proposals of step 3. The same command resumes.
+
+    The directory has a model directory for each step, and faster_rcnn, which joins them to one model. The section
+    `alternating` of the config has the settings of each step. alternating.steps=2 stops before the models share a
+    backbone.
 
     \b
     Example:
@@ -215,7 +225,7 @@ def train_alternating(
 
 
 class Metric(str, enum.Enum):
-    """What tells how good a detector is."""
+    """The metrics of `mrcnn evaluate`."""
     coco = 'coco'
     voc2007 = 'voc2007'
     voc2012 = 'voc2012'
@@ -225,17 +235,20 @@ class Metric(str, enum.Enum):
 
 @app.command()
 @command
-def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='What `mrcnn train` wrote.')],
+def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory from `mrcnn train`.')],
              data: Annotated[pathlib.Path | None, typer.Option(
-                 help='Manifest NAME.json of the set; data.validation of the model if not given.')] = None,
+                 help="Manifest NAME.json of the set; if not given, the model's data.validation.")] = None,
              metric: Annotated[Metric, typer.Option(
-                 help="COCO's numbers; VOC's mean average precision, of eleven points or the area; Cityscapes' AP of "
-                      'masks (extra `cityscapes`); or the recall of proposals.')] = Metric.coco,
+                 help="coco: COCO's metrics. voc2007, voc2012: VOC's mean average precision, by eleven points or by "
+                      "the area. cityscapes: Cityscapes' mask AP (extra `cityscapes`). recall: that of proposals.",
+             )] = Metric.coco,
              ) -> None:
-    """Print COCO's twelve numbers for boxes and masks; write metrics.json and detections.json beside the model.
+    """Evaluate a model on a set.
 
-    With --metric recall, how many objects the best 50 to 2000 proposals of its RPN cover, at each IoU; of a fast_rcnn,
-    those of the records.
+    Prints COCO's twelve metrics for boxes and masks, or the metric that --metric names. Writes metrics.json and, except
+    for recall, detections.json to the model directory. --metric recall prints the fraction of objects that the best 50
+    to 2000 proposals cover at each IoU; a fast_rcnn is evaluated on the proposals in the records, other models on those
+    of their RPN.
 
     \b
     Example:
@@ -253,7 +266,9 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='What `mrcnn t
 @command
 def recall(manifest: Annotated[pathlib.Path, typer.Argument(
         help='NAME.json of a set whose records have proposals.')]) -> None:
-    """Print the recall of the proposals that lie in the records of a set, at 50 to 2000 boxes and each IoU.
+    """Print the recall of a set's proposals.
+
+    The proposals are those in the records; their recall is given at 50 to 2000 boxes and each IoU.
 
     \b
     Example:
@@ -267,12 +282,15 @@ def recall(manifest: Annotated[pathlib.Path, typer.Argument(
 
 @app.command()
 @command
-def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Of an rpn, or of a detector that has one.')],
+def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory of a model with an RPN.')],
             data: Annotated[pathlib.Path, typer.Option(help='Manifest NAME.json of the set.')],
-            output: Annotated[pathlib.Path, typer.Option(help='The .npz file.')],
+            output: Annotated[pathlib.Path, typer.Option(help='The .npz file to write.')],
             for_training: Annotated[bool, typer.Option(
-                '--for-training', help='As many as rpn.post_nms_train says, not rpn.post_nms_test.')] = False) -> None:
-    """Write the proposals of a model's RPN for a set, as a file for `mrcnn convert proposals`.
+                '--for-training', help='Write rpn.post_nms_train proposals per image instead of post_nms_test.',
+            )] = False) -> None:
+    """Write the proposals of a model's RPN.
+
+    Writes the proposals for all images of a set to a file that `mrcnn convert proposals` reads.
 
     \b
     Example:
@@ -287,11 +305,12 @@ def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Of an rpn, or 
 
 @app.command()
 @command
-def export(model_dir: Annotated[pathlib.Path, typer.Option(help='What `mrcnn train` wrote.')],
-           output: Annotated[pathlib.Path, typer.Option(help='Directory of all versions of the SavedModel.')]) -> None:
-    """Write the newest checkpoint as OUTPUT/1, OUTPUT/2, ...: a SavedModel for TF Serving.
+def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory from `mrcnn train`.')],
+           output: Annotated[pathlib.Path, typer.Option(help='Directory for all versions of the SavedModel.')]) -> None:
+    """Export a model as a SavedModel.
 
-    It takes the bytes of JPEG and PNG files, and needs neither this package nor its settings.
+    Writes the newest checkpoint to OUTPUT/1, OUTPUT/2, ... for TF Serving. The SavedModel takes the bytes of JPEG and
+    PNG files. It needs neither this package nor its settings.
 
     \b
     Example:
@@ -307,16 +326,17 @@ def export(model_dir: Annotated[pathlib.Path, typer.Option(help='What `mrcnn tra
 @app.command()
 @command
 def predict(images: Annotated[list[pathlib.Path], typer.Argument(
-                metavar='IMAGE', help="JPEG or PNG files, folders, patterns such as 'photos/**/*.jpg', or a .txt of "
-                                      'paths, one a line.')],
-            model: Annotated[pathlib.Path, typer.Option(help='What `mrcnn train` or `mrcnn export` wrote.')],
+                metavar='IMAGE', help="JPEG or PNG files, directories, patterns such as 'photos/**/*.jpg', or a .txt "
+                                      'file with one path per line.')],
+            model: Annotated[pathlib.Path, typer.Option(
+                help='Model directory from `mrcnn train`, or SavedModel from `mrcnn export`.')],
             output: Annotated[pathlib.Path, typer.Option(help='Directory for the results.')],
-            threshold: Annotated[float, typer.Option(min=0, max=1, help='Least score of what is kept.')] = 0.5) -> None:
-    """Find the objects of images: OUTPUT/NAME.png, a picture with masks, and OUTPUT/NAME.json, the numbers.
+            threshold: Annotated[float, typer.Option(min=0, max=1, help='Lowest score of a detection.')] = 0.5) -> None:
+    """Detect objects in images.
 
-    Boxes and masks are in the pixels that viewers show: a photograph whose EXIF says to turn it is turned, unless the
-    model's data.exif says otherwise. Files that cannot be used do not stop the others; they are listed at the end, and
-    the exit code is 1.
+    Writes for each image a picture, OUTPUT/NAME.png, and the detections, OUTPUT/NAME.json. Boxes and masks are in the
+    pixels that image viewers show: photographs are rotated by their EXIF orientation, unless the model's data.exif says
+    otherwise. Files that cannot be used do not stop the others; they are listed at the end, and the exit code is 1.
 
     \b
     Example:

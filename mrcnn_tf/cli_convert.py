@@ -1,6 +1,6 @@
-"""`mrcnn convert KIND` and `mrcnn validate KIND`: for each kind of annotations a function that finds a set is both.
+"""`mrcnn convert KIND` and `mrcnn validate KIND`: one function per kind of annotations defines both commands.
 
-TensorFlow takes seconds to import, so what needs it is imported inside of the functions.
+TensorFlow takes seconds to import, so modules that need it are imported inside the functions.
 """
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from data_tools import starting
 from mrcnn_tf.command import command
 from mrcnn_tf.config import DataConfig
 
-DataSet = Any     # data_tools.conversion's, which needs TensorFlow
+DataSet = Any     # data_tools.conversion.DataSet, whose import would import TensorFlow
 
-convert_app = typer.Typer(no_args_is_help=True, help='Write annotations and images as TFRecord shards with a manifest.')
-validate_app = typer.Typer(no_args_is_help=True, help='List every problem of annotations and images; write nothing.')
+convert_app = typer.Typer(no_args_is_help=True, help='Convert a data set to TFRecord shards.')
+validate_app = typer.Typer(no_args_is_help=True, help='List the problems of a data set.')
 
 
 class CityscapesAnnotations(str, enum.Enum):
-    """Which annotations of Cityscapes."""
+    """The kinds of annotations in Cityscapes."""
     fine = 'fine'
     coarse = 'coarse'
     none = 'none'
@@ -38,14 +38,14 @@ class Runner(str, enum.Enum):
 
 
 class Exif(str, enum.Enum):
-    """What becomes of photographs that are to be turned."""
+    """What is done with photographs that have an EXIF orientation."""
     error = 'error'
     apply = 'apply'
     ignore = 'ignore'
 
 
 class BoxFormat(str, enum.Enum):
-    """What the four numbers of a box are."""
+    """The formats of the four numbers of a box."""
     xywh = 'xywh'
     xyxy = 'xyxy'
     cxcywh = 'cxcywh'
@@ -60,26 +60,29 @@ class BoxFormat(str, enum.Enum):
     percent_yxyx = 'percent-yxyx'
 
 
-ImagesPerShard = Annotated[int, typer.Option(min=1, help='At most, on average.')]
-ShardSize = Annotated[int, typer.Option(min=1, help='MiB, at most, on average and roughly.')]
-MaxPixels = Annotated[int, typer.Option(min=1, help='Of an image; a larger one is refused before it is decoded.')]
-_Runner = Annotated[Runner, typer.Option(help='Processes of this machine, or Apache Beam.')]
+ImagesPerShard = Annotated[int, typer.Option(min=1, help='Most images per shard, on average.')]
+ShardSize = Annotated[int, typer.Option(min=1, help='Largest size of a shard in MiB, on average and roughly.')]
+MaxPixels = Annotated[int, typer.Option(min=1, help='Most pixels of an image; larger ones are not decoded.')]
+_Runner = Annotated[Runner, typer.Option(help='Write with processes of this machine, or with Apache Beam.')]
 _BeamOptions = Annotated[list[str] | None, typer.Option(
-    '--beam-option', help="Of Beam's own, such as --beam-option=--runner=FlinkRunner; may be repeated.")]
-_Workers = Annotated[int, typer.Option(min=1, help='Processes.')]
-_Exif = Annotated[Exif, typer.Option(help='Photographs whose EXIF says to turn them: stop, turn the pixels, or leave '
-                                          'them as stored.')]
+    '--beam-option', help='An option for Beam, such as --beam-option=--runner=FlinkRunner; may be repeated.')]
+_Workers = Annotated[int, typer.Option(min=1, help='Number of processes.')]
+_Exif = Annotated[Exif, typer.Option(help='Photographs with an EXIF orientation: stop, rotate the pixels, or use them '
+                                          'as stored.')]
 _Follow = Annotated[bool, typer.Option(
-    '--follow', help='Read files, too, that their names or symlinks put outside of the directory given.')]
+    '--follow', help='Also read files that names or symlinks place outside the given directory.')]
 _Transcode = Annotated[bool, typer.Option('--transcode', help='Store TIFF, BMP, WebP and GIF as PNG, without loss.')]
-_Strict = Annotated[bool, typer.Option('--strict', help='Stop at the first drop or repair.')]
-_AllowLoss = Annotated[bool, typer.Option('--allow-loss', help='Go on where more than half of the objects or images '
+_Strict = Annotated[bool, typer.Option('--strict', help='Stop at the first dropped or repaired image or annotation.')]
+_AllowLoss = Annotated[bool, typer.Option('--allow-loss', help='Continue if more than half of the objects or images '
                                                                'are lost.')]
-_Json = Annotated[bool, typer.Option('--json', help='Print a report as JSON, with every problem.')]
+_Json = Annotated[bool, typer.Option('--json', help='Print a JSON report with every problem.')]
 
 
 def _kind(find: Callable[..., DataSet]) -> Callable[..., DataSet]:
-    """A function that finds a set becomes `convert KIND` and `validate KIND`: its options, then those of the verb."""
+    """Register a function that finds a data set as `convert KIND` and `validate KIND`.
+
+    Each command has the options of the function, followed by those of `_convert` or `_validate`.
+    """
     for app, verb, follow in ((convert_app, 'convert', _convert), (validate_app, 'validate', _validate)):
         app.command(name=find.__name__, help=_help(find, verb), short_help=(find.__doc__ or '').splitlines()[0])(
             command(_joined(find, follow)))
@@ -87,12 +90,12 @@ def _kind(find: Callable[..., DataSet]) -> Callable[..., DataSet]:
 
 
 def _joined(find: Callable[..., DataSet], follow: Callable[..., None]) -> Callable[..., None]:
-    """What takes the options of both, gives `find` its own, and `follow` the set with the others."""
+    """Return a function with the options of both: it calls `find`, then `follow` with the data set."""
     own = inspect.signature(find, eval_str=True).parameters
     others = dict(list(inspect.signature(follow, eval_str=True).parameters.items())[1:])
 
     def run(**given: Any) -> None:
-        starting.start(given['workers'])      # they import while this process does
+        starting.start(given['workers'])      # their imports run while this process imports
         follow(find(**{name: given[name] for name in own}), **{name: given[name] for name in others})
 
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own.values(), *others.values())]
@@ -106,7 +109,7 @@ def _help(find: Callable[..., DataSet], verb: str) -> str:
     does, more = {
         'convert': ('Write OUTPUT/NAME-00000-of-0000N.tfrecord and the manifest OUTPUT/NAME.json from ',
                     ' \\\n    --output data/mine --name train'),
-        'validate': ('List what would be dropped, repaired, or kept though it is odd, in ', '')}[verb]
+        'validate': ('List what would be dropped, repaired, or kept with a warning, in ', '')}[verb]
     return does + text + more
 
 
@@ -116,7 +119,7 @@ def _convert(found: DataSet,
              images_per_shard: ImagesPerShard = 1000, shard_size: ShardSize = 256, workers: _Workers = 1,
              exif: _Exif = Exif.error, max_pixels: MaxPixels = DataConfig.max_pixels, transcode: _Transcode = False,
              empty: Annotated[bool, typer.Option('--keep-empty/--drop-empty', help='Images without objects.')] = True,
-             dry_run: Annotated[bool, typer.Option('--dry-run', help='Read everything and write nothing.')] = False,
+             dry_run: Annotated[bool, typer.Option('--dry-run', help='Read everything, but write nothing.')] = False,
              json: _Json = False, strict: _Strict = False, allow_loss: _AllowLoss = False,
              runner: _Runner = Runner.local, beam_option: _BeamOptions = None) -> None:
     from data_tools import conversion, writer
@@ -125,7 +128,7 @@ def _convert(found: DataSet,
     if beam_option and runner != Runner.beam:
         raise ConversionError(f'--beam-option={beam_option[0]}: nothing for --runner local; give --runner beam')
     rules = conversion.Rules(exif.value, empty, strict, max_pixels, transcode, allow_loss)
-    with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():     # of progress
+    with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():     # the progress bar
         if dry_run:
             manifest = conversion.check(found, rules, workers, name)
         else:
@@ -158,20 +161,20 @@ def _validate(found: DataSet, workers: _Workers = 1, exif: _Exif = Exif.error,
 
 
 @_kind
-def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json of COCO; images only: a test set.')],
+def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json; a test set has no annotations.')],
          images: Annotated[pathlib.Path, typer.Option(help='Directory of its images, JPEG or PNG.')],
-         masks: Annotated[bool, typer.Option('--masks/--boxes', help='Masks and boxes, or boxes only.')] = True,
+         masks: Annotated[bool, typer.Option('--masks/--boxes', help='Store masks and boxes, or boxes only.')] = True,
          box_format: Annotated[BoxFormat | None, typer.Option(
-             show_default=False, help="What a bbox holds: COCO's x, y, width, height; corners; a centre (c) and width, "
-                                      'height; in px, fractions or percents of the image. If not given, xywh, and '
-                                      'the command stops where the boxes look like another one.')] = None,
+             show_default=False, help="Format of bbox: COCO's x, y, width, height; corners; or center (c), width, "
+                                      'height; in px, or as fractions or percentages of the image. If not given, xywh; '
+                                      'then the command stops if the boxes look like another format.')] = None,
          categories: Annotated[pathlib.Path | None, typer.Option(
-             help='File of the categories to keep, a name or id on each line; all if not given.')] = None,
+             help='File with the categories to keep, a name or an id per line; if not given, all.')] = None,
          drop_unused_categories: Annotated[bool, typer.Option(
-             '--drop-unused-categories', help='Leave out categories that no annotation names.')] = False,
+             '--drop-unused-categories', help='Drop categories without annotations.')] = False,
          crowds: Annotated[bool, typer.Option(
-             '--crowds/--no-crowds', help='Whether iscrowd 1 means a group of objects, which is not trained on, as in '
-                                          'COCO, or one object painted with a brush, as some tools write it.')] = True,
+             '--crowds/--no-crowds', help='What iscrowd 1 means: a group of objects, which is not trained on, as in '
+                                          'COCO; or a single object painted with a brush, as in some tools.')] = True,
          follow: _Follow = False) -> DataSet:
     """COCO's json: of COCO itself, LVIS, Objects365, or any tool that writes this format.
 
@@ -189,10 +192,10 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json 
 def cityscapes(root: Annotated[pathlib.Path, typer.Option(help='Directory of leftImg8bit and gtFine or gtCoarse.')],
                split: Annotated[str, typer.Option(help='train, val, test or train_extra.')],
                annotations: Annotated[CityscapesAnnotations, typer.Option(
-                   help='none: a test set.')] = CityscapesAnnotations.fine,
+                   help='The annotations to use; none for a test set.')] = CityscapesAnnotations.fine,
                masks: Annotated[bool, typer.Option('--masks/--boxes', help='Masks and boxes, or boxes only.')] = True,
                follow: _Follow = False) -> DataSet:
-    """Cityscapes' folders: the 8 classes with instances, groups as crowds (needs the extra `cityscapes`).
+    """Cityscapes' folders: the 8 classes with instances; groups become crowds (needs the extra `cityscapes`).
 
     \b
     Example:
@@ -205,22 +208,24 @@ def cityscapes(root: Annotated[pathlib.Path, typer.Option(help='Directory of lef
 
 @_kind
 def voc(root: Annotated[list[pathlib.Path], typer.Option(
-            help='Directory of Annotations, ImageSets and JPEGImages, or of images with an xml beside each; give '
-                 'several to join them.')],
+            help='Directory of Annotations, ImageSets and JPEGImages, or of images with an xml file beside each. '
+                 'Repeat it to join several.')],
         split: Annotated[str | None, typer.Option(
-            help='A list in ImageSets/Main, or Segmentation/train; without lists all xml files are one set.')] = None,
+            help='A list in ImageSets/Main, or e.g. Segmentation/train. Without lists, all xml files are one set.',
+        )] = None,
         year: Annotated[list[str] | None, typer.Option(
-            help='The root holds VOC2007, VOC2012, ...: these of them.')] = None,
+            help='Year to use, if the root holds VOC2007, VOC2012, ...; may be repeated.')] = None,
         classes: Annotated[pathlib.Path | None, typer.Option(
-            help="File of class names, one a line; VOC's 20 if not given.")] = None,
+            help="File with one class name per line; if not given, VOC's 20 classes.")] = None,
         masks: Annotated[bool | None, typer.Option(
             '--masks/--boxes', show_default=False,
-            help='Masks too, and only images that have them; if not given, masks where every image has them.')] = None,
+            help='Masks and only images that have them, or boxes only. If not given, masks if every image has them.',
+        )] = None,
         first_pixel: Annotated[int, typer.Option(
-            min=0, max=1, help='Number of the first row and column: 1 as VOC counts; 0 for boxes of labelImg, CVAT, '
-                               'Label Studio and most other tools.')] = 1,
+            min=0, max=1, help='Number of the first row and column: 1 as in VOC; 0 for boxes of labelImg, CVAT, Label '
+                               'Studio and most other tools.')] = 1,
         follow: _Follow = False) -> DataSet:
-    """PASCAL VOC's folders: boxes, and masks of SegmentationObject; difficult and truncated are kept.
+    """PASCAL VOC's directories: boxes, masks from SegmentationObject, and the flags difficult and truncated.
 
     \b
     Example:

@@ -1,6 +1,6 @@
-"""`mrcnn import-weights FRAMEWORK`: weights that others published, or an own model, become a model directory.
+"""`mrcnn import-weights FRAMEWORK`: make a model directory from published weights, or from a model trained here.
 
-TensorFlow takes seconds to import, so what needs it is imported inside of the functions.
+TensorFlow takes seconds to import, so modules that need it are imported inside the functions.
 """
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import typer
 
 from mrcnn_tf.command import command
 
-import_app = typer.Typer(no_args_is_help=True, help='Make a model directory of weights that others published.')
+import_app = typer.Typer(no_args_is_help=True, help='Make a model directory from published weights.')
 
-_Output = Annotated[pathlib.Path, typer.Option(help='Directory of the model; must not exist.')]
+_Output = Annotated[pathlib.Path, typer.Option(help='Model directory to make; it must not exist.')]
 _Classes = Annotated[str | None, typer.Option(
-    help='Manifest NAME.json, or a number: the predictors start fresh with its classes, for fine-tuning.')]
+    help='Manifest NAME.json, or a number of classes. The predictors start fresh with these classes, for fine-tuning.')]
 _ClassMap = Annotated[str | None, typer.Option(
-    help='Which of --classes begin as which of the weights: cityscapes-from-coco, or a YAML file with lines such as '
-         '"car: car" and "rider: null".')]
+    help='Which of --classes start with the predictors of which class of the weights: cityscapes-from-coco, or a YAML '
+         'file with lines such as "car: car" and "rider: null".')]
 _NormEpsilon = Annotated[float | None, typer.Option(
-    min=0, help='Epsilon of batch normalisation, which a file of the first recipe does not say: 0 for the published '
+    min=0, help='Epsilon of batch normalization, which files of the first recipe do not store: 0 for the published '
                 'weights and models fine-tuned from them, 1e-5 for a model trained from an ImageNet backbone.')]
 _Overrides = Annotated[list[str] | None, typer.Argument(
-    metavar='KEY=VALUE', help='Settings that replace those that the weights call for.')]
+    metavar='KEY=VALUE', help='Settings that override those of the weights.')]
 
 
 @import_app.command()
@@ -31,9 +31,10 @@ _Overrides = Annotated[list[str] | None, typer.Argument(
 def torchvision(file: Annotated[pathlib.Path, typer.Argument(help='.pth (needs torch), .safetensors or .npz.')],
                 output: _Output, classes: _Classes = None, class_map: _ClassMap = None,
                 norm_epsilon: _NormEpsilon = None, overrides: _Overrides = None) -> None:
-    """Faster and Mask R-CNN with ResNet and FPN, torchvision's first and second recipe.
+    """Import weights of torchvision.
 
-    Prints for each variable where it comes from, its shape, smallest, largest, norm, and what was changed.
+    Takes Faster and Mask R-CNN with ResNet and FPN, by torchvision's first and second recipe. Prints for each variable
+    its source, shape, minimum, maximum and norm, and what was changed.
 
     \b
     Example:
@@ -60,15 +61,16 @@ def torchvision(file: Annotated[pathlib.Path, typer.Argument(help='.pth (needs t
 def detectron2(file: Annotated[pathlib.Path, typer.Argument(help='.pkl of the model zoo, .pth, .safetensors or .npz.')],
                output: _Output, classes: _Classes = None, class_map: _ClassMap = None, overrides: _Overrides = None,
                ) -> None:
-    """RPN, Fast, Faster and Mask R-CNN with ResNet-50, ResNet-101 and ResNeXt-101, with FPN, C4 and DC5.
+    """Import weights of Detectron2.
 
-    A pickle may hold numpy arrays and nothing else; one that asks for anything else is refused.
+    Takes RPN, Fast, Faster, Mask and Cascade R-CNN with ResNet-50, ResNet-101 and ResNeXt-101, and FPN, C4 or DC5. A
+    pickle may hold only numpy arrays and plain values; any other is refused.
 
     \b
     Example:
       mrcnn import-weights detectron2 model_final_a54504.pkl --output runs/coco
       mrcnn evaluate --model-dir runs/coco --data data/coco/val.json
-    For Cityscapes, whose persons, cars, ... begin as COCO's:
+    For Cityscapes, with the predictors of COCO's person, car, ...:
       mrcnn import-weights detectron2 model_final_a54504.pkl --output runs/cityscapes \\
         --classes data/cityscapes/train.json --class-map cityscapes-from-coco
     """
@@ -82,7 +84,9 @@ def detectron2(file: Annotated[pathlib.Path, typer.Argument(help='.pkl of the mo
 @command
 def model(directory: Annotated[pathlib.Path, typer.Argument(help='Model directory that `mrcnn train` wrote.')],
           output: _Output, classes: _Classes = None, class_map: _ClassMap = None, overrides: _Overrides = None) -> None:
-    """A model that was trained here, to be trained on with other classes.
+    """Start from a model that was trained here.
+
+    The new model directory has its weights, for training with other classes.
 
     \b
     Example:
@@ -100,7 +104,9 @@ def model(directory: Annotated[pathlib.Path, typer.Argument(help='Model director
 @command
 def keras_applications(name: Annotated[str, typer.Argument(help='resnet50, resnet101, vgg16 or inception_resnet_v2.')],
                        output: _Output, classes: _Classes = None, overrides: _Overrides = None) -> None:
-    """ImageNet weights for the trunk, and for the hidden layers of VGG-16's box head; the rest starts fresh.
+    """Import ImageNet weights for the backbone.
+
+    With vgg16, the hidden layers of the box head are imported too. All other layers start fresh.
 
     \b
     Example:
