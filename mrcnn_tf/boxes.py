@@ -1,7 +1,7 @@
-"""Boxes: areas, overlaps, coding, suppression. Pure functions on tensors of static shape.
+"""Box operations: areas, overlaps, encoding, clipping, non-maximum suppression. Pure functions on tensors.
 
-A box is float32 [y1, x1, y2, x2] in absolute pixels, edges continuous, height = y2 - y1 (no added pixel). A delta is
-(dy, dx, dh, dw). N, M boxes; K kept; C classes; leading batch dimensions are written `...`.
+A box is float32 [y1, x1, y2, x2] in absolute pixels. Edges are continuous: height = y2 - y1, without an added pixel. A
+delta is (dy, dx, dh, dw). B images; N, M boxes; K kept boxes; `...` stands for leading batch dimensions.
 """
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-MAX_LOG_SCALE = math.log(1000 / 16)   # cap of dh and dw: a side grows at most 62.5-fold
-LOWEST = -1e30                        # score of what must not be chosen; finite, so that arithmetic with it is
+MAX_LOG_SCALE = math.log(1000 / 16)   # upper limit of dh and dw: a side grows at most 62.5-fold
+LOWEST = -1e30                        # score of entries that must not be chosen; finite, so that sums stay finite
 
 
 def area(boxes: tf.Tensor) -> tf.Tensor:
-    """[..., 4] -> [...]; 0 for a box turned inside out."""
+    """Return the area of each box in px^2: [..., 4] -> [...]. The area of an inverted box is 0."""
     sides = tf.nn.relu(boxes[..., 2:] - boxes[..., :2])
     return sides[..., 0] * sides[..., 1]
 
 
 def intersection(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Common area of each pair: [..., N, 4], [..., M, 4] -> [..., N, M]."""
+    """Return the common area of each pair in px^2: [..., N, 4], [..., M, 4] -> [..., N, M]."""
     ay1, ax1, ay2, ax2 = (a[..., :, None, i] for i in range(4))            # [..., N, 1]
     by1, bx1, by2, bx2 = (b[..., None, :, i] for i in range(4))            # [..., 1, M]
     height = tf.nn.relu(tf.minimum(ay2, by2) - tf.maximum(ay1, by1))       # [..., N, M]
@@ -30,32 +30,40 @@ def intersection(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Intersection over union of each pair, 0..1, 0 where both are empty: [..., N, 4], [..., M, 4] -> [..., N, M]."""
+    """Return the intersection over union of each pair, in 0..1: [..., N, 4], [..., M, 4] -> [..., N, M].
+
+    The value is 0 if both boxes are empty.
+    """
     common = intersection(a, b)
     union = area(a)[..., :, None] + area(b)[..., None, :] - common
     return tf.math.divide_no_nan(common, union)
 
 
 def iof(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Intersection over the area of `a` (foreground), 0..1: [..., N, 4], [..., M, 4] -> [..., N, M]."""
+    """Return the intersection over the area of `a`, in 0..1: [..., N, 4], [..., M, 4] -> [..., N, M]."""
     return tf.math.divide_no_nan(intersection(a, b), area(a)[..., :, None])
 
 
 def clip(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Moves every edge into its image. boxes [B, N, 4], sizes [B, 2] (height, width) -> [B, N, 4]."""
+    """Clip boxes to their images: boxes [B, N, 4], sizes [B, 2] (height, width in px) -> [B, N, 4]."""
     limits = tf.concat([sizes, sizes], axis=-1)[:, None, :]                # [B, 1, 4]
     return tf.clip_by_value(boxes, 0., limits)
 
 
 def inside(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Whether no edge lies beyond the image. boxes [N, 4] or [B, N, 4], sizes [B, 2] (height, width) -> bool [B, N]."""
+    """Return whether each box lies inside its image, as bool [B, N].
+
+    Args:
+        boxes: [N, 4] or [B, N, 4], px.
+        sizes: [B, 2], height and width of each image, px.
+    """
     return tf.reduce_all((boxes[..., :2] >= 0.) & (boxes[..., 2:] <= sizes[:, None, :]), axis=-1)
 
 
 def encode(boxes: tf.Tensor, references: tf.Tensor, weights: Sequence[float] = (1., 1., 1., 1.)) -> tf.Tensor:
-    """Deltas that turn `boxes` into `references` (Faster eq. 2), times `weights`: [..., 4], [..., 4] -> [..., 4].
+    """Return the deltas from `boxes` to `references` (Faster eq. 2), times `weights`: [..., 4], [..., 4] -> [..., 4].
 
-    An empty box or reference gives finite values, not NaN: its sides count as at least a thousandth of a pixel.
+    Sides are at least a thousandth of a pixel, so that an empty box or reference gives finite values, not NaN.
     """
     sides = tf.maximum(boxes[..., 2:] - boxes[..., :2], 1e-3)
     goals = tf.maximum(references[..., 2:] - references[..., :2], 1e-3)
@@ -64,7 +72,10 @@ def encode(boxes: tf.Tensor, references: tf.Tensor, weights: Sequence[float] = (
 
 
 def decode(deltas: tf.Tensor, boxes: tf.Tensor, weights: Sequence[float] = (1., 1., 1., 1.)) -> tf.Tensor:
-    """Inverse of `encode`, dh and dw capped at MAX_LOG_SCALE: [..., 4], [..., 4] (broadcast) -> [..., 4]."""
+    """Apply deltas to boxes, the inverse of `encode`: [..., 4], [..., 4] (broadcast) -> [..., 4] in px.
+
+    dh and dw are limited to MAX_LOG_SCALE.
+    """
     deltas = deltas / tf.constant(list(weights), deltas.dtype)
     sides = boxes[..., 2:] - boxes[..., :2]
     centers = boxes[..., :2] + .5 * sides + deltas[..., :2] * sides
@@ -74,13 +85,16 @@ def decode(deltas: tf.Tensor, boxes: tf.Tensor, weights: Sequence[float] = (1., 
 
 def nms(boxes: tf.Tensor, scores: tf.Tensor, threshold: float, limit: int, engine: str,
         groups: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-    """Greedy non-maximum suppression: a box falls if its IoU with a kept one of higher score exceeds `threshold`.
+    """Return the boxes that greedy non-maximum suppression keeps.
+
+    A box is dropped if its IoU with a kept box of higher score exceeds `threshold`.
 
     Args:
         boxes: float32 [M, N, 4]; M independent sets.
         scores: float32 [M, N]; a score of LOWEST marks padding, which is never kept.
-        limit: K, the most that are kept in a set.
-        engine: 'op' runs TensorFlow's kernel a set at a time, 'xla' fixed-size arithmetic that XLA compiles.
+        threshold: IoU, 0..1.
+        limit: K, the largest number of boxes kept per set.
+        engine: 'op' runs TensorFlow's kernel on one set at a time, 'xla' fixed-size arithmetic that XLA compiles.
         groups: int32 [M, N] or None; boxes of different groups do not suppress each other.
 
     Returns:
@@ -96,17 +110,17 @@ def nms(boxes: tf.Tensor, scores: tf.Tensor, threshold: float, limit: int, engin
         groups = tf.gather(groups, order, batch_dims=1)
         suppresses &= groups[:, :, None] == groups[:, None, :]
     kept = _greedy(suppresses, scores > LOWEST)
-    # The kept ones move to the front in their order; top_k takes the lowest index of equals.
+    # top_k moves the kept boxes to the front and keeps their order, because it takes the lowest index first in a tie.
     valid, chosen = tf.math.top_k(tf.cast(kept, tf.float32), limit)
     return tf.gather(order, chosen, batch_dims=1), valid > 0
 
 
 def _greedy(suppresses: tf.Tensor, eligible: tf.Tensor) -> tf.Tensor:
-    """Which boxes survive, given suppresses [M, N, N] between boxes in order of score and eligible [M, N].
+    """Return which boxes are kept, bool [M, N], given suppresses bool [M, N, N] and eligible bool [M, N].
 
-    A box is kept unless an earlier kept box suppresses it. Iterating that rule from "all" reaches its only fixed
-    point after as many rounds as the longest chain of suppressions, a handful in practice, where the usual loop
-    takes N.
+    Boxes are sorted by score. A box is kept unless an earlier kept box suppresses it. Starting from all boxes, the
+    repeated rule reaches its only fixed point in as many rounds as the longest chain of suppressions has boxes: few in
+    practice, where the usual loop takes N.
     """
     earlier = tf.linalg.band_part(tf.ones(suppresses.shape[1:], tf.float32), 0, -1) - tf.eye(suppresses.shape[1])
     matrix = tf.cast(suppresses, tf.float32) * earlier                                # [M, earlier, later]

@@ -1,6 +1,6 @@
-"""From the box head's output to the best D boxes of an image: Mask R-CNN 3.1, inference.
+"""Selection of the best D detections of each image from the box head's output (Mask R-CNN 3.1, inference).
 
-B images, R RoIs an image, K classes without background, D detections kept.
+B images, R RoIs per image, K classes without background, D detections kept per image.
 """
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from mrcnn_tf.config import DetectionConfig
 
 
 class Selected(NamedTuple):
-    """boxes float32 [B, D, 4] px, scores float32 [B, D], labels int32 [B, D] in 1..K, valid bool [B, D]; best first.
-
-    Zeros where not valid.
+    """Detections, best first: boxes float32 [B, D, 4] px, scores float32 [B, D] in 0..1, labels int32 [B, D] in 1..K,
+    valid bool [B, D]. Zeros where not valid.
     """
     boxes: tf.Tensor
     scores: tf.Tensor
@@ -25,8 +24,9 @@ class Selected(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """boxes float32 [B, R, K or 1, 4] px, in their images; scores float32 [B, R, K + 1], 0..1, background first; valid
-    bool [B, R]."""
+    """Scored boxes of each RoI: boxes float32 [B, R, K or 1, 4] px, clipped to their images; scores float32
+    [B, R, K + 1] in 0..1, background first; valid bool [B, R].
+    """
     boxes: tf.Tensor
     scores: tf.Tensor
     valid: tf.Tensor
@@ -34,12 +34,13 @@ class Candidates(NamedTuple):
 
 def candidates(rois: tf.Tensor, roi_valid: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor, sizes: tf.Tensor,
                box_weights: list[float]) -> Candidates:
-    """Scores and boxes of every class.
+    """Return the scores and boxes of every class for every RoI.
 
     Args:
         rois: float32 [B, R, 4] px; roi_valid: bool [B, R].
         logits: float32 [B, R, K + 1], background first; deltas: float32 [B, R, K or 1, 4].
-        sizes: float32 [B, 2], px of each image, to which boxes are clipped.
+        sizes: float32 [B, 2], height and width of each image in px, to which boxes are clipped.
+        box_weights: of dy, dx, dh, dw; see `boxes.decode`.
     """
     boxes = box_ops.decode(deltas, rois[:, :, None, :], box_weights)                      # [B, R, K or 1, 4]
     clipped = box_ops.clip(tf.reshape(boxes, [boxes.shape[0], -1, 4]), sizes)
@@ -47,16 +48,20 @@ def candidates(rois: tf.Tensor, roi_valid: tf.Tensor, logits: tf.Tensor, deltas:
 
 
 def best_boxes(found: Candidates) -> tf.Tensor:
-    """The box of each RoI's class of highest score: float32 [B, R, 4]."""
+    """Return each RoI's box for its class of highest score: float32 [B, R, 4] px."""
     labels = tf.argmax(found.scores[:, :, 1:], axis=-1, output_type=tf.int32) + 1
     return loss_ops.of_class(found.boxes, labels, 2)
 
 
 def select(found: Candidates, config: DetectionConfig, engine: str) -> Selected:
-    """Suppression within each class, then the best of all classes; their boxes by a vote, where `config` says so.
+    """Return the best detections of each image: NMS within each class, then the best of all classes.
+
+    With `config.box_voting_iou`, box voting then moves the boxes.
 
     Args:
-        engine: 'op' keeps every candidate; 'xla' the `config.pre_nms` of highest score, an upper limit on its memory.
+        found: scored boxes, from `candidates`.
+        config: limits and thresholds.
+        engine: 'op' considers every candidate; 'xla' only the `config.pre_nms` of highest score, to limit its memory.
     """
     boxes, scores = found.boxes, found.scores[:, :, 1:]                                   # [B, R, K]
     usable = tf.reduce_all(boxes[..., 2:] - boxes[..., :2] >= config.min_side, axis=-1) & found.valid[:, :, None]
@@ -84,10 +89,16 @@ def _select_op(boxes: tf.Tensor, scores: tf.Tensor, config: DetectionConfig) -> 
 
 
 def _vote(kept: Selected, boxes: tf.Tensor, scores: tf.Tensor, iou: float) -> Selected:
-    """Each box becomes the mean, weighted by score, of the boxes of its class that overlap it by more than `iou` before
-    suppression, itself among them (bounding box voting, 1505.01749).
+    """Return the detections after bounding box voting (1505.01749).
 
-    boxes float32 [B, R, K or 1, 4], scores float32 [B, R, K], LOWEST where a box does not count.
+    Each box becomes the mean, weighted by score, of the boxes of its class before NMS, itself included, whose IoU with
+    it is above `iou`.
+
+    Args:
+        kept: the detections.
+        boxes: float32 [B, R, K or 1, 4] px, before NMS.
+        scores: float32 [B, R, K]; LOWEST where a box has no vote.
+        iou: 0..1.
     """
     which = tf.maximum(kept.labels - 1, 0)                                                # [B, D]
     scores = tf.gather(tf.transpose(scores, [0, 2, 1]), which, batch_dims=1)              # [B, D, R]

@@ -1,7 +1,8 @@
-"""The five losses, as pure functions: Faster eq. 1, Fast eq. 1-3, Mask 3.
+"""The losses of RPN, box head and mask head as pure functions (Faster eq. 1, Fast eq. 1-3, Mask 3).
 
-All take float32 and return a scalar. B images, S samples an image, K classes. Every sum runs under an explicit mask and
-has a normaliser of at least 1, so a batch without objects gives finite values.
+All take float32; the functions named `*_loss` return a scalar. B images, S samples per image, K classes without
+background, m side of a mask. Every sum has an explicit mask and a normalizer of at least 1, so a batch without objects
+gives finite values.
 """
 from __future__ import annotations
 
@@ -9,7 +10,10 @@ import tensorflow as tf
 
 
 def smooth_l1(x: tf.Tensor, beta: float) -> tf.Tensor:
-    """x^2 / (2 beta) below beta, |x| - beta / 2 above (Fast eq. 3 has beta 1); beta 0 is |x|."""
+    """Return smooth L1 of each element: x^2 / (2 beta) if |x| < beta, else |x| - beta / 2; beta 0 gives |x|.
+
+    Fast eq. 3 has beta 1.
+    """
     size = tf.abs(x)
     if beta == 0:
         return size
@@ -17,7 +21,7 @@ def smooth_l1(x: tf.Tensor, beta: float) -> tf.Tensor:
 
 
 def _masked_mean(values: tf.Tensor, mask: tf.Tensor, count: tf.Tensor | None = None) -> tf.Tensor:
-    """Sum of values where mask, over `count` or else the number of them."""
+    """Return the sum of the masked values, divided by `count`, or by the number of masked values if it is None."""
     mask = tf.cast(mask, values.dtype)
     count = tf.reduce_sum(mask) if count is None else count
     return tf.reduce_sum(values * mask) / tf.maximum(tf.cast(count, values.dtype), 1.)
@@ -25,47 +29,79 @@ def _masked_mean(values: tf.Tensor, mask: tf.Tensor, count: tf.Tensor | None = N
 
 def objectness_loss(logits: tf.Tensor, positive: tf.Tensor, sampled: tf.Tensor,
                     normalizer: tf.Tensor) -> tf.Tensor:
-    """L_cls of Faster eq. 1 (sigmoid form) over sampled anchors: logits, positive, sampled [B, S]."""
+    """Return L_cls of Faster eq. 1, in its sigmoid form, over the sampled anchors.
+
+    Args:
+        logits: float32 [B, S].
+        positive, sampled: bool [B, S].
+        normalizer: scalar that divides the sum.
+    """
     values = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(positive, logits.dtype), logits)
     return _masked_mean(values, sampled, normalizer)
 
 
 def box_distance(deltas: tf.Tensor, targets: tf.Tensor, beta: float) -> tf.Tensor:
-    """The smooth L1 of the four differences together: [B, S, 4], [B, S, 4] -> [B, S]."""
+    """Return the sum of smooth L1 over the four differences: [B, S, 4], [B, S, 4] -> [B, S]."""
     return tf.reduce_sum(smooth_l1(deltas - targets, beta), axis=-1)
 
 
 def box_loss(deltas: tf.Tensor, targets: tf.Tensor, positive: tf.Tensor, beta: float,
              normalizer: tf.Tensor) -> tf.Tensor:
-    """L_reg of Faster eq. 1 and L_loc of Fast eq. 2: deltas, targets [B, S, 4], positive [B, S]."""
+    """Return the box regression loss: L_reg of Faster eq. 1, L_loc of Fast eq. 2.
+
+    Args:
+        deltas, targets: float32 [B, S, 4].
+        positive: bool [B, S], samples that have a box target.
+        beta: of `smooth_l1`.
+        normalizer: scalar that divides the sum.
+    """
     return _masked_mean(box_distance(deltas, targets, beta), positive, normalizer)
 
 
 def classification_loss(logits: tf.Tensor, labels: tf.Tensor, sampled: tf.Tensor) -> tf.Tensor:
-    """L_cls of Fast eq. 1, mean over samples: logits [B, S, K + 1], labels int32 [B, S], 0 = background."""
+    """Return L_cls of Fast eq. 1, the mean cross-entropy over the samples.
+
+    Args:
+        logits: float32 [B, S, K + 1], background first.
+        labels: int32 [B, S], 0 = background.
+        sampled: bool [B, S].
+    """
     return _masked_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), sampled)
 
 
 def roi_losses(logits: tf.Tensor, labels: tf.Tensor, deltas: tf.Tensor, targets: tf.Tensor, beta: float) -> tf.Tensor:
-    """Fast eq. 1 of each RoI, by which the hardest are found: float32 [B, S].
+    """Return the loss of each RoI (Fast eq. 1), which ranks RoIs for hard example mining: float32 [B, S].
 
-    logits [B, S, K + 1], labels int32 [B, S], 0 = background, which has no box; deltas, targets [B, S, 4].
+    Args:
+        logits: float32 [B, S, K + 1], background first.
+        labels: int32 [B, S], 0 = background, which has no box loss.
+        deltas, targets: float32 [B, S, 4].
+        beta: of `smooth_l1`.
     """
     box = tf.where(labels > 0, box_distance(deltas, targets, beta), 0.)
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits) + box
 
 
 def mask_loss(logits: tf.Tensor, targets: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
-    """L_mask of Mask 3, mean over cells: logits of the true class and targets (0..1) [B, S, m, m], positive [B, S]."""
+    """Return L_mask of Mask 3, the mean sigmoid cross-entropy over the cells of the positive RoIs.
+
+    Args:
+        logits: float32 [B, S, m, m], of each RoI's true class.
+        targets: float32 [B, S, m, m], 0..1.
+        positive: bool [B, S].
+    """
     values = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
     return _masked_mean(tf.reduce_mean(values, axis=(2, 3)), positive)
 
 
 def multinomial_mask_loss(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
-    """Mask table 2b, softmax: classes compete for each cell, and with the background.
+    """Return the mask loss with a softmax over classes and background in each cell (Mask table 2b).
 
-    logits [B, S, m, m, K + 1], background first, labels int32 [B, S] in 1..K, targets (0..1) [B, S, m, m] of what the
-    object holds of a cell, positive [B, S].
+    Args:
+        logits: float32 [B, S, m, m, K + 1], background first.
+        labels: int32 [B, S], 1..K.
+        targets: float32 [B, S, m, m], 0..1, the part of each cell that the object covers.
+        positive: bool [B, S].
     """
     scores = tf.nn.log_softmax(logits)
     inside = tf.gather(scores, labels, axis=4, batch_dims=2)
@@ -74,9 +110,12 @@ def multinomial_mask_loss(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tens
 
 
 def of_class(values: tf.Tensor, labels: tf.Tensor, axis: int) -> tf.Tensor:
-    """The entry of each sample's class along `axis`, which holds K classes, or 1 for all of them.
+    """Return the entry of each sample's class along `axis`, which has K entries, or 1 for all classes.
 
-    values [B, S, ...], labels int32 [B, S] in 1..K; background takes the first (mask it).
+    Args:
+        values: [B, S, ...].
+        labels: int32 [B, S], 1..K. Background, 0, gives the entry of class 1; mask it.
+        axis: the axis of the classes, which the result does not have.
     """
     if values.shape[axis] == 1:
         return tf.squeeze(values, axis)
