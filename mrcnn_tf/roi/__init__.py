@@ -1,4 +1,4 @@
-"""What turns a box of any size into a map of one size: RoIPool (Fast 2.1), RoIWarp, RoIAlign (Mask 3)."""
+"""RoI layers, which pool a feature map of fixed size for each box: RoIPool (Fast 2.1), RoIWarp, RoIAlign (Mask 3)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,7 +13,15 @@ __all__ = ['RoIAlign', 'RoILayer', 'RoIPool', 'assign_levels', 'build_roi_layer'
 
 
 def build_roi_layer(config: RoIConfig, size: int, strides: Sequence[int], engine: str, name: str) -> RoILayer:
-    """The layer that the config names, for maps of these strides (px a cell): RoIs to maps of `size` squared cells."""
+    """Return the RoI layer that the config names.
+
+    Args:
+        config: `model.roi`.
+        size: side of the pooled feature maps, in cells.
+        strides: px per cell of each level.
+        engine: of RoIAlign, 'op' or 'xla'.
+        name: of the layer.
+    """
     if config.layer == 'pool':
         return RoIPool(size, strides, config.canonical_size, config.canonical_level, name=name)
     return RoIAlign(size, strides, config.sampling_ratio, config.aligned, engine, config.canonical_size,

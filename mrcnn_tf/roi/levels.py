@@ -1,6 +1,7 @@
-"""What all RoI layers share: the level that a box is pooled from (FPN eq. 1), and all levels as one table of cells.
+"""The base class of RoI layers, the level that a box is pooled from (FPN eq. 1), and all levels as one table of cells.
 
-B images, N boxes an image, K = B * N, L levels, P output side, C channels. A single map is a pyramid of one level.
+B images, N boxes per image, K = B * N, L levels, P output side, C channels. A single feature map is a pyramid of one
+level.
 """
 from __future__ import annotations
 
@@ -15,24 +16,24 @@ from mrcnn_tf.tensor_shapes import dimensions
 
 
 def assign_levels(boxes: tf.Tensor, count: int, canonical_size: float = 224., canonical_level: int = 4) -> tf.Tensor:
-    """FPN eq. 1 for levels P2..: [..., 4] px -> int32 [...], 0 for P2 up to count - 1."""
-    # 1e-6 keeps a box of exactly 112, 224, ... px on the level that real arithmetic gives it.
+    """Return the level of each box by FPN eq. 1: [..., 4] px -> int32 [...], from 0 for P2 to count - 1."""
+    # 1e-6 keeps a box of exactly 112, 224, ... px on the level that exact arithmetic gives.
     root = tf.sqrt(tf.maximum(box_ops.area(boxes), 1e-12))
     level = tf.floor(canonical_level + tf.math.log(root / canonical_size) / tf.math.log(2.) + 1e-6)
     return tf.cast(tf.clip_by_value(level - 2, 0, count - 1), tf.int32)
 
 
 def samples_per_bin(sides: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
-    """Return the adaptive number of samples of a bin along an axis, ceil(side / size), 0 where a side is 0: float32.
+    """Return the adaptive number of samples per bin along an axis, ceil(side / size), as float32; 0 if the side is 0.
 
-    The quotient alone would not do: XLA and TensorFlow's graph optimizer multiply by the reciprocal of a constant,
-    which makes 21 / 7 more than 3.
+    The plain quotient would be wrong: XLA and TensorFlow's graph optimizer multiply by the reciprocal of a constant,
+    and 21 / 7 becomes more than 3.
     """
     near = tf.round(sides / tf.cast(size, tf.float32))
     return tf.nn.relu(near + tf.cast(near * tf.cast(size, tf.float32) < sides, tf.float32))
 
 
-Size = tuple[int, int]     # rows and columns of bins; P stands for either
+Size = tuple[int, int]     # rows and columns of bins; P denotes both
 
 
 def both(size: int | Sequence[int]) -> Size:
@@ -41,13 +42,14 @@ def both(size: int | Sequence[int]) -> Size:
 
 
 class RoILayer(keras.layers.Layer):
-    """Feature levels [B, h, w, C] and boxes float32 [B, N, 4] in px -> float32 [B, N, P, P, C], by a subclass's `pool`.
+    """Base class of RoI layers; a subclass implements `pool`.
 
-    No gradient flows into the boxes.
+    `call` takes feature maps [B, h, w, C], the finest first, and boxes float32 [B, N, 4] in px. It returns float32
+    [B, N, P, P, C]. No gradient flows into the boxes.
 
     Args:
-        size: P, or its rows and columns.
-        strides: px a cell of each level given to `call`, the finest first.
+        size: P, or the numbers of rows and columns.
+        strides: px per cell of each feature map, the finest first.
         canonical_size, canonical_level: of FPN eq. 1.
     """
 
@@ -66,7 +68,7 @@ class RoILayer(keras.layers.Layer):
         return tf.reshape(pooled, [*boxes.shape[:2], *size, features[0].shape[-1]])
 
     def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
-        """Maps float32 and boxes [B, N, 4], their levels int32 [B, N] -> [K, P, P, C]."""
+        """Pool float32 feature maps for boxes [B, N, 4] px on levels int32 [B, N]; return [K, P, P, C]."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -75,7 +77,7 @@ class RoILayer(keras.layers.Layer):
 
 
 def extent(maps: Sequence[tf.Tensor], level: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Rows and columns of each box's map and its first row in the table: level int32 [K] -> int32 [K, 1] each."""
+    """Return height, width and first row in `table` of each box's feature map: int32 [K] -> int32 [K, 1] each."""
     shapes = [dimensions(m) for m in maps]
     offsets = [sum(b * h * w for b, h, w, _ in shapes[:i]) for i in range(len(shapes))]
     height, width, offset = (tf.gather(tf.stack(values), level)[:, None] for values in (
@@ -93,5 +95,5 @@ def split(table: tf.Tensor, maps: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def rounded(edges: tf.Tensor) -> tf.Tensor:
-    """To whole cells, halves away from zero."""
+    """Round to whole cells; halves are rounded away from zero."""
     return tf.sign(edges) * tf.floor(tf.abs(edges) + .5)

@@ -1,4 +1,4 @@
-"""RoIPool: Fast R-CNN 2.1. B images, N boxes an image, K = B * N, L levels, P output side, C channels."""
+"""RoIPool (Fast R-CNN 2.1). B images, N boxes per image, K = B * N, L levels, P output side, C channels."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -15,18 +15,26 @@ class PoolingPlan(NamedTuple):
     level: tf.Tensor                       # int32 [K]
     image: tf.Tensor                       # int32 [K]
     first: tuple[tf.Tensor, tf.Tensor]     # of rows and of columns, int32 [K, P] each
-    last: tuple[tf.Tensor, tf.Tensor]      # no more than first: the bin is empty
+    last: tuple[tf.Tensor, tf.Tensor]      # excluded; if it is at most `first`, the bin is empty
 
 
 def pooling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[int], maps: Sequence[tf.Tensor],
                  size: Size) -> PoolingPlan:
-    """boxes float32 [B, N, 4] px, levels int32 [B, N] -> the bins of the K boxes (Fast 2.1).
+    """Return the cells of each bin of the K boxes (Fast 2.1).
 
-    A box takes the cells from round(first edge / stride) to round(last edge / stride), both included, halves away from
-    zero. Bin p of P covers floor(p * cells / P) up to ceil((p + 1) * cells / P), so that bins may share cells.
+    A box has the cells from round(first edge / stride) to round(last edge / stride), both included; halves are rounded
+    away from zero. Bin p of P has the cells from floor(p * cells / P) to ceil((p + 1) * cells / P), so bins can
+    overlap.
+
+    Args:
+        boxes: float32 [B, N, 4] px.
+        levels: int32 [B, N], the level that each box is pooled from.
+        strides: px per cell of each level.
+        maps: the feature maps [B, h, w, C] of all levels.
+        size: rows and columns of bins.
     """
     flat, level = tf.reshape(boxes, [-1, 4]), tf.reshape(levels, [-1])
-    # Times the inverse, since a division may be inexact in a graph, and a half must come out as a half.
+    # Multiplied by the inverse: a division may be inexact in a graph, and a half must stay a half.
     edges = flat * tf.gather(tf.constant([1. / s for s in strides], tf.float32), level)[:, None]    # [K, 4], in cells
     edges = tf.cast(rounded(edges), tf.int32)
     height, width, _ = cells.extent(maps, level)
@@ -36,7 +44,7 @@ def pooling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[int], ma
 
 
 def _bins(edges: tf.Tensor, limit: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """First and last cell (excluded) of each bin along one axis: int32 [K, 2], [K, 1] -> [K, P] each."""
+    """Return the first and the last cell (excluded) of each bin along one axis: int32 [K, 2], [K, 1] -> [K, P] each."""
     start = edges[:, :1]
     cells = tf.maximum(edges[:, 1:] - start + 1, 1)                                           # [K, 1]
     bins = tf.range(count)
@@ -45,10 +53,10 @@ def _bins(edges: tf.Tensor, limit: tf.Tensor, count: int) -> tuple[tf.Tensor, tf
 
 
 class RoIPool(RoILayer):
-    """The largest value of each bin (Fast 2.1); see RoILayer.
+    """RoIPool: the maximum of each bin (Fast 2.1). See RoILayer for inputs and outputs.
 
-    A bin without cells, outside the map, gives 0. The gradient goes to the cell that held the largest value, of equals
-    to the first by rows.
+    A bin outside the feature map has no cells and gives 0. The gradient goes to the cell with the largest value, in a
+    tie to the first in row-major order.
     """
 
     def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
@@ -56,7 +64,7 @@ class RoIPool(RoILayer):
 
 
 def roi_pool(features: Sequence[tf.Tensor], plan: PoolingPlan) -> tf.Tensor:
-    """Largest value of each bin: L maps float32 [B, h, w, C] -> [K, P, P, C], differentiable in the maps."""
+    """Return the maximum of each bin: L feature maps float32 [B, h, w, C] -> [K, P, P, C], differentiable in them."""
 
     @tf.custom_gradient
     def pool(*maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
@@ -67,7 +75,7 @@ def roi_pool(features: Sequence[tf.Tensor], plan: PoolingPlan) -> tf.Tensor:
 
 
 def _largest(maps: Sequence[tf.Tensor], plan: PoolingPlan) -> tuple[tf.Tensor, tf.Tensor]:
-    """The value [K, P, P, C] and the row of the table that held it, int32, -1 where the bin is empty."""
+    """Return the maxima [K, P, P, C] and, int32, the rows of the table that have them, -1 for an empty bin."""
     table = cells.table(maps)
     height, width, offset = cells.extent(maps, plan.level)
     origin = (offset + plan.image[:, None] * height * width)[..., None]                       # [K, 1, 1]
@@ -91,7 +99,7 @@ def _largest(maps: Sequence[tf.Tensor], plan: PoolingPlan) -> tuple[tf.Tensor, t
 
 
 def _to_rows(upstream: tf.Tensor, row: tf.Tensor, maps: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Adds upstream [K, P, P, C] to the rows of the table that it belongs to, one for each channel."""
+    """Return the gradients of the feature maps: add upstream [K, P, P, C] to row `row` of the table, per channel."""
     table = cells.table(maps)
     channels = table.shape[1]
     place = tf.reshape(tf.maximum(row, 0) * channels + tf.range(channels), [-1, 1])
