@@ -1,6 +1,6 @@
-"""What is predicted for each RoI: classes and boxes (Fast 2, FPN 4.2), masks (Mask fig. 4).
+"""The heads, which predict classes and boxes (Fast 2, FPN 4.2) and masks (Mask fig. 4) for each RoI.
 
-B images, R RoIs an image, K classes without background, P side of the pooled map.
+B images, R RoIs per image, K classes without background, P side of a RoI's feature map, C channels.
 """
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def _normal(stddev: float) -> keras.initializers.Initializer:
 
 
 class Res5Head(keras.layers.Layer):
-    """The last stage of a trunk, applied to each RoI and shared by boxes and masks (Mask fig. 4, left).
+    """The last stage of the backbone, applied to each RoI and shared by box and mask head (Mask fig. 4, left).
 
-    Pooled maps [B, R, P, P, C] -> [B, R, P / 2, P / 2, C']; 2 C with a ResNet, whose res5 it is.
+    Takes pooled feature maps [B, R, P, P, C] and returns [B, R, P / 2, P / 2, C']. With a ResNet, the stage is res5 and
+    C' is 2 C.
     """
 
     def __init__(self, config: BackboneConfig, **kwargs: Any) -> None:
@@ -40,10 +41,12 @@ class Res5Head(keras.layers.Layer):
 
 
 class BoxHead(keras.layers.Layer):
-    """Maps of RoIs [B, R, P, P, C] -> float32 class logits [B, R, K + 1] and deltas [B, R, K, 4] (1 if agnostic).
+    """The box head: class logits and box deltas for each RoI.
 
-    Convolutions and fully connected layers as `config` counts them; with none of the latter, the mean of the map. In
-    training, `seed` int32 [n] draws what is dropped behind each fully connected layer.
+    Takes pooled feature maps [B, R, P, P, C]. Returns float32 logits [B, R, K + 1], background first, and float32
+    deltas [B, R, K, 4], or [B, R, 1, 4] if class-agnostic. `config` has the numbers of convolutions and of fully
+    connected layers; without the latter, global average pooling replaces them. In training with dropout, `call` needs
+    `seed`, int32 [n].
     """
 
     def __init__(self, config: BoxHeadConfig, num_classes: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
@@ -57,7 +60,7 @@ class BoxHead(keras.layers.Layer):
         self.regressions = 1 if config.class_agnostic else num_classes
         self.convs = [ConvNorm(norm, config.convolution_width, 3, name=f'conv{i + 1}')
                       for i in range(config.convolutions)]
-        self.hidden = [hidden(f'fc{i + 6}') for i in range(config.fully_connected)]    # the papers count from VGG's
+        self.hidden = [hidden(f'fc{i + 6}') for i in range(config.fully_connected)]    # numbered as in VGG
         self.classes = keras.layers.Dense(num_classes + 1, name='classes', kernel_initializer=_normal(.01))
         self.deltas = keras.layers.Dense(4 * self.regressions, name='deltas', kernel_initializer=_normal(.001))
 
@@ -76,9 +79,10 @@ class BoxHead(keras.layers.Layer):
 
 
 class MaskHead(keras.layers.Layer):
-    """Maps of RoIs [B, R, P, P, C] -> float32 mask logits [B, R, 2 P, 2 P, K].
+    """The mask head: mask logits for each RoI.
 
-    1 if agnostic; K + 1, background first, where the classes compete (`config.classifier` softmax).
+    Takes pooled feature maps [B, R, P, P, C] and returns float32 [B, R, 2 P, 2 P, K]. The last axis is 1 if
+    class-agnostic, and K + 1, background first, with `config.classifier` softmax.
     """
 
     def __init__(self, config: MaskHeadConfig, num_classes: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
@@ -98,11 +102,11 @@ class MaskHead(keras.layers.Layer):
 
 
 def dropped(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
-    """Each number is 0 with the probability `rate`, else scaled so that the mean stays; seed int32 [n]."""
+    """Return `x` after dropout: each element is 0 with probability `rate`, else divided by 1 - rate; seed int32 [n]."""
     return tf.where(draws.uniform(tuple(x.shape), seed) < rate, tf.zeros([], x.dtype), x / (1 - rate))
 
 
 def _flat(pooled: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """[B, R, ...] -> [B R, ...], and what turns [B R, ...] into [B, R, ...]."""
+    """Return [B, R, ...] as [B R, ...], and the function that turns [B R, ...] back into [B, R, ...]."""
     batch, rois = pooled.shape[:2]
     return tf.reshape(pooled, [batch * rois, *pooled.shape[2:]]), lambda x: tf.reshape(x, [batch, rois, *x.shape[1:]])

@@ -1,6 +1,6 @@
-"""Region proposal network: Faster R-CNN 3.1, on every level of a pyramid (FPN 4.1).
+"""The region proposal network (Faster R-CNN 3.1), applied to every level of a feature pyramid (FPN 4.1).
 
-B images, A anchors of all levels, a anchors of one cell, P proposals kept.
+B images, L levels, A anchors of all levels, a anchors per cell, P proposals kept per image.
 """
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from mrcnn_tf.tensor_shapes import dimensions
 
 
 class RPNHead(keras.layers.Layer):
-    """3x3 convolutions, then 1x1 for objectness and deltas, shared by all levels (Faster fig. 3).
+    """The RPN head: 3x3 convolutions, then 1x1 convolutions for objectness and deltas (Faster fig. 3).
 
-    Levels [B, h, w, C] -> for each level float32 logits [B, h * w * a] and deltas [B, h * w * a, 4].
+    All levels share the weights. Takes feature maps [B, h, w, C] and returns two lists with an entry per level: float32
+    logits [B, h * w * a] and float32 deltas [B, h * w * a, 4].
 
-    classifier: 'sigmoid', one score an anchor; 'softmax', two, background first: their difference is the logit.
+    Args:
+        channels: of the 3x3 convolutions.
+        anchors_per_cell: a.
+        convolutions: number of 3x3 convolutions.
+        classifier: 'sigmoid', one score per anchor; 'softmax', two, background first, whose difference is the logit.
     """
 
     def __init__(self, channels: int, anchors_per_cell: int, convolutions: int = 1, classifier: str = 'sigmoid',
@@ -49,7 +54,10 @@ class RPNHead(keras.layers.Layer):
 
 
 class Proposals(NamedTuple):
-    """boxes float32 [B, P, 4] px, clipped; logits float32 [B, P], best first; valid bool [B, P]."""
+    """Region proposals and their validity mask, best first.
+
+    boxes float32 [B, P, 4] px, clipped to the image; logits float32 [B, P]; valid bool [B, P].
+    """
     boxes: tf.Tensor
     logits: tf.Tensor
     valid: tf.Tensor
@@ -57,12 +65,19 @@ class Proposals(NamedTuple):
 
 def propose(logits: Sequence[tf.Tensor], deltas: Sequence[tf.Tensor], anchors: tf.Tensor, sizes: tf.Tensor,
             config: RPNConfig, training: bool, engine: str) -> Proposals:
-    """The best boxes of each level, after suppression within it, together the best of the image (Faster 3.3).
+    """Return region proposals and their validity mask (Faster 3.3).
+
+    NMS runs within each level; the best boxes of all levels are the proposals of the image.
 
     Args:
-        logits, deltas: of `RPNHead`, with any number of anchors a level with the 'op' engine; a logit of LOWEST marks
-            an anchor that is not used.
-        anchors: float32 [A, 4]; sizes: float32 [B, 2], px of each image.
+        logits, deltas: from `RPNHead`, an entry per level. With the 'op' engine, the number of anchors may be dynamic.
+        A
+            logit of LOWEST marks an anchor that is not used.
+        anchors: float32 [A, 4] px.
+        sizes: float32 [B, 2], height and width of each image in px.
+        config: limits before and after NMS, for training and inference.
+        training: which of these limits to use.
+        engine: of `boxes.nms`, 'op' or 'xla'.
     """
     before = config.pre_nms_train if training else config.pre_nms_test
     after = config.post_nms_train if training else config.post_nms_test
@@ -85,7 +100,10 @@ def propose(logits: Sequence[tf.Tensor], deltas: Sequence[tf.Tensor], anchors: t
 
 def _best_of_level(logits: tf.Tensor, deltas: tf.Tensor, anchors: tf.Tensor, sizes: tf.Tensor, limit: int,
                    min_side: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """The `limit` boxes of highest logit, decoded and clipped: [B, 1, limit, 4], [B, 1, limit]; filled with LOWEST."""
+    """Return the `limit` boxes of highest logit, decoded and clipped, [B, 1, limit, 4], and their logits [B, 1, limit].
+
+    Boxes with a side below `min_side`, and missing boxes, have the logit LOWEST.
+    """
     count = tf.minimum(limit, dimensions(logits)[1]) if logits.shape[1] is None else min(limit, logits.shape[1])
     scores, best = tf.math.top_k(logits, count)
     boxes = box_ops.decode(tf.gather(deltas, best, batch_dims=1), tf.gather(anchors, best))

@@ -1,12 +1,12 @@
 """RoIAlign (Mask R-CNN 3) and RoIWarp (MNC, 1512.04412; table 2c of Mask R-CNN) over the levels of a feature pyramid.
 
-B images, N boxes an image, K = B * N, L levels, P output side, C channels, s a sample within each bin.
+B images, N boxes per image, K = B * N, L levels, P output side, C channels, s index of a sample within its bin.
 
-A loop over the samples averages those of each bin, or takes the largest: iteration s reads the s-th point of all bins
-of all boxes, in the gradient too. So memory does not grow with the number of samples (tests/test_memory.py), and the
-adaptive number of samples, which differs from box to box, needs no dynamic shape: a box that has had all its samples
-adds no more. Two engines read the points: 'op' by tf.image.crop_and_resize, fast on a CPU but unknown to XLA, and 'xla'
-by gathers.
+A loop runs over the samples: iteration s reads the s-th point of all bins of all boxes, in the forward and in the
+backward pass, and adds it to the average or maximum of its bin. So memory does not grow with the number of samples
+(tests/test_memory.py). The adaptive number of samples differs between boxes but needs no dynamic shape: a box without
+an s-th sample adds nothing. Two engines read the points: 'op' with tf.image.crop_and_resize, which is fast on a CPU but
+not supported by XLA, and 'xla' with gathers.
 """
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ State = tuple[tf.Tensor, ...]
 
 
 class SamplingPlan(NamedTuple):
-    """Where the samples of each box lie, in cells of the level that it is pooled from."""
+    """The positions of each box's samples, in cells of the level that the box is pooled from."""
     level: tf.Tensor      # int32 [K]
     image: tf.Tensor      # int32 [K]
-    start: tf.Tensor      # float32 [K, 2], y and x of the first bin's edge; 0 is the centre of the first cell
-    bin: tf.Tensor        # float32 [K, 2], sides of a bin
-    ratio: tf.Tensor      # float32 [K, 2], samples of a bin in y and x
+    start: tf.Tensor      # float32 [K, 2], y and x of the first bin's edge; 0 is the center of the first cell
+    bin: tf.Tensor        # float32 [K, 2], sides of a bin in y and x
+    ratio: tf.Tensor      # float32 [K, 2], samples per bin in y and x
 
     def points(self, s: tf.Tensor | int, size: Size) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The s-th sample of every bin: y [K, P], x [K, P] and its weight [K] in the bin's average."""
+        """Return the s-th sample of every bin: y [K, P], x [K, P], in cells, and its weight [K] in the bin's average.
+
+        The weight is 0 for boxes that have no s-th sample.
+        """
         s = tf.cast(s, tf.float32)
         columns = tf.maximum(self.ratio[:, 1], 1.)
-        row = tf.floor((s + .5) / columns)                                         # half a step from any integer
+        row = tf.floor((s + .5) / columns)                                         # + .5: rounding errors do not matter
         within = tf.stack([row, s - row * columns], axis=-1)                       # [K, 2]
         first = self.start + self.bin * (within + .5) / tf.maximum(self.ratio, 1.)
         y, x = (first[:, i, None] + self.bin[:, i, None] * tf.range(side, dtype=tf.float32)
@@ -43,17 +46,22 @@ class SamplingPlan(NamedTuple):
         return y, x, tf.where(s < count, 1. / tf.maximum(count, 1.), 0.)
 
     def take(self, index: tf.Tensor) -> SamplingPlan:
-        """The plan of some of the boxes."""
+        """Return the plan of the boxes at `index`, int32 or int64 [k]."""
         return SamplingPlan(*(tf.gather(field, index) for field in self))
 
 
 def sampling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[int], size: Size, sampling_ratio: int,
                   aligned: bool, quantized: bool = False) -> SamplingPlan:
-    """boxes float32 [B, N, 4] px, levels int32 [B, N] -> the plan of the K boxes. See RoIAlign for the settings."""
+    """Return the sampling plan of the K boxes; see RoIAlign for the settings.
+
+    Args:
+        boxes: float32 [B, N, 4] px.
+        levels: int32 [B, N], the level that each box is pooled from.
+    """
     batch, number = boxes.shape[0], boxes.shape[1]
     flat, level = tf.reshape(boxes, [-1, 4]), tf.reshape(levels, [-1])
     edges = flat * tf.gather(tf.constant([1. / s for s in strides], tf.float32), level)[:, None]   # [K, 4], in cells
-    if quantized:    # RoIPool's cells, from the first's edge to the last's
+    if quantized:    # the cells of RoIPool, from the edge of the first to the edge of the last
         edges = rounded(edges)
         start, sides = edges[:, :2] - .5, tf.maximum(edges[:, 2:] - edges[:, :2] + 1., 1.)
     else:
@@ -66,19 +74,19 @@ def sampling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[int], s
 
 
 class Aggregation(NamedTuple):
-    """How a bin's value comes from its samples: state after state, and the share of each sample in the gradient.
+    """How the samples of a bin give its value (`begin`, then `add` for each), and each sample's part of the gradient.
 
-    `state[0]` is the value; `weight` is that of the sample in an average, 0 where the box has no such sample.
+    `state[0]` is the value. `weight` is that of the sample in an average, 0 for boxes without such a sample.
     """
-    begin: Callable[[list[Any]], State]                                            # of this shape
+    begin: Callable[[list[Any]], State]                                            # shape
     add: Callable[[State, Any, tf.Tensor, tf.Tensor], State]                       # state, s, values, weight
     share: Callable[[tf.Tensor, State, Any, tf.Tensor], tf.Tensor]                 # upstream, last state, s, weight
 
 
 def _add_larger(state: State, s: Any, values: tf.Tensor, weight: tf.Tensor) -> State:
     largest, holder = state
-    # Samples of a box without area fall on one point, and XLA may compute a value twice, with other roundings, for the
-    # result and for the gradient: equals must stay equals in both.
+    # The samples of a box without area coincide. XLA may compute their value twice with different roundings, for the
+    # result and for the gradient; the tolerance makes both choose the same sample.
     larger = (weight > 0.) & ((holder < 0) | (values - largest > 1e-6 * tf.abs(largest)))
     return tf.where(larger, values, largest), tf.where(larger, s, holder)
 
@@ -86,22 +94,23 @@ def _add_larger(state: State, s: Any, values: tf.Tensor, weight: tf.Tensor) -> S
 AVERAGE = Aggregation(begin=lambda shape: (tf.zeros(shape),),
                       add=lambda state, s, values, weight: (state[0] + weight * values,),
                       share=lambda upstream, state, s, weight: weight * upstream)
-# Beside the largest value the sample that it came from; of equals the first.
+# The state is the largest value and the index of its sample, the first one in a tie.
 MAX = Aggregation(begin=lambda shape: (tf.zeros(shape), tf.fill(shape, -1)), add=_add_larger,
                   share=lambda upstream, state, s, weight: tf.where(state[1] == s, upstream, 0.))
 AGGREGATIONS = {'average': AVERAGE, 'max': MAX}
 
 
 class RoIAlign(RoILayer):
-    """The average or the largest of each bin's bilinear samples; see RoILayer.
+    """RoIAlign: the average or the maximum of bilinear samples in each bin. See RoILayer for inputs and outputs.
 
     Args:
-        sampling_ratio: samples of a bin in each axis; 0: the bin's side in cells, rounded up.
-        aligned: shift by half a cell, so that cell centres lie at half-integers; False, the dialect of the first
-            implementations, leaves the shift out and takes boxes to be at least one cell wide.
+        sampling_ratio: samples per bin and axis; 0: the bin's side in cells, rounded up.
+        aligned: shift by half a cell, so that cell centers are at half-integers. False, the dialect of the first
+            implementations, has no shift and makes boxes at least one cell wide.
         engine: 'op' or 'xla'.
-        aggregate: 'average' or 'max' of a bin's samples.
-        quantized: edges are first rounded to cells, as RoIPool does: RoIWarp. `aligned` has no meaning then.
+        aggregate: 'average' or 'max' of the samples in a bin.
+        quantized: first round the edges of boxes to cells, as RoIPool does; this is RoIWarp. `aligned` has no effect
+            then.
     """
 
     def __init__(self, size: int | Sequence[int], strides: Sequence[int], sampling_ratio: int, aligned: bool,
@@ -122,9 +131,15 @@ class RoIAlign(RoILayer):
 
 def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, engine: str,
               aggregation: Aggregation = AVERAGE) -> tf.Tensor:
-    """Aggregates the plan's samples: L maps float32 [B, h, w, C] -> [K, P, P, C], differentiable in the maps.
+    """Return the pooled feature maps [K, P, P, C], differentiable with respect to `features`.
 
-    samples: of each bin; 0 where the plan's boxes differ in it.
+    Args:
+        features: L feature maps float32 [B, h, w, C].
+        plan: positions of the samples.
+        size: rows and columns of bins.
+        samples: number of samples in each bin; 0 if it differs between boxes.
+        engine: 'op' or 'xla'.
+        aggregation: AVERAGE or MAX.
     """
     read, spread = {'op': (_read_op, _spread_op), 'xla': (_read_xla, _spread_xla)}[engine]
 
@@ -142,25 +157,29 @@ def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, sam
 
 def _over_samples(start: State, plan: SamplingPlan, samples: int, step: Callable[[tf.Tensor | int, State], State]
                   ) -> State:
-    """Return the state after step(s, state) for every sample; `samples` 0: as many as the box with the most has."""
+    """Return the state after step(s, state) for every sample s; with `samples` 0, up to the largest number of a box."""
     most = samples or tf.cast(tf.reduce_max(tf.reduce_prod(plan.ratio, axis=-1)), tf.int32)
-    # One at a time: written out, or run ahead of each other, the samples would all lie in memory together.
+    # One sample at a time: unrolled or parallel iterations would keep all samples in memory together.
     return tf.while_loop(lambda s, _: s < most, lambda s, state: (s + 1, step(s, state)), (0, start),
                          parallel_iterations=1)[1]
 
 
-# Engine 'op'. A level is padded by one repeated cell, since a sample up to one cell outside takes the border's value;
-# beyond that crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level: shapes inside are dynamic.
+# Engine 'op'. A sample up to one cell outside the feature map takes the value at its border, so each level is padded by
+# one repeated cell. Farther outside, crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level, so
+# the shapes inside are dynamic.
 
 _BORDER = [[0, 0], [1, 1], [1, 1], [0, 0]]
 
 
 def _crop_boxes(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: Dimension, width: Dimension
                 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """crop_and_resize reads from the first to the last sample; its coordinates run over the padded level's cells."""
+    """Return the boxes for crop_and_resize, [k, 4], and the weights of the samples, [k, 1, 1, 1].
+
+    A box reaches from the first to the last sample, in the padded level's cells, normalized to 0..1.
+    """
     y, x, weight = plan.points(s, size)
     corners = tf.stack([y[:, 0], x[:, 0], y[:, -1], x[:, -1]], axis=-1)
-    corners = tf.where(weight[:, None] > 0., corners, -9.)    # far outside, the kernel has nothing to read
+    corners = tf.where(weight[:, None] > 0., corners, -9.)    # far outside, where the kernel reads nothing
     last = tf.cast(tf.stack([height, width] * 2), tf.float32) + 1.
     return (corners + 1.) / last, weight[:, None, None, None]
 
@@ -185,7 +204,7 @@ def _read_op(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples:
             crops, weight = _crop_boxes(part, s, size, *dimensions(feature)[1:3])
             values = tf.image.crop_and_resize(padded, crops, part.image, size)
             state = aggregation.add(state, s, values, weight)
-            # What a loop holds must keep the shape that is known of it.
+            # Loop variables must keep their static shapes.
             return tuple(tf.ensure_shape(each, first.shape) for each, first in zip(state, start, strict=True))
 
         found = _over_samples(start, part, samples, step)
@@ -215,10 +234,10 @@ def _spread_op(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], pla
     return gradients
 
 
-# Engine 'xla'. The cells of all levels form the rows of one table; a sample reads four of them.
+# Engine 'xla'. One table has a row for each cell of all levels; a sample reads four rows.
 
 class _Corners(NamedTuple):
-    """The two cells that surround a coordinate, and their weights (0 outside): each [K, P]."""
+    """The two cells around a coordinate, and their weights (0 outside the feature map): each [K, P]."""
     low: tf.Tensor
     high: tf.Tensor
     low_weight: tf.Tensor
@@ -226,7 +245,7 @@ class _Corners(NamedTuple):
 
 
 def _corners(position: tf.Tensor, cells: tf.Tensor) -> _Corners:
-    """position [K, P], cells float32 [K, 1]: how many there are along the axis."""
+    """Return the cells around `position` [K, P] on an axis of `cells` cells, float32 [K, 1]."""
     inside = tf.cast((position >= -1.) & (position <= cells), tf.float32)
     position = tf.clip_by_value(position, 0., cells - 1.)
     low = tf.floor(position)
@@ -237,7 +256,10 @@ def _corners(position: tf.Tensor, cells: tf.Tensor) -> _Corners:
 
 def _rows(maps: Sequence[tf.Tensor], plan: SamplingPlan, s: tf.Tensor | int, size: Size
           ) -> tuple[list[tuple[tf.Tensor, tf.Tensor]], tf.Tensor]:
-    """The four rows that the s-th sample reads of the table, with the weights of each, [K, P, P]; the sample's own."""
+    """Return four pairs (row of the table [K, P, P], weight [K, P, P, 1]) for the s-th sample, and the sample's weight.
+
+    The weight of the sample in its bin is [K, 1, 1, 1].
+    """
     height, width, offset = cells.extent(maps, plan.level)
     y, x, weight = plan.points(s, size)
     rows, columns = _corners(y, tf.cast(height, tf.float32)), _corners(x, tf.cast(width, tf.float32))
