@@ -1,4 +1,4 @@
-"""Feature extractors: images to maps by stride. What a trunk has to offer stands in ARCHITECTURE.md."""
+"""Backbones and necks: images to feature maps. ARCHITECTURE.md lists what a backbone must provide."""
 from __future__ import annotations
 
 import importlib
@@ -12,7 +12,11 @@ from mrcnn_tf.config.trunks import TRUNKS
 
 
 def build_backbone(config: BackboneConfig) -> PyramidBackbone | SingleMapBackbone | ModulatedBackbone:
-    """The trunk named by the config, under a neck or as it is: [B, H, W, 3] -> list of maps at `strides`."""
+    """Return the backbone that the config names, with its neck.
+
+    The layer takes normalized images [B, H, W, 3] and returns a list of feature maps [B, H / s, W / s, C], one for each
+    s of its attribute `strides`.
+    """
     trunk = trunk_class(config)(config, name='trunk')
     if config.maps == 'fpn':
         return PyramidBackbone(trunk, config.fpn_channels, Norm.of(config, config.fpn_norm), name='backbone')
@@ -22,6 +26,6 @@ def build_backbone(config: BackboneConfig) -> PyramidBackbone | SingleMapBackbon
 
 
 def trunk_class(config: BackboneConfig) -> Any:
-    """The layer of `TRUNKS`: [B, H, W, 3] -> maps by stride."""
+    """Return the layer class of the backbone that the config names, without a neck; its output is a dict by stride."""
     module, _, name = TRUNKS[config.name].layer.rpartition('.')
     return getattr(importlib.import_module(module), name)

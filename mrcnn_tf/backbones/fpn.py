@@ -1,4 +1,4 @@
-"""From a trunk's maps to what RPN and heads read: a feature pyramid (FPN 3), or one map as it is."""
+"""The necks that turn a backbone's feature maps into inputs of RPN and heads: an FPN (FPN 3), or none, for one map."""
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +10,10 @@ from mrcnn_tf.backbones.normalization import NO_NORM, ConvNorm, Norm
 
 
 class FeaturePyramid(keras.layers.Layer):
-    """Maps by stride {4, 8, 16, 32} -> [P2, P3, P4, P5, P6], all with `channels`; P6 is every second cell of P5."""
+    """The FPN: feature maps by stride {4, 8, 16, 32} -> [P2, P3, P4, P5, P6] with `channels` each.
+
+    P6 is every second cell of P5.
+    """
 
     def __init__(self, channels: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -33,12 +36,15 @@ class FeaturePyramid(keras.layers.Layer):
 
 
 def upsample(x: tf.Tensor) -> tf.Tensor:
-    """Nearest neighbour by two: a stride of 32 divides every canvas, so the sides match."""
+    """Return `x` upsampled by two to nearest neighbors: [B, h, w, C] -> [B, 2 h, 2 w, C].
+
+    The sides of every canvas are multiples of 32, so the result fits the next finer level.
+    """
     return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class PyramidBackbone(keras.layers.Layer):
-    """A trunk under a feature pyramid: images [B, H, W, 3] -> [P2..P6] at `strides`; RoIs are pooled from P2..P5."""
+    """A backbone with an FPN: images [B, H, W, 3] -> [P2..P6] at `strides`. RoIs are pooled from P2..P5."""
 
     strides = (4, 8, 16, 32, 64)
     pooled = 4
@@ -53,7 +59,7 @@ class PyramidBackbone(keras.layers.Layer):
 
 
 class SingleMapBackbone(keras.layers.Layer):
-    """A trunk whose last map, of stride 16, serves RPN and heads (Faster 3; C4 and DC5): images -> [map]."""
+    """A backbone without a neck: images [B, H, W, 3] -> [feature map of stride 16] (Faster 3; C4 and DC5)."""
 
     strides = (16,)
     pooled = 1

@@ -1,7 +1,7 @@
-"""Inception-ResNet-v2 (Szegedy et al., 1602.07261): maps at strides 4, 8, 16, 32.
+"""Inception-ResNet-v2 (Szegedy et al., 1602.07261): feature maps of strides 4, 8, 16, 32.
 
-Padded as TensorFlow's 'same' throughout, so that each stride divides the sides, as G-RMI aligns its maps (Huang et al.,
-1611.10012). The classifier pads nothing in its stem and where it halves.
+All padding is TensorFlow's 'same', so that each stride divides the sides; G-RMI aligns its feature maps in this way
+(Huang et al., 1611.10012). The ImageNet classifier has no padding in its stem and where it halves the sides.
 """
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mrcnn_tf.backbones.normalization import NO_NORM, ConvNorm, Norm
 from mrcnn_tf.config import BackboneConfig
 
 PADDING = 'same'
-REPEATS = (10, 20, 10)     # of the blocks below
+REPEATS = (10, 20, 10)     # numbers of block35, block17 and block8
 
-# Filters and kernel of each convolution, a row a branch.
+# Filters and kernel of each convolution, a tuple per branch.
 Branch = tuple[tuple[int, int | tuple[int, int]], ...]
 BLOCK35: tuple[Branch, ...] = (((32, 1),), ((32, 1), (32, 3)), ((32, 1), (48, 3), (64, 3)))
 BLOCK17: tuple[Branch, ...] = (((192, 1),), ((128, 1), (160, (1, 7)), (192, (7, 1))))
@@ -29,10 +29,10 @@ MIXED_7A: tuple[Branch, ...] = (((256, 1), (384, 3)), ((256, 1), (288, 3)), ((25
 
 
 class Mixed(keras.layers.Layer):
-    """Branches of convolutions, and one of pooled cells: [B, H, W, C] -> all their channels.
+    """Branches of convolutions and a pooling branch, concatenated: [B, H, W, C] -> [B, H, W, C'].
 
-    Where it halves, the last convolution of each branch does, and the pooling takes the largest; else that averages,
-    with a convolution behind it.
+    With `halves`, the last convolution of each branch and the max pooling have stride 2: the output is
+    [B, H / 2, W / 2, C']. Without it, the pooling is average pooling followed by a convolution.
     """
 
     def __init__(self, norm: Norm, branches: Sequence[Branch], halves: bool = True, **kwargs: Any) -> None:
@@ -43,7 +43,7 @@ class Mixed(keras.layers.Layer):
 
     @property
     def convs(self) -> list[ConvNorm]:
-        """Branch by branch."""
+        """All convolutions, branch by branch."""
         return [*itertools.chain(*self.branches), *([self.averaged] if self.averaged else [])]
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -53,7 +53,7 @@ class Mixed(keras.layers.Layer):
 
 
 class Residual(keras.layers.Layer):
-    """What branches find, brought to the channels of the input, times `scale` and added to it; then ReLU, or not."""
+    """A residual block: x + scale * (1x1 convolution of the concatenated branches), with a ReLU if `activate`."""
 
     def __init__(self, norm: Norm, branches: Sequence[Branch], channels: int, scale: float, activate: bool = True,
                  **kwargs: Any) -> None:
@@ -64,7 +64,7 @@ class Residual(keras.layers.Layer):
 
     @property
     def convs(self) -> list[ConvNorm]:
-        """Those of the branches, branch by branch."""
+        """The convolutions of the branches, branch by branch."""
         return list(itertools.chain(*self.branches))
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -74,9 +74,9 @@ class Residual(keras.layers.Layer):
 
 
 class InceptionResNetV2(keras.layers.Layer):
-    """Images [B, H, W, 3] of -1..1 -> maps by stride {4: [B, H/4, W/4, 192], 8: 320, 16: 1088, 32: 1536}.
+    """Images [B, H, W, 3] in -1..1 -> feature maps by stride {4: [B, H/4, W/4, 192], 8: 320, 16: 1088, 32: 1536}.
 
-    What `config.maps` names c4 ends at 16. `config.frozen_stages` counts strides from 2 on.
+    With `config.maps` c4, the last stride is 16. `config.frozen_stages` counts the strides from 2 on.
     """
 
     def __init__(self, config: BackboneConfig, **kwargs: Any) -> None:
@@ -103,7 +103,7 @@ class InceptionResNetV2(keras.layers.Layer):
 
     @staticmethod
     def last_stage(config: BackboneConfig) -> list[keras.layers.Layer]:
-        """From stride 16 to 32: what c4 leaves to the heads."""
+        """Return the layers from stride 16 to 32, which the heads apply to each RoI with `maps: c4`."""
         norm = Norm.of(config)
         return [Mixed(norm, MIXED_7A, name='mixed_7a'), *_blocks(norm, 'block8', BLOCK8, REPEATS[2] - 1, 2080, .2),
                 Residual(norm, BLOCK8, 2080, 1., False, name='block8_10'), ConvNorm(norm, 1536, 1, name='conv_7b')]
@@ -115,7 +115,7 @@ def _blocks(norm: Norm, name: str, branches: Sequence[Branch], count: int, chann
 
 
 def _convolutions(norm: Norm, branch: Branch, stride: int, name: str) -> list[ConvNorm]:
-    """Those of a branch; the last one has the stride."""
+    """Return the convolutions of a branch; the last one has the stride."""
     *before, (filters, kernel) = branch
     return [*(ConvNorm(norm, *conv, name=f'{name}_{number}') for number, conv in enumerate(before)),
             ConvNorm(norm, filters, kernel, stride, padding=PADDING if stride > 1 else 'same', name=f'{name}_last')]

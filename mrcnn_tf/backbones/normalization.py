@@ -1,4 +1,4 @@
-"""Normalisation layers by name, and the convolution that they follow."""
+"""Normalization layers by name, and a convolution followed by one."""
 from __future__ import annotations
 
 from typing import Any, NamedTuple
@@ -8,15 +8,16 @@ import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
 
-# A policy of bfloat16 would otherwise round the statistics whenever they are read. Keras 2 and 3 name it differently.
+# Without it, a bfloat16 policy would round the statistics in each read. Keras 2 and 3 have different names for it.
 _NOT_CAST = {'autocast' if keras.__version__.startswith('3') else 'experimental_autocast': False}
-_GROUPS = 32    # of group normalisation (Wu and He, 1803.08494)
+_GROUPS = 32    # of group normalization (Wu and He, 1803.08494)
 
 
 class FrozenBatchNormalization(keras.layers.Layer):
-    """Batch normalisation by stored statistics, none of its parameters trained.
+    """Batch normalization by stored statistics; no parameter is trained.
 
-    (x - moving_mean) / sqrt(moving_variance + epsilon) * gamma + beta, folded to one scale and shift in float32.
+    Returns (x - moving_mean) / sqrt(moving_variance + epsilon) * gamma + beta, computed as one scale and one shift in
+    float32.
     """
 
     def __init__(self, epsilon: float, **kwargs: Any) -> None:
@@ -43,10 +44,14 @@ class FrozenBatchNormalization(keras.layers.Layer):
 
 
 class Norm(NamedTuple):
-    """What follows a convolution.
+    """The normalization after a convolution.
 
-    kind: none; frozen: stored statistics; batch: trained, statistics of each replica; sync: trained, statistics of all
-    replicas; group: trained, statistics of 32 groups of channels of one image.
+    `kind` is one of:
+        none: no normalization.
+        frozen: by stored statistics, not trained.
+        batch: trained, by the statistics of each replica's batch.
+        sync: trained, by the statistics of all replicas.
+        group: trained, by the statistics of 32 groups of channels in each image.
     """
     kind: str
     epsilon: float = 1e-5
@@ -54,11 +59,11 @@ class Norm(NamedTuple):
 
     @classmethod
     def of(cls, config: BackboneConfig, kind: str | None = None) -> Norm:
-        """The trunk's, or another kind with the trunk's settings."""
+        """Return the backbone's normalization, or another kind with its epsilon and momentum."""
         return cls(kind or config.norm, config.norm_epsilon, config.norm_momentum)
 
     def layer(self, name: str) -> keras.layers.Layer:
-        """The layer, which `none` has not."""
+        """Return the Keras layer; `kind` must not be none."""
         if self.kind == 'frozen':
             return FrozenBatchNormalization(self.epsilon, name=name)
         if self.kind == 'group':
@@ -71,9 +76,9 @@ NO_NORM = Norm('none')
 
 
 class ConvNorm(keras.layers.Layer):
-    """Convolution, then normalisation, then ReLU if `activate`. A bias where no norm follows.
+    """A convolution, then normalization, then ReLU if `activate`. The convolution has a bias if `norm` is none.
 
-    As many cells are padded on either side, or as TensorFlow's `padding`, 'same' or 'valid', does.
+    Padding is symmetric by default, or TensorFlow's `padding`, 'same' or 'valid'.
     """
 
     def __init__(self, norm: Norm, filters: int, kernel: int | tuple[int, int], stride: int = 1, activate: bool = True,

@@ -1,6 +1,6 @@
 """ResNet (He et al., 1512.03385) and ResNeXt (Xie et al., 1611.05431): stages res2..res5 at strides 4, 8, 16, 32.
 
-All padding is symmetric, as published weights expect ('same' pads a stride of 2 at the right and bottom only).
+All padding is symmetric, as published weights need it. With stride 2, 'same' would pad only at the right and bottom.
 """
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mrcnn_tf.config import BackboneConfig
 
 
 class Form(NamedTuple):
-    """The numbers that tell the members of the family apart."""
-    blocks: tuple[int, int, int, int]    # of res2, ... res5
+    """The architecture of one ResNet."""
+    blocks: tuple[int, int, int, int]    # number of blocks in res2, ... res5
     bottleneck: bool
-    groups: int = 1                      # of the 3 x 3 convolution
-    width: int = 64                      # of the same in res2; doubles from stage to stage
+    groups: int = 1                      # of the 3x3 convolution in a bottleneck
+    width: int = 64                      # channels of the same convolution in res2; doubles from stage to stage
 
     def channels(self, index: int) -> int:
-        """Of the maps that stage `index` (0 for res2) gives."""
+        """Return the channels of the feature map of stage `index`, 0 for res2."""
         return (256 if self.bottleneck else 64) * 2 ** index
 
 
@@ -37,10 +37,11 @@ FORMS = {
 
 
 class ResidualBlock(keras.layers.Layer):
-    """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1.
+    """A residual block of two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1 convolutions.
 
     Args:
-        width, filters: of the 3x3 convolution of a bottleneck, of what the block gives.
+        width: channels of the 3x3 convolution in a bottleneck.
+        filters: channels of the block's output.
         project: whether the shortcut is a convolution.
         dilation: of the 3x3 convolutions.
     """
@@ -68,7 +69,10 @@ class ResidualBlock(keras.layers.Layer):
 
 
 def stage(config: BackboneConfig, index: int, dilation: int = 1) -> list[ResidualBlock]:
-    """The blocks of res2 (index 0) to res5 (3); the first one halves the map, but for res2 and dilated stages."""
+    """Return the blocks of a stage, from res2 (index 0) to res5 (index 3).
+
+    The first block halves the sides of the feature map, except in res2 and in dilated stages.
+    """
     form = FORMS[config.name]
     width, filters = form.width * 2 ** index, form.channels(index)
     stride, project = 2 if index and dilation == 1 else 1, index > 0 or form.bottleneck
@@ -77,10 +81,10 @@ def stage(config: BackboneConfig, index: int, dilation: int = 1) -> list[Residua
 
 
 class ResNet(keras.layers.Layer):
-    """Images [B, H, W, 3], normalised -> maps by stride {4: [B, H/4, W/4, c], 8, 16, 32}.
+    """Normalized images [B, H, W, 3] -> feature maps by stride {4: [B, H/4, W/4, C], 8: ..., 16: ..., 32: ...}.
 
-    What `config.maps` names c4 ends at 16, with res4; c5 too, with a res5 that is dilated instead of strided.
-    `config.frozen_stages` counts from the stem what is not trained, normalisation included.
+    With `config.maps` c4, the last stride is 16, with res4. With c5 it is 16 too, with a res5 that is dilated instead
+    of strided. The first `config.frozen_stages` stages, from the stem on, are not trained; nor is their normalization.
     """
 
     def __init__(self, config: BackboneConfig, **kwargs: Any) -> None:
@@ -95,7 +99,7 @@ class ResNet(keras.layers.Layer):
             layer.trainable = False
 
     def call(self, x: tf.Tensor, training: bool = False) -> dict[int, tf.Tensor]:
-        x = tf.pad(self.stem(x, training=training), [[0, 0], [1, 1], [1, 1], [0, 0]])   # ReLU's: 0 is no larger
+        x = tf.pad(self.stem(x, training=training), [[0, 0], [1, 1], [1, 1], [0, 0]])   # after ReLU, 0 is neutral
         x = tf.nn.max_pool2d(x, 3, 2, 'VALID')
         maps = {}
         for stride, blocks in zip(self.strides, self.stages, strict=True):
@@ -106,5 +110,5 @@ class ResNet(keras.layers.Layer):
 
     @staticmethod
     def last_stage(config: BackboneConfig) -> list[ResidualBlock]:
-        """What c4 leaves to the heads."""
+        """Return the blocks of res5, which the heads apply to each RoI with `maps: c4`."""
         return stage(config, 3)

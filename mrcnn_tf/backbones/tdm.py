@@ -1,4 +1,4 @@
-"""Top-down modulation (Shrivastava et al., 1612.06851): what is coarse decides what of the fine maps is kept.
+"""Top-down modulation (TDM, Shrivastava et al., 1612.06851): coarse feature maps modulate the finer ones.
 
 T, L: the paper's top-down and lateral modules.
 """
@@ -15,14 +15,15 @@ from mrcnn_tf.backbones.normalization import NO_NORM, ConvNorm
 
 
 class TopDownModulation(keras.layers.Layer):
-    """Maps by stride -> the finest of `strides`, [B, H / s, W / s, 2 channels], modulated by all that are coarser.
+    """Feature maps by stride -> the finest one, [B, H / s, W / s, 2 channels], modulated by all coarser ones.
 
-    From the coarsest on, T, a 3x3 convolution of what comes from above, is spread over the cells of the next finer
-    map, and joined with L, a 3x3 convolution of that, by a 1x1 convolution; each with a ReLU (TDM 3).
+    For each level, from coarse to fine (TDM 3): T, a 3x3 convolution of the coarser result, is upsampled by two and
+    concatenated with L, a 3x3 convolution of the finer feature map; a 1x1 convolution gives the next result. Each
+    convolution has a ReLU.
 
     Args:
-        strides: of the maps that take part, the finest first.
-        channels: of T and L each.
+        strides: of the feature maps to use, the finest first.
+        channels: of T and of L.
     """
 
     def __init__(self, strides: Sequence[int], channels: int, **kwargs: Any) -> None:
@@ -45,7 +46,7 @@ class TopDownModulation(keras.layers.Layer):
 
 
 class ModulatedBackbone(keras.layers.Layer):
-    """A trunk under top-down modulation: images [B, H, W, 3] -> [map of `stride`], which serves RPN and heads."""
+    """A backbone with top-down modulation: images [B, H, W, 3] -> [feature map of `stride`], for RPN and heads."""
 
     pooled = 1
 

@@ -13,9 +13,10 @@ BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))    # filters and numb
 
 
 class VGG16(keras.layers.Layer):
-    """Images [B, H, W, 3], normalised -> maps by stride {4: conv3_3, 8: conv4_3, 16: conv5_3 [B, H/16, W/16, 512]}.
+    """Normalized images [B, H, W, 3] -> feature maps by stride {4: conv3_3, 8: conv4_3, 16: conv5_3}.
 
-    `config.frozen_stages` counts blocks of convolutions; Fast R-CNN (4.5) trains from conv3_1 on: 2.
+    conv5_3 is [B, H/16, W/16, 512]. `config.frozen_stages` is the number of blocks that are not trained: 2 in Fast
+    R-CNN (4.5), which trains from conv3_1 on.
     """
 
     strides = (4, 8, 16)
