@@ -13,6 +13,7 @@ import numpy as np
 from data_tools import ids
 from data_tools.incidents import ConversionError, Fault, Log
 from data_tools.remains import LEFT_OUT
+from mrcnn_tf import files
 from mrcnn_tf.input.manifest import Category
 
 OTHER_FORM = 'id in another form'
@@ -95,7 +96,7 @@ def is_text(value: Any) -> bool:
 
 def _wanted(listed: Sequence[Listed], keep: pathlib.Path, path: pathlib.Path) -> set[int]:
     try:
-        lines = [line.strip() for line in keep.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+        lines = [line.strip() for line in files.read_text(keep, 'utf-8-sig').splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f'{keep}: {getattr(error, "strerror", "not UTF-8")}; give a text file with the name or '
                               'id of a category on each line') from None

@@ -190,7 +190,7 @@ def test_a_step_moves_what_is_trained_and_nothing_else(op_model, weights, op_ste
         assert np.array_equal(old, new) is (id(variable) in frozen), variable.name
         square += np.sum((new - old) ** 2) if id(variable) in trained else 0.
     np.testing.assert_allclose(np.sqrt(square), RATE * CLIP, rtol=1e-4)
-    assert sorted(losses) == sorted(['loss', *LOSSES])
+    assert sorted(losses) == sorted(['loss', *LOSSES, 'positive_anchors', 'positive_rois'])
     np.testing.assert_allclose(losses['loss'], sum(losses[name] for name in LOSSES), rtol=1e-5)
     assert all(losses[name] > 0 for name in LOSSES)
 

@@ -168,7 +168,7 @@ MATCHES = [(quality, thresholds, low) for quality in ('', 'real_', 'zero_row_') 
 def test_matcher(ops_kit, held, monkeypatch, mode, quality, thresholds, low) -> None:
     """Ties between objects, between candidates and with the thresholds among them."""
     table = ops_kit[f'matcher_quality_{quality}'.rstrip('_')]
-    monkeypatch.setattr(boxes, 'iou', lambda gt, candidates: tf.constant(table[None]))
+    overlaps_are(monkeypatch, table)
     found = matched(mode, *table.shape, thresholds, low == 'low')
     name = f'matcher_match_{quality}{thresholds}_{low}'
     held(name, found, ops_kit[name], mode)
@@ -178,15 +178,20 @@ def test_matcher(ops_kit, held, monkeypatch, mode, quality, thresholds, low) -> 
 def test_matcher_of_an_object_that_overlaps_nothing(ops_kit, monkeypatch, thresholds) -> None:
     """The reference makes every candidate that does not overlap it a match; ours differs there, and only there."""
     table = ops_kit['matcher_quality_zero_row']
-    monkeypatch.setattr(boxes, 'iou', lambda gt, candidates: tf.constant(table[None]))
+    overlaps_are(monkeypatch, table)
     found = matched('graph', *table.shape, thresholds, True)
     others = np.delete(table, np.flatnonzero(table.max(1) == 0), axis=0)
-    monkeypatch.setattr(boxes, 'iou', lambda gt, candidates: tf.constant(others[None]))
+    overlaps_are(monkeypatch, others)
     without = matched('graph', *others.shape, thresholds, True)
     np.testing.assert_array_equal(found < 0, without < 0)
     theirs = ops_kit[f'matcher_match_zero_row_{thresholds}_low']
     assert (theirs >= 0).sum() > (found >= 0).sum()
     np.testing.assert_array_equal(found[found >= 0], theirs[found >= 0])
+
+
+def overlaps_are(monkeypatch: pytest.MonkeyPatch, table: np.ndarray) -> None:
+    """Let `boxes.iou` look up the rows of a table [objects, candidates] by the first number of an object's box."""
+    monkeypatch.setattr(boxes, 'iou', lambda gt, _: tf.gather(tf.constant(table), tf.cast(gt[..., 0], tf.int32)))
 
 
 def matched(mode: str, objects: int, candidates: int, thresholds: str, low: bool) -> np.ndarray:
@@ -195,7 +200,8 @@ def matched(mode: str, objects: int, candidates: int, thresholds: str, low: bool
     # The function under the compiled one, so that no trace with this table outlives the test.
     found = MODES[mode](lambda c, g, usable, crowd: targets.match.python_function(
         c, g, usable, crowd, positive, negative, low, 1.))(
-        tf.zeros([candidates, 4]), tf.zeros([1, objects, 4]), tf.ones([1, objects], tf.bool),
+        tf.zeros([candidates, 4]), tf.tile(tf.range(objects, dtype=tf.float32)[None, :, None], [1, 1, 4]),
+        tf.ones([1, objects], tf.bool),
         tf.zeros([1, objects], tf.bool))
     label, index = found.label[0].numpy(), found.matched_gt_index[0].numpy()
     return np.select([label == 1, label == 0], [index, -1], -2)

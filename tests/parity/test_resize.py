@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mrcnn_tf import targets
-from mrcnn_tf.input import images, records
+from mrcnn_tf.input import decoding, images, records
 from tests.conftest import KITS
 
 CROP, TARGET = 112, 28     # data.mask_size, and cells of a target
@@ -84,7 +84,7 @@ def test_images_of_detectron2(pytestconfig, coco_dir, hold) -> None:
         pytest.skip('no parity kit of Detectron2: neither ../shared/parity_d2 nor --kit PATH is one')
     found = []
     for key, theirs in kit.arrays('images').items():
-        image = images.decode(tf.constant((coco_dir / f'{key.partition("@")[0]}.jpg').read_bytes()))
+        image = decoding.decode(tf.constant((coco_dir / f'{key.partition("@")[0]}.jpg').read_bytes()))
         shape = images.resized_shape(*image.shape[:2], min(theirs.shape[:2]), 1333, rounded=True)
         ours = images.resize(image, shape, antialias=True).numpy()[..., ::-1]
         assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 1
