@@ -145,7 +145,7 @@ class Coco:
         box, of_box, odd = self._box(annotation, region, size)
         covered = objects.box_area(box) if region is None else region.area
         area, of_area = objects.area(self._area(annotation.get('area')), covered)
-        crowd = annotation.get('iscrowd') == 1
+        crowd = coco_lists.is_crowd(annotation)
         made = records.ObjectAnnotation(
             box=box, label=category.label, name=category.name, area=area, crowd=crowd and self.crowds,
             annotation_id=_number(annotation.get('id'), ordinal),
@@ -153,8 +153,9 @@ class Coco:
             has_mask=not unmasked)
         odd += [] if region is None else objects.disagreement(box, region.box)
         if crowd and not self.crowds:
-            repairs = [*repairs, Fault('crowd taken as one object', 'iscrowd is 1')]
-        return made, [*of_box, *repairs, *of_area], [*_unclear_crowd(annotation.get('iscrowd')), *unmasked, *odd]
+            repairs = [*repairs, Fault('crowd taken as one object', f'iscrowd is {annotation["iscrowd"]!r}')]
+        as_text, unclear = _of_crowd(annotation.get('iscrowd'))
+        return made, [*of_box, *repairs, *of_area, *as_text], [*unclear, *unmasked, *odd]
 
     def _category(self, category_id: Any) -> Category:
         category = self.categories.get(self.ids.place(category_id))
@@ -202,9 +203,14 @@ def _size(stated: Any) -> tuple[tuple[int, int] | None, list[Fault]]:
     return None, [Fault('size not stated', f'height {stated[0]!r:.20}, width {stated[1]!r:.20}')]
 
 
-def _unclear_crowd(iscrowd: Any) -> list[Fault]:
-    """A fault where nobody can tell whether it is a crowd; it is taken for an object."""
-    return [] if iscrowd in (None, 0, 1) else [Fault('iscrowd neither 0 nor 1', f'iscrowd is {iscrowd!r:.40}')]
+def _of_crowd(iscrowd: Any) -> tuple[list[Fault], list[Fault]]:
+    """The repair of a flag that is written as text, and the fault of one that is neither 0 nor 1: an object."""
+    if iscrowd in (None, 0, 1):
+        return [], []
+    fault = f'iscrowd is {iscrowd!r:.40}'
+    if as_number(iscrowd) in (0, 1):
+        return [Fault('iscrowd as text', fault)], []
+    return [], [Fault('iscrowd neither 0 nor 1', fault)]
 
 
 def _number(annotation_id: Any, ordinal: int) -> int:

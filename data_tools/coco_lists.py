@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_tools import categories, coco_boxes, ids, json_lists
+from data_tools import categories, coco_boxes, json_lists
 from data_tools.categories import is_text
-from data_tools.ids import Distinct, Ids
+from data_tools.ids import Distinct, Ids, as_number
 from data_tools.incidents import ConversionError, Fault, Log
 
 # What annotations of other tasks hold instead of boxes and masks.
@@ -113,7 +113,7 @@ def note_equal_ids(contents: Contents) -> None:
     values = elements_at(contents, pairs.ravel())
     for (one, other), count in zip(pairs.tolist(), counts.tolist(), strict=True):
         name, same = next(values).get('id'), next(values).get('id')
-        if name == same or None is not ids.as_number(name) == ids.as_number(same):      # texts are compared by a hash
+        if name == same or None is not as_number(name) == as_number(same):      # texts are compared by a hash
             contents.log.keep(Fault('annotation id listed again', f'{count} annotations have it, the first are number '
                                                                   f'{one + 1} and {other + 1} of the list'),
                               None, name, contents.path.name)
@@ -214,7 +214,7 @@ def _list_annotations(contents: Contents, elements: Iterable[json_lists.Element]
     for annotation, first, length, _ in elements:
         found.extend((contents.image_ids.number(annotation.get('image_id')),
                       contents.category_ids.number(annotation.get('category_id')),
-                      annotation.get('iscrowd') == 1, _id(annotation.get('id')), first, length))
+                      is_crowd(annotation), _id(annotation.get('id')), first, length))
         contents.boxes.add(annotation)
         new = [key for key in asked if annotation.get(key)]
         contents.keys.update(new)
@@ -222,11 +222,17 @@ def _list_annotations(contents: Contents, elements: Iterable[json_lists.Element]
     contents.annotations = np.frombuffer(found, np.int64).reshape(-1, 6) if found else contents.annotations
 
 
+def is_crowd(annotation: dict[str, Any]) -> bool:
+    """Return whether an annotation is marked as a crowd, as a number or as text."""
+    iscrowd = annotation.get('iscrowd')
+    return iscrowd == 1 or as_number(iscrowd) == 1
+
+
 def _id(value: Any) -> int:
     """A number for an annotation's id, the same for the same id."""
     if value is None:
         return _NO_ID
-    number = ids.as_number(value)
+    number = as_number(value)
     return number if number is not None and is_int64(number) else hash(repr(value))
 
 

@@ -282,11 +282,18 @@ def test_a_size_that_is_none_is_not_compared(folder: Folder, size: tuple[Any, An
         Incident(1, None, f'height {size[0]!r}, width {size[1]!r}', 'a.json')]}
 
 
-@pytest.mark.parametrize('crowd', ['1', 2, [1]])
+@pytest.mark.parametrize('crowd', ['yes', 2, [1]])
 def test_a_crowd_that_is_none_is_told(folder: Folder, crowd: Any) -> None:
     manifest = folder.convert([annotation(iscrowd=crowd)])
     assert manifest.counts.crowds == 0 and manifest.kept == {**UNUSED, 'iscrowd neither 0 nor 1': [
         Incident(1, 1, f'iscrowd is {crowd!r}', 'a.json')]}
+
+
+@pytest.mark.parametrize(('text', 'crowds'), [('1', 1), ('0', 0)])
+def test_a_crowd_flag_may_be_text(folder: Folder, text: str, crowds: int) -> None:
+    manifest = folder.convert([annotation(iscrowd=text)])
+    assert manifest.counts == Counts(1, 0, 1, crowds)
+    assert manifest.repaired == {'iscrowd as text': [Incident(1, 1, f'iscrowd is {text!r}', 'a.json')]}
 
 
 def test_crowds_may_be_single_objects(folder: Folder) -> None:
