@@ -23,14 +23,18 @@ def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: t
     Returns:
         int32 [2]; each side at least 1.
     """
+    if not rounded:
+        # In float64, as torchvision computes it: 334 px to a short side of 800 become 799, since 334 * (800 / 334) < 800.
+        sides, limits = (tf.cast(tf.stack(pair), tf.float64) for pair in ((height, width), (short_side, long_side)))
+        scale = tf.minimum(limits[0] / tf.reduce_min(sides, axis=0), limits[1] / tf.reduce_max(sides, axis=0))
+        return tf.cast(tf.maximum(tf.floor(sides * scale), 1.), tf.int32)
     height, width, short_side, long_side = (tf.cast(v, tf.int64) for v in (height, width, short_side, long_side))
     shorter, longer = tf.minimum(height, width), tf.maximum(height, width)
     short_binds = short_side * longer <= long_side * shorter
     # The scale stays a fraction of whole numbers: as a float it loses a pixel where side * scale is whole.
     numerator = tf.where(short_binds, short_side, long_side)
     denominator = tf.where(short_binds, shorter, longer)
-    sides = tf.stack([height, width]) * numerator
-    sides = (2 * sides + denominator) // (2 * denominator) if rounded else sides // denominator
+    sides = (2 * tf.stack([height, width]) * numerator + denominator) // (2 * denominator)
     return tf.cast(tf.maximum(sides, 1), tf.int32)
 
 

@@ -17,12 +17,23 @@ from mrcnn_tf.input import images, records
 
 
 @pytest.mark.parametrize(('short_side', 'long_side'), [(384, 384), (800, 1333), (24, 40), (50, 30)])
-def test_resized_shape_loses_no_pixel(short_side: int, long_side: int) -> None:
-    sizes = np.array(list(itertools.product([*range(1, 130, 3), 333, 480, 500, 612, 999, 6000], repeat=2)))
+def test_resized_shape_loses_the_pixels_that_torchvision_loses(short_side: int, long_side: int) -> None:
+    """Scale and product are float64 in its code, and rounded down."""
+    sizes = np.array(list(itertools.product([*range(1, 130, 3), 333, 334, 480, 500, 612, 999, 6000], repeat=2)))
     shapes = images.resized_shape(sizes[:, 0], sizes[:, 1], short_side, long_side).numpy().T
     for size, shape in zip(sizes.tolist(), shapes.tolist(), strict=True):
-        scale = min(fractions.Fraction(short_side, min(size)), fractions.Fraction(long_side, max(size)))
+        scale = min(short_side / min(size), long_side / max(size))
         assert shape == [max(1, math.floor(side * scale)) for side in size], size
+    assert images.resized_shape(334, 500, 800, 1333).numpy().tolist() == [799, 1197]     # what torchvision 0.29 gives
+
+
+@pytest.mark.parametrize(('short_side', 'long_side'), [(384, 384), (800, 1333), (24, 40), (50, 30)])
+def test_rounded_shape_loses_no_pixel(short_side: int, long_side: int) -> None:
+    sizes = np.array(list(itertools.product([*range(1, 130, 3), 333, 480, 500, 612, 999, 6000], repeat=2)))
+    shapes = images.resized_shape(sizes[:, 0], sizes[:, 1], short_side, long_side, rounded=True).numpy().T
+    for size, shape in zip(sizes.tolist(), shapes.tolist(), strict=True):
+        scale = min(fractions.Fraction(short_side, min(size)), fractions.Fraction(long_side, max(size)))
+        assert shape == [max(1, math.floor(side * scale + fractions.Fraction(1, 2))) for side in size], size
 
 
 def test_resized_shape_is_at_least_one_pixel() -> None:

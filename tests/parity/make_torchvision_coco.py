@@ -1,22 +1,23 @@
 """Detections of torchvision's Mask R-CNN on the COCO images of ../shared/data, stored for `test_torchvision_coco.py`.
 
     pip install torch==2.14.1 torchvision==0.29.1 pillow
-    python -m tests.parity.make_torchvision_coco OUTPUT.npz
+    python -m tests.parity.make_torchvision_coco OUTPUT.npz [PART_OF_A_NAME ...]
 
 From the file to the detection at torchvision's own settings (800 / 1333), with the weights of ../shared/parity. It runs
-where torch is installed and imports nothing of this project. Then each image is run again with noise of `NOISE` grey
-levels on every pixel: a detection that moves then (`stable` False) depends on the last bits of float32.
+where torch is installed and imports nothing of this project. Images whose names contain one of the parts given are run
+again in float64: a detection that moves then (`stable` False) depends on the last bits of float32 in torchvision
+itself, such as one whose proposal ties with another for the last place.
 
 The file holds, of all images one after another: `names`, `sizes` (height, width), `counts` (detections of each image),
 `boxes` float32 [D, 4] x1, y1, x2, y2 in px of the file, `scores` float32, `labels` uint8, `stable` bool; and of each
-image `checked` bool: it was run twice. Masks are left out: the kit compares them, and they take a third of the time.
+image `checked` bool: it was run in float64 too. Masks are left out: the kit compares them, and they take a third of
+the time.
 """
 from __future__ import annotations
 
 import importlib.util
 import pathlib
 import sys
-import time
 
 import numpy as np
 import torch
@@ -24,7 +25,6 @@ import torchvision
 from PIL import Image
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / 'shared'
-NOISE = 5e-4                     # grey levels, uniform: what two bilinear resizes in float32 may differ by
 BOX, SCORE = 2e-2, 2e-4          # px and score by which a stable detection may move
 
 
@@ -44,10 +44,11 @@ def build() -> torch.nn.Module:
 
 
 def detect(model: torch.nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the detections of one image, float32 [h, w, 3] of 0..255."""
+    """Return the detections of one image, float32 [h, w, 3] of 0..255, in the precision of the model."""
+    pixels = torch.from_numpy(image / np.float32(255)).permute(2, 0, 1).contiguous()
     with torch.inference_mode():
-        (found,) = model([torch.from_numpy(image / np.float32(255)).permute(2, 0, 1).contiguous()])
-    return {'boxes': found['boxes'].numpy(), 'scores': found['scores'].numpy(),
+        (found,) = model([pixels.to(next(model.parameters()).dtype)])
+    return {'boxes': found['boxes'].numpy().astype(np.float32), 'scores': found['scores'].numpy().astype(np.float32),
             'labels': found['labels'].numpy().astype(np.uint8)}
 
 
@@ -59,32 +60,41 @@ def stable(found: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> np.nda
     return (same & (apart <= BOX) & (scores <= SCORE)).any(1)
 
 
-def main(output: str) -> None:
-    """Write the detections of all images, then which of them are stable; save after each image, so that a run that was
-    stopped goes on where it was."""
-    model, random = build(), np.random.default_rng(0)
+def main(output: str, again: list[str]) -> None:
+    """Write the detections of all images, then which of those of the images named are stable.
+
+    Saves after each image, so that a run that was stopped resumes.
+    """
+    model = build()
     folder = SHARED / 'data' / 'coco_permissive'
     paths = sorted(folder.glob('*2017/*.jpg'), key=lambda path: (path.stem, path))
     names = [path.relative_to(folder).as_posix() for path in paths]
     results = load(output) if pathlib.Path(output).exists() else []
-    for second in (False, True):
-        for i, path in enumerate(paths):
-            if i < len(results) and (not second or results[i]['checked'].all()):
-                continue
-            start = time.time()
-            image = np.asarray(Image.open(path).convert('RGB'), np.float32)
-            if second:
-                noise = random.uniform(-NOISE, NOISE, image.shape).astype(np.float32)
-                results[i].update(stable=stable(results[i], detect(model, image + noise)), checked=np.array([True]))
-            else:
-                found = detect(model, image)
-                results.append({**found, 'stable': np.ones(len(found['boxes']), bool), 'checked': np.array([False]),
-                                'sizes': np.array([image.shape[:2]], np.int32),
-                                'counts': np.array([len(found['boxes'])], np.int32)})
-            np.savez_compressed(output, names=np.array(names[:len(results)]),
-                                **{key: np.concatenate([each[key] for each in results]) for key in results[0]})
-            print(f'{names[i]}: {len(results[i]["boxes"])} detections, {results[i]["stable"].sum()} stable, '
-                  f'{time.time() - start:.1f} s', flush=True)
+    for i, path in enumerate(paths[len(results):], len(results)):
+        image = read(path)
+        found = detect(model, image)
+        results.append({**found, 'stable': np.ones(len(found['boxes']), bool), 'checked': np.array([False]),
+                        'sizes': np.array([image.shape[:2]], np.int32),
+                        'counts': np.array([len(found['boxes'])], np.int32)})
+        save(output, names, results)
+        print(f'{names[i]}: {len(found["boxes"])} detections', flush=True)
+    model = model.double()
+    for i, path in enumerate(paths):
+        if any(part in names[i] for part in again):
+            results[i].update(stable=stable(results[i], detect(model, read(path))), checked=np.array([True]))
+            save(output, names, results)
+            print(f'{names[i]}: {results[i]["stable"].sum()} of {len(results[i]["boxes"])} stable', flush=True)
+
+
+def read(path: pathlib.Path) -> np.ndarray:
+    """Return the pixels of an image, float32 [h, w, 3] of 0..255."""
+    return np.asarray(Image.open(path).convert('RGB'), np.float32)
+
+
+def save(output: str, names: list[str], results: list[dict[str, np.ndarray]]) -> None:
+    """Write the results of the images so far."""
+    np.savez_compressed(output, names=np.array(names[:len(results)]),
+                        **{key: np.concatenate([each[key] for each in results]) for key in results[0]})
 
 
 def load(path: str) -> list[dict[str, np.ndarray]]:
@@ -98,4 +108,4 @@ def load(path: str) -> list[dict[str, np.ndarray]]:
 
 
 if __name__ == '__main__':
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])
