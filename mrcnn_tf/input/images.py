@@ -24,7 +24,7 @@ def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: t
         int32 [2]; each side at least 1.
     """
     if not rounded:
-        # In float64, as torchvision computes it: 334 px to a short side of 800 become 799, since 334 * (800 / 334) < 800.
+        # In float64, as torchvision computes it: 334 px at a short side of 800 become 799, as 334 * (800 / 334) < 800.
         sides, limits = (tf.cast(tf.stack(pair), tf.float64) for pair in ((height, width), (short_side, long_side)))
         scale = tf.minimum(limits[0] / tf.reduce_min(sides, axis=0), limits[1] / tf.reduce_max(sides, axis=0))
         return tf.cast(tf.maximum(tf.floor(sides * scale), 1.), tf.int32)
