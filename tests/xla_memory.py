@@ -27,7 +27,7 @@ def compile_only(name: str, function: Callable[..., Any], specs: Sequence[tf.Ten
 
 def temporary_bytes(module: str, folder: pathlib.Path) -> dict[str, int]:
     """Return, by name, the temporary memory of all that `python -m module` compiles with `compile_only`."""
-    environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': '-1',
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'CUDA_VISIBLE_DEVICES': '-1',
                    'XLA_FLAGS': f'--xla_dump_to={folder} --xla_dump_hlo_as_text'}
     subprocess.run([sys.executable, '-m', module], env=environment, check=True)
     found = {}
