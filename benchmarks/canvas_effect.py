@@ -21,9 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import DataConfig
-from mrcnn_tf.inference import read_image
 from mrcnn_tf.input import images
-from mrcnn_tf.training.checkpoints import restore_model
+from mrcnn_tf.serving.predictor import read_image
+from mrcnn_tf.weights.model_directory import restore_model
 
 PIXELS, SCORE = .5, .01
 

@@ -68,7 +68,7 @@ def _write(stream: io.TextIOBase, count: int, objects: float, annotation: Callab
 
 def convert(directory: pathlib.Path) -> dict[str, Any]:
     """Run the whole conversion in this process."""
-    from data_tools import coco
+    from data_tools.formats import coco
 
     manifest = coco.convert(directory / 'a.json', directory, directory / 'out')
     return {'images': manifest.counts.images, 'objects': manifest.counts.objects}
@@ -76,7 +76,7 @@ def convert(directory: pathlib.Path) -> dict[str, Any]:
 
 def import_only(directory: pathlib.Path) -> dict[str, Any]:
     """Import the libraries and do nothing else: the baseline of `convert`."""
-    from data_tools import coco  # noqa: F401
+    from data_tools.formats import coco  # noqa: F401
 
     return {}
 
@@ -91,7 +91,7 @@ def read_elements(directory: pathlib.Path) -> dict[str, Any]:
     """Read with `json_lists` and keep six numbers per annotation, as `mrcnn convert coco` does."""
     import array
 
-    from data_tools import json_lists
+    from data_tools.formats import json_lists
 
     kept = array.array('q')
     for key, elements in json_lists.members(directory / 'a.json'):

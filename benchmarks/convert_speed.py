@@ -38,10 +38,12 @@ def repeated(source: pathlib.Path, target: pathlib.Path, times: int) -> dict[str
 def measure(annotations: pathlib.Path, images: pathlib.Path, output: pathlib.Path, count: int, workers: int,
             shards: int) -> dict[str, float]:
     """Return the seconds of one conversion and the bytes that it wrote per image."""
-    from data_tools import coco, conversion, starting, writer
+    from data_tools import conversion
+    from data_tools.formats import coco
+    from data_tools.sharding import forkserver, writer
 
     if workers > 1:
-        with futures.ProcessPoolExecutor(1, starting.context()) as pool:
+        with futures.ProcessPoolExecutor(1, forkserver.context()) as pool:
             pool.submit(int).result()      # the forkserver has now imported everything
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):

@@ -22,10 +22,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mrcnn_tf import visualize
+from mrcnn_tf.detectors.instances import Instances
+from mrcnn_tf.evaluation import visualize
 from mrcnn_tf.evaluation.coco import read_manifest
-from mrcnn_tf.inference import Instances
-from mrcnn_tf.input import stored
+from mrcnn_tf.input import record_reader
 from mrcnn_tf.input.manifest import Manifest
 
 THRESHOLD = 0.5    # for scores and for IoU
@@ -74,8 +74,8 @@ def main() -> None:
     for annotation in truth.annotations:
         objects[annotation['image_id']].append(annotation)
     pictures = {}
-    for _, serialized in stored.places(given.manifest):
-        record = stored.decode(serialized)
+    for _, serialized in record_reader.places(given.manifest):
+        record = record_reader.decode(serialized)
         pairs = [instances_of(each[record.image_id], labels) for each in (objects, found)]
         image = np.asarray(Image.open(io.BytesIO(record.encoded)).convert('RGB'))
         pictures[record.image_id] = share(*pairs), image, pairs

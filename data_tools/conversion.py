@@ -17,13 +17,14 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import track
 
-from data_tools import images, remains, starting, writer
-from data_tools.incidents import ConversionError, Fault, Log, Unusable
+from data_tools import images, remains
+from data_tools.issues import ConversionError, Fault, Log, Unusable
 from data_tools.remains import EMPTY
+from data_tools.sharding import forkserver, writer
 from mrcnn_tf.config import DataConfig
+from mrcnn_tf.files.text import one_line
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import EXIF_APPLIED, EXIF_IGNORED, Category, Counts, Incident, Manifest
-from mrcnn_tf.text import one_line
 
 EXIF = ('error', 'apply', 'ignore')
 TURNED = 'EXIF orientation'
@@ -315,7 +316,7 @@ def _each(job: Callable[[Item], Any], items: Sequence[Item], workers: int) -> It
     if workers == 1 or len(items) < 2:
         yield from track(map(job, items), 'checked', total=len(items), console=console, disable=not console.is_terminal)
         return
-    with futures.ProcessPoolExecutor(workers, starting.context()) as pool:
+    with futures.ProcessPoolExecutor(workers, forkserver.context()) as pool:
         try:
             results: Iterable[Any] = pool.map(job, items, chunksize=max(1, min(100, len(items) // (4 * workers))))
             yield from track(results, 'checked', total=len(items), console=console, disable=not console.is_terminal)

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from data_tools.incidents import Fault, Unusable
+from data_tools.issues import Fault, Unusable
 from mrcnn_tf import files
 
 MISSING = 'missing image file'

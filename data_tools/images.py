@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from data_tools.incidents import Unusable
+from data_tools.issues import Unusable
 from mrcnn_tf import files
 from mrcnn_tf.input import decoding
 

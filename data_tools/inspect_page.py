@@ -17,14 +17,15 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from data_tools import tally as counting
-from data_tools.tally import Tally
-from mrcnn_tf import files, visualize
-from mrcnn_tf.inference import Instances
-from mrcnn_tf.input import decoding, stored
+from data_tools import statistics as counting
+from data_tools.statistics import Tally
+from mrcnn_tf import files
+from mrcnn_tf.detectors.instances import Instances
+from mrcnn_tf.evaluation import visualize
+from mrcnn_tf.files.text import one_line
+from mrcnn_tf.input import decoding, record_reader
 from mrcnn_tf.input.manifest import Category, Incident, Manifest
 from mrcnn_tf.input.records import Annotated
-from mrcnn_tf.text import one_line
 
 _SIDE = 1000         # px: pictures are made smaller until their longer side has it
 _NAMED = 40          # objects: with more on an image, names would hide it
@@ -245,11 +246,11 @@ def _pixels(example: Annotated, rule: decoding.Rule) -> np.ndarray:
     try:
         reason = decoding.refusal(example.encoded, rule).numpy().decode()
         if reason:
-            raise stored.RecordError(f'image {example.source_id}: {reason}')
+            raise record_reader.RecordError(f'image {example.source_id}: {reason}')
         decoded = decoding.decode(example.encoded, then=lambda pixels: pixels)
     except tf.errors.OpError as error:
-        raise stored.RecordError(f'image {example.source_id}: cannot be decoded ({" ".join(str(error).split())}); '
-                                 'convert the data again') from None
+        raise record_reader.RecordError(f'image {example.source_id}: cannot be decoded '
+                                        f'({" ".join(str(error).split())}); convert the data again') from None
     return np.clip(np.asarray(decoded), 0, 255).astype(np.uint8)
 
 

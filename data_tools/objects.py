@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.incidents import Fault, Unusable
+from data_tools.issues import Fault, Unusable
 
 Box = tuple[float, float, float, float]
 

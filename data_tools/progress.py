@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mrcnn_tf.text import one_line
+from mrcnn_tf.files.text import one_line
 
 LINE_EVERY = 30.0    # seconds between lines where there is no terminal
 

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from data_tools import selective_search, writer
-from data_tools.incidents import ConversionError, Fault, Log, Unusable
-from mrcnn_tf import files, restricted_pickle
-from mrcnn_tf.input import records, stored
+from data_tools import selective_search
+from data_tools.issues import ConversionError, Fault, Log, Unusable
+from data_tools.sharding import writer
+from mrcnn_tf import files
+from mrcnn_tf.files import restricted_pickle
+from mrcnn_tf.input import record_reader, records
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.input.records import Proposals
 
@@ -31,7 +33,7 @@ _EXTRA = "pip install 'mrcnn-tf[proposals]'"
 @dataclass(frozen=True)
 class Item:
     """A record to be, by the one that it adds to."""
-    place: stored.Place
+    place: record_reader.Place
     shard: str                    # sha256 of the file it lies in: of another one, this is another item
     image: str                    # source id, for messages
     given: Proposals | None       # as the file has them; None: it has none, or they are computed
@@ -126,8 +128,8 @@ def _items(manifest: str | os.PathLike[str], top: int) -> Iterator[tuple[tuple[s
     """Each record as an item without proposals, with the two names that a file may call its image by."""
     described = Manifest.read(manifest)
     sums = dict(zip(described.shard_paths(manifest), (shard.sha256 for shard in described.shards), strict=True))
-    for place, serialized in stored.places(manifest):
-        source_id, filename = stored.names(serialized, f'{place.file}: record {place.number}')
+    for place, serialized in record_reader.places(manifest):
+        source_id, filename = record_reader.names(serialized, f'{place.file}: record {place.number}')
         yield (source_id, pathlib.PurePosixPath(filename).stem), Item(
             place, sums[place.file], source_id, None, place.length + _PER_BOX * top)
 
@@ -160,7 +162,7 @@ def _some(names: Sequence[str]) -> str:
 def _example(context: Context, item: Item) -> tuple[records.Annotated | None, Log]:
     """The record with its proposals, and what was left out or clipped."""
     log = Log()
-    example = stored.decode(stored.read(item.place), f'{item.place.file}: record {item.place.number}')
+    example = record_reader.decode(record_reader.read(item.place), f'{item.place.file}: record {item.place.number}')
     given = item.given
     if context.mode is not None:
         try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from data_tools.incidents import ConversionError, describe
+from data_tools.issues import ConversionError, describe
 from data_tools.objects import CLIPPED, OUTSIDE
+from mrcnn_tf.files.text import one_line
 from mrcnn_tf.input.manifest import Incident, Manifest
-from mrcnn_tf.text import one_line
 
 EMPTY = 'image without objects'
 LEFT_OUT = 'category left out'

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.incidents import ConversionError, Unusable
+from data_tools.issues import ConversionError, Unusable
 from mrcnn_tf.input.records import Proposals
 
 MODES = ('fast', 'quality')

@@ -20,13 +20,14 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from data_tools import frames, images, processes, progress
-from data_tools.incidents import Unusable
+from data_tools import images, progress
+from data_tools.issues import Unusable
+from data_tools.sharding import frames, processes
 from mrcnn_tf import files
 from mrcnn_tf.config import DataConfig
-from mrcnn_tf.input import records, stored
+from mrcnn_tf.files.text import one_line
+from mrcnn_tf.input import record_reader, records
 from mrcnn_tf.input.manifest import Counts, Manifest, Shard
-from mrcnn_tf.text import one_line
 
 SAMPLE = 200     # images that are decoded
 
@@ -201,8 +202,8 @@ def _read_record(expected: Expected, job: Job, frame: frames.Frame, tally: Tally
     """What is wrong with a record."""
     origin = f'{job.shard.file}: record {frame.number}'
     try:
-        example = stored.decode(frame.data, origin)
-    except stored.RecordError as error:
+        example = record_reader.decode(frame.data, origin)
+    except record_reader.RecordError as error:
         return [str(error).removeprefix(f'{origin}: ')]
     _count(tally, example)
     found = [*_of_objects(expected, example), *_of_proposals(expected, example)]

@@ -30,18 +30,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_tools import coco, conversion, inspect_page, verify, writer
-from data_tools.incidents import ConversionError
-from mrcnn_tf import config, restricted_pickle
+from data_tools import conversion, inspect_page, verify
+from data_tools.formats import coco
+from data_tools.issues import ConversionError
+from data_tools.sharding import writer
+from mrcnn_tf import config
 from mrcnn_tf.config import ConfigError
+from mrcnn_tf.files import restricted_pickle
+from mrcnn_tf.files.restricted_pickle import PickleError
+from mrcnn_tf.files.text import one_line
 from mrcnn_tf.input.manifest import Manifest, ManifestError
-from mrcnn_tf.input.stored import RecordError
-from mrcnn_tf.restricted_pickle import PickleError
-from mrcnn_tf.text import one_line
+from mrcnn_tf.input.record_reader import RecordError
 from mrcnn_tf.weights import files as weights
 from mrcnn_tf.weights.rules import WeightsError
-
-from .data_tools import fuzz
+from tests.data_tools import fuzz
 
 SECONDS = 20
 SECRET = 'the secret that nobody should see'

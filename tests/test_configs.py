@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import keras
@@ -12,9 +11,10 @@ import tensorflow as tf
 
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
-from mrcnn_tf.model import build_model
+from mrcnn_tf.detectors.detector import build_model
+from tests.paths import ROOT
 
-CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+CONFIGS = ROOT / 'configs'
 TRUNK = {'model.backbone.name'}
 INCEPTION_RESNET = {*TRUNK, 'model.channel_order', 'model.pixel_mean', 'model.pixel_std', 'model.backbone.norm_epsilon'}
 ONE_MAP = {'model.backbone.maps', 'model.anchors.sizes', *(

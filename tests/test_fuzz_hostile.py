@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from data_tools import conversion
-from mrcnn_tf import files, restricted_pickle
-
-from . import fuzz_hostile
+from mrcnn_tf import files
+from mrcnn_tf.files import restricted_pickle
+from tests import fuzz_hostile
 
 
 def test_hostile_files_end_in_a_line_or_in_a_result() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf import roi, targets
-
-from .xla_memory import compile_only, temporary_bytes
+from mrcnn_tf.layers import roi
+from mrcnn_tf.ops import targets
+from tests.xla_memory import compile_only, temporary_bytes
 
 ANCHORS, OBJECTS = 279279, 100
 MAPS = [(2, 800 // stride, 1344 // stride, 256) for stride in (4, 8, 16, 32)]

@@ -3,22 +3,21 @@ from __future__ import annotations
 
 import configparser
 import importlib
-import pathlib
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+from tests.paths import ROOT
 
 
 @pytest.fixture(scope='module')
 def setup() -> configparser.ConfigParser:
     parser = configparser.ConfigParser()
-    parser.read(_ROOT / 'setup.cfg')
+    parser.read(ROOT / 'setup.cfg')
     return parser
 
 
 def test_every_package_is_installed(setup: configparser.ConfigParser) -> None:
-    sources = [path.relative_to(_ROOT) for top in ('mrcnn_tf', 'data_tools') for path in (_ROOT / top).rglob('*.py')]
+    sources = [path.relative_to(ROOT) for top in ('mrcnn_tf', 'data_tools') for path in (ROOT / top).rglob('*.py')]
     expected = {'.'.join(path.parent.parts) for path in sources} | {'mrcnn_tf.configs'}
     assert set(setup['options']['packages'].split()) == expected
 

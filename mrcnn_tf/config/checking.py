@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mrcnn_tf.config.backbones import TRUNKS
 from mrcnn_tf.config.schema import Config, ConfigError
-from mrcnn_tf.config.trunks import TRUNKS
 
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ('at least 1', lambda x: x >= 1, """

@@ -17,7 +17,7 @@ from yaml import MarkedYAMLError, YAMLError
 from mrcnn_tf import files
 from mrcnn_tf.config.checking import validate
 from mrcnn_tf.config.schema import Config, ConfigError
-from mrcnn_tf.text import one_line
+from mrcnn_tf.files.text import one_line
 
 _REFERENCE = re.compile(r'\$\{[\w.\[\]]+\}')     # to another key: ${data.train}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mrcnn_tf.config.trunks import TRUNKS
+from mrcnn_tf.config.backbones import TRUNKS
 
 
 class ConfigError(ValueError):

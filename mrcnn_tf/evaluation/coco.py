@@ -23,10 +23,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mrcnn_tf import files, paste
-from mrcnn_tf.inference import Instances, to_coco
+from mrcnn_tf import files
+from mrcnn_tf.detectors.instances import Instances, to_coco
 from mrcnn_tf.input import dataset
 from mrcnn_tf.input.manifest import Category, Manifest
+from mrcnn_tf.ops import paste
 
 _log = logging.getLogger(__name__)
 

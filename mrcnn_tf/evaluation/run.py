@@ -16,14 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mrcnn_tf import augmentation, files
+from mrcnn_tf import files
 from mrcnn_tf.config import Config
+from mrcnn_tf.detectors import augmentation
+from mrcnn_tf.detectors.detector import Detector, Proposer
+from mrcnn_tf.detectors.instances import Instances, split_batch
 from mrcnn_tf.evaluation import cityscapes, recall, voc
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics, read_manifest
-from mrcnn_tf.inference import Instances, split_batch
 from mrcnn_tf.input.dataset import evaluation_dataset, readable
-from mrcnn_tf.model import Detector, Proposer
-from mrcnn_tf.training.checkpoints import restore_model
+from mrcnn_tf.weights.model_directory import restore_model
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_tf.evaluation.coco import GroundTruth, Metrics
-from mrcnn_tf.text import one_line
+from mrcnn_tf.files.text import one_line
 
 IOU = 0.5
 

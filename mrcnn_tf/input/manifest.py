@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mrcnn_tf import files
-from mrcnn_tf.text import one_line
+from mrcnn_tf.files.text import one_line
 
 # Reasons of incidents that say what became of photographs whose EXIF says to turn them.
 EXIF_APPLIED = 'EXIF orientation applied'

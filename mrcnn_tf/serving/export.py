@@ -19,10 +19,10 @@ import tensorflow as tf
 
 from mrcnn_tf import __version__, files
 from mrcnn_tf.config import Config, DataConfig
+from mrcnn_tf.detectors.detector import Detector, MaskRCNN
 from mrcnn_tf.input import decoding, images
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.model import Detector, MaskRCNN
-from mrcnn_tf.training.checkpoints import restore_model
+from mrcnn_tf.weights.model_directory import restore_model
 
 _log = logging.getLogger(__name__)
 

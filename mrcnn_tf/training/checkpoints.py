@@ -1,108 +1,20 @@
-"""The model directory: config.yaml, categories.json and checkpoints/step-N of weights, optimizer slots and step.
-
-N: optimizer updates done; step-0 holds weights alone, those of an imported model. The newest checkpoint of which every
-checksum is right counts (`checkpoint_files.py`).
-"""
+"""The checkpoints that a run writes into its model directory (`weights/model_directory.py`) and resumes from."""
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 
-from mrcnn_tf import config as configuration
-from mrcnn_tf import files
-from mrcnn_tf.config import Config
-from mrcnn_tf.input.manifest import Category, read_categories, write_categories
-from mrcnn_tf.model import Detector, build_model
-from mrcnn_tf.training import checkpoint_files
-from mrcnn_tf.training.checkpoint_files import CheckpointError, find_newest, first_line, number_of, prefix_of, steps_in
 from mrcnn_tf.training.strategies import ALONE, Worker, average_statistics
+from mrcnn_tf.weights import checkpoint_files
+from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest, first_line, number_of, steps_in
+from mrcnn_tf.weights.model_directory import checkpoint_of, explained, restore_weights, write
 
 _IMPORTED = 'step-0'
-_PROPOSED = [Category(1, 1, 'object')]    # what an RPN tells from the background, whatever the data's categories are
-
-
-def create(model_dir: pathlib.Path, config: Config, categories: Sequence[Category]) -> None:
-    """Writes config.yaml and categories.json.
-
-    Raises:
-        OSError: no permission, the disk is full.
-    """
-    write_categories(model_dir / 'categories.json', categories)
-    configuration.save(config, model_dir / 'config.yaml')    # last: a directory with a config is whole
-
-
-def read(model_dir: pathlib.Path) -> tuple[Config, list[Category]]:
-    """What `create` wrote.
-
-    Raises:
-        CheckpointError: not a model directory.
-        ConfigError, ManifestError: one of the two files is damaged.
-    """
-    if not (model_dir / 'config.yaml').is_file():
-        raise CheckpointError(f'{model_dir} has no config.yaml; give a model directory that `mrcnn train` wrote')
-    return configuration.load(model_dir / 'config.yaml'), read_categories(model_dir / 'categories.json')
-
-
-def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
-                  ) -> tuple[Detector, Config, list[Category]]:
-    """The model of a directory with its newest weights, not compiled, its config and the categories of its detections.
-
-    Args:
-        engine: as `build_model`.
-
-    Raises:
-        CheckpointError: not a model directory, nothing saved yet, no checkpoint that is whole, one of another model.
-        ConfigError, ManifestError: config.yaml or categories.json is damaged.
-    """
-    directory = pathlib.Path(model_dir)
-    config, categories = read(directory)
-    newest = find_newest(directory / 'checkpoints')
-    if newest is None:
-        raise CheckpointError(f'{directory} has no checkpoint yet; `mrcnn train` writes one every '
-                              'train.checkpoint_every steps and at the end')
-    model = build_model(config.model, engine)
-    _restore_weights(model, newest)
-    return model, config, _PROPOSED if config.model.kind == 'rpn' else categories
-
-
-def save_imported(model_dir: pathlib.Path, model: keras.Model, config: Config, categories: Sequence[Category]) -> None:
-    """Makes a model directory of weights that come from elsewhere; training goes on from there.
-
-    Raises:
-        OSError: there is such a directory, the disk is full, no permission; nothing is left then.
-    """
-    with files.atomic_path(model_dir) as directory:
-        directory.mkdir()
-        create(directory, config, categories)
-        try:
-            _write(_checkpoint(model=model.variables), directory / 'checkpoints', 0)
-        except tf.errors.OpError as error:
-            raise OSError(f'{model_dir}: {first_line(error)}; make room there or give another directory') from None
-
-
-def _restore_weights(model: keras.Model, prefix: pathlib.Path) -> None:
-    with _explained(prefix):
-        status = _checkpoint(model=model.variables).restore(str(prefix)).expect_partial()    # no optimizer here
-        status.assert_existing_objects_matched()
-
-
-def _write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int) -> None:
-    """Writes the files of a checkpoint; where that fails none of them is left."""
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        checkpoint.write(str(prefix_of(directory, step)))
-    except BaseException:
-        checkpoint_files.remove_steps(directory, {step})
-        raise
-    finally:
-        checkpoint_files.remove_unfinished(directory)
 
 
 class Checkpoints:
@@ -114,7 +26,7 @@ class Checkpoints:
         self._worker = worker
         self._keep = keep
         self._model, self._optimizer = model, model.optimizer
-        self._checkpoint = _checkpoint(model=model.variables, optimizer=model.optimizer.variables)
+        self._checkpoint = checkpoint_of(model=model.variables, optimizer=model.optimizer.variables)
         self._damaged: set[int] = set()
 
     def restore(self) -> int:
@@ -128,9 +40,9 @@ class Checkpoints:
             return 0
         self._damaged = {step for step in steps_in(self.directory) if step > number_of(newest)}
         if newest.name == _IMPORTED:
-            _restore_weights(self._model, newest)
+            restore_weights(self._model, newest)
             return 0
-        with _explained(newest):
+        with explained(newest):
             status = self._checkpoint.restore(str(newest))
             try:
                 status.assert_consumed()
@@ -148,7 +60,7 @@ class Checkpoints:
         # Every worker saves, because variables that are averaged when read need all of them; only the chief's stays.
         with contextlib.nullcontext(self.directory) if self._worker.is_chief else _scratch() as directory:
             try:
-                _write(self._checkpoint, directory, step)
+                write(self._checkpoint, directory, step)
                 before = [each for each in steps_in(directory) if each < step and each not in self._damaged]
                 surplus = before[:max(0, len(before) + 1 - self._keep)]
                 checkpoint_files.write_list(directory, [*before[len(surplus):], step])
@@ -159,35 +71,7 @@ class Checkpoints:
                                       ) from None
 
 
-def _checkpoint(**parts: Sequence[Any]) -> tf.train.Checkpoint:
-    """A checkpoint of variables under their paths.
-
-    Given the model itself, TensorFlow would follow its attributes, and pass over what Keras 3 holds in lists.
-    """
-    checkpoint = tf.train.Checkpoint(**{name: _by_path(variables) for name, variables in parts.items()})
-    _ = checkpoint.save_counter    # exists once it is asked for, and `restore` expects it in the file
-    return checkpoint
-
-
-def _by_path(variables: Sequence[Any]) -> dict[str, tf.Variable]:
-    keras_3 = hasattr(keras, 'Variable')
-    named = {v.path if keras_3 else v.name.split(':')[0]: v.value if keras_3 else v for v in variables}
-    if len(named) != len(variables):
-        raise AssertionError('two variables share a path')
-    return named
-
-
 @contextlib.contextmanager
 def _scratch() -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory() as directory:
         yield pathlib.Path(directory)
-
-
-@contextlib.contextmanager
-def _explained(prefix: pathlib.Path) -> Iterator[None]:
-    """Turns what TensorFlow raises for a checkpoint that is whole but of something else into one line."""
-    try:
-        yield
-    except (AssertionError, ValueError, LookupError, tf.errors.OpError) as error:
-        raise CheckpointError(f'{prefix} is of another model or optimizer ({first_line(error)}); '
-                              'give another --model-dir') from None

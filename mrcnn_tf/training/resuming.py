@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mrcnn_tf.config import Config
-from mrcnn_tf.training.checkpoint_files import CheckpointError, steps_in
-from mrcnn_tf.training.checkpoints import read
+from mrcnn_tf.weights.checkpoint_files import CheckpointError, steps_in
+from mrcnn_tf.weights.model_directory import read
 
 # How steps are run and what is done with the weights: not what is learnt. A section stands for all that is in it.
 _RUNNING = (

@@ -9,8 +9,8 @@ from mrcnn_tf.config import Config
 from mrcnn_tf.input.dataset import check
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.training.callbacks import TrainingError
-from mrcnn_tf.training.checkpoint_files import steps_in
-from mrcnn_tf.training.checkpoints import read
+from mrcnn_tf.weights.checkpoint_files import steps_in
+from mrcnn_tf.weights.model_directory import read
 
 _log = logging.getLogger(__name__)
 

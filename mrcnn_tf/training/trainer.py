@@ -17,9 +17,9 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 from mrcnn_tf.config import Config
+from mrcnn_tf.detectors.detector import Detector, build_model
 from mrcnn_tf.input.dataset import readable, training_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
-from mrcnn_tf.model import Detector, build_model
 from mrcnn_tf.training import resuming, schedules
 from mrcnn_tf.training.callbacks import (
     Interruption,
@@ -31,12 +31,13 @@ from mrcnn_tf.training.callbacks import (
     TrainingError,
     step_of,
 )
-from mrcnn_tf.training.checkpoint_files import steps_in
-from mrcnn_tf.training.checkpoints import Checkpoints, create
+from mrcnn_tf.training.checkpoints import Checkpoints
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.sets import read_sets
 from mrcnn_tf.training.strategies import Worker, find_worker, make_strategy, mean_over_workers
+from mrcnn_tf.weights.checkpoint_files import steps_in
 from mrcnn_tf.weights.keras_applications import load_imagenet
+from mrcnn_tf.weights.model_directory import create
 
 
 def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool = False, learnt: bool = False) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mrcnn_tf.backbones.resnet import ResidualBlock
-from mrcnn_tf.model import Detector, FastRCNN, MaskRCNN, Proposer
+from mrcnn_tf.detectors.detector import Detector, FastRCNN, MaskRCNN, Proposer
+from mrcnn_tf.layers.backbones.resnet import ResidualBlock
 from mrcnn_tf.weights import rules
 from mrcnn_tf.weights.rules import ClassMap, Convert, Line, Rule, State, WeightsError
 

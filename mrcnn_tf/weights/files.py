@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mrcnn_tf.files import open_regular
-from mrcnn_tf.restricted_pickle import PickleError
-from mrcnn_tf.restricted_pickle import load as load_pickle
+from mrcnn_tf.files.restricted_pickle import PickleError
+from mrcnn_tf.files.restricted_pickle import load as load_pickle
 from mrcnn_tf.weights.rules import WeightsError
 
 

@@ -14,11 +14,11 @@ from typing import Any, cast
 import keras
 import numpy as np
 
-from mrcnn_tf.backbones.inception_resnet import InceptionResNetV2, Residual
-from mrcnn_tf.backbones.normalization import ConvNorm
-from mrcnn_tf.backbones.resnet import ResNet
 from mrcnn_tf.config import BackboneConfig
-from mrcnn_tf.model import Detector, FastRCNN
+from mrcnn_tf.detectors.detector import Detector, FastRCNN
+from mrcnn_tf.layers.backbones.inception_resnet import InceptionResNetV2, Residual
+from mrcnn_tf.layers.backbones.resnet import ResNet
+from mrcnn_tf.layers.normalization import ConvNorm
 from mrcnn_tf.weights.rules import SAME, Convert, Line, Rule, WeightsError, fill, variable_path
 
 SOURCES = {'resnet50': 'ResNet50', 'resnet101': 'ResNet101', 'vgg16': 'VGG16',

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from mrcnn_tf.backbones.normalization import ConvNorm
-from mrcnn_tf.model import Detector, FastRCNN, MaskRCNN
+from mrcnn_tf.detectors.detector import Detector, FastRCNN, MaskRCNN
+from mrcnn_tf.layers.normalization import ConvNorm
 
 State = Mapping[str, np.ndarray]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mrcnn_tf.heads import BoxHead
-from mrcnn_tf.model import FasterRCNN, MaskRCNN
+from mrcnn_tf.detectors.detector import FasterRCNN, MaskRCNN
+from mrcnn_tf.layers.heads import BoxHead
 from mrcnn_tf.weights import rules
 from mrcnn_tf.weights.rules import ClassMap, Convert, Line, Rule, State, WeightsError
 

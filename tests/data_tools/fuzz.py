@@ -36,10 +36,11 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_tools import cityscapes, coco, conversion, voc
+from data_tools import conversion
 from data_tools import images as image_files
 from data_tools.conversion import DataSet, Rules
-from data_tools.incidents import ConversionError, Unusable
+from data_tools.formats import cityscapes, coco, voc
+from data_tools.issues import ConversionError, Unusable
 from mrcnn_tf.input import decoding, records
 from mrcnn_tf.input.manifest import Counts, Manifest
 

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from mrcnn_tf import cli
+from mrcnn_tf.cli import main
 from mrcnn_tf.input import dataset
 from mrcnn_tf.input.manifest import Counts, Manifest
+from tests.paths import SHARED
 
-CASES = pathlib.Path(__file__).resolve().parents[3] / 'shared' / 'cases'
+CASES = SHARED / 'cases'
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def convert(row: Row, output: pathlib.Path) -> Outcome:
 
 
 def _run(verb: str, arguments: list[str], path: pathlib.Path | None) -> Outcome:
-    result = CliRunner(env={'COLUMNS': '400'}).invoke(cli.app, [verb, *arguments])
+    result = CliRunner(env={'COLUMNS': '400'}).invoke(main.app, [verb, *arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     written = path is not None and path.exists()
     return Outcome(result.exit_code, re.sub(r'[\s\u2500-\u257f]+', ' ', result.stdout), result.stderr,

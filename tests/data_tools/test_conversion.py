@@ -16,7 +16,7 @@ from PIL import Image
 from data_tools import conversion
 from data_tools.conversion import DataSet, Item, Rules, Told
 from data_tools.images import ImageFile
-from data_tools.incidents import ConversionError, Fault, Unusable
+from data_tools.issues import ConversionError, Fault, Unusable
 from mrcnn_tf.config import Config, DataConfig, ModelConfig
 from mrcnn_tf.input import records
 from mrcnn_tf.input.dataset import training_dataset

@@ -19,12 +19,13 @@ import tensorflow as tf
 from PIL import Image
 from typer.testing import CliRunner
 
-from mrcnn_tf import cli
+from mrcnn_tf.cli import main
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Manifest
+from tests.paths import ROOT
 
 _EXPORTS = pathlib.Path(__file__).parent / 'exports'
-_PAGE = pathlib.Path(__file__).resolve().parents[2] / 'docs' / 'annotation_tools.md'
+_PAGE = ROOT / 'docs' / 'annotation_tools.md'
 _COMMANDS = re.findall(r'^    (mrcnn convert .+)$', _PAGE.read_text(encoding='utf-8'), re.MULTILINE)
 _RENAMED = {'file found under another name': 2}
 RED, GREEN = [6, 8, 16, 20], [8, 26, 24, 40]      # y1, x1, y2, x2
@@ -49,7 +50,7 @@ def test_each_command_has_an_export() -> None:
 def test_export(export: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(_EXPORTS, tmp_path / 'work')
     monkeypatch.chdir(tmp_path / 'work')
-    result = CliRunner().invoke(cli.app, shlex.split(command(export))[1:])
+    result = CliRunner().invoke(main.app, shlex.split(command(export))[1:])
     assert result.exit_code == 0, result.output
     path = tmp_path / 'work' / 'data' / 'train.json'
     manifest, (repaired, masks) = Manifest.read(path), EXPORTS[export]

@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 
 from data_tools.file_names import FileNames, Found
-from data_tools.incidents import Fault
+from data_tools.issues import Fault
 
 NFC, NFD = (unicodedata.normalize(form, 'Zelle_\u00fc.png') for form in ('NFC', 'NFD'))
 

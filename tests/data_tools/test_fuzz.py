@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from data_tools import conversion, images, objects
-
-from . import fuzz
+from tests.data_tools import fuzz
 
 
 def test_damaged_sets_end_in_a_line_or_in_sound_records() -> None:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data_tools import images
-from data_tools.incidents import Unusable
+from data_tools.issues import Unusable
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 4), np.uint8)
 

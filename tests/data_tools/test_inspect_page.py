@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools import inspect_page, writer
-from data_tools.incidents import Fault, Log
+from data_tools import inspect_page
+from data_tools.issues import Fault, Log
+from data_tools.sharding import writer
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
+from mrcnn_tf.input.record_reader import RecordError
 from mrcnn_tf.input.records import Annotated, ObjectAnnotation
-from mrcnn_tf.input.stored import RecordError
 
 _EVIL = '</title><script>document.body.textContent="taken over"</script><img src="http://example.org/x">\'"&'
 _CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_tools import objects
-from data_tools.incidents import Unusable
+from data_tools.issues import Unusable
 
 MASK = np.zeros([6, 9], bool)
 MASK[2:4, 3] = MASK[3, 3:8] = True     # rows 2..3, columns 3..7

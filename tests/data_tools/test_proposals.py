@@ -13,12 +13,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from data_tools import proposals, selective_search, writer
-from data_tools.incidents import ConversionError, Log
+from data_tools import proposals, selective_search
+from data_tools.issues import ConversionError, Log
+from data_tools.sharding import writer
+from mrcnn_tf.files.restricted_pickle import PickleError
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 from mrcnn_tf.input.records import Annotated
-from mrcnn_tf.restricted_pickle import PickleError
 
 _HEIGHT, _WIDTH = 40, 60
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from data_tools import remains
-from data_tools.incidents import ConversionError
+from data_tools.issues import ConversionError
 from mrcnn_tf.input.manifest import Counts, Incident, Manifest, Source
 
 SPLIT = 'annotation for a missing image'

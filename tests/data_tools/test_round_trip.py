@@ -18,8 +18,9 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_tools import cityscapes, coco, conversion, voc
+from data_tools import conversion
 from data_tools.conversion import DataSet
+from data_tools.formats import cityscapes, coco, voc
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Manifest
 

@@ -16,12 +16,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from data_tools import coco, shapes, verify, writer
-from data_tools.incidents import Unusable
+from data_tools import verify
+from data_tools.formats import coco, shapes
+from data_tools.issues import Unusable
+from data_tools.sharding import writer
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, ManifestError, Shard, Source
-
-from ..test_cli import mrcnn
+from tests.cli.test_cli import mrcnn
 
 SHARDS = [f'train-0000{k}-of-00003.tfrecord' for k in range(3)]
 

@@ -12,14 +12,14 @@ import pytest
 from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as official
 from PIL import Image
 
-from data_tools import cityscapes as converter
 from data_tools import conversion
-from mrcnn_tf import paste
+from data_tools.formats import cityscapes as converter
 from mrcnn_tf.config import Config
+from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.evaluation import cityscapes, run
 from mrcnn_tf.evaluation.coco import EvaluationError, read_manifest
-from mrcnn_tf.inference import Instances
 from mrcnn_tf.input.manifest import Manifest
+from mrcnn_tf.ops import paste
 
 HEIGHT, WIDTH = 40, 80
 ROAD, PERSON, CAR, BICYCLE = 7, 24, 26, 33

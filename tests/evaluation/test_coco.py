@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import pathlib
 import re
 
 import numpy as np
@@ -15,13 +14,14 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.evaluation import coco
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError
-from mrcnn_tf.inference import Instances
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Shard, Source
+from tests.paths import SHARED
 
-PARITY = pathlib.Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'cocoeval_parity'
+PARITY = SHARED / 'data' / 'cocoeval_parity'
 CATEGORIES = [Category(1, 7, 'cat'), Category(2, 3, 'dog')]
 SIDE = 160
 

@@ -14,13 +14,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
 
-from mrcnn_tf import cli
+from mrcnn_tf.cli import main
 from mrcnn_tf.evaluation import recall, run
 from mrcnn_tf.evaluation.coco import EvaluationError, GroundTruth
-from mrcnn_tf.input import records, stored
+from mrcnn_tf.input import record_reader, records
 from mrcnn_tf.input.manifest import Manifest
-
-from ..training.tiny import tiny_config, write_data
+from tests.training.tiny import tiny_config, write_data
 
 
 def truth(*annotations: dict[str, Any], images: int = 1) -> GroundTruth:
@@ -128,7 +127,7 @@ def with_proposals(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     directory = tmp_path_factory.mktemp('recall')
     write_data(directory)
     shard, manifest = directory / 'train-0.tfrecord', Manifest.read(directory / 'train.json')
-    examples = [stored.decode(each) for _, each in stored.records_of(str(shard))]
+    examples = [record_reader.decode(each) for _, each in record_reader.records_of(str(shard))]
     with tf.io.TFRecordWriter(str(shard)) as writer:
         for number, example in enumerate(examples):
             found = np.float32([each.box for each in example.objects if number]).reshape(-1, 4)
@@ -142,7 +141,7 @@ def with_proposals(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def test_proposals_of_the_records(with_proposals: pathlib.Path, tmp_path: pathlib.Path, monkeypatch) -> None:
     """All but one of 24 objects, by the command and for a model that reads them."""
-    result = CliRunner().invoke(cli.app, ['recall', str(with_proposals)])
+    result = CliRunner().invoke(main.app, ['recall', str(with_proposals)])
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == ['boxes', *(f'R{iou}' for iou in range(50, 100, 5)), 'AR', 'ARs', 'ARm', 'ARl']
     assert [line[0] for line in lines[1:]] == ['50', '100', '300', '1000', '2000']

@@ -13,15 +13,15 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
+from mrcnn_tf.detectors.detector import build_model
 from mrcnn_tf.evaluation import run
 from mrcnn_tf.evaluation.coco import EvaluationError, read_manifest
-from mrcnn_tf.input import records, stored
+from mrcnn_tf.input import record_reader, records
 from mrcnn_tf.input.dataset import InputError
 from mrcnn_tf.input.manifest import Counts, Manifest, Shard
-from mrcnn_tf.model import build_model
 from mrcnn_tf.training import checkpoints
-
-from ..training.tiny import tiny_config, write_data
+from mrcnn_tf.weights import model_directory
+from tests.training.tiny import tiny_config, write_data
 
 LIMIT = 4
 
@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
                          f'model.detections.max_detections={LIMIT}')
     model = build_model(config.model)
     model.compile(keras.optimizers.SGD(0.1))
-    checkpoints.create(directory / 'run', config, Manifest.read(directory / 'train.json').categories)
+    model_directory.create(directory / 'run', config, Manifest.read(directory / 'train.json').categories)
     checkpoints.Checkpoints(directory / 'run', model, keep=1).save(1)
     return directory
 
@@ -76,7 +76,7 @@ def test_a_damaged_record_is_named(trained: pathlib.Path, tmp_path: pathlib.Path
 def emptied(source: pathlib.Path, directory: pathlib.Path, crowds: bool) -> pathlib.Path:
     """The same images without an object, or with crowds alone."""
     manifest = Manifest.read(source / 'train.json')
-    examples = [stored.decode(serialized, '') for _, serialized in stored.places(source / 'train.json')]
+    examples = [record_reader.decode(serialized, '') for _, serialized in record_reader.places(source / 'train.json')]
     with tf.io.TFRecordWriter(str(directory / 'train-0.tfrecord')) as writer:
         for example in examples:
             objects = [dataclasses.replace(each, crowd=True) for each in example.objects] if crowds else []
@@ -137,7 +137,7 @@ def test_progress_on_a_terminal() -> None:
 def test_recall_of_the_rpn(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all 1023 anchors' boxes that suppression leaves, though the model itself would take the best three."""
     def restored(directory: pathlib.Path) -> tuple:
-        model, config, categories = checkpoints.restore_model(directory)
+        model, config, categories = model_directory.restore_model(directory)
         config.model.rpn.post_nms_test = 3
         return model, config, categories
 

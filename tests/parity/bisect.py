@@ -18,11 +18,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tests.parity.kit import Kit, KitError
+from tests.paths import SHARED
 
 if TYPE_CHECKING:
     from tests.parity.reference import Change, Difference
 
-SHARED = pathlib.Path(__file__).resolve().parents[3] / 'shared'
 DEFAULT_KITS = (SHARED / 'parity', SHARED / 'parity_d2')
 
 

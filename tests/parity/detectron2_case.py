@@ -14,7 +14,7 @@ import numpy as np
 
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config, ModelConfig
-from mrcnn_tf.model import Detector, build_model
+from mrcnn_tf.detectors.detector import Detector, build_model
 from mrcnn_tf.weights import detectron2, files
 from tests.parity.kit import KitError
 from tests.parity.reference import Case, Change

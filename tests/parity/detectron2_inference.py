@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_tf import boxes as box_ops
-from mrcnn_tf import losses as loss_ops
-from mrcnn_tf import paste, rpn
-from mrcnn_tf.anchors import AnchorGenerator
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.inference import Instances, split_batch
-from mrcnn_tf.model import Detector, FastRCNN, MaskRCNN, Proposer
+from mrcnn_tf.detectors.detector import Detector, FastRCNN, MaskRCNN, Proposer
+from mrcnn_tf.detectors.instances import Instances, split_batch
+from mrcnn_tf.layers import rpn
+from mrcnn_tf.layers.anchors import AnchorGenerator
+from mrcnn_tf.ops import boxes as box_ops
+from mrcnn_tf.ops import losses as loss_ops
+from mrcnn_tf.ops import paste
 from tests.modes import recorded, wrapped
 from tests.parity.detectron2_case import Detectron2Case
 from tests.parity.inference_stages import NOT_FOUND, PIXELS, SHARE, levels_of, nearest

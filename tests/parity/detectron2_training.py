@@ -13,10 +13,11 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_tf import boxes as box_ops
-from mrcnn_tf import rpn, targets
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.model import FasterRCNN
+from mrcnn_tf.detectors.detector import FasterRCNN
+from mrcnn_tf.layers import rpn
+from mrcnn_tf.ops import boxes as box_ops
+from mrcnn_tf.ops import targets
 from mrcnn_tf.weights.detectron2 import correspondence
 from tests.modes import recorded, wrapped
 from tests.parity.detectron2_case import Detectron2Case

@@ -13,13 +13,14 @@ import numpy as np
 import tensorflow as tf
 from pycocotools import mask as coco_mask
 
-from mrcnn_tf import detections as detection_ops
-from mrcnn_tf import losses as loss_ops
-from mrcnn_tf import paste, rpn
-from mrcnn_tf.anchors import AnchorGenerator
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.model import FasterRCNN
-from mrcnn_tf.roi import assign_levels
+from mrcnn_tf.detectors.detector import FasterRCNN
+from mrcnn_tf.layers import rpn
+from mrcnn_tf.layers.anchors import AnchorGenerator
+from mrcnn_tf.layers.roi import assign_levels
+from mrcnn_tf.ops import detections as detection_ops
+from mrcnn_tf.ops import losses as loss_ops
+from mrcnn_tf.ops import paste
 from tests.modes import recorded, wrapped
 from tests.parity.reference import Case, Difference, farthest, unpack, yx
 

@@ -24,7 +24,8 @@ import torch
 import torchvision
 from PIL import Image
 
-SHARED = pathlib.Path(__file__).resolve().parents[3] / 'shared'
+from tests.paths import SHARED
+
 BOX, SCORE = 2e-2, 2e-4          # px and score by which a stable detection may move
 
 

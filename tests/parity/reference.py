@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig, load
-from mrcnn_tf.model import FasterRCNN, build_model
+from mrcnn_tf.detectors.detector import FasterRCNN, build_model
 from mrcnn_tf.weights import torchvision
 from tests.parity.kit import Kit, KitError
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf import boxes, losses, paste, roi, targets
-from mrcnn_tf.anchors import AnchorGenerator, base_anchors
-from mrcnn_tf.backbones.normalization import FrozenBatchNormalization
 from mrcnn_tf.input import images, transforms
 from mrcnn_tf.input.transforms import Sample
+from mrcnn_tf.layers import roi
+from mrcnn_tf.layers.anchors import AnchorGenerator, base_anchors
+from mrcnn_tf.layers.normalization import FrozenBatchNormalization
+from mrcnn_tf.ops import boxes, losses, paste, targets
 from mrcnn_tf.training.optimizers import SGD
-
-from ..modes import ENGINES_AND_MODES, MODES, gradients_of, ours, with_gradient
+from tests.modes import ENGINES_AND_MODES, MODES, gradients_of, ours, with_gradient
 
 BETA = 1 / 9
 WEIGHTS = {'1': (1., 1., 1., 1.), '10': (10., 10., 5., 5.)}

@@ -11,13 +11,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mrcnn_tf import boxes as box_ops
 from mrcnn_tf.config import Config, DataConfig
+from mrcnn_tf.detectors.detector import FasterRCNN
 from mrcnn_tf.input import images
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.model import FasterRCNN
+from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.serving.export import export
 from mrcnn_tf.training import checkpoints
+from mrcnn_tf.weights import model_directory
 from tests.modes import wrapped
 from tests.parity import inference_stages
 from tests.parity.reference import Case, Difference, yx
@@ -62,7 +63,7 @@ def settings(case: Case) -> Config:
 def save(config: Config, model: FasterRCNN, folder: pathlib.Path) -> pathlib.Path:
     """Through a checkpoint, as a user does."""
     categories = [Category(k, k, f'class {k}') for k in range(1, config.model.num_classes + 1)]
-    checkpoints.create(folder / 'model', config, categories)
+    model_directory.create(folder / 'model', config, categories)
     model.compile(keras.optimizers.SGD(.1))
     checkpoints.Checkpoints(folder / 'model', model, keep=1).save(1)
     return export(folder / 'model', folder / 'saved')

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mrcnn_tf import targets
 from mrcnn_tf.input import decoding, images, records
+from mrcnn_tf.ops import targets
 from tests.conftest import KITS
 
 CROP, TARGET = 112, 28     # data.mask_size, and cells of a target

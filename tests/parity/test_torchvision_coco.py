@@ -10,8 +10,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from mrcnn_tf.import_weights import import_file
-from mrcnn_tf.inference import Predictor, load_predictor
+from mrcnn_tf.serving.predictor import Predictor, load_predictor
+from mrcnn_tf.weights.importing import import_file
 from tests.parity.inference_stages import NOT_FOUND, nearest
 from tests.parity.reference import Difference, farthest, yx
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_tf import boxes as box_ops
-from mrcnn_tf import rpn, targets
-from mrcnn_tf.anchors import AnchorGenerator
 from mrcnn_tf.config import ModelConfig, SolverConfig
-from mrcnn_tf.model import LOSSES, FasterRCNN
+from mrcnn_tf.detectors.detector import LOSSES, FasterRCNN
+from mrcnn_tf.layers import rpn
+from mrcnn_tf.layers.anchors import AnchorGenerator
+from mrcnn_tf.ops import boxes as box_ops
+from mrcnn_tf.ops import targets
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.weights.torchvision import correspondence
 from tests.modes import recorded, wrapped

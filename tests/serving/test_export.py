@@ -17,13 +17,14 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 from tensorflow.core.protobuf import saved_model_pb2
 
-from mrcnn_tf import __version__, inference
+from mrcnn_tf import __version__
 from mrcnn_tf.config import Config
+from mrcnn_tf.detectors.detector import build_model
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.model import build_model
-from mrcnn_tf.serving import alone
+from mrcnn_tf.serving import alone, predictor
 from mrcnn_tf.serving import export as exporting
 from mrcnn_tf.training import checkpoints
+from mrcnn_tf.weights import model_directory
 from mrcnn_tf.weights.rules import variable_path
 
 CATEGORIES = [Category(1, 7, 'cat'), Category(2, 3, 'dog')]
@@ -54,7 +55,7 @@ def write_model(directory: pathlib.Path, config: Config, categories: list[Catego
             name = '/'.join(variable_path(variable).split('/')[-4:])
             rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
             variable.assign(rng.normal(0, 1 / np.sqrt(np.prod(variable.shape[:-1])), variable.shape))
-    checkpoints.create(directory, config, categories)
+    model_directory.create(directory, config, categories)
     model.compile(keras.optimizers.SGD(0.1))
     checkpoints.Checkpoints(directory, model, keep=1).save(3)
     return directory
@@ -114,7 +115,7 @@ def test_the_signature(loaded: Any) -> None:
 def test_images_of_all_kinds_in_one_request(
         model_dir: pathlib.Path, served: Outputs, pictures: list[pathlib.Path]) -> None:
     assert served['sizes'].tolist() == [[40, 40], [90, 51], [7, 9], [50, 90]]    # by name
-    for i, expected in enumerate(inference.load_predictor(model_dir)(pictures)):
+    for i, expected in enumerate(predictor.load_predictor(model_dir)(pictures)):
         valid = served['valid'][i]
         assert valid.sum() == len(expected) > 0
         assert served['labels'][i][valid].tolist() == expected.labels.tolist()
@@ -160,7 +161,7 @@ def test_a_photograph_to_be_turned_is_answered_as_it_is_shown(
     assert served['sizes'].tolist() == [[90, 50]] * 2
     for name, found in served.items():
         np.testing.assert_array_equal(found[0], found[1], name)
-    turned, upright = inference.load_predictor(model_dir)(paths)
+    turned, upright = predictor.load_predictor(model_dir)(paths)
     np.testing.assert_array_equal(turned.boxes, upright.boxes)
     assert len(turned) > 0
 
@@ -219,9 +220,9 @@ def test_what_stands_beside_it(saved: pathlib.Path) -> None:
 def test_it_is_a_predictor(loaded: Any, saved: pathlib.Path, served: Outputs, pictures: list[pathlib.Path],
                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.saved_model, 'load', {str(saved): loaded}.__getitem__)
-    predictor = inference.load_predictor(saved.parent)
-    assert list(predictor.categories) == CATEGORIES
-    found, = predictor(pictures[:1])
+    from_file = predictor.load_predictor(saved.parent)
+    assert list(from_file.categories) == CATEGORIES
+    found, = from_file(pictures[:1])
     np.testing.assert_array_equal(found.boxes, served['boxes'][0][served['valid'][0]])
 
 
@@ -238,7 +239,7 @@ def test_faster_rcnn_trained_in_bfloat16(tmp_path: pathlib.Path, pictures: list[
     version = exporting.export(tmp_path / 'run', tmp_path / 'saved')
     served = predict(tf.saved_model.load(str(version)), contents(pictures[:1]))
     assert 'masks' not in served and served['boxes'].dtype == np.float32
-    expected, = inference.load_predictor(tmp_path / 'run')(pictures[:1])
+    expected, = predictor.load_predictor(tmp_path / 'run')(pictures[:1])
     np.testing.assert_allclose(served['boxes'][0][served['valid'][0]], expected.boxes, atol=1e-2)
 
 

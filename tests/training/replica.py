@@ -15,12 +15,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_tf.model import build_model
+from mrcnn_tf.detectors.detector import build_model
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import step_of
-
-from .tiny import tiny_config
-from .toy import ToyModel
+from tests.training.tiny import tiny_config
+from tests.training.toy import ToyModel
 
 
 def main(kind: str, data: str, model_dir: str, weights: str, *overrides: str) -> None:

@@ -12,8 +12,7 @@ from mrcnn_tf.config import SolverConfig
 from mrcnn_tf.training.checkpoints import Checkpoints
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.schedules import Steps
-
-from .toy import ToyModel
+from tests.training.toy import ToyModel
 
 
 def main(directory: str, how: str) -> None:

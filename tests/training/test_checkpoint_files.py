@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.training import checkpoint_files as module
-from mrcnn_tf.training.checkpoint_files import CheckpointError
+from mrcnn_tf.weights import checkpoint_files as module
+from mrcnn_tf.weights.checkpoint_files import CheckpointError
 
 PARTS = ('index', 'data-00000-of-00001')
 VALUES = np.arange(60, dtype=np.float32)

@@ -14,16 +14,16 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.config import Config, SolverConfig
+from mrcnn_tf.detectors.detector import build_model
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.model import build_model
-from mrcnn_tf.training.checkpoint_files import CheckpointError, find_newest
-from mrcnn_tf.training.checkpoints import Checkpoints, create, read, restore_model, save_imported
+from mrcnn_tf.training.checkpoints import Checkpoints
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.schedules import Steps
 from mrcnn_tf.training.strategies import Worker
-
-from .tiny import tiny_config
-from .toy import ToyModel, batches
+from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest
+from mrcnn_tf.weights.model_directory import create, read, restore_model, save_imported
+from tests.training.tiny import tiny_config
+from tests.training.toy import ToyModel, batches
 
 CATEGORIES = [Category(1, 7, 'cell'), Category(2, 9, 'nucleus')]
 CONFIG = Config(solver=SolverConfig(steps=50))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from .tiny import write_data
+from tests.training.tiny import write_data
 
 TIMEOUT = 900    # s: a detector compiles for half a minute, on a machine that is free
 DETECTOR = ('solver.steps=3', 'data.batch_size=2', 'solver.scale_with_batch=false', 'solver.learning_rate=0.01',

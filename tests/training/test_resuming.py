@@ -8,8 +8,8 @@ import pytest
 from mrcnn_tf.config import Config, SolverConfig, changed
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.training import resuming
-from mrcnn_tf.training.checkpoint_files import CheckpointError
-from mrcnn_tf.training.checkpoints import create
+from mrcnn_tf.weights.checkpoint_files import CheckpointError
+from mrcnn_tf.weights.model_directory import create
 
 BEFORE = Config(solver=SolverConfig(steps=50))
 

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from data_tools import coco
+from data_tools.formats import coco
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.dataset import InputError
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, ManifestError, Source
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import TrainingError
-from mrcnn_tf.training.checkpoints import create
 from mrcnn_tf.training.sets import read_sets
+from mrcnn_tf.weights.model_directory import create
+from tests.paths import SHARED
+from tests.training.tiny import CATEGORIES, tiny_config, write_data
 
-from .tiny import CATEGORIES, tiny_config, write_data
-
-CASES = pathlib.Path(__file__).resolve().parents[3] / 'shared' / 'cases'
+CASES = SHARED / 'cases'
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from mrcnn_tf.training.strategies import StrategyError, Worker, find_worker, mak
 # Two replicas see 0 and 8 with momentum 1/2: their means are 0 and 4.
 _STATISTICS = """
 import keras, tensorflow as tf
-from mrcnn_tf.backbones.normalization import Norm
+from mrcnn_tf.layers.normalization import Norm
 from mrcnn_tf.training.strategies import average_statistics
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)

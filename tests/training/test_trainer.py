@@ -15,11 +15,10 @@ import tensorflow as tf
 from mrcnn_tf.input.dataset import InputError
 from mrcnn_tf.training import checkpoints, trainer
 from mrcnn_tf.training.callbacks import TrainingError, step_of
-from mrcnn_tf.training.checkpoint_files import CheckpointError, find_newest
-from mrcnn_tf.training.checkpoints import read, restore_model
-
-from .tiny import tiny_config, write_data
-from .toy import ToyModel
+from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest
+from mrcnn_tf.weights.model_directory import read, restore_model
+from tests.training.tiny import tiny_config, write_data
+from tests.training.toy import ToyModel
 
 
 @pytest.fixture(scope='module')

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mrcnn_tf import config
-from mrcnn_tf.model import build_model
+from mrcnn_tf.detectors.detector import build_model
 from mrcnn_tf.weights import detectron2
 from mrcnn_tf.weights.rules import WeightsError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mrcnn_tf.restricted_pickle import PickleError
+from mrcnn_tf.files.restricted_pickle import PickleError
 from mrcnn_tf.weights import files
 from mrcnn_tf.weights.rules import WeightsError
 

@@ -8,13 +8,12 @@ import tensorflow as tf
 
 from mrcnn_tf import config
 from mrcnn_tf.config import DataConfig
-from mrcnn_tf.inference import split_batch
+from mrcnn_tf.detectors.detector import FasterRCNN, build_model
+from mrcnn_tf.detectors.instances import split_batch
 from mrcnn_tf.input import images
-from mrcnn_tf.model import FasterRCNN, build_model
 from mrcnn_tf.weights import detectron2, torchvision
-
-from ..parity.inference_stages import nearest
-from . import detectron2_reference, torchvision_reference
+from tests.parity.inference_stages import nearest
+from tests.weights import detectron2_reference, torchvision_reference
 
 XY = [1, 0, 3, 2]
 

@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf import config
-from mrcnn_tf.backbones import inception_resnet
 from mrcnn_tf.config import BackboneConfig, ModelConfig
-from mrcnn_tf.heads import Res5Head
-from mrcnn_tf.model import FasterRCNN, build_model
+from mrcnn_tf.detectors.detector import FasterRCNN, build_model
+from mrcnn_tf.layers.backbones import inception_resnet
+from mrcnn_tf.layers.heads import Res5Head
 from mrcnn_tf.weights import keras_applications
 from mrcnn_tf.weights.keras_applications import copy, load_imagenet
 from mrcnn_tf.weights.rules import WeightsError, variable_path

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.backbones.normalization import ConvNorm, Norm
 from mrcnn_tf.config import BackboneConfig, ModelConfig
-from mrcnn_tf.model import MaskRCNN
+from mrcnn_tf.detectors.detector import MaskRCNN
+from mrcnn_tf.layers.normalization import ConvNorm, Norm
 from mrcnn_tf.weights import rules
 from mrcnn_tf.weights.rules import ClassMap, Rule, WeightsError
 

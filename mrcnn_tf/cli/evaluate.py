@@ -1,0 +1,69 @@
+"""`mrcnn evaluate` and `mrcnn propose`."""
+from __future__ import annotations
+
+import enum
+import pathlib
+from typing import Annotated
+
+import typer
+
+from mrcnn_tf.cli.command import command
+
+
+class Metric(str, enum.Enum):
+    """The metrics of `mrcnn evaluate`."""
+    coco = 'coco'
+    voc2007 = 'voc2007'
+    voc2012 = 'voc2012'
+    cityscapes = 'cityscapes'
+    recall = 'recall'
+
+
+@command
+def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory from `mrcnn train`.')],
+             data: Annotated[pathlib.Path | None, typer.Option(
+                 help="Manifest NAME.json of the set; if not given, the model's data.validation.")] = None,
+             metric: Annotated[Metric, typer.Option(
+                 help="coco: COCO's metrics. voc2007, voc2012: VOC's mean average precision, by eleven points or by "
+                      "the area. cityscapes: Cityscapes' mask AP (extra `cityscapes`). recall: that of proposals.",
+             )] = Metric.coco,
+             ) -> None:
+    """Evaluate a model on a set.
+
+    Prints COCO's twelve metrics for boxes and masks, or the metric that --metric names. Writes metrics.json and, except
+    for recall, detections.json to the model directory. --metric recall prints the fraction of objects that the best 50
+    to 2000 proposals cover at each IoU; a fast_rcnn is evaluated on the proposals in the records, other models on those
+    of their RPN.
+
+    \b
+    Example:
+      mrcnn evaluate --model-dir runs/nuclei --data data/nuclei/val.json
+      mrcnn evaluate --model-dir runs/voc --data data/voc/test.json --metric voc2007
+      mrcnn evaluate --model-dir runs/cityscapes --data data/cityscapes/val.json --metric cityscapes
+    """
+    from mrcnn_tf.evaluation import cityscapes, coco, recall, run, voc
+
+    tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table, Metric.recall: recall.table}
+    typer.echo(tables.get(metric, voc.table)(run.evaluate(model_dir, data, metric.value)))
+
+
+@command
+def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory of a model with an RPN.')],
+            data: Annotated[pathlib.Path, typer.Option(help='Manifest NAME.json of the set.')],
+            output: Annotated[pathlib.Path, typer.Option(help='The .npz file to write.')],
+            for_training: Annotated[bool, typer.Option(
+                '--for-training', help='Write rpn.post_nms_train proposals per image instead of post_nms_test.',
+            )] = False) -> None:
+    """Write the proposals of a model's RPN.
+
+    Writes the proposals for all images of a set to a file that `mrcnn convert proposals` reads.
+
+    \b
+    Example:
+      mrcnn propose --model-dir runs/rpn --data data/voc/test.json --output data/voc/rpn.npz
+      mrcnn convert proposals data/voc/test.json --proposals data/voc/rpn.npz --output data/voc --name test_rpn
+    """
+    from mrcnn_tf.evaluation import export_proposals
+
+    export_proposals.propose(model_dir, data, output, for_training)
+    typer.echo(str(output))

@@ -1,0 +1,49 @@
+"""The `mrcnn` command. Each sub-command is a few lines around a function that does the work.
+
+TensorFlow takes seconds to import, so each command imports it when needed: help and wrong settings answer at once.
+"""
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mrcnn_tf import __version__
+from mrcnn_tf.cli import convert, evaluate, import_weights, predict, sets, train
+
+app = typer.Typer(
+    name='mrcnn', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
+app.add_typer(convert.convert_app, name='convert')
+app.add_typer(convert.validate_app, name='validate')
+app.add_typer(import_weights.import_app, name='import-weights')
+for each in (train.demo, sets.verify, sets.inspect, train.train, train.train_alternating, evaluate.evaluate,
+             sets.recall, evaluate.propose, predict.export, predict.predict):
+    app.command()(each)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        versions = ', '.join(f'{name} {metadata.version(name)}' for name in ('tensorflow', 'keras'))
+        typer.echo(f'mrcnn-tf {__version__}, {versions}')
+        raise typer.Exit
+
+
+@app.callback()
+def _mrcnn(version: Annotated[bool, typer.Option(
+        '--version', callback=_print_version, is_eager=True, help='Print the versions and exit.')] = False) -> None:
+    """Mask R-CNN for TensorFlow and Keras.
+
+    Typical workflow: convert, train, evaluate, export, predict. Help for a command: mrcnn train --help
+    """
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,64 @@
+"""`mrcnn predict` and `mrcnn export`."""
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+from mrcnn_tf.cli.command import command
+from mrcnn_tf.files.text import one_line
+
+
+@command
+def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory from `mrcnn train`.')],
+           output: Annotated[pathlib.Path, typer.Option(help='Directory for all versions of the SavedModel.')]) -> None:
+    """Export a model as a SavedModel.
+
+    Writes the newest checkpoint to OUTPUT/1, OUTPUT/2, ... for TF Serving. The SavedModel takes the bytes of JPEG and
+    PNG files. It needs neither this package nor its settings.
+
+    \b
+    Example:
+      mrcnn export --model-dir runs/nuclei --output saved_models/nuclei
+      tensorflow_model_server --rest_api_port=8501 \\
+        --model_name=nuclei --model_base_path=$PWD/saved_models/nuclei
+    """
+    from mrcnn_tf.serving.export import export as write
+
+    typer.echo(str(write(model_dir, output)))
+
+
+@command
+def predict(images: Annotated[list[pathlib.Path], typer.Argument(
+                metavar='IMAGE', help="JPEG or PNG files, directories, patterns such as 'photos/**/*.jpg', or a .txt "
+                                      'file with one path per line.')],
+            model: Annotated[pathlib.Path, typer.Option(
+                help='Model directory from `mrcnn train`, or SavedModel from `mrcnn export`.')],
+            output: Annotated[pathlib.Path, typer.Option(help='Directory for the results.')],
+            threshold: Annotated[float, typer.Option(min=0, max=1, help='Lowest score of a detection.')] = 0.5) -> None:
+    """Detect objects in images.
+
+    Writes for each image a picture, OUTPUT/NAME.png, and the detections, OUTPUT/NAME.json. Boxes and masks are in the
+    pixels that image viewers show: photographs are rotated by their EXIF orientation, unless the model's data.exif says
+    otherwise. Files that cannot be used do not stop the others; they are listed at the end, and the exit code is 1.
+
+    \b
+    Example:
+      mrcnn predict photos 'more/*.jpg' list.txt --model saved_models/nuclei --output predictions
+    """
+    from mrcnn_tf.evaluation.run import tracked
+    from mrcnn_tf.serving import predict_files, predictor
+
+    paths = predict_files.find_images(images)
+    done = predict_files.predict_to_directory(paths, predictor.load_predictor(model), output, threshold,
+                                              lambda paths: tracked(paths, len(paths), 'predicted'))
+    typer.echo(f'{len(done.pictures)} pictures and json files in {output}')
+    if done.without:
+        best = f'the best score is {done.best_below:.3f}' if done.best_below else 'the model finds nothing there'
+        typer.echo(f'on {len(done.without)} of them nothing reaches the threshold of {threshold}, such as on '
+                   f'{one_line(done.without[0])}: {best}')
+    for reason in done.failed.values():
+        typer.echo(f'mrcnn: {one_line(reason)}', err=True)
+    if done.failed:
+        raise predictor.InferenceError(f'{len(done.failed)} of {len(paths)} files could not be used, listed above')

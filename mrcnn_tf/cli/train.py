@@ -1,0 +1,89 @@
+"""`mrcnn train`, `mrcnn train-alternating` and `mrcnn demo`."""
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+from mrcnn_tf import config
+from mrcnn_tf.cli.command import command
+
+
+@command
+def train(settings: Annotated[str, typer.Argument(
+              metavar='CONFIG', help=f'A YAML file, or the name of a bundled config: {", ".join(config.packaged())}.')],
+          overrides: Annotated[list[str] | None, typer.Argument(
+              metavar='KEY=VALUE', help='Settings that override those of the config.')] = None,
+          model_dir: Annotated[pathlib.Path | None, typer.Option(
+              help='Model directory; if not given, runs/NAME with the name of CONFIG.')] = None,
+          allow_changes: Annotated[bool, typer.Option(
+              '--allow-changes', help='Resume even if settings changed that may not change in a run.',
+          )] = False) -> None:
+    """Train a model, or resume its training.
+
+    The same command resumes from the newest complete checkpoint. To lengthen a run, resume it with more solver.steps.
+    The schedule, data.train (with the same categories), data.validation, test settings and intervals may change too;
+    other changes need --allow-changes.
+
+    \b
+    Example:
+      mrcnn train nuclei_r18_fpn --model-dir runs/nuclei \\
+        data.train=data/nuclei/train.json data.validation=data/nuclei/val.json solver.steps=1000
+    Several machines: run the same command on each, with its own TF_CONFIG:
+      mrcnn train mask_rcnn_r50_fpn_1x --model-dir /shared/r50 train.strategy=multi_worker ...
+    Lengthen the run to 2000 steps:
+      mrcnn train runs/nuclei/config.yaml --model-dir runs/nuclei solver.steps=2000
+    Watch the losses:
+      tensorboard --logdir runs
+    """
+    loaded = config.load(settings, overrides or [])
+    from mrcnn_tf.training import trainer
+
+    trainer.train(loaded, model_dir or pathlib.Path('runs') / pathlib.Path(settings).stem, allow_changes)
+
+
+@command
+def train_alternating(
+        settings: Annotated[str, typer.Argument(metavar='CONFIG', help='A YAML file, or the name of a bundled one.')],
+        overrides: Annotated[list[str] | None, typer.Argument(
+            metavar='KEY=VALUE', help='Settings that override those of the config.')] = None,
+        model_dir: Annotated[pathlib.Path | None, typer.Option(
+            help='Directory for all steps; if not given, runs/NAME with the name of CONFIG.')] = None) -> None:
+    """Train a Faster R-CNN in four steps.
+
+    The steps of the paper: 1. train an RPN; 2. train a Fast R-CNN on its proposals; 3. train an RPN on the backbone of
+    step 2, which is frozen; 4. train the Fast R-CNN again on the proposals of step 3. The same command resumes.
+
+    The directory has a model directory for each step, and faster_rcnn, which joins them to one model. The section
+    `alternating` of the config has the settings of each step. alternating.steps=2 stops before the models share a
+    backbone.
+
+    \b
+    Example:
+      mrcnn train-alternating faster_rcnn_vgg16_alternating --model-dir runs/voc \\
+        data.train=data/voc/train.json data.validation=data/voc/test.json
+      mrcnn evaluate --model-dir runs/voc/faster_rcnn --metric voc2007
+    """
+    loaded = config.load(settings, overrides or [])
+    from mrcnn_tf.training import alternating
+
+    alternating.train(loaded, model_dir or pathlib.Path('runs') / pathlib.Path(settings).stem)
+
+
+@command
+def demo(output: Annotated[pathlib.Path, typer.Option(help='Output directory.')] = pathlib.Path('demo'),
+         minutes: Annotated[float, typer.Option(min=0.1, help='Minutes of training; the rest takes about one.')] = 3.5,
+         ) -> None:
+    """Run the whole workflow on a small data set.
+
+    Draws the data set, then converts, trains, evaluates, exports and predicts. Writes metrics.json, prediction.png
+    (ground truth beside prediction) and saved_model/1/ to the output directory.
+
+    \b
+    Example:
+      mrcnn demo --output demo --minutes 3.5
+    """
+    from mrcnn_tf.cli.demo import run
+
+    run(output, minutes)

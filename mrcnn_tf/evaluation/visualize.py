@@ -1,0 +1,137 @@
+"""Pictures: masks in colour with their contours, boxes, category and confidence; ground truth beside prediction.
+
+n instances, H x W the image in px, f the whole factor by which a small image is enlarged so that text is legible.
+Images are uint8 [H, W, 3], RGB.
+"""
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mrcnn_tf.detectors.instances import Instances
+from mrcnn_tf.files.text import one_line
+
+_LEGIBLE = 1280         # px: images are enlarged as long as their longer side stays within it
+_ALPHA = 0.45           # of a mask over its image
+_GOLDEN = 0.618034      # consecutive multiples of the golden ratio are far apart on the circle of hues
+_PAPER, _INK = (255, 255, 255), (20, 20, 20)
+
+Rectangle = tuple[float, float, float, float]    # left, top, right, bottom
+
+
+def draw(image: np.ndarray, instances: Instances, names: Sequence[str], threshold: float = 0.5,
+         dialect: str = 'pixel_center', confidence: bool = True) -> np.ndarray:
+    """The image with its instances, best on top; images that are small are enlarged by a whole factor.
+
+    Args:
+        image: uint8 [H, W, 3].
+        instances: in px of the image.
+        names: of the categories, by label - 1; a label beyond them is written as a number.
+        threshold: instances with a lower score are left out.
+        dialect: of pasting, `model.detections.paste`.
+        confidence: write the score behind the name; False for ground truth.
+
+    Returns:
+        uint8 [f H, f W, 3].
+
+    Raises:
+        ValueError: an image of another type or shape.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f'image {image.dtype} {image.shape}: expected uint8 [height, width, 3]')
+    height, width = image.shape[:2]
+    shown = instances[np.flatnonzero(instances.scores >= threshold)[::-1]]
+    colors = _colors(len(shown))[::-1]
+    factor = max(1, _LEGIBLE // max(height, width))
+    pixels = np.array(Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BILINEAR))
+    if shown.masks is not None:
+        for mask, color in zip(shown.image_masks(height, width, dialect), colors, strict=True):
+            _tint(pixels, mask.repeat(factor, 0).repeat(factor, 1), color)
+    texts = [_name(names, label) + (f' {score:.2f}' if confidence else '')
+             for label, score in zip(shown.labels.tolist(), shown.scores.tolist(), strict=True)]
+    return _annotate(Image.fromarray(pixels), shown.boxes * factor, texts, colors)
+
+
+def side_by_side(pictures: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
+    """Pictures (uint8 [h, w, 3]) in a row on white, each under its caption, such as ground truth and prediction."""
+    size = _font_size(max(max(p.shape[:2]) for p in pictures)) * 3 // 2
+    font, gap, head = ImageFont.load_default(size), size // 2, 2 * size
+    width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) + 1)
+    sheet = Image.new('RGB', (width, max(p.shape[0] for p in pictures) + head + gap), _PAPER)
+    pen, left = ImageDraw.Draw(sheet), gap
+    for picture, caption in zip(pictures, captions, strict=True):
+        pen.text((left, head / 2), caption, _INK, font, anchor='lm')
+        sheet.paste(Image.fromarray(picture), (left, head))
+        left += picture.shape[1] + gap
+    return np.array(sheet)
+
+
+def _colors(count: int) -> list[tuple[int, int, int]]:
+    """Distinct bright colours."""
+    hsv = [(i * _GOLDEN % 1, (0.95, 0.6)[i // 7 % 2], (1.0, 0.85)[i // 14 % 2]) for i in range(count)]
+    return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(*each)) for each in hsv]    # type: ignore[misc]
+
+
+def _tint(pixels: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> None:
+    """Colours a mask [H, W] in place: half transparent inside, solid on its contour."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return
+    part = np.s_[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    inside = mask[part] > 0
+    padded = np.pad(inside, 1)
+    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    region = pixels[part]
+    region[inside] = (1 - _ALPHA) * region[inside] + _ALPHA * np.array(color)
+    region[inside & ~core] = color
+
+
+def _annotate(picture: Image.Image, boxes: np.ndarray, texts: Iterable[str],
+              colors: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """The picture with boxes and texts; the last are the best, and choose the places of their texts first."""
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_font_size(max(picture.size)))
+    corners = [(x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)) for y1, x1, y2, x2 in boxes.tolist()]
+    for box, color in zip(corners, colors, strict=True):
+        pen.rectangle(box, outline=color, width=max(1, max(picture.size) // 700))
+    taken: list[Rectangle] = []
+    for box, text, color in reversed(list(zip(corners, texts, colors, strict=True))):
+        taken.append(_place(box, pen.textbbox((0, 0), text, font), picture.size, taken))
+        pen.rectangle(taken[-1], fill=color)
+        pen.text((taken[-1][0] + 2, taken[-1][1] + 1), text, _contrast(color), font)
+    return np.array(picture)
+
+
+def _place(box: Rectangle, text: Rectangle, size: tuple[int, int], taken: Sequence[Rectangle]) -> Rectangle:
+    """Where the text goes: above, below or in the box, where no other text is if there is such a place."""
+    width, height = text[2] + 4, text[3] + 3
+    x1, y1, x2, y2 = box
+    places = [(x, y) for x in (x1, x2 - width) for y in (y1 - height, y2, y1, y2 - height)]
+    rectangles = [_shift_inside((x, y, x + width, y + height), size) for x, y in places]
+    return next((r for r in rectangles if not any(_overlap(r, other) for other in taken)), rectangles[0])
+
+
+def _shift_inside(rectangle: Rectangle, size: tuple[int, int]) -> Rectangle:
+    left, top, right, bottom = rectangle
+    dx = max(0, -left) - max(0, right - size[0] + 1) if right - left < size[0] else -left
+    dy = max(0, -top) - max(0, bottom - size[1] + 1) if bottom - top < size[1] else -top
+    return left + dx, top + dy, right + dx, bottom + dy
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _contrast(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black on light colours, white on dark ones (luma of ITU-R BT.601)."""
+    return _INK if np.dot(color, (0.299, 0.587, 0.114)) > 130 else _PAPER
+
+
+def _font_size(side: int) -> int:
+    return min(max(11, side // 70), 40)
+
+
+def _name(names: Sequence[str], label: int) -> str:
+    return one_line(names[label - 1], 60) if 1 <= label <= len(names) else str(label)

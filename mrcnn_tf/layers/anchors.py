@@ -1,0 +1,126 @@
+"""Anchor boxes: Faster R-CNN 3.1.1, with one scale a pyramid level (FPN 4.1).
+
+A anchors of all levels, flattened by level, row, column and anchor of the cell.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mrcnn_tf.ops.tensor_shapes import Dimension, dimensions
+
+
+def base_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False,
+                 order: str = 'ratio_major') -> np.ndarray:
+    """Return the anchors of one cell around the origin, float32 [sizes * ratios, 4] in px.
+
+    Args:
+        sizes: square roots of the areas, px.
+        ratios: height / width.
+        rounded: round to whole pixels, halves to even.
+        order: 'ratio_major' lists all sizes of the first ratio, then those of the next (torchvision); 'size_major' all
+            ratios of the first size first (Detectron2).
+    """
+    root = np.sqrt(np.asarray(ratios, np.float64))[:, None]                       # [ratios, 1]
+    sides = np.asarray(sizes, np.float64)[None, :]
+    half = np.stack([root * sides, sides / root], axis=-1) / 2                    # [ratios, sizes, 2]
+    half = (half if order == 'ratio_major' else half.swapaxes(0, 1)).reshape(-1, 2)
+    boxes = np.concatenate([-half, half], axis=1)
+    return (np.round(boxes) if rounded else boxes).astype(np.float32)             # halves to even, as torch rounds
+
+
+class AnchorGenerator(keras.layers.Layer):
+    """Feature maps [B, rows, columns, C] -> anchors float32 [A, 4] in px, neither clipped nor dropped.
+
+    The center of the anchors of row i lies at (i + offset) * stride.
+
+    Args:
+        sizes: square roots of the areas in px, one list a level.
+        ratios: height / width.
+        strides: px between neighboring cells, one number a level (Detectron2). None: the side of the canvas divided by
+            the number of cells, rounded down (torchvision), which differs from the level's stride where it does not
+            divide the canvas: 800 px give P6 13 rows, 61 px apart, not 64.
+        rounded: round the anchors of one cell to whole pixels (torchvision).
+        offset: of the first center, in strides; 0 puts it on the corner of the first cell.
+        order: of the anchors of one cell, see `base_anchors`.
+
+    Raises:
+        ValueError: `strides` has not one number for each level.
+    """
+
+    def __init__(self, sizes: Sequence[Sequence[float]], ratios: Sequence[float],
+                 strides: Sequence[int] | None = None, rounded: bool = False, offset: float = 0.,
+                 order: str = 'ratio_major', **kwargs: Any) -> None:
+        super().__init__(**{'autocast': False, 'dtype': 'float32', **kwargs})
+        if strides is not None and len(strides) != len(sizes):
+            raise ValueError(f'strides is {strides}: expected {len(sizes)} numbers, one for each list of sizes')
+        # A copy: Keras 2 puts wrappers into the lists that a layer holds, and these are the config's.
+        self.sizes = [list(each) for each in sizes]
+        self.strides = None if strides is None else tuple(strides)
+        self.ratios, self.rounded, self.offset, self.order = ratios, rounded, offset, order
+
+    @property
+    def per_cell(self) -> list[int]:
+        """Anchors of one cell, a number a level."""
+        return [len(s) * len(self.ratios) for s in self.sizes]
+
+    def call(self, features: Sequence[tf.Tensor], canvas: Any = None) -> tf.Tensor:
+        """Return the anchors of all levels.
+
+        Args:
+            features: the finest first; rows and columns may be dynamic.
+            canvas: height and width of the images that they come from, px, two ints or int32 [2]; read only without
+                `strides`.
+
+        Raises:
+            ValueError: neither `strides` nor `canvas` is given; more or fewer features than levels.
+        """
+        if len(features) != len(self.sizes):
+            raise ValueError(f'{self.name}: got {len(features)} feature maps and sizes for {len(self.sizes)}')
+        if self.strides is None and canvas is None:
+            raise ValueError(f'{self.name}: without strides, the anchors depend on the canvas: pass '
+                             'canvas=(height, width) or build the layer with strides')
+        levels = [self._level(base_anchors(sizes, self.ratios, self.rounded, self.order), *self._centers(
+            dimensions(feature)[1:3], level, canvas))
+            for level, (sizes, feature) in enumerate(zip(self.sizes, features, strict=True))]
+        return tf.concat(levels, axis=0)
+
+    def _centers(self, grid: Sequence[Dimension], level: int, canvas: Any) -> list[tf.Tensor]:
+        """y of each row and x of each column, float32."""
+        strides = [canvas[axis] // cells for axis, cells in enumerate(grid)] if self.strides is None else (
+            [self.strides[level]] * 2)
+        return [(tf.range(cells, dtype=tf.float32) + self.offset) * tf.cast(stride, tf.float32)
+                for cells, stride in zip(grid, strides, strict=True)]
+
+    def _level(self, base: np.ndarray, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        yy, xx = tf.meshgrid(y, x, indexing='ij')
+        shift = tf.stack([yy, xx, yy, xx], axis=-1)                                # [rows, columns, 4]
+        return tf.reshape(shift[:, :, None] + base, [-1, 4])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), 'sizes': self.sizes, 'ratios': self.ratios, 'strides': self.strides,
+                'rounded': self.rounded, 'offset': self.offset, 'order': self.order}
+
+
+def cells_of_images(features: Sequence[tf.Tensor], strides: Sequence[int], sizes: tf.Tensor) -> list[tf.Tensor]:
+    """Which cells of each level an image would have on a canvas of its own.
+
+    Args:
+        features: levels [B, rows, columns, C].
+        strides: px a cell of each level.
+        sizes: float32 [B, 2], height and width of each image's own canvas, px.
+
+    Returns:
+        A level each: bool [B, rows * columns].
+    """
+    levels = []
+    for feature, stride in zip(features, strides, strict=True):
+        _, rows, columns, _ = dimensions(feature)
+        down, across = (tf.range(cells, dtype=tf.float32) * stride < sizes[:, axis, None]
+                        for axis, cells in enumerate((rows, columns)))
+        levels.append(tf.reshape(down[:, :, None] & across[:, None, :], [sizes.shape[0], -1]))
+    return levels

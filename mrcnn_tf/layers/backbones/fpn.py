@@ -1,0 +1,72 @@
+"""The necks that turn a backbone's feature maps into inputs of RPN and heads: an FPN (FPN 3), or none, for one map."""
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
+
+
+class FeaturePyramid(keras.layers.Layer):
+    """The FPN: feature maps by stride {4, 8, 16, 32} -> [P2, P3, P4, P5, P6] with `channels` each.
+
+    P6 is every second cell of P5.
+    """
+
+    def __init__(self, channels: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+        def conv(kernel: int, name: str) -> ConvNorm:
+            return ConvNorm(norm, channels, kernel, activate=False, name=name,
+                            initializer=keras.initializers.VarianceScaling(1., 'fan_in', 'uniform'))
+
+        self.laterals = [conv(1, f'lateral{k}') for k in range(2, 6)]
+        self.outputs = [conv(3, f'output{k}') for k in range(2, 6)]
+
+    def call(self, maps: dict[int, tf.Tensor], training: bool = False) -> list[tf.Tensor]:
+        laterals = [conv(maps[stride], training=training)
+                    for conv, stride in zip(self.laterals, sorted(maps), strict=True)]
+        merged = [laterals[-1]]
+        for lateral in reversed(laterals[:-1]):
+            merged.insert(0, lateral + upsample(merged[0]))
+        pyramid = [conv(x, training=training) for conv, x in zip(self.outputs, merged, strict=True)]
+        return [*pyramid, pyramid[-1][:, ::2, ::2]]
+
+
+def upsample(x: tf.Tensor) -> tf.Tensor:
+    """Return `x` upsampled by two to nearest neighbors: [B, h, w, C] -> [B, 2 h, 2 w, C].
+
+    The sides of every canvas are multiples of 32, so the result fits the next finer level.
+    """
+    return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
+
+
+class PyramidBackbone(keras.layers.Layer):
+    """A backbone with an FPN: images [B, H, W, 3] -> [P2..P6] at `strides`. RoIs are pooled from P2..P5."""
+
+    strides = (4, 8, 16, 32, 64)
+    pooled = 4
+
+    def __init__(self, trunk: keras.layers.Layer, channels: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trunk, self.channels = trunk, channels
+        self.pyramid = FeaturePyramid(channels, norm, name='fpn')
+
+    def call(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+        return self.pyramid(self.trunk(images, training=training), training=training)
+
+
+class SingleMapBackbone(keras.layers.Layer):
+    """A backbone without a neck: images [B, H, W, 3] -> [feature map of stride 16] (Faster 3; C4 and DC5)."""
+
+    strides = (16,)
+    pooled = 1
+
+    def __init__(self, trunk: keras.layers.Layer, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trunk, self.channels = trunk, trunk.channels
+
+    def call(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+        return [self.trunk(images, training=training)[16]]

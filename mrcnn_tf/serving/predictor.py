@@ -1,0 +1,172 @@
+"""From image files and a trained model, a model directory or a SavedModel, to the instances of each image."""
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from mrcnn_tf import files
+from mrcnn_tf.config import DataConfig
+from mrcnn_tf.detectors import augmentation
+from mrcnn_tf.detectors.instances import Instances, instances_of, split_batch
+from mrcnn_tf.input import decoding, images
+from mrcnn_tf.input.manifest import Category
+
+_ASSETS = 'assets.extra/mrcnn.json'
+_DAMAGED = 'the file is damaged or cut; copy it again, or save the image anew'
+
+
+class InferenceError(ValueError):
+    """A model or an image that cannot be used; the message is one line: the file, what is wrong, the remedy."""
+
+
+class Predictor(Protocol):
+    """A trained model ready to find instances in image files."""
+
+    @property
+    def categories(self) -> Sequence[Category]:
+        """Of labels 1..K, in order."""
+
+    @property
+    def paste(self) -> str:
+        """Dialect of pasting its masks."""
+
+    @property
+    def rule(self) -> decoding.Rule:
+        """Which image files it takes, and whether it turns them: boxes are in the pixels that `read_image` gives."""
+
+    def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
+        """The instances of every image, best first.
+
+        Raises:
+            InferenceError: an image that cannot be read or decoded or that `rule` refuses, naming the file.
+        """
+
+
+def load_predictor(path: str | os.PathLike[str]) -> Predictor:
+    """The model at `path`: a model directory, a SavedModel, or a directory of its versions (the newest is taken).
+
+    Raises:
+        InferenceError: none of these, or one that lacks a part.
+    """
+    path = pathlib.Path(path)
+    if (path / 'config.yaml').is_file():
+        return ModelDirectory(path)
+    versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
+    for candidate in (path, *sorted(versions, key=lambda p: int(p.name), reverse=True)):
+        if (candidate / 'saved_model.pb').is_file():
+            return SavedModel(candidate)
+    raise InferenceError(f'{path}: no model; give a directory that `mrcnn train` wrote (config.yaml) or `mrcnn export` '
+                         'wrote (saved_model.pb, or versions such as 1/saved_model.pb)')
+
+
+def read_image(path: str | os.PathLike[str], rule: decoding.Rule = decoding.DEFAULT) -> np.ndarray:
+    """The image as a model of this rule sees it: uint8 [H, W, 3], RGB; 16 bit are brought to 8.
+
+    Raises:
+        InferenceError: no such file, no permission, neither JPEG nor PNG, damaged, refused by `rule`.
+    """
+    pixels = _decode(path, _read(path), rule).numpy()
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
+
+
+class SavedModel:
+    """A `Predictor` from one version of a SavedModel; all preprocessing is in its graph."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        """Raises InferenceError where the SavedModel is damaged or not one that `mrcnn export` wrote."""
+        remedy = 'give a SavedModel that `mrcnn export` wrote'
+        try:
+            described = files.read_json(directory / _ASSETS)
+            self.categories: Sequence[Category] = [Category(**category) for category in described['categories']]
+            self.paste: str = described['paste']
+            # What was exported before there was a rule takes any size and turns nothing.
+            self.rule = decoding.Rule(described.get('exif', 'ignore'), described.get('max_pixels'))
+            self._loaded = tf.saved_model.load(str(directory))    # kept: the signature holds its variables weakly
+            self._signature = self._loaded.signatures['serving_default']
+        except (OSError, ValueError, TypeError, LookupError, tf.errors.OpError) as error:
+            raise InferenceError(f'{directory}: cannot be loaded ({_first_line(error)}); {remedy}') from None
+
+    def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
+        return [self._predict(path) for path in paths]
+
+    def _predict(self, path: str | os.PathLike[str]) -> Instances:
+        encoded = _read(path)
+        _refuse(path, encoded, self.rule)
+        try:
+            detections = self._signature(image_bytes=tf.constant([encoded]))
+        except tf.errors.InvalidArgumentError as error:
+            _decode(path, encoded, self.rule)    # says what is wrong with the image
+            raise InferenceError(f'{path}: the SavedModel fails ({_first_line(error)}); export it again') from None
+        return instances_of({name: value.numpy()[0] for name, value in detections.items()})
+
+
+class ModelDirectory:
+    """A `Predictor` from a model directory, config.yaml with its newest checkpoint."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        """Raises a ValueError of one line where the directory lacks a part or its checkpoint does not fit."""
+        # Here, because a SavedModel does without all of training.
+        from mrcnn_tf.weights import model_directory
+
+        model, self._config, self.categories = model_directory.restore_model(directory)
+        if self._config.model.kind == 'fast_rcnn':
+            raise InferenceError(f'{directory}: a fast_rcnn needs the proposals of each image; use '
+                                 '`mrcnn evaluate`, whose records have them')
+        self._find = augmentation.Finder(model, self._config.data)
+        self.paste: str = self._config.model.detections.paste
+        self.rule = decoding.Rule.of(self._config.data)
+
+    def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
+        return [self._predict(path) for path in paths]
+
+    def _predict(self, path: str | os.PathLike[str]) -> Instances:
+        image = _decode(path, _read(path), self.rule)
+        batches = [_batch_of_one(image, data) for data in self._find.sizes]
+        detections = self._find([{'images': batch['images'], 'sizes': batch['sizes']} for batch in batches])
+        return next(instances for _, _, instances in split_batch(detections, batches[0]))
+
+
+def _batch_of_one(image: tf.Tensor, data: DataConfig) -> dict[str, tf.Tensor]:
+    """The Batch of one image at the size for tests, without ground truth."""
+    padded, shape = images.for_inference(image, data)
+    return {'images': padded[None],
+            'sizes': tf.cast(shape, tf.float32)[None],
+            'original_sizes': tf.constant([image.shape[:2]]),
+            'image_ids': tf.constant([0], tf.int64),
+            'image_valid': tf.constant([True])}
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return files.read_bytes(path)
+    except OSError as error:
+        raise InferenceError(f'{path}: {error.strerror}; give an image file that can be read') from None
+
+
+def _decode(path: str | os.PathLike[str], encoded: bytes, rule: decoding.Rule) -> tf.Tensor:
+    """The pixels [h, w, 3]: uint8, or float32 0..255 of 16 bit."""
+    _refuse(path, encoded, rule)
+    try:
+        return decoding.decode(tf.constant(encoded), str(path), rule, then=lambda pixels: pixels)
+    except tf.errors.InvalidArgumentError:
+        raise InferenceError(f'{path}: {_DAMAGED}') from None
+
+
+def _refuse(path: str | os.PathLike[str], encoded: bytes, rule: decoding.Rule) -> None:
+    """Raise InferenceError for a file that is not decoded, by its header."""
+    try:
+        reason = decoding.refusal(tf.constant(encoded), rule).numpy().decode()
+    except tf.errors.InvalidArgumentError:
+        reason = _DAMAGED
+    if reason:
+        raise InferenceError(f'{path}: {reason}')
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__

@@ -1,0 +1,153 @@
+"""Several views of an image: their parts by hand, and a real model's, small, that has to see the same in a mirror."""
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import types
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf.config import DataConfig, DetectionConfig
+from mrcnn_tf.detectors import augmentation
+from mrcnn_tf.detectors.augmentation import Finder, View
+from mrcnn_tf.detectors.detector import MaskRCNN, build_model
+from mrcnn_tf.evaluation import run
+from mrcnn_tf.input import images, record_reader
+from mrcnn_tf.ops.detections import Candidates
+from mrcnn_tf.serving.predictor import ModelDirectory
+from mrcnn_tf.weights import model_directory
+from tests.detectors.test_detector import enliven, make_batch, scale_to, small_config
+from tests.training.tiny import tiny_config, write_data
+
+
+def constant(values: Any) -> tf.Tensor:
+    return tf.constant(values, tf.float32)
+
+
+def test_a_mirror_turns_each_image_within_its_own_width() -> None:
+    rows = constant([[[1, 2, 3, 4], [5, 6, 7, 8]], [[1, 2, 3, 0], [5, 6, 7, 0]]])
+    batch = {'images': tf.tile(rows[..., None], [1, 1, 1, 3]), 'sizes': constant([[2, 4], [2, 3]]),
+             'proposals': constant([[[0, 0, 1, 3]], [[0, 0, 1, 2.5]]])}
+    found = augmentation.mirror(batch)
+    assert found['images'][..., 0].numpy().tolist() == [[[4, 3, 2, 1], [8, 7, 6, 5]], [[3, 2, 1, 0], [7, 6, 5, 0]]]
+    assert found['proposals'].numpy().tolist() == [[[0, 1, 1, 4]], [[0, .5, 1, 3]]]
+    for name, value in augmentation.mirror(found).items():
+        np.testing.assert_array_equal(value, batch[name])
+
+
+def test_masks_are_turned_back_and_averaged_as_probabilities() -> None:
+    upright, turned = constant([[[[.2, .4], [.6, .8]]]]), constant([[[[.8, .2], [1., 0.]]]])
+    found = augmentation.average_masks([upright, turned], [False, True])
+    np.testing.assert_allclose(found, [[[[.2, .6], [.3, .9]]]], rtol=1e-6)
+
+
+def test_the_sizes_of_tests() -> None:
+    """The long side and the canvases keep their ratio to the short side; canvases stay multiples of 32."""
+    data = DataConfig(test_scales=[400, 800, 1200])
+    small, same, large = augmentation.sizes_of_tests(data)
+    assert (small.test_short_side, small.test_long_side, large.test_short_side, large.test_long_side) == (
+        400, 666, 1200, 1999)
+    assert small.canvases == [[416, 544], [544, 416], [416, 672], [672, 416]]
+    assert large.canvases == [[1216, 1632], [1632, 1216], [1216, 2016], [2016, 1216]]
+    assert (same.test_long_side, same.canvases) == (1333, data.canvases)
+    for each in (small, same, large):
+        images.check_canvases(each, training=False)
+    assert augmentation.sizes_of_tests(DataConfig()) == [DataConfig()]
+
+
+def view(boxes: list[list[float]], scores: list[float], size: tuple[float, float], mirrored: bool) -> View:
+    """One class; all boxes count."""
+    candidates = Candidates(constant(boxes)[None, :, None], constant([[1 - x, x] for x in scores])[None],
+                            tf.fill([1, len(boxes)], True))
+    return View(constant([size]), mirrored, [], candidates)
+
+
+def test_views_are_suppressed_together_in_px_of_the_first() -> None:
+    """The second view is half as large and mirrored. Its first box is [0, 2, 10, 12] in the first view, where
+    [0, 0, 10, 10] with an IoU of 2/3 is less sure; its second is [20, 0, 40, 20], which the first view has not seen."""
+    views = [view([[0, 0, 10, 10], [30, 30, 50, 50]], [.6, .7], (60., 80.), False),
+             view([[0, 34, 5, 39], [10, 30, 20, 40]], [.9, .8], (30., 40.), True)]
+    model = types.SimpleNamespace(engine='op', settings=types.SimpleNamespace(detections=DetectionConfig(
+        max_detections=4)))
+    found = Finder(model, DataConfig(test_flip=True)).merge(views)
+    np.testing.assert_allclose(found['boxes'][0], [[0, 2, 10, 12], [20, 0, 40, 20], [30, 30, 50, 50], [0] * 4])
+    np.testing.assert_allclose(found['scores'][0], [.9, .8, .7, 0], rtol=1e-6)
+    assert found['labels'][0].numpy().tolist() == [1, 1, 1, 0] and 'masks' not in found
+    back = views[1].into(found['boxes'], views[0].sizes)
+    np.testing.assert_allclose(back[0, :2], [[0, 34, 5, 39], [10, 30, 20, 40]])
+
+
+@pytest.fixture(scope='module')
+def mask_rcnn() -> MaskRCNN:
+    keras.utils.set_random_seed(3)
+    model = build_model(small_config(detections__score_threshold=.5))
+    enliven(model, make_batch())
+    return model
+
+
+@pytest.fixture(scope='module')
+def finder(mask_rcnn: MaskRCNN) -> Finder:
+    return Finder(mask_rcnn, DataConfig(test_flip=True))
+
+
+def batch_of(*names: str) -> dict[str, tf.Tensor]:
+    batch = make_batch()
+    batch.update(proposals=batch['boxes'], proposals_valid=batch['valid'])
+    return {name: batch[name] for name in ('images', 'sizes', *names)}
+
+
+def test_one_view_is_what_the_model_finds(mask_rcnn: MaskRCNN, finder: Finder) -> None:
+    batch = batch_of()
+    expected, found = mask_rcnn(batch), finder.merge(finder.views(batch)[:1])
+    assert expected['valid'].numpy().sum() > 3 and found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4)
+
+
+def assert_the_same_from_both_sides(finder: Finder, batch: dict[str, tf.Tensor]) -> None:
+    found, other = finder([batch]), finder([augmentation.mirror(batch)])
+    plain, valid = finder.merge(finder.views(batch)[:1]), found['valid'].numpy()
+    assert valid.sum() > 3 and not np.allclose(found['boxes'], plain['boxes'], atol=.1)
+    np.testing.assert_array_equal(other['valid'], valid)
+    np.testing.assert_allclose(other['scores'], found['scores'], atol=1e-5)
+    np.testing.assert_array_equal(other['labels'], found['labels'])
+    mirrored = augmentation.mirror_boxes(other['boxes'], batch['sizes']).numpy()
+    np.testing.assert_allclose(mirrored[valid], found['boxes'].numpy()[valid], atol=1e-3)
+    if 'masks' in found:
+        np.testing.assert_allclose(tf.reverse(other['masks'], [3]), found['masks'], atol=1e-4)
+
+
+def test_with_its_mirror_image_an_image_is_found_the_same_from_both_sides(finder: Finder) -> None:
+    assert_the_same_from_both_sides(finder, batch_of())
+
+
+def test_proposals_move_with_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, '_traced', lambda function, _: function)    # eager is faster for a few looks
+    keras.utils.set_random_seed(3)
+    model, batch = build_model(small_config(kind='fast_rcnn', detections__score_threshold=.5)), make_batch()
+    scores, shifts = model.box_head(model.box_pool(model.maps(batch['images'], batch['sizes'], False)[:4],
+                                                   batch['boxes']))
+    scale_to(model.box_head.classes, scores, 2.)
+    scale_to(model.box_head.deltas, shifts, 1.)
+    assert_the_same_from_both_sides(Finder(model, DataConfig(test_flip=True)), batch_of('proposals', 'proposals_valid'))
+
+
+def test_records_and_files_are_looked_at_in_the_same_views(
+        mask_rcnn: MaskRCNN, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In evaluation and in prediction, which come to them on different ways; an answer lies within its image."""
+    monkeypatch.setattr(augmentation, '_traced', lambda function, _: function)
+    write_data(tmp_path)
+    config = tiny_config(tmp_path, 'data.test_scales=[96,64]', 'data.test_flip=true', 'model.num_classes=3')
+    monkeypatch.setattr(model_directory, 'restore_model', lambda _: (mask_rcnn, config, []))
+    record = record_reader.decode(next(record_reader.places(tmp_path / 'train.json'))[1])
+    (tmp_path / 'a.png').write_bytes(record.encoded)
+    [other] = ModelDirectory(tmp_path)([tmp_path / 'a.png'])
+    image_id, size, found = next(run.predictions(mask_rcnn, config, tmp_path / 'train.json'))
+    assert (image_id, size) == (record.image_id, (64, 64)) and len(found) > 1
+    for field in dataclasses.fields(found):
+        np.testing.assert_allclose(getattr(other, field.name), getattr(found, field.name), atol=1e-4)
+    assert found.boxes.min() >= 0 and found.boxes.max() <= 64

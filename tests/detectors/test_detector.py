@@ -1,0 +1,691 @@
+"""The whole detector: compiled by XLA and not, both engines, both precisions, and batches of every kind.
+
+The model is the real one, small: ResNet-18, 64 x 64 px, two images. Functions are traced once a module and shared.
+"""
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf.config import ModelConfig
+from mrcnn_tf.detectors.box import RoIs
+from mrcnn_tf.detectors.detector import LOSSES, FasterRCNN, MaskRCNN, build_model
+from mrcnn_tf.ops import targets
+from tests.modes import ENGINES_AND_MODES, MODES
+
+RATE, CLIP = .05, .5
+Step = tuple[dict[str, list[float]], list[np.ndarray]]    # losses by name, and the weights after it
+
+
+def small_config(**changes: Any) -> ModelConfig:
+    """Changes are given as section__field=value."""
+    config = ModelConfig(num_classes=3, channel_order='rgb', pixel_mean=[110., 120., 130.], pixel_std=[60., 55., 50.])
+    values = dict(
+        backbone__name='resnet18', backbone__fpn_channels=16, backbone__norm='batch', backbone__frozen_stages=2,
+        anchors__sizes=[[8.], [16.], [32.], [64.], [128.]], rpn__batch_per_image=32, rpn__pre_nms_train=40,
+        rpn__pre_nms_test=40, rpn__post_nms_train=24, rpn__post_nms_test=24, roi__batch_per_image=16,
+        box_head__pool_size=3, box_head__width=32, mask_head__pool_size=4, mask_head__width=8,
+        mask_head__convolutions=1, detections__max_detections=16, detections__score_threshold=.6)
+    for name, value in {**values, **changes}.items():
+        *section, field = name.split('__')
+        assert hasattr(getattr(config, *section) if section else config, field)
+        setattr(getattr(config, *section) if section else config, field, value)
+    return config
+
+
+def make_batch(width: int = 64, **changes: Any) -> dict[str, tf.Tensor]:
+    """Two images, the second with padding; three objects, one of them a crowd, and two; four slots."""
+    rng = np.random.default_rng(4)
+    sizes = np.float32([[64, width], [48, 56]])
+    images = rng.uniform(0, 255, (2, 64, width, 3)).astype(np.float32)
+    images[1, 48:], images[1, :, 56:] = 0, 0
+    boxes = np.zeros([2, 4, 4], np.float32)
+    boxes[0, :3] = [[5, 5, 30, 40], [20, 30, 50, 60], [30, 0, 64, 60]]
+    boxes[1, :2] = [[3, 3, 40, 20], [10, 30, 28, 50]]
+    batch = {
+        'images': images, 'sizes': sizes, 'original_sizes': sizes.astype(np.int32), 'image_ids': np.array([7, 9]),
+        'image_valid': np.ones(2, bool), 'boxes': boxes, 'labels': np.int32([[1, 3, 2, 0], [2, 1, 0, 0]]),
+        'crowd': np.array([[False, False, True, False], [False] * 4]), 'valid': boxes.any(-1),
+        'has_mask': boxes.any(-1),
+        'masks': rng.integers(0, 256, (2, 4, 14, 14)).astype(np.uint8)}
+    return {name: tf.constant(value) for name, value in {**batch, **changes}.items()}
+
+
+def without_objects(**changes: Any) -> dict[str, tf.Tensor]:
+    """As the input pads: zeros in every slot."""
+    batch = make_batch()
+    return {**batch, **{name: tf.zeros_like(batch[name]) for name in (
+        'boxes', 'labels', 'crowd', 'valid', 'masks', 'has_mask')}, **changes}
+
+
+def scale_to(layer: Any, output: tf.Tensor, deviation: float) -> None:
+    layer.kernel.assign(layer.kernel * deviation / (np.std(output) + 1e-9))
+
+
+def enliven(model: MaskRCNN, batch: dict[str, tf.Tensor]) -> None:
+    """Fresh weights score everything alike; these give well separated scores, boxes and masks."""
+    features, _, logits, deltas = model.describe(batch['images'], batch['sizes'], False)
+    scale_to(model.rpn_head.objectness, tf.concat(logits, 1), 2.)
+    scale_to(model.rpn_head.deltas, tf.concat(deltas, 1), .3)
+    boxes = tf.constant([[[4. * i, 3. * i, 30. + 2 * i, 24. + 3 * i] for i in range(12)]] * len(batch['images']))
+    for head in model.box_heads:
+        scores, shifts = head(model.box_pool(features[:4], boxes))
+        scale_to(head.classes, scores, 2.)
+        scale_to(head.deltas, shifts, 1.)
+    scale_to(model.mask_head.masks, model.mask_head(model.mask_pool(features[:4], boxes)), 2.)
+
+
+@pytest.fixture(scope='module')
+def weights() -> list[np.ndarray]:
+    keras.utils.set_random_seed(3)
+    model = build_model(small_config())
+    enliven(model, make_batch())
+    return model.get_weights()
+
+
+def compiled_model(engine: str, weights: list[np.ndarray], jit: bool = False, config: ModelConfig | None = None
+                   ) -> FasterRCNN:
+    model = build_model(config or small_config(), engine)
+    model.set_weights(weights)
+    model.compile(keras.optimizers.SGD(RATE), clip_norm=CLIP, seed=3, jit_compile=jit)
+    return model
+
+
+def fit(model: FasterRCNN, *batches: dict[str, tf.Tensor], steps: int | None = None) -> dict[str, list[float]]:
+    """`model.fit` on a tf.data set of these batches, over and over if `steps` says so; the losses of the last step."""
+    dataset = tf.data.Dataset.from_tensors(batches[0])
+    for batch in batches[1:]:
+        dataset = dataset.concatenate(tf.data.Dataset.from_tensors(batch))
+    if steps:
+        dataset = dataset.repeat()
+    history = model.fit(dataset, steps_per_epoch=steps or len(batches), shuffle=False, verbose=0).history
+    return {name: values[-1] for name, values in history.items()}
+
+
+@pytest.fixture(scope='module')
+def op_model(weights) -> FasterRCNN:
+    return compiled_model('op', weights)
+
+
+@pytest.fixture(scope='module')
+def detect(op_model, weights) -> Callable[..., dict[str, np.ndarray]]:
+    function = tf.function(lambda batch: op_model(batch), autograph=False)
+
+    def run(batch: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+        op_model.set_weights(weights)
+        return {name: value.numpy() for name, value in function(
+            {name: batch[name] for name in ('images', 'sizes')}).items()}
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def differentiate(op_model, weights) -> Callable[..., tuple[dict[str, float], list[np.ndarray]]]:
+    """Losses by name and gradients of their sum; nothing is updated but running statistics, which are put back."""
+    @tf.function(autograph=False)
+    def function(batch: dict[str, tf.Tensor], seed: tf.Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            losses = op_model.losses_of(batch, seed)
+            total = tf.add_n(list(losses.values()))
+        return losses, tape.gradient(total, op_model.trainable_variables)
+
+    def run(batch: dict[str, tf.Tensor], seed: tuple[int, int] = (0, 0)) -> Any:
+        op_model.set_weights(weights)
+        losses, gradients = function(batch, tf.constant(seed))
+        op_model.set_weights(weights)
+        return {name: float(value) for name, value in losses.items()}, [g.numpy() for g in gradients]
+
+    return run
+
+
+def assert_same_detections(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert sorted(found) == sorted(expected)
+    np.testing.assert_array_equal(found['valid'], expected['valid'])
+    np.testing.assert_array_equal(found['labels'], expected['labels'])
+    for name, limit in (('boxes', 1e-2), ('scores', 1e-4), ('masks', 1e-3)):
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=limit, err_msg=name)
+
+
+# One step and one inference, compiled and not ------------------------------------------------------------------------
+
+def names_of(model: FasterRCNN) -> list[str]:
+    return [getattr(v, 'path', v.name) for v in model.weights]
+
+
+def assert_same_step(model: FasterRCNN, before: list[np.ndarray], found: Step, expected: Step) -> None:
+    """The same losses, and the same weights after it."""
+    assert sorted(found[0]) == sorted(expected[0])
+    for name, value in found[0].items():
+        np.testing.assert_allclose(value, expected[0][name], rtol=1e-4, err_msg=name)
+    for name, old, ours, theirs in zip(names_of(model), before, found[1], expected[1], strict=True):
+        moved = np.abs(theirs - old).max()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-3 * moved + 1e-8, err_msg=name)
+
+
+@pytest.fixture(scope='module')
+def op_step(op_model, weights) -> Step:
+    """Losses of one step of `fit` on the 'op' engine, and the weights after it."""
+    op_model.set_weights(weights)
+    losses = fit(op_model, make_batch())
+    return losses, op_model.get_weights()
+
+
+def test_a_step_moves_what_is_trained_and_nothing_else(op_model, weights, op_step) -> None:
+    """Stem and res2 stay, statistics included; all else moves, by the clipped gradient times the rate in all."""
+    losses, after = op_step
+    trunk = op_model.backbone.trunk
+    frozen = {id(v) for part in (trunk.stem, *trunk.stages[0]) for v in part.weights}
+    trained = {id(v) for v in op_model.trainable_variables}
+    assert len(frozen) == 25 and not frozen & trained
+    square = 0.
+    for variable, old, new in zip(op_model.weights, weights, after, strict=True):
+        assert np.array_equal(old, new) is (id(variable) in frozen), variable.name
+        square += np.sum((new - old) ** 2) if id(variable) in trained else 0.
+    np.testing.assert_allclose(np.sqrt(square), RATE * CLIP, rtol=1e-4)
+    assert sorted(losses) == sorted(['loss', *LOSSES, 'positive_anchors', 'positive_rois'])
+    np.testing.assert_allclose(losses['loss'], sum(losses[name] for name in LOSSES), rtol=1e-5)
+    assert all(losses[name] > 0 for name in LOSSES)
+
+
+@pytest.fixture(scope='module')
+def jit_model(weights) -> FasterRCNN:
+    return compiled_model('xla', weights, jit=True)
+
+
+@pytest.mark.parametrize('jit', [pytest.param(False, marks=pytest.mark.slow), True])
+def test_the_train_step_of_the_xla_engine(weights, op_model, op_step, jit_model, jit) -> None:
+    """The same losses and the same weights after one step of `fit`: uncompiled, and compiled as a whole."""
+    model = jit_model if jit else compiled_model('xla', weights)
+    model.set_weights(weights)
+    losses = fit(model, make_batch())
+    assert_same_step(model, weights, (losses, model.get_weights()), op_step)
+
+
+def test_a_compiled_step_on_a_batch_without_objects(jit_model, weights) -> None:
+    """Follows the test above, whose compiled function takes this batch too."""
+    if jit_model.train_function is None:
+        fit(jit_model, make_batch())
+    jit_model.set_weights(weights)
+    losses = {name: float(value) for name, value in jit_model.train_function(iter([without_objects()])).items()}
+    assert losses['loss_rpn_box_reg'] == losses['loss_box_reg'] == losses['loss_mask'] == 0
+    assert losses['loss_objectness'] > 0 and losses['loss_classifier'] > 0
+    jit_model.set_weights(weights)
+    boxes_only = make_batch(has_mask=np.zeros([2, 4], bool))
+    losses = {name: float(value) for name, value in jit_model.train_function(iter([boxes_only])).items()}
+    assert losses.pop('loss_mask') == 0 and all(0 < value < 99 for value in losses.values())
+    assert all(np.isfinite(w).all() for w in jit_model.get_weights())
+
+
+@pytest.mark.parametrize('mode', ['graph', 'jit'])
+def test_the_inference_of_the_xla_engine(weights, detect, jit_model, mode) -> None:
+    """Uncompiled, and compiled as a whole: the detections of the 'op' engine, in shapes that are known beforehand."""
+    batch = {name: make_batch()[name] for name in ('images', 'sizes')}
+    jit_model.set_weights(weights)
+    function = tf.function(lambda batch: jit_model(batch), autograph=False, jit_compile=mode == 'jit')
+    expected = detect(batch)
+    assert expected['valid'].sum() > 5 and not expected['valid'].all()
+    assert_same_detections(function(batch), expected)
+    shapes = {name: (x.shape.as_list(), x.dtype) for name, x in function.get_concrete_function(
+        batch).structured_outputs.items()}
+    assert shapes == {'boxes': ([2, 16, 4], tf.float32), 'scores': ([2, 16], tf.float32), 'labels': ([2, 16], tf.int32),
+                      'valid': ([2, 16], tf.bool), 'masks': ([2, 16, 8, 8], tf.float32)}
+
+
+@pytest.mark.slow
+def test_bells_and_whistles_compiled_as_a_whole() -> None:
+    """In one model a cascade, hard RoIs, dropout, refined boxes that vote, and masks whose classes compete: a step of
+    training and inference compiled by XLA are those of the 'op' engine."""
+    config = small_config(
+        roi__sampling='ohem', box_head__dropout=.3, box_head__class_agnostic=True, cascade__positive_iou=[.6],
+        cascade__box_weights=[[20., 20., 10., 10.]], detections__refinements=1, detections__box_voting_iou=.6,
+        mask_head__classifier='softmax', detections__score_threshold=.35)
+    keras.utils.set_random_seed(4)
+    model = build_model(config)
+    enliven(model, make_batch())
+    weights = model.get_weights()
+    steps, found, batch = [], [], {name: make_batch()[name] for name in ('images', 'sizes')}
+    for engine, jit in (('op', False), ('xla', True)):
+        model = compiled_model(engine, weights, jit, config)
+        found.append(tf.function(lambda batch, model=model: model(batch), autograph=False, jit_compile=jit)(batch))
+        steps.append((fit(model, make_batch()), model.get_weights()))
+    assert found[0]['valid'].numpy().sum() > 5
+    assert_same_detections(found[1], found[0])
+    assert {f'loss_classifier_stage{stage}' for stage in (1, 2)} < set(steps[0][0])
+    assert_same_step(model, weights, steps[1], steps[0])
+
+
+def test_jit_compile_takes_the_xla_engine() -> None:
+    with pytest.raises(ValueError, match="engine='xla'"):
+        FasterRCNN(small_config()).compile(keras.optimizers.SGD(.1), jit_compile=True)
+
+
+# Properties of the detections ----------------------------------------------------------------------------------------
+
+def test_detections_lie_in_their_images_best_first(detect) -> None:
+    found = detect(make_batch())
+    for i, (height, width) in enumerate(make_batch()['sizes'].numpy()):
+        kept = found['valid'][i]
+        boxes, scores = found['boxes'][i], found['scores'][i]
+        assert (boxes >= 0).all() and (boxes <= [height, width, height, width]).all()
+        assert (boxes[kept, 2:] > boxes[kept, :2]).all()
+        assert (np.diff(scores) <= 0).all() and (scores[kept] > .6).all()
+        assert ((found['labels'][i] >= 1) == kept).all() and (found['labels'][i] <= 3).all()
+        assert (found['masks'][i][kept] > 0).all() and (found['masks'][i] < 1).all()
+        assert not any(np.any(found[name][i][~kept]) for name in found)
+
+
+def test_permuted_images_give_permuted_detections(detect) -> None:
+    batch = make_batch()
+    found = detect(batch)
+    flipped = detect({name: value[::-1] for name, value in batch.items()})
+    assert_same_detections({name: value[::-1] for name, value in flipped.items()}, found)
+
+
+def test_what_lies_beyond_an_image_does_not_count(detect, differentiate) -> None:
+    """The canvas of the second image is filled with noise beyond 48 x 56 px."""
+    batch = make_batch()
+    images = np.random.default_rng(1).uniform(0, 255, batch['images'].shape).astype(np.float32)
+    images[0], images[1, :48, :56] = batch['images'][0], batch['images'][1, :48, :56]
+    noisy = {**batch, 'images': tf.constant(images)}
+    for name, value in detect(batch).items():
+        np.testing.assert_array_equal(detect(noisy)[name], value)
+    assert differentiate(noisy)[0] == differentiate(batch)[0]
+
+
+def test_a_larger_canvas_gives_the_same_detections(weights) -> None:
+    """Where convolutions cannot see beyond their own cell, nothing of the canvas is left but its zeros: the picture
+    fills 28 x 28 of the image's 64 x 64 px, so that the border's half cells, which RoIAlign repeats on the small canvas
+    and not on the large one, hold zeros too."""
+    model = build_model(small_config(rpn__post_nms_test=16, detections__score_threshold=.1))
+    model.set_weights(weights)
+    for variable in [*model.backbone.weights, *model.rpn_head.weights]:
+        if len(variable.shape) == 4 and variable.shape[0] > 1:
+            middle, kernel = variable.shape[0] // 2, np.zeros(variable.shape)
+            kernel[middle, middle] = variable.numpy()[middle, middle]
+            variable.assign(kernel)
+    images = np.broadcast_to(np.float32(model.settings.pixel_mean), [1, 64, 64, 3]).copy()
+    images[:, :28, :28] = make_batch()['images'][0, :28, :28]
+    small = {'images': tf.constant(images), 'sizes': tf.constant([[64., 64.]])}
+    enliven(model, small)
+    model.rpn_head.objectness.bias.assign(tf.fill([3], -6.))               # of cells that hold nothing
+    large = {**small, 'images': tf.pad(small['images'], [[0, 0], [0, 64], [0, 128], [0, 0]])}
+    found, expected = (tf.function(model.call, autograph=False)(batch) for batch in (large, small))
+    assert expected['valid'].numpy().sum() > 4
+    assert_same_detections(found, expected)
+
+
+def test_images_are_normalised_in_the_order_of_the_weights() -> None:
+    """(x - mean) / deviation by channel; BGR turns the channels first; zeros beyond the image."""
+    images, sizes = tf.constant([[[[10., 20., 30.]] * 2] * 2]), tf.constant([[1., 2.]])
+    settings = dict(pixel_mean=[1., 2., 3.], pixel_std=[1., 2., 9.])
+    rgb = FasterRCNN(small_config(channel_order='rgb', **settings)).normalize(images, sizes)
+    np.testing.assert_allclose(rgb, [[[[9, 9, 3]] * 2, [[0, 0, 0]] * 2]], rtol=1e-6)
+    bgr = FasterRCNN(small_config(channel_order='bgr', **settings)).normalize(images, sizes)
+    np.testing.assert_allclose(bgr, [[[[29, 9, 7 / 9]] * 2, [[0, 0, 0]] * 2]], rtol=1e-6)
+
+
+# Losses of batches of every kind -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('kind', ['empty', 'only crowds'])
+def test_a_batch_without_objects_to_find(differentiate, op_model, kind) -> None:
+    """Nothing to regress, only background: losses and gradients are finite, those of box and mask outputs zero."""
+    batch = make_batch()
+    batch = without_objects() if kind == 'empty' else {**batch, 'crowd': batch['valid']}
+    losses, gradients = differentiate(batch)
+    assert losses['loss_rpn_box_reg'] == losses['loss_box_reg'] == losses['loss_mask'] == 0
+    assert 0 < losses['loss_objectness'] < 99 and 0 < losses['loss_classifier'] < 99
+    assert all(np.isfinite(g).all() for g in gradients)
+    by_name = dict(zip([id(v) for v in op_model.trainable_variables], gradients, strict=True))
+    box_head, rpn_head = op_model.box_head, op_model.rpn_head
+    for layer, moves in ((op_model.mask_head, False), (box_head.deltas, False), (rpn_head.deltas, False),
+                         (box_head.classes, True), (rpn_head.objectness, True)):
+        assert all(bool(np.any(by_name[id(v)])) is moves for v in layer.trainable_variables)
+
+
+def test_a_crowd_is_neither_object_nor_background(differentiate) -> None:
+    """What a crowd's slot holds as label and mask does not matter; its box does, and taking it for an object does."""
+    batch = make_batch()
+    losses, _ = differentiate(batch)
+    changed = {**batch, 'labels': tf.constant([[1, 3, 1, 0], [2, 1, 0, 0]]),
+               'masks': tf.concat([batch['masks'][:, :2], 255 - batch['masks'][:, 2:]], axis=1)}
+    assert differentiate(changed)[0] == losses
+    assert differentiate({**batch, 'crowd': tf.zeros_like(batch['crowd'])})[0] != losses
+    gone = np.array(batch['valid'])
+    gone[0, 2] = False
+    assert differentiate({**batch, 'valid': tf.constant(gone)})[0] != losses
+
+
+def test_the_masks_of_objects_with_a_box_only_do_not_count(differentiate, op_model) -> None:
+    """What stands in their masks does not matter, and all other losses stay; where no object has a mask, the mask head
+    gets no gradient. All have one where the batch does not say."""
+    batch = make_batch()
+    losses, _ = differentiate(batch)
+    some = {**batch, 'has_mask': tf.constant([[True, False, True, False], [True, False, False, False]])}
+    found, _ = differentiate(some)
+    blank = np.array(batch['masks'])
+    blank[0, 1], blank[1, 1] = 0, 255
+    assert differentiate({**some, 'masks': tf.constant(blank)})[0] == found
+    assert found['loss_mask'] != losses['loss_mask'] and {**found, 'loss_mask': losses['loss_mask']} == losses
+    none, gradients = differentiate({**batch, 'has_mask': tf.zeros_like(batch['has_mask'])})
+    assert none == {**losses, 'loss_mask': 0.} and all(np.isfinite(g).all() for g in gradients)
+    by_name = dict(zip([id(v) for v in op_model.trainable_variables], gradients, strict=True))
+    assert not any(np.any(by_name[id(v)]) for v in op_model.mask_head.trainable_variables)
+    assert any(np.any(by_name[id(v)]) for v in op_model.box_head.trainable_variables)
+    unsaid = {name: value for name, value in batch.items() if name != 'has_mask'}
+    assert float(op_model.losses_of(unsaid, tf.constant([0, 0]))['loss_mask']) == pytest.approx(losses['loss_mask'])
+
+
+@functools.cache
+def model_of_even_masks(engine: str, classifier: str) -> MaskRCNN:
+    """Its masks are alike in every cell: odds of 3 to 1, or shares 1 of the background and 3 of each of 3 classes."""
+    model = build_model(small_config(mask_head__classifier=classifier), engine)
+    assert isinstance(model, MaskRCNN)
+    layer = model.mask_head.masks
+    layer.kernel.assign(tf.zeros_like(layer.kernel))
+    layer.bias.assign(math.log(3) * tf.ones(layer.bias.shape) if classifier == 'sigmoid' else
+                      tf.math.log([1., 3., 3., 3.]))
+    return model
+
+
+@pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
+@pytest.mark.parametrize(('classifier', 'inside', 'outside'), [
+    ('sigmoid', math.log(4 / 3), math.log(4)), ('softmax', math.log(10 / 3), math.log(10))], ids=('sigmoid', 'softmax'))
+def test_the_mask_loss_by_hand(engine, mode, classifier, inside, outside) -> None:
+    """Two RoIs, each the box of its object; one mask is full and one is empty. The mean is over those that have one."""
+    model = model_of_even_masks(engine, classifier)
+    boxes = tf.constant([[[4., 4., 28., 36.], [8., 20., 60., 60.]]])
+    features = [tf.zeros([1, 64 // stride, 64 // stride, 16]) for stride in (4, 8, 16, 32)]
+    masks = tf.concat([tf.fill([1, 1, 14, 14], 255), tf.zeros([1, 1, 14, 14], tf.int32)], axis=1)
+    positive = tf.constant([[True, True]])
+    rois = RoIs(boxes, tf.constant([[0, 1]]), tf.constant([[2, 3]]), positive, positive)
+
+    def run(has_mask: tf.Tensor) -> tf.Tensor:
+        batch = {'boxes': boxes, 'valid': positive, 'masks': tf.cast(masks, tf.uint8), 'has_mask': has_mask}
+        return model._mask_losses(batch, features, rois, features[0], True)['loss_mask']
+
+    function = MODES[mode](run)
+    found = [float(function(tf.constant([has]))) for has in ([True, True], [True, False], [False, True], [False] * 2)]
+    np.testing.assert_allclose(found, [(inside + outside) / 2, inside, outside, 0], rtol=1e-5)
+
+
+def test_what_stands_in_unused_slots_does_not_count(differentiate) -> None:
+    batch = make_batch()
+    unused = ~batch['valid'].numpy()
+    boxes, labels, masks = (batch[name].numpy() for name in ('boxes', 'labels', 'masks'))
+    boxes[unused], labels[unused], masks[unused] = [8, 8, 40, 40], 2, 255
+    stuffed = {**batch, 'boxes': tf.constant(boxes), 'labels': tf.constant(labels), 'masks': tf.constant(masks)}
+    assert differentiate(stuffed)[0] == differentiate(batch)[0]
+
+
+def test_an_object_without_an_area_leaves_everything_finite(differentiate) -> None:
+    boxes = make_batch()['boxes'].numpy()
+    boxes[0, 0], boxes[1, 1] = [20, 20, 20, 20], [10, 30, 10, 50]
+    losses, gradients = differentiate(make_batch(boxes=boxes))
+    assert all(np.isfinite(value) for value in losses.values())
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_the_seed_decides_what_is_drawn(differentiate) -> None:
+    first, gradients = differentiate(make_batch(), (5, 2))
+    again, same = differentiate(make_batch(), (5, 2))
+    assert first == again
+    for a, b in zip(gradients, same, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+    for seed in ((6, 2), (5, 4)):
+        other, _ = differentiate(make_batch(), seed)
+        assert other['loss_objectness'] != first['loss_objectness']
+        assert other['loss_classifier'] != first['loss_classifier']
+
+
+@pytest.mark.parametrize(('negative', 'expected'), [(None, .5), (.25, .25)])
+def test_rois_between_the_thresholds(monkeypatch, negative, expected) -> None:
+    """Without a threshold of their own negatives begin where positives end."""
+    thresholds, match = [], targets.match
+    monkeypatch.setattr(targets, 'match', lambda *args: thresholds.append(args[4:6]) or match(*args))
+    model = build_model(small_config(roi__negative_iou=negative))
+    model.losses_of(make_batch(), tf.constant([0, 0]))
+    assert thresholds == [(.7, .3), (.5, expected)]
+
+
+@pytest.mark.parametrize('changes', [
+    dict(kind='faster_rcnn', box_head__class_agnostic=True),
+    dict(kind='fast_rcnn', backbone__name='vgg16', backbone__maps='c5', anchors__sizes=[[8.]], roi__layer='pool',
+         roi__aggregate='max', roi__background_iou=.1, box_head__dropout=.5),
+    dict(box_head__class_agnostic=True, mask_head__class_agnostic=True, roi__batch_per_image=99,
+         rpn__batch_per_image=9999),
+    dict(roi__sampling='ohem', roi__batch_per_image=4),
+    dict(roi__batch_per_image=2, roi__positive_fraction=.5, rpn__batch_per_image=2, rpn__loss_normalizer='sampled'),
+    dict(backbone__maps='c4', anchors__sizes=[[8., 16., 32.]], box_head__pool_size=4, box_head__fully_connected=0,
+         mask_head__convolutions=0, roi__layer='warp', roi__aggregate='max', detections__refinements=1),
+    dict(backbone__maps='c5', anchors__sizes=[[8., 16., 32.]], roi__layer='pool', roi__aggregate='max',
+         mask_head__classifier='softmax', rpn__classifier='softmax'),
+    dict(backbone__fpn_channels=32, backbone__fpn_norm='group', box_head__convolutions=1, box_head__norm='group',
+         box_head__convolution_width=32, box_head__fully_connected=1, rpn__convolutions=2)])
+def test_other_models(changes) -> None:
+    """Without masks; with given regions and dropout; one box and mask for all classes, more slots than candidates; the
+    hardest RoIs; two slots, one for a positive; res5 as a head, boxes read twice; one dilated map, RoIPool, classes
+    that compete; norms outside of the trunk."""
+    model = build_model(small_config(roi__sampling_ratio=1, **changes))
+    count = len(model.weights)
+    batch, with_masks = make_batch(), model.settings.kind == 'mask_rcnn'
+    if not with_masks:
+        del batch['masks']
+    names = LOSSES if with_masks else LOSSES[:-1]
+    if model.settings.kind == 'fast_rcnn':
+        proposals = tf.constant([[[4., 4., 32., 38.], [10., 5., 60., 60.], [0., 0., 0., 0.]]] * 2)
+        batch.update(proposals=proposals, proposals_valid=proposals[..., 2] > 0.)
+        names = LOSSES[2:-1]
+    with tf.GradientTape() as tape:
+        losses = model.losses_of(batch, tf.constant([0, 0]))
+        total = tf.add_n(list(losses.values()))
+    gradients = tape.gradient(total, model.trainable_variables)
+    assert list(losses) == list(names)
+    assert all(np.isfinite(x) for x in losses.values()) and float(losses['loss_classifier']) > 0
+    assert all(np.isfinite(g).all() for g in gradients)
+    found = model(batch)
+    assert ('masks' in found) is with_masks
+    assert isinstance(model, MaskRCNN) is with_masks
+    assert len(model.weights) == count                                     # all were made before the first batch
+
+
+def test_the_rpn_alone(op_model, weights, differentiate) -> None:
+    """The RPN of Mask R-CNN by itself: the same two losses, its proposals as detections, and nothing of the heads."""
+    batch = make_batch()
+    expected = differentiate(batch)[0]
+    model = build_model(small_config(kind='rpn'))
+    for part in ('backbone', 'rpn_head'):
+        getattr(model, part).set_weights(getattr(op_model, part).get_weights())
+    assert len(model.weights) == len(model.backbone.weights) + len(model.rpn_head.weights)
+    found = model(batch)
+    boxes, valid = op_model.regions(batch, op_model.maps(batch['images'], batch['sizes'], False))
+    np.testing.assert_allclose(found['boxes'], boxes, atol=1e-3)
+    np.testing.assert_array_equal(found['valid'], valid)
+    assert sorted(found) == ['boxes', 'labels', 'scores', 'valid']
+    scores, valid = found['scores'].numpy(), valid.numpy()
+    assert (found['labels'].numpy() == valid).all() and ((scores > 0) == valid).all() and scores.max() < 1
+    assert (np.diff(scores) <= 0).all() and model.max_detections == scores.shape[1] == 24
+    losses = model.losses_of(batch, tf.constant([0, 0]))                   # last: statistics move
+    assert list(losses) == list(LOSSES[:2])
+    for name, value in losses.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(('changes', 'expected'), [
+    (dict(rpn__post_nms_test=500), 5 * 40),
+    (dict(rpn__post_nms_test=50, backbone__maps='c5', anchors__sizes=[[8.]]), 40)])
+def test_the_number_of_proposals(changes, expected) -> None:
+    """What is asked for, or what enters NMS on all maps where that is less; known before the first image."""
+    model = build_model(small_config(kind='rpn', **changes))
+    assert model.max_detections == expected
+    assert model(make_batch())['boxes'].shape == [2, expected, 4]
+
+
+def test_a_cascade() -> None:
+    """Every weight of the three heads is made before the first batch and has a gradient; losses are named by stage."""
+    model = build_model(small_config(
+        box_head__class_agnostic=True, cascade__positive_iou=[.6, .7], cascade__box_weights=[[20., 20., 10., 10.]] * 2))
+    count, batch = len(model.weights), make_batch()
+    with tf.GradientTape() as tape:
+        losses = model.losses_of(batch, tf.constant([0, 0]))
+        total = tf.add_n(list(losses.values()))
+    gradients = tape.gradient(total, model.trainable_variables)
+    assert list(losses) == [*LOSSES[:2], *(f'{name}_stage{i}' for i in (1, 2, 3) for name in LOSSES[2:4]), 'loss_mask']
+    assert all(np.isfinite(x) for x in losses.values()) and all(np.isfinite(g).all() for g in gradients)
+    assert len(model.box_heads) == 3 and model(batch)['masks'].shape == [2, 16, 8, 8]
+    assert len(model.weights) == count
+
+
+def test_normalisers_of_the_proposals_boxes(weights) -> None:
+    """Faster eq. 1: over the locations, 16^2 + 8^2 + 4^2 + 2^2 + 1 cells an image, times lambda; not over 32."""
+    values = []
+    for changes in ({}, {'rpn__loss_normalizer': 'locations', 'rpn__box_loss_weight': 10.}):
+        model = build_model(small_config(**changes))
+        model.set_weights(weights)
+        values.append(model.losses_of(make_batch(), tf.constant([0, 0])))
+    np.testing.assert_allclose(values[1]['loss_rpn_box_reg'], values[0]['loss_rpn_box_reg'] * 10 * 32 / 341, rtol=1e-5)
+    np.testing.assert_allclose(values[1]['loss_objectness'], values[0]['loss_objectness'], rtol=1e-6)
+
+
+def test_anchors_that_cross_the_border(monkeypatch) -> None:
+    """Faster 3.1.3: they are ignored, and an object that one of them overlaps most has the best of the others.
+
+    Anchors of 32 px about 0, 16, 32 and 48 in images of 64 x 64 and 48 x 56 px, the object in columns 40 to 56.
+    """
+    labels, sample = [], targets.sample
+    monkeypatch.setattr(targets, 'sample', lambda label, *rest: labels.append(label.numpy()) or sample(label, *rest))
+    model = build_model(small_config(kind='rpn', backbone__maps='c5', anchors__sizes=[[32.]], anchors__ratios=[1.]))
+    boxes = np.zeros([2, 4, 4], np.float32)
+    boxes[:, 0] = 16, 40, 48, 56
+    batch = make_batch(boxes=boxes, valid=boxes.any(-1), crowd=np.zeros([2, 4], bool))
+    for model.settings.rpn.crossing_anchors in (True, False):
+        model.losses_of(batch, tf.constant([0, 0]))
+    everywhere = [[0] * 4, [0] * 4, [0, 0, 0, 1], [0] * 4]
+    assert labels[0].reshape(2, 4, 4).tolist() == [everywhere] * 2
+    assert labels[1].reshape(2, 4, 4).tolist() == [
+        [[-1] * 4, [-1, 0, 0, 0], [-1, 0, 0, 1], [-1, 0, 0, 0]], [[-1] * 4, [-1, 0, 0, -1], [-1, 0, 1, -1], [-1] * 4]]
+
+
+# Through Keras -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('maps', ['fpn', 'c4'])
+def test_one_graph_serves_all_heights_and_widths(maps) -> None:
+    """C4 with sides that nothing divides, FPN with the anchors' stride of the canvas. Detections are those of static
+    shapes."""
+    keras.utils.set_random_seed(3)
+    one_map = {} if maps == 'fpn' else {
+        'backbone__maps': 'c4', 'anchors__sizes': [[8., 16., 32.]], 'anchors__order': 'size_major',
+        'box_head__fully_connected': 0, 'box_head__pool_size': 4, 'mask_head__convolutions': 0}
+    stride = 'canvas' if maps == 'fpn' else 'level'
+    model = build_model(small_config(anchors__stride=stride, detections__score_threshold=.2, **one_map))
+    graph = tf.function(lambda images, sizes: model({'images': images, 'sizes': sizes}), autograph=False,
+                        input_signature=[tf.TensorSpec([1, None, None, 3]), tf.TensorSpec([1, 2])])
+    one_side = tf.function(lambda images, sizes: model({'images': images, 'sizes': sizes})['boxes'], autograph=False)
+    assert one_side.get_concrete_function(tf.TensorSpec([1, 64, None, 3]), tf.TensorSpec([1, 2])).outputs
+    rng = np.random.default_rng(1)
+    for canvas in ((64, 96), (32, 64)) if maps == 'fpn' else ((53, 71), (33, 30)):
+        images, sizes = tf.constant(rng.uniform(0, 255, (1, *canvas, 3)), tf.float32), tf.constant([canvas], tf.float32)
+        static, dynamic = model({'images': images, 'sizes': sizes}), graph(images, sizes)
+        assert static['valid'].numpy().any()
+        for name, value in static.items():
+            np.testing.assert_allclose(dynamic[name], value, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_anchors_beyond_an_own_canvas_do_not_compete(engine) -> None:
+    """With an RPN that scores all anchors alike, proposals depend on nothing but which anchors take part."""
+    model = build_model(small_config(kind='rpn', rpn__pre_nms_test=200, rpn__post_nms_test=100), engine)
+    for layer in (model.rpn_head.objectness, model.rpn_head.deltas):
+        layer.kernel.assign(tf.zeros_like(layer.kernel))
+    image, sizes = tf.fill([1, 60, 60, 3], 99.), tf.constant([[60., 60.]])
+    small, large = (tf.pad(image, [[0, 0], [0, side - 60], [0, side - 60], [0, 0]]) for side in (64, 128))
+    own = model({'images': small, 'sizes': sizes})
+    fixed = model({'images': large, 'sizes': sizes, 'padded_sizes': tf.constant([[64., 64.]])})
+    for name, value in own.items():
+        np.testing.assert_array_equal(fixed[name], value, err_msg=name)
+    competing = model({'images': large, 'sizes': sizes})
+    assert not np.array_equal(competing['boxes'], own['boxes'])
+
+
+def test_several_canvases_in_one_fit(op_model, weights) -> None:
+    """Two canvases take turns; every step counts, and losses and positive samples are logged by name."""
+    op_model.set_weights(weights)
+    before = int(op_model.optimizer.iterations)
+    losses = fit(op_model, make_batch(), make_batch(width=96), steps=5)
+    assert int(op_model.optimizer.iterations) == before + 5
+    assert sorted(losses) == sorted(['loss', *LOSSES, 'positive_anchors', 'positive_rois'])
+    assert all(np.isfinite(x) for x in losses.values())
+    assert op_model.last_image_ids.numpy().tolist() == [7, 9]
+
+
+def test_evaluate_gives_the_losses_and_changes_nothing(op_model, weights) -> None:
+    op_model.set_weights(weights)
+    found = op_model.evaluate(tf.data.Dataset.from_tensors(make_batch()), return_dict=True, verbose=0)
+    for old, new in zip(weights, op_model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+    expected = op_model.losses_of(make_batch(), tf.zeros([2], tf.int32), training=False)
+    for name in LOSSES:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(found['loss'], sum(float(x) for x in expected.values()), rtol=1e-4)
+
+
+def test_functions_are_traced_once(op_model, weights) -> None:
+    """A second `fit` goes on with the function of the first, a second `compile` makes a new one."""
+    fit(op_model, make_batch())
+    function = op_model.train_function
+    fit(op_model, make_batch())
+    assert op_model.train_function is function
+    op_model.compile(keras.optimizers.SGD(RATE), clip_norm=CLIP, seed=3)
+    assert op_model.train_function is None
+
+
+def mixed_model(weights: list[np.ndarray], config: ModelConfig | None = None) -> FasterRCNN:
+    keras.mixed_precision.set_global_policy('mixed_bfloat16')
+    try:
+        return compiled_model('op', weights, config=config)
+    finally:
+        keras.mixed_precision.set_global_policy('float32')
+
+
+@pytest.fixture(scope='module')
+def bfloat16_model(weights) -> FasterRCNN:
+    return mixed_model(weights)
+
+
+def test_mixed_precision_trains(bfloat16_model, weights) -> None:
+    """Convolutions run in bfloat16, variables stay float32, and the loss falls."""
+    model = bfloat16_model
+    model.set_weights(weights)
+    assert model.rpn_head.convs[0].compute_dtype == model.backbone.trunk.stem.conv.compute_dtype == 'bfloat16'
+    assert all('float32' in str(v.dtype) for v in model.weights)
+    first = fit(model, make_batch())
+    last = fit(model, make_batch(), steps=7)
+    assert last['loss'] < .9 * first['loss']
+
+
+def test_losses_of_mixed_precision_are_near_those_of_float32(weights) -> None:
+    """Without proposals, whose order a rounding may change: the objects' own boxes are the RoIs."""
+    config = small_config(rpn__min_side=999.)
+    exact, mixed = (model.losses_of(make_batch(), tf.constant([0, 0])) for model in (
+        compiled_model('op', weights, config=config), mixed_model(weights, config)))
+    for name in LOSSES:
+        assert mixed[name].dtype == tf.float32
+        np.testing.assert_allclose(mixed[name], exact[name], rtol=.03, err_msg=name)
+    assert any(float(mixed[name]) != float(exact[name]) for name in LOSSES)
+
+
+def test_boxes_are_not_rounded_under_mixed_precision(bfloat16_model, weights) -> None:
+    bfloat16_model.set_weights(weights)
+    found = bfloat16_model(make_batch())
+    assert {name: x.dtype.name for name, x in found.items()} == {
+        'boxes': 'float32', 'scores': 'float32', 'labels': 'int32', 'valid': 'bool', 'masks': 'float32'}
+    edges = tf.boolean_mask(found['boxes'], found['valid'])
+    edges = tf.boolean_mask(edges, (edges > 0) & (edges % 1 > 0))
+    rounded = tf.cast(tf.cast(edges, tf.bfloat16), tf.float32)
+    assert len(edges) > 10 and np.mean(edges == rounded) < .1

@@ -1,0 +1,58 @@
+"""Proposals of a model for a set: what is written is what the model says, and what a set is given."""
+from __future__ import annotations
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from data_tools import proposals
+from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.evaluation import export_proposals
+from mrcnn_tf.input.dataset import evaluation_dataset, ground_truth
+from mrcnn_tf.weights.model_directory import restore_model, save_imported
+from tests.training.tiny import CATEGORIES, tiny_config, write_data
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """train.json of 16 images, and `rpn`, a model of random weights that takes 5 boxes, and 8 in training."""
+    directory = tmp_path_factory.mktemp('proposing')
+    write_data(directory)
+    config = tiny_config(directory, 'model.kind=rpn', 'model.backbone.maps=c4', 'model.anchors.sizes=[[8,16]]',
+                         'model.rpn.post_nms_test=5', 'model.rpn.post_nms_train=8', 'data.evaluation_batch_size=3')
+    keras.utils.set_random_seed(0)
+    save_imported(directory / 'rpn', build_model(config.model), config, CATEGORIES)
+    return directory
+
+
+def test_a_set_gets_what_the_model_proposes(trained, tmp_path) -> None:
+    export_proposals.propose(trained / 'rpn', trained / 'train.json', tmp_path / 'found.npz', training=True)
+    model, config, categories = restore_model(trained / 'rpn')
+    assert [category.name for category in categories] == ['object']      # whatever those of the data are
+    first = next(iter(evaluation_dataset(trained / 'train.json', config, 1)))
+    expected = model.proposals(first, training=True)
+    assert model(first)['boxes'].shape == [1, 5, 4]
+    given = proposals.read(tmp_path / 'found.npz')
+    assert list(given) == [str(number) for number in range(16)]
+    assert {len(each.scores) for each in given.values()} == {8}
+    np.testing.assert_allclose(given['0'].boxes, expected['boxes'][0], atol=1e-3)      # 64 px images on 64 px
+    np.testing.assert_allclose(given['0'].scores, expected['scores'][0], atol=1e-5)
+    written = proposals.attach(trained / 'train.json', tmp_path / 'found.npz', tmp_path, 'with')
+    assert written.max_proposals_per_image == 8 and written.has_proposals
+    record = next(iter(ground_truth(tmp_path / 'with.json')))
+    np.testing.assert_array_equal(record['proposals'], given['0'].boxes)
+
+
+def test_what_proposes_nothing(trained, tmp_path, monkeypatch) -> None:
+    config = tiny_config(trained, 'model.kind=fast_rcnn')
+    monkeypatch.setattr(export_proposals, 'restore_model', lambda directory: (None, config, []))
+    with pytest.raises(export_proposals.ProposalError, match='run: a fast_rcnn proposes nothing; give an rpn or'):
+        export_proposals.propose('run', trained / 'train.json', tmp_path / 'found.npz')
+
+
+def test_a_name_of_another_format(trained, tmp_path) -> None:
+    with pytest.raises(export_proposals.ProposalError, match='found.pkl: expected a name that ends in .npz'):
+        export_proposals.propose(trained / 'rpn', trained / 'train.json', tmp_path / 'found.pkl')
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,78 @@
+"""Normalisation by stored, by own and by common statistics (the reference's table: tests/parity)."""
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mrcnn_tf.config import BackboneConfig
+from mrcnn_tf.layers.normalization import FrozenBatchNormalization, Norm
+
+
+def test_a_stored_layer_of_keras_gives_the_same() -> None:
+    """Weights in Keras's order move between the frozen and the trained layer."""
+    frozen, trained = FrozenBatchNormalization(1e-3), keras.layers.BatchNormalization(epsilon=1e-3)
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(size=(2, 5, 6, 4)), tf.float32)
+    frozen.build(x.shape)
+    frozen.set_weights([rng.uniform(.01, 2., 4) for _ in frozen.weights])      # variances are above 0
+    trained.build(x.shape)
+    trained.set_weights(frozen.get_weights())
+    np.testing.assert_allclose(frozen(x), trained(x, training=False), rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_has_nothing_to_train_but_passes_gradients() -> None:
+    layer, x = FrozenBatchNormalization(1e-5), tf.ones([2, 3, 3, 4])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        out = layer(x)
+    assert not layer.trainable_variables and len(layer.weights) == 4
+    np.testing.assert_allclose(tape.gradient(out, x), np.full([2, 3, 3, 4], 1 / np.sqrt(1 + 1e-5)), rtol=1e-6)
+    assert FrozenBatchNormalization.from_config(layer.get_config()).epsilon == 1e-5
+
+
+def test_statistics_are_not_rounded_under_mixed_precision() -> None:
+    """1 + 2^-10 rounds to 1 in bfloat16: (x - mean) / sqrt(variance) would be 0 where the folded shift is exact."""
+    keras.mixed_precision.set_global_policy('mixed_bfloat16')
+    try:
+        layer = FrozenBatchNormalization(0.)
+        layer.build((None, 1))
+    finally:
+        keras.mixed_precision.set_global_policy('float32')
+    layer.moving_mean.assign([1 + 2 ** -10])
+    layer.moving_variance.assign([2. ** -20])
+    out = layer(tf.zeros([1, 1], tf.bfloat16))
+    assert out.dtype == tf.bfloat16
+    assert float(out[0, 0]) == -1024.                       # -(1 + 2^-10) * 2^10 = -1025, to the 8 bits of bfloat16
+    layer.moving_mean.assign([1 + 2 ** -6])                 # -1040 has 7 bits: read in bfloat16 it would be the same
+    assert float(layer(tf.zeros([1, 1], tf.bfloat16))[0, 0]) == -1040.
+
+
+def test_layer_by_name() -> None:
+    def made(kind):
+        return Norm.of(BackboneConfig(norm=kind, norm_epsilon=1e-3, norm_momentum=.8)).layer('n')
+
+    frozen, batch, sync = made('frozen'), made('batch'), made('sync')
+    assert isinstance(frozen, FrozenBatchNormalization) and frozen.epsilon == 1e-3
+    for layer, synchronized in ((batch, False), (sync, True)):
+        assert isinstance(layer, keras.layers.BatchNormalization)
+        config = layer.get_config()
+        assert (config['epsilon'], config['momentum']) == (1e-3, .8)
+        assert (layer.synchronized, layer.name) == (synchronized, 'n')
+
+
+def test_momentum_is_the_share_of_the_old_statistics() -> None:
+    layer = Norm('batch', momentum=.75).layer('n')
+    x = tf.constant([[[[3.]], [[5.]]]])                     # mean 4; the old one is 0
+    layer(x, training=True)
+    np.testing.assert_allclose(layer.moving_mean, [1.], rtol=1e-6)
+    layer(x, training=False)
+    np.testing.assert_allclose(layer.moving_mean, [1.], rtol=1e-6)
+
+
+def test_group_normalization_by_hand() -> None:
+    """64 channels in 32 groups of two; a group is normalised over its channels and all cells: here -1 and 1."""
+    layer = Norm('group', epsilon=0.).layer('n')
+    x = np.zeros([1, 2, 1, 64], np.float32)
+    x[0, :, 0, ::2], x[0, :, 0, 1::2] = 3., 7.
+    np.testing.assert_allclose(layer(tf.constant(x))[0, 1, 0, :4], [-1, 1, -1, 1], rtol=1e-5)

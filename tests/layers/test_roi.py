@@ -1,0 +1,268 @@
+"""RoIAlign by hand and its two engines against each other; RoIPool by hand (the reference's tables: tests/parity)."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf.layers import roi
+from mrcnn_tf.ops.roi_samples import samples_per_bin
+from tests.modes import MODES, with_gradient
+
+
+@pytest.fixture(scope='module')
+def pyramid() -> list[tf.Tensor]:
+    """Three levels of two images of 64 x 96 px at strides 4, 8, 16."""
+    rng = np.random.default_rng(1)
+    return [tf.constant(rng.normal(size=(2, 64 // s, 96 // s, 3)), tf.float32) for s in (4, 8, 16)]
+
+
+@pytest.fixture(scope='module')
+def random_boxes() -> tf.Tensor:
+    """[2, 24, 4]: within the canvas, across its edges, outside, without area, and larger than the canvas."""
+    rng = np.random.default_rng(2)
+    corner = rng.uniform(-30, 90, (2, 24, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(1, 50, (2, 24, 2))], -1)
+    boxes[:, 0] = 0.                                                       # the padding of proposals
+    boxes[:, 1, 2:] = boxes[:, 1, :2]
+    boxes[:, 2, 2] = boxes[:, 2, 0]                                        # width without height
+    boxes[:, 3] = [-20.3, -31.7, 90.1, 130.9]
+    boxes[:, 4] = [200, 300, 230, 340]
+    return tf.constant(boxes, tf.float32)
+
+
+@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize('ratio', [1, 2, 0])
+def test_engines_agree_over_levels(pyramid, random_boxes, aligned, ratio) -> None:
+    """The same values and gradients from TensorFlow's kernels and, compiled, from gathers."""
+    cotangent = tf.constant(np.random.default_rng(3).normal(size=(2, 24, 5, 5, 3)), tf.float32)
+    results = []
+    for engine, mode in (('op', 'graph'), ('xla', 'jit')):
+        layer = roi.RoIAlign(5, (4, 8, 16), ratio, aligned, engine, canonical_size=40., canonical_level=3)
+        results.append(MODES[mode](lambda *maps, layer=layer: with_gradient(
+            lambda *m: layer(m, random_boxes), *maps, cotangent=cotangent))(*pyramid))
+    levels = roi.assign_levels(random_boxes, 3, 40., 3).numpy().tolist()
+    assert {level for row in levels for level in row} == {0, 1, 2}
+    for by_op, by_xla in zip(*results, strict=True):
+        np.testing.assert_allclose(by_xla, by_op, rtol=1e-5, atol=1e-5)
+        assert np.abs(by_op).max() > .1
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+@pytest.mark.parametrize('ratio', [1, 2, 0])
+def test_a_slope_is_read_exactly(engine, ratio) -> None:
+    """Bilinear samples of a plane are exact, so a bin's average is the plane at its centre: cell i of an aligned map
+    lies at pixel stride * (i + 1/2), of an unaligned one at stride * i."""
+    y, x = np.meshgrid(np.arange(16.), np.arange(24.), indexing='ij')
+    plane = tf.constant((3 * y - 2 * x + 5)[None, :, :, None], tf.float32)
+    box = tf.constant([[[12., 20., 40., 68.]]])
+    centers = np.arange(4) + .5
+    for aligned, shift in ((True, .5), (False, 0.)):
+        out = roi.RoIAlign(4, (4,), ratio, aligned, engine)([plane], box)
+        rows, columns = (12 + 28 / 4 * centers) / 4 - shift, (20 + 48 / 4 * centers) / 4 - shift
+        np.testing.assert_allclose(out[0, 0, :, :, 0], 3 * rows[:, None] - 2 * columns + 5, atol=1e-4)
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_every_box_is_read_from_its_image_and_level(engine) -> None:
+    """Maps that hold 10 * image + level; sides of 56, 112, 224 and 448 px begin at P2, P3, P4, P5 (FPN eq. 1)."""
+    maps = [tf.constant([[[[float(level)]]], [[[10. + level]]]]) * tf.ones([1, 512 // s, 512 // s, 1])
+            for level, s in enumerate((4, 8, 16, 32))]
+    sides = [[20., 56., 112., 111.9, 224., 448.], [448., 300., 223.9, 112., 60., 0.]]
+    boxes = tf.constant([[[0., 0., s, s] for s in row] for row in sides])
+    out = roi.RoIAlign(2, (4, 8, 16, 32), 2, True, engine)(maps, boxes)
+    assert out.shape == [2, 6, 2, 2, 1]
+    expected = np.array([[0, 0, 1, 0, 2, 3], [13, 12, 11, 11, 10, 10]], np.float32)
+    np.testing.assert_allclose(out, np.broadcast_to(expected[..., None, None, None], out.shape), rtol=1e-6)
+
+
+def test_levels_by_another_canonical_box() -> None:
+    """Boxes of side 50 on P3: twice as large on P4, half as large on P2, and never beyond the levels there are."""
+    boxes = tf.constant([[0., 0., s, s] for s in (3., 25., 50., 99., 100., 900.)] + [[0., 0., 25., 100.]])
+    assert roi.assign_levels(boxes, 3, 50., 3).numpy().tolist() == [0, 0, 1, 1, 2, 2, 1]
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_cells_beyond_the_box_do_not_count(pyramid, engine) -> None:
+    """A canvas that grows at the right and the bottom changes no box within the old one."""
+    boxes = tf.constant([[[3., 5., 50., 60.], [8., 30., 20., 41.]]] * 2)
+    grown = [tf.pad(m, [[0, 0], [0, 4], [0, 4], [0, 0]], constant_values=9.) for m in pyramid]
+    layer = roi.RoIAlign(4, (4, 8, 16), 0, True, engine, 40., 3)
+    np.testing.assert_allclose(layer(grown, boxes), layer(pyramid, boxes), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_no_gradient_flows_into_the_boxes(pyramid, random_boxes, engine) -> None:
+    layer = roi.RoIAlign(2, (4, 8, 16), 1, True, engine)
+    with tf.GradientTape() as tape:
+        tape.watch(random_boxes)
+        out = layer(pyramid, random_boxes)
+    assert tape.gradient(out, random_boxes) is None
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_maps_of_bfloat16_are_averaged_in_float32(pyramid, random_boxes, engine) -> None:
+    """And their gradients come back in bfloat16."""
+    layer = roi.RoIAlign(3, (4, 8, 16), 2, True, engine)
+    rounded = [tf.cast(m, tf.bfloat16) for m in pyramid]
+    out, *gradients = with_gradient(lambda *m: layer(m, random_boxes), *rounded, cotangent=tf.ones([2, 24, 3, 3, 3]))
+    assert out.dtype == tf.float32
+    assert [g.dtype for g in gradients] == [tf.bfloat16] * 3
+    np.testing.assert_allclose(out, layer([tf.cast(m, tf.float32) for m in rounded], random_boxes), atol=1e-6)
+
+
+def test_the_layer_comes_back_from_its_config(pyramid, random_boxes) -> None:
+    layer = roi.RoIAlign(3, (4, 8, 16), 1, False, 'xla', canonical_size=40., canonical_level=3, name='pool')
+    twin = roi.RoIAlign.from_config(layer.get_config())
+    np.testing.assert_array_equal(twin(pyramid, random_boxes), layer(pyramid, random_boxes))
+
+
+def test_an_unknown_engine_is_refused(pyramid, random_boxes) -> None:
+    with pytest.raises(KeyError, match='cuda'):
+        roi.RoIAlign(3, (4, 8, 16), 1, False, 'cuda')(pyramid, random_boxes)
+
+
+def bilinear(feature: np.ndarray, y: float, x: float) -> np.ndarray:
+    """A map [h, w, C] at a point; cells lie at whole numbers, the border reaches one cell beyond, then all is 0."""
+    height, width, _ = feature.shape
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return np.zeros(feature.shape[-1])
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    top, left = min(int(y), max(height - 2, 0)), min(int(x), max(width - 2, 0))
+    v, u = y - top, x - left
+    rows, columns = (top, min(top + 1, height - 1)), (left, min(left + 1, width - 1))
+    return ((1 - v) * (1 - u) * feature[rows[0], columns[0]] + (1 - v) * u * feature[rows[0], columns[1]]
+            + v * (1 - u) * feature[rows[1], columns[0]] + v * u * feature[rows[1], columns[1]])
+
+
+def naive(maps: list[np.ndarray], levels: np.ndarray, boxes: np.ndarray, quantized: bool, aggregate: str, side: int,
+          ratio: int) -> np.ndarray:
+    """A sample at a time: [B, N, P, P, C] of aligned RoIAlign, or of RoIWarp, on strides 4, 8, 16."""
+    out = np.zeros([*boxes.shape[:2], side, side, maps[0].shape[-1]])
+    for image, number in np.ndindex(*boxes.shape[:2]):
+        level = levels[image, number]
+        edges = boxes[image, number].astype(np.float64) / (4, 8, 16)[level]
+        if quantized:
+            edges = np.sign(edges) * np.floor(np.abs(edges) + .5)
+            edges[2:] = np.maximum(edges[2:] + 1, edges[:2] + 1)
+        start, bins = edges[:2] - .5, (edges[2:] - edges[:2]) / side
+        counts = [ratio] * 2 if ratio else np.maximum(np.ceil(bins), 0).astype(int)
+        for i, j in np.ndindex(side, side):
+            values = [bilinear(maps[level][image], start[0] + bins[0] * (i + (a + .5) / counts[0]),
+                               start[1] + bins[1] * (j + (b + .5) / counts[1])) for a, b in np.ndindex(*counts)]
+            if values:
+                out[image, number, i, j] = np.max(values, 0) if aggregate == 'max' else np.mean(values, 0)
+    return out
+
+
+@pytest.mark.parametrize(('engine', 'mode'), [('op', 'graph'), ('xla', 'jit')])
+@pytest.mark.parametrize(('quantized', 'aggregate', 'ratio'), [
+    (True, 'average', 2), (True, 'max', 2), (False, 'max', 2), (False, 'max', 0)])
+def test_warp_and_the_largest_sample(pyramid, random_boxes, engine, mode, quantized, aggregate, ratio) -> None:
+    """Table 2c of Mask R-CNN: values by the naive rule, and a small step along the gradient raises them as it says."""
+    boxes = random_boxes[:, :12]
+    layer = roi.RoIAlign(3, (4, 8, 16), ratio, True, engine, 40., 3, aggregate, quantized)
+    cotangent = np.random.default_rng(3).normal(size=(2, 12, 3, 3, 3)).astype(np.float32)
+    out, *gradients = MODES[mode](lambda *maps: with_gradient(
+        lambda *m: layer(m, boxes), *maps, cotangent=cotangent))(*pyramid)
+    levels, maps = roi.assign_levels(boxes, 3, 40., 3).numpy(), [m.numpy().astype(np.float64) for m in pyramid]
+    settings = (levels, boxes.numpy(), quantized, aggregate, 3, ratio)
+    expected = naive(maps, *settings)
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+    assert np.abs(expected).max() > 1
+    direction = [np.random.default_rng(4).choice([-1., 1.], m.shape) for m in maps]
+    moved = naive([m + 1e-6 * d for m, d in zip(maps, direction, strict=True)], *settings)
+    slope = sum((g.numpy() * d).sum() for g, d in zip(gradients, direction, strict=True))
+    np.testing.assert_allclose(((moved - expected) * cotangent).sum() / 1e-6, slope, rtol=1e-3)
+
+
+def test_warp_by_hand() -> None:
+    """Edges of 2, 2, 9, 9 px at stride 4 are cells 1 to 2: the middle, half-way between the two, is 1.5 on a ramp.
+    Aligned, the middle of the box is at 5.5 / 4 - 0.5 = 0.875."""
+    ramp = tf.reshape(tf.range(4.), [1, 4, 1, 1]) * tf.ones([1, 4, 4, 1])
+    box = tf.constant([[[2., 2., 9., 9.]]])
+    for quantized, expected in ((True, 1.5), (False, .875)):
+        assert float(roi.RoIAlign(1, (4,), 1, True, quantized=quantized)([ramp], box)[0, 0, 0, 0, 0]) == expected
+
+
+def naive_roi_pool(maps: list[np.ndarray], levels: np.ndarray, boxes: np.ndarray, strides: tuple[int, ...],
+                   size: tuple[int, int]) -> np.ndarray:
+    """The definition (Fast 2.1), a bin at a time: [B, N, P, P, C]."""
+    out = np.zeros([*boxes.shape[:2], *size, maps[0].shape[-1]])
+    for image, number in np.ndindex(*boxes.shape[:2]):
+        level = levels[image, number]
+        cells = boxes[image, number].astype(np.float64) / strides[level]
+        y1, x1, y2, x2 = (int(np.sign(c) * np.floor(abs(c) + .5)) for c in cells)
+        rows, columns = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
+        for i, j in np.ndindex(*size):
+            top, left = y1 + i * rows // size[0], x1 + j * columns // size[1]
+            low, right = y1 + -(-(i + 1) * rows // size[0]), x1 + -(-(j + 1) * columns // size[1])
+            part = maps[level][image, max(top, 0):max(low, 0), max(left, 0):max(right, 0)]
+            if part.size:
+                out[image, number, i, j] = part.max((0, 1))
+    return out
+
+
+@pytest.mark.parametrize('size', [4, (2, 5)])
+@pytest.mark.parametrize('mode', ['graph', 'jit'])
+def test_roi_pool_over_levels(pyramid, random_boxes, mode, size) -> None:
+    """The naive rule on every box; a step along the gradient raises what was pooled as it says."""
+    layer = roi.RoIPool(size, (4, 8, 16), canonical_size=40., canonical_level=3)
+    shape = (size, size) if isinstance(size, int) else size
+    cotangent = np.random.default_rng(3).normal(size=(2, 24, *shape, 3)).astype(np.float32)
+    out, *gradients = MODES[mode](lambda *maps: with_gradient(
+        lambda *m: layer(m, random_boxes), *maps, cotangent=cotangent))(*pyramid)
+    levels = roi.assign_levels(random_boxes, 3, 40., 3).numpy()
+    maps = [m.numpy() for m in pyramid]
+    expected = naive_roi_pool(maps, levels, random_boxes.numpy(), (4, 8, 16), shape)
+    np.testing.assert_array_equal(out, expected)
+    # Values lie further apart than the step, so that every bin keeps its largest cell: the change is linear.
+    direction = [np.random.default_rng(4).choice([-1., 1.], m.shape) for m in maps]
+    moved = naive_roi_pool([m + 1e-6 * d for m, d in zip(maps, direction, strict=True)], levels, random_boxes.numpy(),
+                           (4, 8, 16), shape)
+    slope = sum((g.numpy() * d).sum() for g, d in zip(gradients, direction, strict=True))
+    np.testing.assert_allclose(((moved - expected) * cotangent).sum() / 1e-6, slope, rtol=1e-4)
+
+
+def test_roi_pool_by_hand() -> None:
+    """Cells -20 .. -9 in 3 x 4, 4 px each. The first box takes rows -1 .. 2 (1.5 goes to 2) and columns 0 .. 3: row -1
+    is outside. Beyond the map a bin is empty: 0. A box of no side still has a cell."""
+    cells = tf.reshape(tf.range(12.), [1, 3, 4, 1]) - 20.
+    boxes = tf.constant([[[-4., 0., 6., 12.], [400., 400., 500., 500.], [4., 4., 4., 4.]]])
+    out = roi.RoIPool(2, (4,))([cells], boxes)[0, :, :, :, 0]
+    assert out.numpy().tolist() == [[[-19, -17], [-11, -9]], [[0, 0], [0, 0]], [[-15, -15], [-15, -15]]]
+
+
+def test_the_first_of_equal_cells_gets_the_gradient() -> None:
+    """By rows; bins that share a cell add up in it."""
+    maps = tf.ones([1, 2, 3, 1])
+    _, gradient = with_gradient(lambda m: roi.RoIPool(1, (4,))([m], tf.constant([[[0., 0., 4., 8.]] * 2])), maps,
+                                cotangent=tf.fill([1, 2, 1, 1, 1], 3.))
+    assert gradient[0, :, :, 0].numpy().tolist() == [[6, 0, 0], [0, 0, 0]]
+
+
+def test_the_pooling_layer_comes_back_from_its_config(pyramid, random_boxes) -> None:
+    layer = roi.RoIPool((3, 2), (4, 8, 16), canonical_size=40., canonical_level=3, name='pool')
+    twin = roi.RoIPool.from_config(layer.get_config())
+    np.testing.assert_array_equal(twin(pyramid, random_boxes), layer(pyramid, random_boxes))
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('size', [7, 14, 28])
+def test_samples_of_a_bin_by_hand(mode, size) -> None:
+    """Sides of whole bins, for which a multiplication by 1 / size gives one sample too many, and a bit more or less."""
+    whole = np.arange(0, 60, dtype=np.float32)
+    for change, expected in ((0., whole), (.01, whole + 1), (-.01, whole)):
+        found = MODES[mode](lambda sides: samples_per_bin(sides, size))(tf.constant(whole * size + np.float32(change)))
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_box_of_whole_bins(mode) -> None:
+    """21 cells in 7 bins: 3 samples a bin, so that a map of x^2 has the mean of 3 squares between the cells."""
+    columns = tf.range(24, dtype=tf.float32)
+    feature = tf.tile((columns ** 2)[None, None, :, None], [1, 24, 1, 1])
+    box = tf.constant([[[0., 0., 21., 21.]]])
+    found = MODES[mode](lambda feature: roi.RoIAlign(7, (1,), 0, True, 'xla')([feature], box))(feature)
+    # Bin 1 spans 3 to 6 with aligned samples at 3.0, 4.0 and 5.0, which are cells: (9 + 16 + 25) / 3.
+    np.testing.assert_allclose(found[0, 0, 3, 1, 0], 50 / 3, rtol=1e-6)

@@ -1,0 +1,158 @@
+"""The RPN head's layout and the choice of proposals: cases worked by hand (the reference's: tests/parity)."""
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf.config import RPNConfig
+from mrcnn_tf.layers import rpn
+from mrcnn_tf.ops import boxes as box_ops
+from tests.modes import ENGINES_AND_MODES, MODES, ours
+
+
+def test_head_by_hand() -> None:
+    """One channel in, 2 anchors a cell: outputs run by row, column, anchor, and a delta's four numbers lie together."""
+    head = rpn.RPNHead(1, 2)
+    x = tf.constant([[[[1.], [2.], [3.]], [[4.], [5.], [6.]]]])                         # [1, 2, 3, 1]
+    head([x])
+    identity = np.zeros([3, 3, 1, 1], np.float32)
+    identity[1, 1] = 1
+    head.convs[0].set_weights([identity, np.zeros(1)])
+    head.objectness.set_weights([np.array([[[[1., -1.]]]]), np.array([0., .5])])
+    head.deltas.set_weights([np.arange(8.).reshape(1, 1, 1, 8), np.zeros(8)])
+    (logits,), (deltas,) = head([x])
+    assert logits.numpy().tolist() == [[v for cell in range(1, 7) for v in (cell, .5 - cell)]]
+    assert deltas.shape == [1, 12, 4]
+    assert deltas[0, 4].numpy().tolist() == [0, 3, 6, 9] and deltas[0, 5].numpy().tolist() == [12, 15, 18, 21]
+
+
+def test_two_scores_an_anchor() -> None:
+    """Softmax over background and object: the logit is the difference, channel 2 a + 1 less channel 2 a."""
+    head = rpn.RPNHead(1, 2, classifier='softmax')
+    x = tf.ones([1, 1, 1, 1])
+    head([x])
+    head.convs[0].set_weights([np.ones([3, 3, 1, 1]), np.zeros(1)])
+    head.objectness.set_weights([np.array([[[[1., 4., 2., -3.]]]]), np.zeros(4)])
+    assert head([x])[0][0].numpy().tolist() == [[3, -5]]
+
+
+def test_head_is_the_same_for_all_levels_and_rectified_between() -> None:
+    head = rpn.RPNHead(8, 3)
+    rng = np.random.default_rng(0)
+    maps = [tf.constant(rng.normal(size=(2, *grid, 8)), tf.float32) for grid in ((4, 6), (2, 3), (1, 2))]
+    logits, deltas = head(maps)
+    assert [x.shape.as_list() for x in logits] == [[2, 72], [2, 18], [2, 6]]
+    assert [x.shape.as_list() for x in deltas] == [[2, 72, 4], [2, 18, 4], [2, 6, 4]]
+    assert len(head.trainable_variables) == 6
+    for level, feature in enumerate(maps):
+        np.testing.assert_allclose(head([feature])[0][0], logits[level], atol=1e-6)
+    head.convs[0].bias.assign(tf.fill([8], -1e3))
+    assert not np.any(head(maps)[0][0])
+
+
+@pytest.fixture
+def bfloat16():
+    keras.mixed_precision.set_global_policy('mixed_bfloat16')
+    yield
+    keras.mixed_precision.set_global_policy('float32')
+
+
+def test_head_gives_float32_under_mixed_precision(bfloat16) -> None:
+    head = rpn.RPNHead(4, 3)
+    logits, deltas = head([tf.ones([1, 2, 2, 4], tf.bfloat16)])
+    assert logits[0].dtype == deltas[0].dtype == tf.float32
+    assert {v.dtype if isinstance(v.dtype, str) else v.dtype.name for v in head.weights} == {'float32'}
+
+
+def propose(levels, engine='xla', mode='graph', sizes=(100, 100), training=False, **settings) -> rpn.Proposals:
+    """Proposals of one image from (logit, box) pairs, by level; the boxes are the anchors, deltas are zero."""
+    config = RPNConfig(**{'pre_nms_test': 10, 'post_nms_test': 6, 'pre_nms_train': 3, 'post_nms_train': 2, **settings})
+    logits = [tf.constant([[score for score, _ in level]], tf.float32) for level in levels]
+    anchors = tf.constant([box for level in levels for _, box in level], tf.float32)
+    deltas = [tf.zeros([*x.shape, 4]) for x in logits]
+    return MODES[mode](lambda x, d, a, s: rpn.propose(x, d, a, s, config, training, engine))(
+        logits, deltas, anchors, tf.constant([sizes], tf.float32))
+
+
+def apart(number: int, column: int = 0) -> list[list[float]]:
+    """Boxes of 5 x 5 px that do not touch."""
+    return [[8. * i, 8. * column, 8. * i + 5, 8. * column + 5] for i in range(number)]
+
+
+@pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
+def test_proposals_by_hand(engine, mode) -> None:
+    """Suppression within a level, none across; both levels sorted together; zeros where there are no more."""
+    a, b, c = apart(3)
+    near_a, near_c = [0., 0., 5., 5.5], [16., .5, 21., 5.]
+    fine = [(1., a), (3., near_a), (-2., b)]
+    coarse = [(2., a), (4., c), (3.5, near_c)]
+    found = propose([fine, coarse], engine, mode)
+    assert found.valid.numpy().tolist() == [[True] * 4 + [False] * 2]
+    assert found.boxes.numpy().tolist() == [[c, near_a, a, b, [0.] * 4, [0.] * 4]]
+    assert found.logits[0].numpy().tolist() == [4, 3, 2, -2] + [np.float32(box_ops.LOWEST)] * 2
+    assert found.boxes.dtype == found.logits.dtype == tf.float32 and found.valid.dtype == tf.bool
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_the_limit_before_suppression_is_of_each_level(engine) -> None:
+    """Of each level the best two enter; a box suppressed there is not replaced by the third."""
+    twins = [[0., 0., 5., 5.]] * 2
+    fine = [(9., twins[0]), (8., twins[1]), (7., apart(2)[1])]
+    coarse = [(float(i), box) for i, box in enumerate(apart(5, column=3))]
+    found = propose([fine, coarse], engine, pre_nms_test=2)
+    assert found.logits[0].numpy()[found.valid[0]].tolist() == [9, 4, 3]
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_the_limit_after_suppression_is_of_the_image(engine) -> None:
+    levels = [[(float(i), box) for i, box in enumerate(apart(5))], [(i + .5, box) for i, box in enumerate(apart(5, 2))]]
+    assert propose(levels, engine, post_nms_test=4).logits.numpy().tolist() == [[4.5, 4, 3.5, 3]]
+    assert propose(levels, engine, training=True).logits.numpy().tolist() == [[4.5, 4]]
+    assert propose(levels, engine, training=True, pre_nms_train=1, post_nms_train=3).valid.numpy().tolist() == [
+        [True, True]]                                                     # no slots beyond one a level
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_boxes_are_clipped_to_the_image_before_suppression(engine) -> None:
+    """Two boxes of IoU 5/25 become equal within the image of 100 x 50; one outside is gone."""
+    level = [(2., [0., 40., 100., 55.]), (1., [0., 40., 100., 105.]), (5., [10., 60., 20., 70.])]
+    found = propose([level], engine, sizes=(100, 50))
+    assert found.boxes[0].numpy().tolist() == [[0, 40, 100, 50], *[[0.] * 4] * 5]
+    assert found.valid[0].numpy().tolist() == [True] + [False] * 5
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_boxes_without_an_area_are_dropped(ops_kit, engine) -> None:
+    """The reference's table of what remains of boxes clipped to 100 x 120 px, sides of a thousandth at least."""
+    level = [(-float(i), box) for i, box in enumerate(ours(ops_kit['clip_boxes']))]
+    found = propose([level], engine, sizes=(100, 120), pre_nms_test=16, post_nms_test=16, nms_iou=1.)
+    kept = ops_kit['clipped_kept']
+    assert (-found.logits[0].numpy()[found.valid[0]]).tolist() == kept.tolist()
+    np.testing.assert_allclose(found.boxes[0].numpy()[found.valid[0]], ours(ops_kit['clipped_boxes'])[kept], atol=1e-4)
+
+
+@pytest.mark.parametrize(('engine', 'mode'), [('op', 'graph'), ('xla', 'graph'), ('xla', 'jit')])
+def test_an_image_without_any_usable_box(engine, mode) -> None:
+    found = propose([[(1., [-9., -9., -1., -1.])] * 3, [(2., [200., 0., 210., 5.])]], engine, mode)
+    assert not np.any(found.valid) and not np.any(found.boxes)
+
+
+def test_deltas_move_the_anchors() -> None:
+    """From 8 x 8 about (14, 14), half a side down and twice as wide: 8 x 16 about (18, 14)."""
+    found = rpn.propose([tf.constant([[0.]])], [tf.constant([[[.5, 0., 0., math.log(2)]]])],
+                        tf.constant([[10., 10., 18., 18.]]), tf.constant([[90., 90.]]), RPNConfig(), False, 'op')
+    np.testing.assert_allclose(found.boxes[0, 0], [14, 6, 22, 22], atol=1e-5)
+
+
+def test_no_gradient_flows_through_the_proposals() -> None:
+    logits, deltas = tf.constant([[1., 2.]]), tf.zeros([1, 2, 4])
+    with tf.GradientTape() as tape:
+        tape.watch([logits, deltas])
+        found = rpn.propose([logits], [deltas], tf.constant(apart(2)), tf.constant([[90., 90.]]), RPNConfig(), True,
+                            'xla')
+        total = tf.reduce_sum(found.boxes) + tf.reduce_sum(found.logits)
+    assert tape.gradient(total, [logits, deltas]) == [None, None]

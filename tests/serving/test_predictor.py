@@ -1,0 +1,285 @@
+"""Inference: batches taken apart by hand, COCO's form, predictors of both kinds, images that cannot be used."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mrcnn_tf.config import Config
+from mrcnn_tf.detectors import instances
+from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.detectors.instances import Instances
+from mrcnn_tf.input import decoding, images
+from mrcnn_tf.input.manifest import Category
+from mrcnn_tf.serving import predictor
+from mrcnn_tf.serving.predictor import InferenceError
+from mrcnn_tf.training import checkpoints
+from mrcnn_tf.weights import model_directory
+from mrcnn_tf.weights.rules import variable_path
+
+SEED = 10    # of weights that find something
+CATEGORIES = [Category(1, 7, 'cat'), Category(2, 3, 'dog')]
+
+
+def test_a_batch_is_taken_apart():
+    batch = {'sizes': tf.constant([[50., 90.], [50., 90.], [0., 0.]]),
+             'original_sizes': tf.constant([[100, 270], [50, 90], [0, 0]]),
+             'image_ids': tf.constant([42, 5, 0], tf.int64), 'image_valid': tf.constant([True, True, False])}
+    # two times in y, three in x; the second reaches beyond the canvas, the third is not valid
+    boxes = [[[1, 2, 3, 4], [-5, 80, 60, 95], [9, 9, 9, 9]], [[1, 2, 3, 4]] * 3, [[0] * 4] * 3]
+    detections = {'boxes': tf.constant(boxes, tf.float32), 'scores': tf.constant([[.9, .8, 0], [.7, 0, 0], [0, 0, 0]]),
+                  'labels': tf.constant([[1, 2, 0], [2, 0, 0], [0, 0, 0]]),
+                  'valid': tf.constant([[True, True, False], [True, False, False], [False] * 3]),
+                  'masks': tf.random.stateless_uniform([3, 3, 28, 28], [1, 2])}
+    first, second = instances.split_batch(detections, batch)
+    assert first[:2] == (42, (100, 270)) and second[:2] == (5, (50, 90))
+    assert first[2].boxes.tolist() == [[2, 6, 6, 12], [0, 240, 100, 270]] and first[2].boxes.dtype == np.float32
+    assert first[2].scores.tolist() == [np.float32(.9), np.float32(.8)] and first[2].labels.tolist() == [1, 2]
+    assert (first[2].masks == detections['masks'][0, :2]).numpy().all()
+    assert second[2].boxes.tolist() == [[1, 2, 3, 4]] and len(second[2]) == 1
+
+
+def test_a_batch_without_masks_and_objects():
+    batch = {'sizes': np.array([[8., 8.]]), 'original_sizes': np.array([[4, 4]]), 'image_ids': np.array([1]),
+             'image_valid': np.array([True])}
+    detections = {'boxes': np.zeros((1, 2, 4), np.float32), 'scores': np.zeros((1, 2), np.float32),
+                  'labels': np.zeros((1, 2), np.int32), 'valid': np.zeros((1, 2), bool)}
+    (_, _, found), = instances.split_batch(detections, batch)
+    assert len(found) == 0 and found.masks is None and instances.to_coco(found, (4, 4), CATEGORIES, 'detectron') == []
+
+
+def test_choosing_instances():
+    masks = np.random.default_rng(0).random((3, 28, 28))
+    all_three = Instances(np.arange(12.).reshape(3, 4), np.array([.9, .5, .1]), np.array([1, 2, 3]), masks)
+    two = all_three[all_three.scores >= .5]
+    assert len(two) == 2 and two.labels.tolist() == [1, 2] and (two.masks == masks[:2]).all()
+    assert all_three[[2, 0]].boxes[:, 0].tolist() == [8, 0]
+    assert dataclasses.replace(all_three, masks=None)[:1].masks is None
+
+
+def test_cocos_form():
+    # 0.1 and 33.3 as float32 are 0.10000000149, 33.299999237: written as what was meant
+    found = Instances(np.array([[.1, 2, 33.3, 4.5]], np.float32), np.array([.7], np.float32), np.array([2], np.int32),
+                      np.ones((1, 28, 28), np.float32))
+    result, = instances.to_coco(found, (40, 20), CATEGORIES, 'pixel_center')
+    assert (result['category_id'], result['bbox'], result['score']) == (3, [2.0, .1, 2.5, 33.2], .7)
+    mask = np.zeros((40, 20), np.uint8)
+    mask[0:33, 2:4] = 1    # pixels whose centres lie in the box; the edge at 4.5 is a centre, of half a cell
+    mask[0:33, 4] = 1
+    decoded = coco_mask.decode(result['segmentation'])
+    inner = np.s_[1:32]    # at the ends of the box both weights are below one, and the corners fall off
+    assert (decoded[inner] == mask[inner]).all() and not decoded[33:].any()
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_masks_of_whole_images_are_kept_as_they_are():
+    mask = np.zeros((1, 6, 5), bool)
+    mask[0, 2, 3] = True
+    found = Instances(np.array([[0., 0, 1, 1]]), np.array([1.]), np.array([1]), mask)
+    only, = found.image_masks(6, 5, 'detectron')
+    assert only.dtype == np.uint8 and (only == mask[0]).all()
+
+
+@pytest.mark.parametrize('label', [0, 3])
+def test_a_label_without_category(label):
+    found = Instances(np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.array([label]))
+    with pytest.raises(ValueError, match=f'label {label}: the model has categories 1..2'):
+        instances.to_coco(found, (4, 4), CATEGORIES, 'pixel_center')
+
+
+class Served(tf.Module):
+    """Finds the whole image, and under it one that is not valid; the score is the mean of the pixels over 255."""
+
+    def __init__(self, scale):
+        self.scale = tf.Variable(float(scale))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, 'image_bytes')])
+    def serve(self, image_bytes):
+        image = tf.cast(tf.io.decode_png(image_bytes[0], channels=3), tf.float32)
+        size = tf.shape(image)[:2]
+        box = tf.concat([[0., 0.], tf.cast(size, tf.float32)], 0)
+        score = tf.reduce_mean(image) / 255 * self.scale
+        return {'boxes': tf.stack([box, box])[None], 'scores': tf.stack([score, 0.])[None],
+                'labels': tf.constant([[2, 0]]), 'category_ids': tf.constant([[3, 0]]),
+                'valid': tf.constant([[True, False]]), 'masks': tf.ones([1, 2, 28, 28]), 'sizes': size[None]}
+
+
+def export(directory, scale=1., described=None):
+    module = Served(scale)
+    tf.saved_model.save(module, str(directory), signatures={'serving_default': module.serve})
+    (directory / 'assets.extra').mkdir()
+    (directory / 'assets.extra' / 'mrcnn.json').write_text(json.dumps(described or {
+        'categories': [dataclasses.asdict(c) for c in CATEGORIES], 'paste': 'detectron', 'score_threshold': .05}))
+    return directory
+
+
+@pytest.fixture(scope='module')
+def versions(tmp_path_factory):
+    """A directory of versions 2 and 10 of a SavedModel."""
+    folder = tmp_path_factory.mktemp('model')
+    export(folder / '2', scale=.5)
+    export(folder / '10')
+    (folder / '11').mkdir()    # being written by somebody
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.fromarray(np.full((30, 20, 3), 51, np.uint8)).save(tmp_path / 'grey.png')
+    return tmp_path / 'grey.png'
+
+
+@pytest.mark.parametrize(('name', 'score'), [('', .2), ('10', .2), ('2', .1)])
+def test_a_saved_model(versions, picture, name, score):
+    loaded = predictor.load_predictor(versions / name)
+    assert list(loaded.categories) == CATEGORIES and loaded.paste == 'detectron'
+    first, second = loaded([picture, str(picture)])
+    assert first.boxes.tolist() == [[0, 0, 30, 20]] and first.labels.tolist() == [2]
+    assert first.scores.tolist() == pytest.approx([score]) and first.masks.shape == (1, 28, 28)
+    assert second.boxes.tolist() == first.boxes.tolist()
+
+
+@pytest.mark.parametrize('kind', ['nothing', 'empty', 'a file'])
+def test_no_model(tmp_path, kind):
+    path = tmp_path / 'there'
+    if kind == 'empty':
+        path.mkdir()
+    elif kind == 'a file':
+        path.write_text('')
+    with pytest.raises(InferenceError, match='there: no model; give a directory that `mrcnn train` wrote') as error:
+        predictor.load_predictor(path)
+    assert '\n' not in str(error.value)
+
+
+def test_a_saved_model_of_somebody_else(tmp_path):
+    module = Served(1)
+    tf.saved_model.save(module, str(tmp_path / 'other'))
+    with pytest.raises(InferenceError, match=r'other: cannot be loaded \(FileNotFoundError.*mrcnn.json') as error:
+        predictor.load_predictor(tmp_path / 'other')
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('described', [{'paste': 'detectron'}, {'categories': [{'id': 1}], 'paste': 'detectron'}, [1]])
+def test_a_description_that_lacks_a_part(tmp_path, described):
+    folder = tmp_path / 'saved'
+    (folder / 'assets.extra').mkdir(parents=True)
+    (folder / 'saved_model.pb').write_bytes(b'')
+    (folder / 'assets.extra' / 'mrcnn.json').write_text(json.dumps(described))
+    with pytest.raises(InferenceError, match='saved: cannot be loaded'):
+        predictor.load_predictor(folder)
+
+
+def test_a_damaged_saved_model(tmp_path):
+    folder = export(tmp_path / 'saved')
+    (folder / 'saved_model.pb').write_bytes(b'not a protocol buffer')
+    with pytest.raises(InferenceError, match='saved: cannot be loaded'):
+        predictor.load_predictor(folder)
+
+
+def damaged(folder, kind):
+    path = folder / f'{kind}.jpg'
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    if kind == 'cut':
+        noise.save(path)
+        path.write_bytes(path.read_bytes()[:1000])
+    elif kind == 'gif':
+        noise.save(path, 'GIF')
+    elif kind == 'cut png':
+        noise.save(path, 'PNG')
+        path.write_bytes(path.read_bytes()[:1000])
+    elif kind == 'empty':
+        path.write_bytes(b'')
+    elif kind == 'text':
+        path.write_text('hello')
+    return path
+
+
+@pytest.mark.parametrize('kind, reason', [
+    ('cut', 'the file is damaged or cut'), ('cut png', 'the file is damaged or cut'),
+    *((kind, 'neither a JPEG nor a PNG; convert it to one') for kind in ('gif', 'empty', 'text'))])
+def test_an_image_that_cannot_be_decoded(versions, tmp_path, kind, reason):
+    path = damaged(tmp_path, kind)
+    for use in (predictor.read_image, lambda path: predictor.load_predictor(versions)([path])):
+        with pytest.raises(InferenceError, match=f'{kind}.jpg: {reason}') as error:
+            use(path)
+        assert '\n' not in str(error.value)
+
+
+def test_an_image_that_is_not_there(versions, tmp_path):
+    with pytest.raises(InferenceError, match='none.png: No such file or directory; give an image file'):
+        predictor.load_predictor(versions)([tmp_path / 'none.png'])
+    with pytest.raises(InferenceError, match='Is a directory'):
+        predictor.read_image(tmp_path)
+
+
+def test_images_are_read_as_the_model_sees_them(tmp_path):
+    grey16 = np.array([[0, 257, 65535], [514, 771, 128]], np.uint16)    # v of 8 bit is 257 v of 16
+    Image.fromarray(grey16).save(tmp_path / 'a.png')
+    image = predictor.read_image(tmp_path / 'a.png')
+    assert image.dtype == np.uint8 and image[:, :, 0].tolist() == [[0, 1, 255], [2, 3, 0]]
+    assert (image[:, :, 1:] == image[:, :, :1]).all()
+
+
+def test_what_the_rule_refuses_is_named(tmp_path):
+    made = Image.Exif()
+    made[0x0112] = 8
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / 'a.jpg', exif=made)
+    assert predictor.read_image(tmp_path / 'a.jpg').shape == (30, 20, 3)
+    assert predictor.read_image(tmp_path / 'a.jpg', decoding.AS_STORED).shape == (20, 30, 3)
+    with pytest.raises(InferenceError, match=r'a.jpg: its EXIF says to turn it \(orientation 8\); turn its pixels'):
+        predictor.read_image(tmp_path / 'a.jpg', decoding.Rule('error'))
+    with pytest.raises(InferenceError, match='a.jpg: 30 px wide and 20 px high, which is 600 pixels; make it smaller'):
+        predictor.read_image(tmp_path / 'a.jpg', decoding.Rule(max_pixels=599))
+
+
+def tiny_config():
+    config = Config()
+    data, model = config.data, config.model
+    data.short_sides, data.test_short_side, data.canvases = [32], 32, [[32, 64], [64, 32]]
+    data.long_side = data.test_long_side = 64
+    model.num_classes, model.backbone.name, model.backbone.fpn_channels = 2, 'resnet18', 8
+    model.anchors.sizes = [[8.], [16.], [32.], [64.], [128.]]
+    model.box_head.width, model.mask_head.width = 8, 8
+    model.rpn.pre_nms_test = model.rpn.post_nms_test = 20
+    model.detections.max_detections, model.detections.score_threshold = 5, 0.
+    return config
+
+
+def test_a_model_directory(tmp_path):
+    config = tiny_config()
+    model = build_model(config.model)
+    for variable in model.variables:
+        if len(variable.shape) > 1:    # kernels, the frozen ones too: the same in every run, by name
+            name = '/'.join(variable_path(variable).split('/')[-4:])
+            rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
+            variable.assign(rng.normal(0, 1 / np.sqrt(np.prod(variable.shape[:-1])), variable.shape))
+    model_directory.create(tmp_path / 'run', config, CATEGORIES)
+    model.compile(tf.keras.optimizers.SGD(0.1))
+    checkpoints.Checkpoints(tmp_path / 'run', model, keep=1).save(3)
+    loaded = predictor.load_predictor(tmp_path / 'run')
+    assert list(loaded.categories) == CATEGORIES and loaded.paste == 'pixel_center'
+
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 80, 3), np.uint8)    # portrait: 51 x 32 on 64 x 32
+    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    found, = loaded([tmp_path / 'a.png'])
+    resized = images.resize(tf.constant(pixels, tf.float32), [51, 32])
+    expected = model({'images': tf.pad(resized, [[0, 13], [0, 0], [0, 0]])[None], 'sizes': tf.constant([[51., 32.]])})
+    valid = expected['valid'][0].numpy()
+    assert valid.any() and len(found) == valid.sum()
+    scaled = expected['boxes'][0].numpy()[valid] * [128 / 51, 80 / 32, 128 / 51, 80 / 32]
+    np.testing.assert_allclose(found.boxes, scaled, atol=1e-2)
+    np.testing.assert_allclose(found.scores, expected['scores'][0].numpy()[valid], atol=1e-4)
+    np.testing.assert_allclose(found.masks, expected['masks'][0].numpy()[valid], atol=1e-3)
+    assert found.boxes.min() >= 0 and (found.boxes <= [128, 80, 128, 80]).all()
+
+
+def test_an_unfinished_model_directory(tmp_path):
+    model_directory.create(tmp_path / 'run', tiny_config(), CATEGORIES)
+    with pytest.raises(ValueError, match='run has no checkpoint yet'):
+        predictor.load_predictor(tmp_path / 'run')
