@@ -238,7 +238,7 @@ KEPT = 'F0000 00:00:1.2 3 x.cc:4] Check failed\nW0000 is not always a log line\n
 
 @pytest.mark.parametrize('end', ['', 'os.abort()', '1 / 0'])
 def test_tensorflows_noise_is_dropped_and_nothing_else(end: str) -> None:
-    code = ('import os, sys; from mrcnn_tf import command\nwith command.quiet_tensorflow():\n'
+    code = ('import os, sys; from mrcnn_tf.cli import command\nwith command.quiet_tensorflow():\n'
             '    print("of python", file=sys.stderr)\n    os.write(2, sys.argv[1].encode())\n    ' + (end or 'pass'))
     result = python(code, f'{NOISE}\n{KEPT}' + ('\n' if end else ''))
     assert result.returncode == {'': 0, 'os.abort()': -signal.SIGABRT, '1 / 0': 1}[end]
@@ -264,7 +264,7 @@ def test_a_helper_that_outlives_the_command_does_not_hold_it() -> None:
 
 
 def test_the_user_may_hear_the_noise() -> None:
-    code = ('import os; from mrcnn_tf import command\n'
+    code = ('import os; from mrcnn_tf.cli import command\n'
             'with command.quiet_tensorflow(): os.write(2, b"W0000 00:00:1 3 x] y")')
     assert python(code, TF_CPP_MIN_LOG_LEVEL='0').stderr == 'W0000 00:00:1 3 x] y'
 

@@ -13,8 +13,9 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.input.dataset import InputError
-from mrcnn_tf.training import checkpoints, trainer
+from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import TrainingError, step_of
+from mrcnn_tf.weights import model_directory
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest
 from mrcnn_tf.weights.model_directory import read, restore_model
 from tests.training.tiny import tiny_config, write_data
@@ -42,7 +43,7 @@ class Built(list[ToyModel]):
 def built(monkeypatch: pytest.MonkeyPatch) -> Built:
     toys = Built()
     monkeypatch.setattr(trainer, 'build_model', toys)
-    monkeypatch.setattr(checkpoints, 'build_model', toys)
+    monkeypatch.setattr(model_directory, 'build_model', toys)
     return toys
 
 
