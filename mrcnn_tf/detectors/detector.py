@@ -14,15 +14,15 @@ import tensorflow as tf
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.box import BoxBranch, RoIs, Truth
 from mrcnn_tf.detectors.trainable import Batch, FittedModel
-from mrcnn_tf.layers import rpn
 from mrcnn_tf.layers.anchors import AnchorGenerator, cells_of_images
 from mrcnn_tf.layers.backbones import build_backbone
-from mrcnn_tf.layers.heads import BoxHead, MaskHead, Res5Head
+from mrcnn_tf.layers.heads import BoxHead, MaskHead, Res5Head, RPNHead
 from mrcnn_tf.layers.normalization import Norm
 from mrcnn_tf.layers.roi import RoILayer, build_roi_layer
 from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import detections as detection_ops
 from mrcnn_tf.ops import losses as loss_ops
+from mrcnn_tf.ops import proposals as proposal_ops
 from mrcnn_tf.ops import targets
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
@@ -80,7 +80,7 @@ class FastRCNN(Detector):
     def __init__(self, config: ModelConfig, engine: str = 'op', **kwargs: Any) -> None:
         super().__init__(config, engine, **kwargs)
         self.box_pool = self._roi_layer(config.box_head.pool_size, 'box_pool')
-        self.res5_head = Res5Head(config.backbone, name='res5_head') if config.backbone.maps == 'c4' else None
+        self.res5_head = Res5Head.of(config.backbone, name='res5_head') if config.backbone.maps == 'c4' else None
         self.box_head = self._box_head('box_head')
         self.cascade_heads = [self._box_head(f'box_head_{i + 2}') for i in range(len(config.cascade.positive_iou))]
         self.box_branch = BoxBranch(config, self.box_heads, engine)
@@ -92,7 +92,7 @@ class FastRCNN(Detector):
 
     def _box_head(self, name: str) -> BoxHead:
         norm = Norm.of(self.settings.backbone, self.settings.box_head.norm)
-        return BoxHead(self.settings.box_head, self.settings.num_classes, norm, name=name)
+        return BoxHead.of(self.settings.box_head, self.settings.num_classes, norm, name=name)
 
     def _roi_layer(self, size: int, name: str) -> RoILayer:
         strides = self.backbone.strides[:self.backbone.pooled]
@@ -167,11 +167,8 @@ class Proposer(Detector):
 
     def __init__(self, config: ModelConfig, engine: str = 'op', **kwargs: Any) -> None:
         super().__init__(config, engine, **kwargs)
-        strides = self.backbone.strides if config.anchors.stride == 'level' else None
-        self.anchors = AnchorGenerator(config.anchors.sizes, config.anchors.ratios, strides, config.anchors.rounded,
-                                       config.anchors.offset, config.anchors.order, name='anchors')
-        self.rpn_head = rpn.RPNHead(self.backbone.channels, self.anchors.per_cell[0], config.rpn.convolutions,
-                                    config.rpn.classifier, name='rpn_head')
+        self.anchors = AnchorGenerator.of(config.anchors, self.backbone.strides, name='anchors')
+        self.rpn_head = RPNHead.of(config.rpn, self.backbone.channels, self.anchors.per_cell[0], name='rpn_head')
 
     def regions(self, batch: Batch, features: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """The RPN's proposals: float32 [B, P, 4] px, and which of them count, bool [B, P]."""
@@ -187,11 +184,11 @@ class Proposer(Detector):
         return {'boxes': boxes, 'scores': tf.where(valid, tf.sigmoid(logits), 0.), 'labels': tf.cast(valid, tf.int32),
                 'valid': valid}
 
-    def _propose(self, features: list[tf.Tensor], batch: Batch, training: bool) -> rpn.Proposals:
+    def _propose(self, features: list[tf.Tensor], batch: Batch, training: bool) -> proposal_ops.Proposals:
         anchors, logits, deltas = self._score(features, batch['images'])
         if 'padded_sizes' in batch:
             logits = self._of_own_canvas(features, logits, batch['padded_sizes'])
-        return rpn.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, training, self.engine)
+        return proposal_ops.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, training, self.engine)
 
     def _of_own_canvas(self, features: list[tf.Tensor], logits: list[tf.Tensor], sizes: tf.Tensor) -> list[tf.Tensor]:
         """Logits [B, a] of each level, LOWEST beyond the canvas that an image would have alone: sizes [B, 2], px."""
@@ -213,7 +210,7 @@ class Proposer(Detector):
                        ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         anchors, logits, deltas = self._score(features, batch['images'])
         losses = self._rpn_losses(truth, anchors, tf.concat(logits, 1), tf.concat(deltas, 1), seed)
-        proposals = rpn.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, True, self.engine)
+        proposals = proposal_ops.propose(logits, deltas, anchors, batch['sizes'], self.settings.rpn, True, self.engine)
         return losses, proposals.boxes, proposals.valid
 
     def _rpn_losses(self, truth: Truth, anchors: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor, seed: tf.Tensor
@@ -277,8 +274,8 @@ class MaskRCNN(FasterRCNN):
     def __init__(self, config: ModelConfig, engine: str = 'op', **kwargs: Any) -> None:
         super().__init__(config, engine, **kwargs)
         self.mask_pool = self._roi_layer(config.mask_head.pool_size, 'mask_pool')
-        self.mask_head = MaskHead(config.mask_head, config.num_classes,
-                                  Norm.of(config.backbone, config.mask_head.norm), name='mask_head')
+        self.mask_head = MaskHead.of(config.mask_head, config.num_classes,
+                                     Norm.of(config.backbone, config.mask_head.norm), name='mask_head')
 
     def detect(self, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor, sizes: tf.Tensor
                ) -> dict[str, tf.Tensor]:

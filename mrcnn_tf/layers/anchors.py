@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mrcnn_tf.config import AnchorConfig
 from mrcnn_tf.ops.tensor_shapes import Dimension, dimensions
 
 
@@ -62,6 +63,12 @@ class AnchorGenerator(keras.layers.Layer):
         self.sizes = [list(each) for each in sizes]
         self.strides = None if strides is None else tuple(strides)
         self.ratios, self.rounded, self.offset, self.order = ratios, rounded, offset, order
+
+    @classmethod
+    def of(cls, config: AnchorConfig, strides: Sequence[int], **kwargs: Any) -> AnchorGenerator:
+        """Return the anchors that a config's `model.anchors` describes, for levels of these strides, in px."""
+        return cls(config.sizes, config.ratios, strides if config.stride == 'level' else None, config.rounded,
+                   config.offset, config.order, **kwargs)
 
     @property
     def per_cell(self) -> list[int]:

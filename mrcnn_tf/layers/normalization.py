@@ -1,18 +1,22 @@
 """Normalization layers by name, and a convolution followed by one."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
+from mrcnn_tf.ops.arguments import check_choice
 
 # Without it, a bfloat16 policy would round the statistics in each read. Keras 2 and 3 have different names for it.
 _NOT_CAST = {'autocast' if keras.__version__.startswith('3') else 'experimental_autocast': False}
+_KINDS = ('none', 'frozen', 'batch', 'sync', 'group')
 _GROUPS = 32    # of group normalization (Wu and He, 1803.08494)
 
 
+@keras.saving.register_keras_serializable(package='mrcnn_tf')
 class FrozenBatchNormalization(keras.layers.Layer):
     """Batch normalization by stored statistics; no parameter is trained.
 
@@ -61,6 +65,17 @@ class Norm(NamedTuple):
     def of(cls, config: BackboneConfig, kind: str | None = None) -> Norm:
         """Return the backbone's normalization, or another kind with its epsilon and momentum."""
         return cls(kind or config.norm, config.norm_epsilon, config.norm_momentum)
+
+    @classmethod
+    def parse(cls, norm: Norm | str | Sequence[Any]) -> Norm:
+        """Return the normalization that a layer's argument `norm` names: a kind, a Norm or the fields of one.
+
+        Raises:
+            ValueError: an unknown kind.
+        """
+        parsed = cls(norm) if isinstance(norm, str) else cls(*norm)
+        check_choice('Norm', 'kind', parsed.kind, _KINDS)
+        return parsed
 
     def layer(self, name: str) -> keras.layers.Layer:
         """Return the Keras layer; `kind` must not be none."""

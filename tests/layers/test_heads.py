@@ -6,16 +6,56 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig
-from mrcnn_tf.layers.heads import BoxHead, MaskHead, Res5Head, dropped
+from mrcnn_tf.config import BackboneConfig
+from mrcnn_tf.layers.heads import BoxHead, MaskHead, Res5Head, RPNHead, dropped
 from mrcnn_tf.layers.normalization import Norm
 from mrcnn_tf.ops import rng
 from tests.modes import MODES
 
 
+def test_rpn_head_by_hand() -> None:
+    """One channel in, 2 anchors a cell: outputs run by row, column, anchor, and a delta's four numbers lie together."""
+    head = RPNHead(1, 2)
+    x = tf.constant([[[[1.], [2.], [3.]], [[4.], [5.], [6.]]]])                         # [1, 2, 3, 1]
+    head([x])
+    identity = np.zeros([3, 3, 1, 1], np.float32)
+    identity[1, 1] = 1
+    head.convs[0].set_weights([identity, np.zeros(1)])
+    head.objectness.set_weights([np.array([[[[1., -1.]]]]), np.array([0., .5])])
+    head.deltas.set_weights([np.arange(8.).reshape(1, 1, 1, 8), np.zeros(8)])
+    (logits,), (deltas,) = head([x])
+    assert logits.numpy().tolist() == [[v for cell in range(1, 7) for v in (cell, .5 - cell)]]
+    assert deltas.shape == [1, 12, 4]
+    assert deltas[0, 4].numpy().tolist() == [0, 3, 6, 9] and deltas[0, 5].numpy().tolist() == [12, 15, 18, 21]
+
+
+def test_rpn_head_with_two_scores_per_anchor() -> None:
+    """Softmax over background and object: the logit is the difference, channel 2 a + 1 less channel 2 a."""
+    head = RPNHead(1, 2, classifier='softmax')
+    x = tf.ones([1, 1, 1, 1])
+    head([x])
+    head.convs[0].set_weights([np.ones([3, 3, 1, 1]), np.zeros(1)])
+    head.objectness.set_weights([np.array([[[[1., 4., 2., -3.]]]]), np.zeros(4)])
+    assert head([x])[0][0].numpy().tolist() == [[3, -5]]
+
+
+def test_rpn_head_shares_its_weights_between_levels_and_has_a_relu() -> None:
+    head = RPNHead(8, 3)
+    rng = np.random.default_rng(0)
+    maps = [tf.constant(rng.normal(size=(2, *grid, 8)), tf.float32) for grid in ((4, 6), (2, 3), (1, 2))]
+    logits, deltas = head(maps)
+    assert [x.shape.as_list() for x in logits] == [[2, 72], [2, 18], [2, 6]]
+    assert [x.shape.as_list() for x in deltas] == [[2, 72, 4], [2, 18, 4], [2, 6, 4]]
+    assert len(head.trainable_variables) == 6
+    for level, feature in enumerate(maps):
+        np.testing.assert_allclose(head([feature])[0][0], logits[level], atol=1e-6)
+    head.convs[0].bias.assign(tf.fill([8], -1e3))
+    assert not np.any(head(maps)[0][0])
+
+
 def test_box_head_by_hand() -> None:
     """Pooled maps are flattened by row, column, channel; the first hidden layer picks one number each of them."""
-    head = BoxHead(BoxHeadConfig(width=4), num_classes=2)
+    head = BoxHead(2, width=4)
     pooled = tf.reshape(tf.range(2. * 3 * 2 * 2 * 2), [2, 3, 2, 2, 2])                 # 8 numbers a RoI
     head(pooled)
     pick = np.zeros([8, 4], np.float32)
@@ -33,7 +73,7 @@ def test_box_head_by_hand() -> None:
 def test_box_head_sizes() -> None:
     """Two hidden layers of the width given, K + 1 classes, 4 K deltas; agnostic of class 4."""
     for agnostic, regressions in ((False, 7), (True, 1)):
-        head = BoxHead(BoxHeadConfig(width=16, class_agnostic=agnostic), num_classes=7)
+        head = BoxHead(7, width=16, class_agnostic=agnostic)
         logits, deltas = head(tf.zeros([2, 5, 3, 3, 6]))
         assert logits.shape == [2, 5, 8] and deltas.shape == [2, 5, regressions, 4]
         assert [tuple(v.shape) for v in head.trainable_variables] == [
@@ -41,7 +81,7 @@ def test_box_head_sizes() -> None:
 
 
 def test_without_hidden_layers_the_mean_of_the_map_is_classified() -> None:
-    head = BoxHead(BoxHeadConfig(fully_connected=0), num_classes=1)
+    head = BoxHead(1, fully_connected=0)
     pooled = tf.constant([[[[[1.], [2.]], [[3.], [6.]]]]])
     head(pooled)
     head.classes.set_weights([np.array([[1., -2.]]), np.zeros(2)])
@@ -51,7 +91,7 @@ def test_without_hidden_layers_the_mean_of_the_map_is_classified() -> None:
 def test_convolutions_come_before_the_hidden_layers() -> None:
     """Biased without normalisation, unbiased with; the hidden layer sees their width."""
     for norm, vectors in ((Norm('none'), 1), (Norm('batch'), 2)):
-        head = BoxHead(BoxHeadConfig(convolutions=2, convolution_width=5, fully_connected=1, width=7), 3, norm)
+        head = BoxHead(3, width=7, fully_connected=1, convolutions=2, convolution_width=5, norm=norm)
         head(tf.zeros([1, 2, 3, 3, 4]))
         assert [tuple(v.shape) for v in head.trainable_variables if len(v.shape) > 1] == [
             (3, 3, 4, 5), (3, 3, 5, 5), (45, 7), (7, 4), (7, 12)]
@@ -68,7 +108,7 @@ def test_what_is_dropped_by_hand(monkeypatch) -> None:
 @pytest.mark.parametrize('mode', MODES)
 def test_dropout_in_training_by_the_seed(mode) -> None:
     """Behind both layers, drawn apart: a number arrives when it is kept twice, then four times as large."""
-    head = BoxHead(BoxHeadConfig(width=400, dropout=.5), num_classes=400 - 1)
+    head = BoxHead(400 - 1, width=400, dropout=.5)
     pooled = tf.ones([1, 2, 1, 1, 1])
     head(pooled)
     head.hidden[0].set_weights([np.ones([1, 400]), np.zeros(400)])
@@ -85,14 +125,14 @@ def test_dropout_in_training_by_the_seed(mode) -> None:
 def test_res5_halves_the_map_of_each_roi() -> None:
     """And freezes with the last stage only."""
     for frozen in (4, 5):
-        head = Res5Head(BackboneConfig(name='resnet18', norm='batch', maps='c4', frozen_stages=frozen))
+        head = Res5Head.of(BackboneConfig(name='resnet18', norm='batch', maps='c4', frozen_stages=frozen))
         assert head(tf.zeros([2, 3, 14, 14, 256])).shape == [2, 3, 7, 7, 512]
         assert bool(head.trainable_variables) is (frozen == 4)
 
 
 def test_mask_head_by_hand() -> None:
     """A cell becomes 2 x 2: the deconvolution's kernel stands at each cell unflipped; then ReLU, then classes."""
-    head = MaskHead(MaskHeadConfig(width=1, convolutions=0), num_classes=2)
+    head = MaskHead(2, width=1, convolutions=0)
     pooled = tf.constant([[[[[1.], [2.]], [[-3.], [4.]]]]])                           # [1, 1, 2, 2, 1]
     head(pooled)
     head.upsample.set_weights([np.array([[1, 2], [3, 4]]).reshape(2, 2, 1, 1), np.zeros(1)])
@@ -106,7 +146,7 @@ def test_mask_head_by_hand() -> None:
 
 def test_mask_head_sizes() -> None:
     for agnostic, channels in ((False, 7), (True, 1)):
-        head = MaskHead(MaskHeadConfig(width=5, convolutions=3, class_agnostic=agnostic), num_classes=7)
+        head = MaskHead(7, width=5, convolutions=3, class_agnostic=agnostic)
         assert head(tf.zeros([2, 3, 14, 14, 6])).shape == [2, 3, 28, 28, channels]
         kernels = [tuple(v.shape) for v in head.trainable_variables if len(v.shape) == 4]
         assert kernels == [(3, 3, 6, 5), (3, 3, 5, 5), (3, 3, 5, 5), (2, 2, 5, 5), (1, 1, 5, channels)]
@@ -116,7 +156,7 @@ def test_rois_do_not_see_each_other() -> None:
     """Permuted RoIs give permuted results, in both heads."""
     pooled = tf.constant(np.random.default_rng(0).normal(size=(2, 4, 3, 3, 2)), tf.float32)
     order = [2, 0, 3, 1]
-    box, mask = BoxHead(BoxHeadConfig(width=8), 3), MaskHead(MaskHeadConfig(width=4, convolutions=2), 3)
+    box, mask = BoxHead(3, width=8), MaskHead(3, width=4, convolutions=2)
     for head in (lambda x: box(x)[0], lambda x: box(x)[1], mask):
         np.testing.assert_allclose(head(tf.gather(pooled, order, axis=1)), tf.gather(head(pooled), order, axis=1),
                                    atol=1e-6)
@@ -130,8 +170,15 @@ def bfloat16():
 
 
 def test_heads_give_float32_under_mixed_precision(bfloat16) -> None:
-    box, mask = BoxHead(BoxHeadConfig(width=8), 3), MaskHead(MaskHeadConfig(width=4, convolutions=2), 3)
+    box, mask = BoxHead(3, width=8), MaskHead(3, width=4, convolutions=2)
     outputs = [*box(tf.ones([1, 2, 3, 3, 2])), mask(tf.ones([1, 2, 3, 3, 2]))]
     assert [x.dtype for x in outputs] == [tf.float32] * 3
     assert all('float32' in str(v.dtype) for v in [*box.weights, *mask.weights])
     assert box.compute_dtype == mask.compute_dtype == 'bfloat16'
+
+
+def test_rpn_head_gives_float32_under_mixed_precision(bfloat16) -> None:
+    head = RPNHead(4, 3)
+    logits, deltas = head([tf.ones([1, 2, 2, 4], tf.bfloat16)])
+    assert logits[0].dtype == deltas[0].dtype == tf.float32
+    assert {v.dtype if isinstance(v.dtype, str) else v.dtype.name for v in head.weights} == {'float32'}

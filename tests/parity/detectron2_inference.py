@@ -15,11 +15,11 @@ import tensorflow as tf
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.detector import Detector, FastRCNN, MaskRCNN, Proposer
 from mrcnn_tf.detectors.instances import Instances, split_batch
-from mrcnn_tf.layers import rpn
 from mrcnn_tf.layers.anchors import AnchorGenerator
 from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import losses as loss_ops
 from mrcnn_tf.ops import paste
+from mrcnn_tf.ops import proposals as proposal_ops
 from tests.modes import recorded, wrapped
 from tests.parity.detectron2_case import Detectron2Case
 from tests.parity.inference_stages import NOT_FOUND, PIXELS, SHARE, levels_of, nearest
@@ -50,7 +50,7 @@ def run(case: Detectron2Case, model: Detector, jit: bool) -> dict[str, Any]:
         out = {'input': normalized, 'stem': pools[0], 'body': maps}
         if isinstance(model, Proposer):
             features, anchors, logits, deltas = model.describe(images, sizes, False)
-            proposals = rpn.propose(logits, deltas, anchors, sizes, model.settings.rpn, False, model.engine)
+            proposals = proposal_ops.propose(logits, deltas, anchors, sizes, model.settings.rpn, False, model.engine)
             out.update(rpn_logits=logits, rpn_deltas=deltas, anchors=anchors, proposals=proposals._asdict())
         else:
             features = model.maps(images, sizes, False)

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.detector import FasterRCNN
-from mrcnn_tf.layers import rpn
 from mrcnn_tf.ops import boxes as box_ops
+from mrcnn_tf.ops import proposals as proposal_ops
 from mrcnn_tf.ops import targets
 from mrcnn_tf.weights.detectron2 import correspondence
 from tests.modes import recorded, wrapped
@@ -72,7 +72,7 @@ def differentiate(case: Detectron2Case, model: FasterRCNN, variables: list[Any],
     batch = case.batch()
 
     def run() -> tuple[dict[str, tf.Tensor], list[tf.Tensor], dict[str, tf.Tensor]]:
-        with recorded(rpn, 'propose') as proposals, _stored_proposals(case), _stored_samples(case), \
+        with recorded(proposal_ops, 'propose') as proposals, _stored_proposals(case), _stored_samples(case), \
                 _stored_labels(case), recorded(targets, 'match') as matches, tf.GradientTape() as tape:
             losses = model.losses_of(batch, SEED)
             total = tf.add_n(list(losses.values()))
@@ -85,15 +85,16 @@ def differentiate(case: Detectron2Case, model: FasterRCNN, variables: list[Any],
 @contextlib.contextmanager
 def _stored_proposals(case: Detectron2Case) -> Iterator[None]:
     """The reference's proposals in place of ours, which are still made."""
-    original = rpn.propose
-    stored = rpn.Proposals(tf.constant(yx(case.stacked('proposals'))), tf.zeros(case.filled('proposals').shape),
-                           tf.constant(case.filled('proposals')))
+    original = proposal_ops.propose
+    valid = case.filled('proposals')
+    stored = proposal_ops.Proposals(tf.constant(yx(case.stacked('proposals'))), tf.zeros(valid.shape),
+                                    tf.constant(valid))
 
-    def propose(*args: Any) -> rpn.Proposals:
+    def propose(*args: Any) -> proposal_ops.Proposals:
         original(*args)
         return stored
 
-    with mock.patch.object(rpn, 'propose', propose):
+    with mock.patch.object(proposal_ops, 'propose', propose):
         yield
 
 

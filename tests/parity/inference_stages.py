@@ -15,12 +15,12 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.detector import FasterRCNN
-from mrcnn_tf.layers import rpn
 from mrcnn_tf.layers.anchors import AnchorGenerator
 from mrcnn_tf.layers.roi import assign_levels
 from mrcnn_tf.ops import detections as detection_ops
 from mrcnn_tf.ops import losses as loss_ops
 from mrcnn_tf.ops import paste
+from mrcnn_tf.ops import proposals as proposal_ops
 from tests.modes import recorded, wrapped
 from tests.parity.reference import Case, Difference, farthest, unpack, yx
 
@@ -52,7 +52,7 @@ def run(case: Case, model: FasterRCNN, jit: bool) -> dict[str, Any]:
         with recorded(tf.nn, 'max_pool2d') as pools:                   # the stem's is the only one
             maps = model.backbone.trunk(normalized)
         features, anchors, logits, deltas = model.describe(images, sizes, False)
-        proposals = rpn.propose(logits, deltas, anchors, sizes, settings.rpn, False, model.engine)
+        proposals = proposal_ops.propose(logits, deltas, anchors, sizes, settings.rpn, False, model.engine)
         found = model({'images': images, 'sizes': sizes})
         return {'input': normalized, 'stem': pools[0], 'body': [maps[stride] for stride in sorted(maps)],
                 'features': features, 'anchors': anchors, 'rpn_logits': logits, 'rpn_deltas': deltas,
@@ -158,7 +158,7 @@ def _proposal_piece(case: Case, settings: ModelConfig, engine: str, jit: bool) -
         return
     logits = [x.transpose(0, 2, 3, 1).reshape(case.count, -1) for x in maps['rpn_logits']]
     deltas = [yx(x.transpose(0, 2, 3, 1).reshape(case.count, -1, 4)) for x in maps['rpn_deltas']]
-    found = wrapped(lambda *args: rpn.propose(*args, settings.rpn, False, engine), jit)(
+    found = wrapped(lambda *args: proposal_ops.propose(*args, settings.rpn, False, engine), jit)(
         logits, deltas, yx(case['anchors']), case.sizes())
     yield from _proposals(case, 'stored ', {k: v.numpy() for k, v in found._asdict().items()})
 

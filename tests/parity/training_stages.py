@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig, SolverConfig
 from mrcnn_tf.detectors.detector import LOSSES, FasterRCNN
-from mrcnn_tf.layers import rpn
 from mrcnn_tf.layers.anchors import AnchorGenerator
 from mrcnn_tf.ops import boxes as box_ops
+from mrcnn_tf.ops import proposals as proposal_ops
 from mrcnn_tf.ops import targets
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.weights.torchvision import correspondence
@@ -109,7 +109,8 @@ def _differentiate(case: Case, model: FasterRCNN, variables: list[Any], jit: boo
     batch = case.batch()
 
     def run() -> tuple[dict[str, tf.Tensor], list[tf.Tensor], dict[str, Any]]:
-        with recorded(rpn, 'propose') as proposals, recorded(targets, 'match') as matches, tf.GradientTape() as tape:
+        with recorded(proposal_ops, 'propose') as proposals, recorded(targets, 'match') as matches, \
+                tf.GradientTape() as tape:
             losses = model.losses_of(batch, SEED)
             total = tf.add_n(list(losses.values()))
         objects = batch['valid'] & ~batch['crowd']

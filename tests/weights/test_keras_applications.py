@@ -79,7 +79,7 @@ def test_inception_resnet_equals_keras_applications(monkeypatch):
     model = model_of(settings)
     report = copy(source, model)
     monkeypatch.setattr(inception_resnet, 'PADDING', 'valid')
-    trunk, head = inception_resnet.InceptionResNetV2(settings), Res5Head(settings)
+    trunk, head = inception_resnet.InceptionResNetV2(settings), Res5Head.of(settings)
     x = tf.constant(rng.uniform(-1, 1, [1, 107, 139, 3]), tf.float32)
     found = trunk(x)[16]
     head(found[:, None])
@@ -144,7 +144,7 @@ def test_from_a_photograph_to_the_features(monkeypatch, tmp_path, name):
     trunk, head = model.backbone.trunk, getattr(model, 'res5_head', None)
     if name == 'inception_resnet_v2':                                    # theirs is not padded at the border
         monkeypatch.setattr(inception_resnet, 'PADDING', 'valid')
-        trunk, head = type(trunk)(model.settings.backbone), Res5Head(model.settings.backbone)
+        trunk, head = type(trunk)(model.settings.backbone), Res5Head.of(model.settings.backbone)
 
     image = tf.constant(rng.integers(0, 256, (1, 139, 171, 3)), tf.float32)
     normalized = model.normalize(image, tf.constant([[139., 171.]]))

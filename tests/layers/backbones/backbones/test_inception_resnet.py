@@ -42,7 +42,7 @@ def test_published_size() -> None:
 
 def test_its_last_stage_as_a_head() -> None:
     for frozen in (4, 5):
-        head = Res5Head(BackboneConfig(name='inception_resnet_v2', maps='c4', norm='batch', frozen_stages=frozen))
+        head = Res5Head.of(BackboneConfig(name='inception_resnet_v2', maps='c4', norm='batch', frozen_stages=frozen))
         assert head(tf.zeros([1, 2, 16, 16, 1088])).shape == [1, 2, 8, 8, 1536]
         assert bool(head.trainable_variables) is (frozen == 4)
 

@@ -1,80 +1,25 @@
-"""The RPN head's layout and the choice of proposals: cases worked by hand (the reference's: tests/parity)."""
+"""Region proposals: cases worked by hand (those of the reference implementations: tests/parity)."""
 from __future__ import annotations
 
 import math
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from mrcnn_tf.config import RPNConfig
-from mrcnn_tf.layers import rpn
 from mrcnn_tf.ops import boxes as box_ops
+from mrcnn_tf.ops import proposals
 from tests.modes import ENGINES_AND_MODES, MODES, ours
 
 
-def test_head_by_hand() -> None:
-    """One channel in, 2 anchors a cell: outputs run by row, column, anchor, and a delta's four numbers lie together."""
-    head = rpn.RPNHead(1, 2)
-    x = tf.constant([[[[1.], [2.], [3.]], [[4.], [5.], [6.]]]])                         # [1, 2, 3, 1]
-    head([x])
-    identity = np.zeros([3, 3, 1, 1], np.float32)
-    identity[1, 1] = 1
-    head.convs[0].set_weights([identity, np.zeros(1)])
-    head.objectness.set_weights([np.array([[[[1., -1.]]]]), np.array([0., .5])])
-    head.deltas.set_weights([np.arange(8.).reshape(1, 1, 1, 8), np.zeros(8)])
-    (logits,), (deltas,) = head([x])
-    assert logits.numpy().tolist() == [[v for cell in range(1, 7) for v in (cell, .5 - cell)]]
-    assert deltas.shape == [1, 12, 4]
-    assert deltas[0, 4].numpy().tolist() == [0, 3, 6, 9] and deltas[0, 5].numpy().tolist() == [12, 15, 18, 21]
-
-
-def test_two_scores_an_anchor() -> None:
-    """Softmax over background and object: the logit is the difference, channel 2 a + 1 less channel 2 a."""
-    head = rpn.RPNHead(1, 2, classifier='softmax')
-    x = tf.ones([1, 1, 1, 1])
-    head([x])
-    head.convs[0].set_weights([np.ones([3, 3, 1, 1]), np.zeros(1)])
-    head.objectness.set_weights([np.array([[[[1., 4., 2., -3.]]]]), np.zeros(4)])
-    assert head([x])[0][0].numpy().tolist() == [[3, -5]]
-
-
-def test_head_is_the_same_for_all_levels_and_rectified_between() -> None:
-    head = rpn.RPNHead(8, 3)
-    rng = np.random.default_rng(0)
-    maps = [tf.constant(rng.normal(size=(2, *grid, 8)), tf.float32) for grid in ((4, 6), (2, 3), (1, 2))]
-    logits, deltas = head(maps)
-    assert [x.shape.as_list() for x in logits] == [[2, 72], [2, 18], [2, 6]]
-    assert [x.shape.as_list() for x in deltas] == [[2, 72, 4], [2, 18, 4], [2, 6, 4]]
-    assert len(head.trainable_variables) == 6
-    for level, feature in enumerate(maps):
-        np.testing.assert_allclose(head([feature])[0][0], logits[level], atol=1e-6)
-    head.convs[0].bias.assign(tf.fill([8], -1e3))
-    assert not np.any(head(maps)[0][0])
-
-
-@pytest.fixture
-def bfloat16():
-    keras.mixed_precision.set_global_policy('mixed_bfloat16')
-    yield
-    keras.mixed_precision.set_global_policy('float32')
-
-
-def test_head_gives_float32_under_mixed_precision(bfloat16) -> None:
-    head = rpn.RPNHead(4, 3)
-    logits, deltas = head([tf.ones([1, 2, 2, 4], tf.bfloat16)])
-    assert logits[0].dtype == deltas[0].dtype == tf.float32
-    assert {v.dtype if isinstance(v.dtype, str) else v.dtype.name for v in head.weights} == {'float32'}
-
-
-def propose(levels, engine='xla', mode='graph', sizes=(100, 100), training=False, **settings) -> rpn.Proposals:
+def propose(levels, engine='xla', mode='graph', sizes=(100, 100), training=False, **settings) -> proposals.Proposals:
     """Proposals of one image from (logit, box) pairs, by level; the boxes are the anchors, deltas are zero."""
     config = RPNConfig(**{'pre_nms_test': 10, 'post_nms_test': 6, 'pre_nms_train': 3, 'post_nms_train': 2, **settings})
     logits = [tf.constant([[score for score, _ in level]], tf.float32) for level in levels]
     anchors = tf.constant([box for level in levels for _, box in level], tf.float32)
     deltas = [tf.zeros([*x.shape, 4]) for x in logits]
-    return MODES[mode](lambda x, d, a, s: rpn.propose(x, d, a, s, config, training, engine))(
+    return MODES[mode](lambda x, d, a, s: proposals.propose(x, d, a, s, config, training, engine))(
         logits, deltas, anchors, tf.constant([sizes], tf.float32))
 
 
@@ -143,7 +88,7 @@ def test_an_image_without_any_usable_box(engine, mode) -> None:
 
 def test_deltas_move_the_anchors() -> None:
     """From 8 x 8 about (14, 14), half a side down and twice as wide: 8 x 16 about (18, 14)."""
-    found = rpn.propose([tf.constant([[0.]])], [tf.constant([[[.5, 0., 0., math.log(2)]]])],
+    found = proposals.propose([tf.constant([[0.]])], [tf.constant([[[.5, 0., 0., math.log(2)]]])],
                         tf.constant([[10., 10., 18., 18.]]), tf.constant([[90., 90.]]), RPNConfig(), False, 'op')
     np.testing.assert_allclose(found.boxes[0, 0], [14, 6, 22, 22], atol=1e-5)
 
@@ -152,7 +97,7 @@ def test_no_gradient_flows_through_the_proposals() -> None:
     logits, deltas = tf.constant([[1., 2.]]), tf.zeros([1, 2, 4])
     with tf.GradientTape() as tape:
         tape.watch([logits, deltas])
-        found = rpn.propose([logits], [deltas], tf.constant(apart(2)), tf.constant([[90., 90.]]), RPNConfig(), True,
-                            'xla')
+        found = proposals.propose([logits], [deltas], tf.constant(apart(2)), tf.constant([[90., 90.]]), RPNConfig(),
+                                  True, 'xla')
         total = tf.reduce_sum(found.boxes) + tf.reduce_sum(found.logits)
     assert tape.gradient(total, [logits, deltas]) == [None, None]
