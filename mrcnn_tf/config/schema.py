@@ -199,6 +199,11 @@ class ModelConfig:
     mask_head: MaskHeadConfig = field(default_factory=MaskHeadConfig)
     detections: DetectionConfig = field(default_factory=DetectionConfig)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Return the optional keys of a training batch that this detector needs: of 'masks' and 'proposals'."""
+        return {'mask_rcnn': ('masks',), 'fast_rcnn': ('proposals',)}.get(self.kind, ())
+
 
 @dataclass
 class SolverConfig:

@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 # Shards read side by side. A fixed number: the automatic one depends on the machine, and the order would with it.
 _READERS = 8
 _BATCHES_AHEAD = 2
+_OPTIONAL = ('masks', 'proposals')    # keys of a batch that it holds only where a model needs them
 _FILLER = -1      # number of what fills up the last batch of an evaluation
 # The functions of the graph have no Python branches on tensors: AutoGraph would bring nothing and take seconds.
 _in_graph = tf.autograph.experimental.do_not_convert
@@ -51,7 +52,7 @@ class Survey(NamedTuple):
 
 
 def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, shard: tuple[int, int] = (0, 1),
-                     with_masks: bool = True) -> tf.data.Dataset:
+                     needs: Collection[str] | None = None) -> tf.data.Dataset:
     """Batches without end, of one worker: each usable record once an epoch over all workers, in a new order each epoch.
 
     Images without an object other than crowds are left out unless `data.keep_empty`; of more than `data.max_objects`
@@ -64,7 +65,7 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
             run. With several, records go on at the same place; fewer than B a canvas and worker, those that waited for
             their batch to fill, are left out of this epoch, and as many come twice.
         shard: (index, count) of the worker; it gets `data.batch_size` / count images a step.
-        with_masks: put `masks` into the batch.
+        needs: the optional keys that the batch holds, of 'masks' and 'proposals'; None: `config.model.needs`.
 
     Returns:
         Dataset of the Batch dict, B = data.batch_size / count. With one canvas every shape is static, with several H
@@ -77,7 +78,7 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
     index, workers = shard
     if config.data.batch_size % workers:
         raise ConfigError(f'data.batch_size is {config.data.batch_size}: expected a multiple of the {workers} workers')
-    recipe = _recipe(manifest, config, with_masks, training=True)
+    recipe = _recipe(manifest, config, needs, training=True)
     usable = _count_usable(recipe)
     start = start_step * config.data.batch_size
     stream = tf.data.Dataset.counter(start // usable).flat_map(functools.partial(_epoch, recipe))
@@ -85,21 +86,21 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
     return _batches(recipe, stream, config.data.batch_size // workers)
 
 
-def check(manifest: PathLike, config: Config, with_masks: bool = True, training: bool = True) -> None:
-    """Raises what `training_dataset` or `evaluation_dataset` would of a set and settings that do not go together.
+def check(manifest: PathLike, config: Config, needs: Collection[str] | None = None, training: bool = True) -> None:
+    """Raise what `training_dataset` or `evaluation_dataset` raises for a set that does not fit the settings.
 
-    Reads no record.
+    Reads the manifest only, no record.
     """
-    _recipe(manifest, config, with_masks, training)
+    _recipe(manifest, config, needs, training)
 
 
-def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixed_canvases: bool = False
-                       ) -> tf.data.Dataset:
+def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixed_canvases: bool = False,
+                       needs: Collection[str] | None = None) -> tf.data.Dataset:
     """Batches that hold every image once, in the order of the shards (of each canvas), at the size for tests.
 
     The canvas is each image's own size, rounded up to `data.pad_multiple`: images of equal canvases share a batch. The
-    last batch of each canvas is filled up with zeros whose `image_valid` is False. There are no `masks`: what
-    predictions are compared with is `ground_truth`.
+    last batch of each canvas is filled up with zeros whose `image_valid` is False. Metrics compare predictions with
+    `ground_truth`, so the batches hold masks only on demand: for the losses of `fit(validation_data=...)`.
 
     Args:
         manifest: path of the manifest.
@@ -107,13 +108,15 @@ def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixe
         batch_size: B.
         fixed_canvases: for the 'xla' engine: an image goes to the smallest of `data.canvases` that holds it, and
             `padded_sizes` says which canvas would be its own.
+        needs: the optional keys that the batch holds, of 'masks' and 'proposals'; None: those of `config.model.needs`
+            without 'masks'.
 
     Returns:
         Finite dataset of the Batch dict. H and W are None, unless there is one fixed canvas.
 
     Raises: as `training_dataset`.
     """
-    recipe = _recipe(manifest, config, with_masks=False, training=False, fixed_canvases=fixed_canvases)
+    recipe = _recipe(manifest, config, needs, training=False, fixed_canvases=fixed_canvases)
     return _batches(recipe, tf.data.TFRecordDataset(recipe.files).enumerate(), batch_size)
 
 
@@ -207,13 +210,9 @@ class _Recipe:
     manifest: PathLike
     described: Manifest
     config: Config
-    with_masks: bool
+    needs: frozenset[str]     # optional keys of the batch
     training: bool
     fixed_canvases: bool = True
-
-    @property
-    def with_proposals(self) -> bool:
-        return self.config.model.kind == 'fast_rcnn'
 
     @property
     def files(self) -> list[str]:
@@ -244,10 +243,11 @@ class _Recipe:
             images.own_canvas(shape, data.pad_multiple))
 
 
-def _recipe(manifest: PathLike, config: Config, with_masks: bool, training: bool, fixed_canvases: bool = True
-            ) -> _Recipe:
+def _recipe(manifest: PathLike, config: Config, needs: Collection[str] | None, training: bool,
+            fixed_canvases: bool = True) -> _Recipe:
     if fixed_canvases:
         images.check_canvases(config.data, training)
+    needs = _needs(config, needs, training)
     described = Manifest.read(manifest)
     classes = len(described.categories)
     if described.counts.images == 0:
@@ -255,15 +255,24 @@ def _recipe(manifest: PathLike, config: Config, with_masks: bool, training: bool
     if classes > config.model.num_classes:
         raise InputError(f'{manifest}: has {classes} categories and model.num_classes is {config.model.num_classes}; '
                          f'set model.num_classes={classes}')
-    if with_masks and described.counts.objects and not described.any_masks:
+    if 'masks' in needs and described.counts.objects and not described.any_masks:
         raise InputError(f'{manifest}: its objects have no masks; convert annotations with masks or set '
                          'model.kind=faster_rcnn')
-    recipe = _Recipe(manifest, described, config, with_masks, training, fixed_canvases)
-    if recipe.with_proposals and not described.has_proposals:
+    if 'proposals' in needs and not described.has_proposals:
         raise InputError(f'{manifest}: its records have no proposals; attach some with `mrcnn convert proposals`, or '
                          'set model.kind=faster_rcnn')
+    recipe = _Recipe(manifest, described, config, needs, training, fixed_canvases)
     _check_exif(recipe)
     return recipe
+
+
+def _needs(config: Config, needs: Collection[str] | None, training: bool) -> frozenset[str]:
+    if needs is None:
+        return frozenset(config.model.needs) - frozenset(() if training else ('masks',))
+    if unknown := sorted(set(needs) - set(_OPTIONAL)):
+        raise InputError(f'needs: {unknown[0]!r} is not an optional key of a batch; give some of '
+                         f'{", ".join(_OPTIONAL)}')
+    return frozenset(needs)
 
 
 def _check_exif(recipe: _Recipe) -> None:
@@ -300,7 +309,7 @@ def _log_left_out(recipe: _Recipe, found: Survey) -> None:
         _log.warning('%s: %d objects beyond data.max_objects=%d in %d images are left out, the smallest ones',
                      recipe.manifest, found.cut_objects, recipe.config.data.max_objects, found.cut_images)
     counts = recipe.described.counts
-    if recipe.with_masks and counts.objects_without_mask:
+    if 'masks' in recipe.needs and counts.objects_without_mask:
         _log.warning('%s: %d of %d objects have a box and no mask: they train the boxes and have no mask loss',
                      recipe.manifest, counts.objects_without_mask, counts.objects)
     if found.crowds_only:
@@ -372,12 +381,12 @@ def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, se
            ) -> dict[str, tf.Tensor]:
     """One image of a Batch, without the dimension B."""
     data = recipe.config.data
-    record = records.parse(serialized, recipe.with_masks, recipe.with_proposals)
+    record = records.parse(serialized, 'masks' in recipe.needs, 'proposals' in recipe.needs)
     name = _name(recipe.manifest, record)
     _check_labels(record, recipe.config.model.num_classes, name)
     objects = _largest(record, data.max_objects)
     sample = _sample(record, objects, data.mask_size, name)
-    if recipe.with_proposals:                                                     # they move as boxes do
+    if 'proposals' in recipe.needs:                                               # they move as boxes do
         sample = sample._replace(boxes=tf.concat([sample.boxes, record['proposals'][:data.max_proposals]], axis=0))
     sample = transforms.resize(sample, recipe.shape(record, number), data.antialias)
     if recipe.training:
@@ -399,7 +408,7 @@ def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, se
         'image_ids': record['image_id'],
         'image_valid': tf.constant(True),
         **{key: _pad_slots(value, data.max_objects) for key, value in slots.items()},
-        **{key: _pad_slots(value, data.max_proposals) for key, value in regions.items() if recipe.with_proposals},
+        **{key: _pad_slots(value, data.max_proposals) for key, value in regions.items() if 'proposals' in recipe.needs},
     }
 
 

@@ -36,7 +36,7 @@ def read_sets(config: Config, model_dir: pathlib.Path) -> tuple[Manifest, list[C
     if len(categories) != config.model.num_classes:
         raise TrainingError(f'{model_dir if begun else path} has {len(categories)} categories and model.num_classes is '
                        f'{config.model.num_classes}; set model.num_classes={len(categories)}')
-    check(path, config, with_masks=config.model.kind == 'mask_rcnn')
+    check(path, config)
     if config.data.validation:
         _check_validation(config, manifest, categories, str(model_dir) if begun else f'data.train {path}')
     return manifest, categories
@@ -57,7 +57,7 @@ def _check_validation(config: Config, training: Manifest, categories: Sequence[C
     validation = Manifest.read(path)
     _check_categories(f'data.validation {path}', validation, origin, categories,
                       'convert both sets with the same categories')
-    check(path, config, with_masks=False, training=False)
+    check(path, config, training=False)
     for warning in _doubts(config, training, validation):
         _log.warning('data.validation %s: %s', path, warning)
 

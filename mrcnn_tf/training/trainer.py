@@ -191,8 +191,7 @@ def _distributed(run: _Run, start: int) -> tf.data.Dataset:
     parts = run.strategy.num_replicas_in_sync // run.worker.count
 
     def local(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        dataset = training_dataset(str(run.config.data.train), run.config, start, (run.worker.index, run.worker.count),
-                                   with_masks=run.config.model.kind == 'mask_rcnn')
+        dataset = training_dataset(str(run.config.data.train), run.config, start, (run.worker.index, run.worker.count))
         if run.labels != list(range(len(run.labels))):
             dataset = dataset.map(lambda batch: {**batch, 'labels': tf.gather(run.labels, batch['labels'])})
         return dataset if parts == 1 else dataset.map(lambda batch: _cut(batch, parts)).unbatch().prefetch(parts)

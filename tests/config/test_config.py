@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mrcnn_tf import config as settings
-from mrcnn_tf.config import Config, ConfigError
+from mrcnn_tf.config import Config, ConfigError, ModelConfig
 from tests.paths import ROOT
 
 
@@ -382,3 +382,9 @@ def test_the_published_recipes_canvases_hold_every_aspect() -> None:
     canvases = settings.load('mask_rcnn_r50_fpn_1x').data.canvases
     for height, width in [(800, 1333), (1333, 800), (800, 800), (800, 1067), (1067, 800), (444, 1333)]:
         assert any(canvas[0] >= height and canvas[1] >= width for canvas in canvases)
+
+
+@pytest.mark.parametrize(('kind', 'needs'), [
+    ('mask_rcnn', ('masks',)), ('fast_rcnn', ('proposals',)), ('faster_rcnn', ()), ('rpn', ())])
+def test_what_a_model_needs_of_a_training_batch(kind: str, needs: tuple[str, ...]) -> None:
+    assert ModelConfig(kind=kind).needs == needs

@@ -203,7 +203,7 @@ def test_training_reads_images_of_any_channels_and_depth(tmp_path: pathlib.Path)
     settings = Config(data=DataConfig(
         batch_size=4, short_sides=[8], long_side=12, test_short_side=8, test_long_side=12, canvases=[[12, 12]],
         flip_horizontal=0.), model=ModelConfig(num_classes=1))
-    batch = next(training_dataset(tmp_path / 'out' / 'val.json', settings, with_masks=False).as_numpy_iterator())
+    batch = next(training_dataset(tmp_path / 'out' / 'val.json', settings, needs=()).as_numpy_iterator())
     assert sorted(batch['image_ids'].tolist()) == [1, 2, 3, 4]
     for image_id, image in zip(batch['image_ids'].tolist(), batch['images'], strict=True):
         np.testing.assert_allclose(image[:8], expected[image_id], rtol=1e-6)

@@ -363,7 +363,7 @@ def test_objects_with_a_box_only(tmp_path: pathlib.Path, caplog: pytest.LogCaptu
     alone = write_set(tmp_path / 'alone', [picture(1, [bare])], 1, counts=Counts(1, 0, 1, 0, 1))
     with pytest.raises(InputError, match='its objects have no masks'):
         training_dataset(alone, config())
-    [batch] = take(training_dataset(alone, config(batch_size=1), with_masks=False), 1)
+    [batch] = take(training_dataset(alone, config(batch_size=1), needs=()), 1)
     assert 'has_mask' not in batch and batch['valid'].sum() == 1
 
 
@@ -475,7 +475,7 @@ def test_settings_and_data_must_fit(tmp_path: pathlib.Path, ten: str) -> None:
     bare = write_set(tmp_path / 'bare', [picture(1, [dataclasses.replace(thing(), mask=None)])], has_masks=False)
     with pytest.raises(InputError, match=f'^{bare}: its objects have no masks; convert annotations with masks or set '):
         training_dataset(bare, config())
-    batch = take(training_dataset(bare, config(), with_masks=False), 1)[0]
+    batch = take(training_dataset(bare, config(), needs=()), 1)[0]
     assert set(batch) == KEYS and batch['valid'].sum() == 4
     nothing = write_set(tmp_path / 'nothing', [])
     with pytest.raises(InputError, match=f'^{nothing}: holds no images; convert annotations that have some$'):
@@ -516,6 +516,31 @@ def test_photographs_turned_by_another_rule_than_the_models(
     assert caplog.messages == [text]
     for fitting in (was, 'error'):
         check(path, config(exif=fitting))
+
+
+def test_a_batch_holds_what_a_model_needs(tmp_path: pathlib.Path) -> None:
+    """By default what `model.kind` needs; an evaluation compares no masks, and holds them on demand only."""
+    proposals = records.Proposals(np.float32([[1, 2, 5, 8]]), np.float32([.9]))
+    path = write_set(tmp_path, [dataclasses.replace(picture(1), proposals=proposals)], shards=1, has_proposals=True)
+    masks, regions = {'masks', 'has_mask'}, {'proposals', 'proposals_valid'}
+    settings = config(max_proposals=2)
+    assert set(evaluation_dataset(path, settings, 1).element_spec) == KEYS
+    assert set(training_dataset(path, settings, needs=['proposals', 'masks']).element_spec) == KEYS | masks | regions
+    settings.model.kind = 'fast_rcnn'
+    assert set(training_dataset(path, settings).element_spec) == KEYS | regions
+    assert set(evaluation_dataset(path, settings, 1, needs=['masks']).element_spec) == KEYS | masks
+
+
+def test_an_evaluation_with_masks_by_hand(tmp_path: pathlib.Path) -> None:
+    """The mask covers the upper two rows of the box's four; a filler has none."""
+    [batch] = evaluation_dataset(write_set(tmp_path, [picture(1)]), config(), 2, needs=['masks']).as_numpy_iterator()
+    np.testing.assert_array_equal(batch['masks'][0, 0], np.repeat([255, 255, 0, 0], 4).reshape(4, 4))
+    assert batch['has_mask'].tolist() == [[True, False, False], [False] * 3] and not batch['masks'][1].any()
+
+
+def test_an_unknown_need_is_refused(ten: str) -> None:
+    with pytest.raises(InputError, match="^needs: 'keypoints' is not an optional key of a batch; give some of masks, "):
+        training_dataset(ten, config(), needs=('masks', 'keypoints'))
 
 
 def test_fast_rcnn_on_records_without_proposals(ten: str) -> None:
