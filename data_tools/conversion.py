@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import track
 
 from data_tools import images, remains
 from data_tools.issues import ConversionError, Fault, Log, Unusable
 from data_tools.remains import EMPTY
 from data_tools.sharding import forkserver, writer
 from mrcnn_tf.config import DataConfig
+from mrcnn_tf.files.progress import track
 from mrcnn_tf.files.text import one_line
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import EXIF_APPLIED, EXIF_IGNORED, Category, Counts, Incident, Manifest
@@ -314,11 +314,11 @@ def _tally(make: Callable[[Item], tuple[records.Annotated | None, Log]], item: I
 def _each(job: Callable[[Item], Any], items: Sequence[Item], workers: int) -> Iterator[Any]:
     console = Console(stderr=True)
     if workers == 1 or len(items) < 2:
-        yield from track(map(job, items), 'checked', total=len(items), console=console, disable=not console.is_terminal)
+        yield from track(map(job, items), len(items), 'checked', console=console)
         return
     with futures.ProcessPoolExecutor(workers, forkserver.context()) as pool:
         try:
             results: Iterable[Any] = pool.map(job, items, chunksize=max(1, min(100, len(items) // (4 * workers))))
-            yield from track(results, 'checked', total=len(items), console=console, disable=not console.is_terminal)
+            yield from track(results, len(items), 'checked', console=console)
         finally:
             pool.shutdown(cancel_futures=True)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from data_tools.issues import Unusable
 from mrcnn_tf import files
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import decoding
 
 TOO_LARGE = 'image too large'
@@ -139,7 +140,7 @@ def _decoding(name: str, max_pixels: int | None = None) -> Iterator[None]:
     except (Unusable, MemoryError):
         raise
     except Exception as error:
-        raise Unusable('corrupt image', f'{name}: {_one_line(error)}') from None
+        raise Unusable('corrupt image', f'{name}: {_reason(error)}') from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -266,7 +267,6 @@ def _read_bytes(path: pathlib.Path) -> bytes:
         raise Unusable('unreadable image file', f'{path}: {error.strerror}') from None
 
 
-def _one_line(error: BaseException) -> str:
-    # Pillow tells where in the memory the bytes lie, which is different in every run.
-    text = re.sub(r' <[^<>]* at 0x[0-9a-f]+>', '', str(error))
-    return ' '.join(text.split()) or type(error).__name__
+def _reason(error: Exception) -> str:
+    """Return the message without the addresses in memory that Pillow names: they differ from run to run."""
+    return re.sub(r' <[^<>]* at 0x[0-9a-f]+>', '', error_line(error))

@@ -22,7 +22,7 @@ from data_tools.statistics import Tally
 from mrcnn_tf import files
 from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.evaluation import visualize
-from mrcnn_tf.files.text import one_line
+from mrcnn_tf.files.text import error_line, one_line
 from mrcnn_tf.input import decoding, record_reader
 from mrcnn_tf.input.manifest import Category, Incident, Manifest
 from mrcnn_tf.input.records import Annotated
@@ -250,7 +250,7 @@ def _pixels(example: Annotated, rule: decoding.Rule) -> np.ndarray:
         decoded = decoding.decode(example.encoded, then=lambda pixels: pixels)
     except tf.errors.OpError as error:
         raise record_reader.RecordError(f'image {example.source_id}: cannot be decoded '
-                                        f'({" ".join(str(error).split())}); convert the data again') from None
+                                        f'({error_line(error)}); convert the data again') from None
     return np.clip(np.asarray(decoded), 0, 255).astype(np.uint8)
 
 

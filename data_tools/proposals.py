@@ -20,6 +20,7 @@ from data_tools.issues import ConversionError, Fault, Log, Unusable
 from data_tools.sharding import writer
 from mrcnn_tf import files
 from mrcnn_tf.files import restricted_pickle
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import record_reader, records
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.input.records import Proposals
@@ -223,7 +224,7 @@ def _read_arrays(path: pathlib.Path) -> Iterator[tuple[Any, Proposals]]:
         with files.open_regular(path) as stream, np.load(stream, allow_pickle=False) as opened:
             arrays = {name: np.atleast_1d(opened[name]) for name in opened.files}
     except Exception as error:      # zip files and arrays fail in many ways
-        raise ConversionError(f'{path}: cannot be read ({_one_line(error)}); write it with numpy.savez') from None
+        raise ConversionError(f'{path}: cannot be read ({error_line(error)}); write it with numpy.savez') from None
     missing = {'ids', 'counts', 'boxes'} - set(arrays)
     if missing:
         raise ConversionError(f'{path}: no array {" or ".join(map(repr, sorted(missing)))}; see mrcnn convert '
@@ -254,7 +255,7 @@ def _read_mat(path: pathlib.Path) -> Iterator[tuple[Any, Proposals]]:
     except NotImplementedError:
         raise ConversionError(f'{path}: of MATLAB 7.3; save it there with -v7') from None
     except Exception as error:      # as above
-        raise ConversionError(f'{path}: no .mat file, or a cut one ({_one_line(error)}); copy it again') from None
+        raise ConversionError(f'{path}: no .mat file, or a cut one ({error_line(error)}); copy it again') from None
     cells = [data.get(name) for name in ('images', 'boxes')]
     if not all(isinstance(cell, np.ndarray) and cell.dtype == object for cell in cells) or len(
             {cell.size for cell in cells}) > 1:
@@ -288,7 +289,3 @@ def _as_text(image_id: Any) -> str:
     if isinstance(image_id, float) and image_id.is_integer():
         image_id = int(image_id)
     return image_id.decode('utf-8', 'replace') if isinstance(image_id, bytes) else str(image_id)
-
-
-def _one_line(error: BaseException) -> str:
-    return ' '.join(str(error).split())[:200] or type(error).__name__

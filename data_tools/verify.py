@@ -20,12 +20,13 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from data_tools import images, progress
+from data_tools import images
 from data_tools.issues import Unusable
 from data_tools.sharding import frames, processes
 from mrcnn_tf import files
 from mrcnn_tf.config import DataConfig
-from mrcnn_tf.files.text import one_line
+from mrcnn_tf.files.progress import progress_bar
+from mrcnn_tf.files.text import error_line, one_line
 from mrcnn_tf.input import record_reader, records
 from mrcnn_tf.input.manifest import Counts, Manifest, Shard
 
@@ -129,8 +130,8 @@ def verify(manifest: str | os.PathLike[str], sample: int = SAMPLE, workers: int 
     expected = Expected([category.name for category in stated.categories], stated.has_masks, stated.has_proposals,
                         min(sample or total, total), total)
     tally = Tally()
-    with progress.shown(stated.name, total, unit='records') as show:
-        for each in processes.run(functools.partial(_read_shard, expected), _jobs(stated, manifest), workers, show,
+    with progress_bar(stated.name, total, unit='records') as update:
+        for each in processes.run(functools.partial(_read_shard, expected), _jobs(stated, manifest), workers, update,
                                   f'{manifest}: a worker process died, perhaps for want of memory; use fewer workers'):
             tally.add(each)
     tally.problems += _compare(stated, tally)
@@ -281,7 +282,7 @@ def _of_mask(png: bytes, size: tuple[int, int], has_mask: bool) -> str:
         with Image.open(io.BytesIO(png)) as image:
             mask = np.asarray(image)
     except Exception as error:      # Pillow's decoders raise almost anything
-        return f'cannot be decoded: {" ".join(str(error).split())}'
+        return f'cannot be decoded: {error_line(error)}'
     if mask.dtype != np.uint8 or mask.shape != size:
         return f'is {mask.dtype} {list(mask.shape)}, expected uint8 {list(size)}'
     if mask.max() > 1:

@@ -26,6 +26,7 @@ from data_tools.file_names import inside
 from data_tools.images import ImageFile
 from data_tools.issues import ConversionError, Fault, Unusable
 from mrcnn_tf import files
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 
@@ -222,7 +223,7 @@ def _read_polygons(path: pathlib.Path) -> tuple[tuple[int, int], list[Polygon]]:
     except KeyError as error:
         raise Unusable('malformed annotation', f'{path}: no {error}') from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise Unusable('malformed annotation', f'{path}: {str(error):.80}') from None
+        raise Unusable('malformed annotation', f'{path}: {error_line(error, 80)}') from None
 
 
 def _polygon(each: dict[str, Any]) -> Polygon:

@@ -27,6 +27,7 @@ from data_tools.formats.voc_folders import SEGMENTS, Folders
 from data_tools.images import ImageFile
 from data_tools.issues import ConversionError, Fault, Log, Unusable
 from mrcnn_tf import files
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 
@@ -261,7 +262,7 @@ def _parse(path: pathlib.Path) -> Element:
     except OSError as error:
         raise Unusable('unreadable annotation file', f'{path}: {error.strerror}') from None
     except (SyntaxError, ValueError, LookupError) as error:      # of xml, forbidden entities, unknown encoding
-        raise Unusable('malformed xml', f'{path}: {" ".join(str(error).split()) or type(error).__name__}') from None
+        raise Unusable('malformed xml', f'{path}: {error_line(error)}') from None
     if root.tag != 'annotation':
         raise Unusable('malformed xml', f'{path}: it holds {root.tag!r:.40}, expected annotation')
     return root

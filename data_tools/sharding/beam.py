@@ -21,6 +21,7 @@ from typing import Any
 from data_tools.issues import ConversionError
 from data_tools.sharding import shards
 from mrcnn_tf import files
+from mrcnn_tf.files.text import error_line
 
 EXTRA = "--runner beam needs Apache Beam: pip install 'mrcnn-tf[beam]'"
 _RAISED: dict[str, type[Exception]] = {'ConversionError': ConversionError, 'OSError': OSError}     # by a worker
@@ -113,7 +114,7 @@ def _failures(jobs: Sequence[shards.Job]) -> Iterator[None]:
             if _beside(job, '.error').exists():
                 told = files.read_json(_beside(job, '.error'))
                 raise _RAISED.get(told['kind'], WorkerError)(told['message']) from None
-        raise OSError(f'{jobs[0].path.parent.parent}: Beam failed: {" ".join(str(error).split())[:500]}') from error
+        raise OSError(f'{jobs[0].path.parent.parent}: Beam failed: {error_line(error, 500)}') from error
 
 
 @contextlib.contextmanager

@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_tools import progress, remains
+from data_tools import remains
 from data_tools.images import TRANSCODABLE
 from data_tools.issues import ConversionError, Log
 from data_tools.sharding import beam, processes, shards
 from data_tools.sharding import staging as stages
 from data_tools.sharding.shards import Job, Make, Part, T
+from mrcnn_tf.files.progress import Update, print_line, progress_bar
 from mrcnn_tf.input.manifest import Counts, Manifest
 
 
@@ -80,10 +81,10 @@ def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.Pa
     mark = stages.fingerprint(shards.VERSIONS, make, head, limits, items=items)
     with shards.disk_errors(output), stages.claim(output, head.name) as staging:
         if staging.published == mark:
-            progress.say(f'{head.name}: resumes: all {len(groups)} shards are whole and have their names now')
+            print_line(f'{head.name}: resumes: all {len(groups)} shards are whole and have their names now')
             return Manifest.read(output / f'{head.name}.json')
         if staging.published:
-            progress.say(f'{head.name}: the set of an earlier run, which was whole, has its names now; it is replaced '
+            print_line(f'{head.name}: the set of an earlier run, which was whole, has its names now; it is replaced '
                          'when this one is')
         staging.begin(mark, len(groups))
         parts = _write_parts(groups, make, staging, options)
@@ -152,16 +153,16 @@ def _write_parts(groups: Sequence[Sequence[T]], make: Make[T], staging: stages.S
     left = [job for job in jobs if parts[job.path] is None]
     _check_space(left, staging.output)
     if len(left) < len(jobs):
-        progress.say(f'{staging.name}: resumes: {len(jobs) - len(left)} of {len(jobs)} shards are whole')
+        print_line(f'{staging.name}: resumes: {len(jobs) - len(left)} of {len(jobs)} shards are whole')
     total = sum(len(job.items) for job in jobs)
     before = total - sum(len(job.items) for job in left)
-    with progress.shown(staging.name, total, before) as show:
-        made = _run(left, make, options, lambda done: show(before + done))
+    with progress_bar(staging.name, total, before) as update:
+        made = _run(left, make, options, lambda done: update(before + done))
     parts.update({job.path: part for job, part in zip(left, made, strict=True)})
     return [part for part in parts.values() if part]
 
 
-def _run(jobs: Sequence[Job], make: Make[T], options: Options, show: progress.Show) -> list[Part]:
+def _run(jobs: Sequence[Job], make: Make[T], options: Options, show: Update) -> list[Part]:
     if options.beam is not None and jobs:
         return beam.run(make, jobs, options.beam, show)
     died = f'{jobs[0].path.parent.parent}: {_DIED}' if jobs else _DIED

@@ -13,7 +13,7 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
-from mrcnn_tf.files.text import one_line
+from mrcnn_tf.files.text import error_text, one_line
 
 P = ParamSpec('P')
 
@@ -49,7 +49,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except (OSError, ValueError) as error:
             if not _mendable(error):
                 raise
-            _leave(f'error: {_one_line(error)}', 1)
+            _leave(f'error: {one_line(error_text(error))}', 1)
 
     return run
 
@@ -105,12 +105,6 @@ def _filtered_stderr() -> Iterator[None]:
 def _mendable(error: Exception) -> bool:
     """An error of the system, such as a full disk, or one of this package that says what to do."""
     return isinstance(error, OSError) or type(error).__module__.split('.')[0] in ('mrcnn_tf', 'data_tools')
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return one_line(f'{error.filename}: {error.strerror}')
-    return one_line(' '.join(str(error).split()))
 
 
 def _leave(line: str, code: int) -> NoReturn:

@@ -47,12 +47,12 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
     Example:
       mrcnn predict photos 'more/*.jpg' list.txt --model saved_models/nuclei --output predictions
     """
-    from mrcnn_tf.evaluation.run import tracked
+    from mrcnn_tf.files.progress import track
     from mrcnn_tf.serving import predict_files, predictor
 
     paths = predict_files.find_images(images)
     done = predict_files.predict_to_directory(paths, predictor.load_predictor(model), output, threshold,
-                                              lambda paths: tracked(paths, len(paths), 'predicted'))
+                                              lambda paths: track(paths, len(paths), 'predicted'))
     typer.echo(f'{len(done.pictures)} pictures and json files in {output}')
     if done.without:
         best = f'the best score is {done.best_below:.3f}' if done.best_below else 'the model finds nothing there'

@@ -17,7 +17,7 @@ from yaml import MarkedYAMLError, YAMLError
 from mrcnn_tf import files
 from mrcnn_tf.config.checking import validate
 from mrcnn_tf.config.schema import Config, ConfigError
-from mrcnn_tf.files.text import one_line
+from mrcnn_tf.files.text import error_line, one_line
 
 _REFERENCE = re.compile(r'\$\{[\w.\[\]]+\}')     # to another key: ${data.train}
 
@@ -230,4 +230,4 @@ def _reason(error: BaseException) -> str:
     """One line of an error that may have many; YAML's tells the place last."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         return f'line {error.problem_mark.line + 1}: {error.problem}'
-    return str(error).strip().split('\n')[0]
+    return error_line(error)

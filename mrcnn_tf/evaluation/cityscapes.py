@@ -25,6 +25,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_tf import files
 from mrcnn_tf.evaluation.coco import EvaluationError, GroundTruth, Metrics
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input.manifest import Manifest
 
 _ROOT = 'CITYSCAPES_DATASET'     # of the environment: where the official scripts look
@@ -155,7 +156,7 @@ def _pixels(path: pathlib.Path) -> np.ndarray:
     try:
         pixels = np.asarray(Image.open(io.BytesIO(files.read_bytes(path))))
     except OSError as error:
-        raise EvaluationError(f'{path}: cannot be read ({str(error):.80}); unpack it again') from None
+        raise EvaluationError(f'{path}: cannot be read ({error_line(error, 80)}); unpack it again') from None
     if pixels.ndim != 2 or pixels.dtype.kind not in 'iu' or pixels.min() < 0 or pixels.max() >= _IDS:
         raise EvaluationError(f'{path}: no grey picture of 16 bit; unpack gtFine again')
     return pixels

@@ -11,7 +11,8 @@ import numpy as np
 
 from mrcnn_tf import files
 from mrcnn_tf.detectors.detector import Proposer
-from mrcnn_tf.evaluation.run import predictions, tracked
+from mrcnn_tf.evaluation.run import predictions
+from mrcnn_tf.files.progress import track
 from mrcnn_tf.input.dataset import ground_truth
 from mrcnn_tf.weights.model_directory import restore_model
 
@@ -46,7 +47,7 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
     if not isinstance(model, Proposer):
         raise ProposalError(f'{model_dir}: a {config.model.kind} proposes nothing; give an rpn or a faster_rcnn')
     ids = {record['image_id']: record['source_id'] for record in ground_truth(manifest)}
-    found = {ids[image_id]: instances for image_id, _, instances in tracked(
+    found = {ids[image_id]: instances for image_id, _, instances in track(
         predictions(lambda batch, **_: model.proposals(batch, training), config, manifest), len(ids), 'proposed')}
     with files.atomic_path(output) as temporary:
         np.savez(temporary, ids=list(found), counts=[len(each) for each in found.values()],

@@ -1,20 +1,14 @@
-"""A trained model over a converted set, image by image, to a metric's numbers; and the progress of long loops."""
+"""A trained model over a converted set, image by image, to a metric's numbers."""
 from __future__ import annotations
 
 import collections
 import dataclasses
-import datetime
 import logging
 import os
 import pathlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
@@ -23,15 +17,13 @@ from mrcnn_tf.detectors.detector import Detector, Proposer
 from mrcnn_tf.detectors.instances import Instances, split_batch
 from mrcnn_tf.evaluation import cityscapes, recall, voc
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics, read_manifest
+from mrcnn_tf.files.progress import track
 from mrcnn_tf.input.dataset import evaluation_dataset, readable
 from mrcnn_tf.weights.model_directory import restore_model
 
 _log = logging.getLogger(__name__)
 
 _READ = ('images', 'sizes', 'padded_sizes', 'proposals', 'proposals_valid')    # by a model that detects
-LINE_EVERY = 20.0    # seconds between lines of progress where there is no terminal
-
-T = TypeVar('T')
 
 
 def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
@@ -68,7 +60,7 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
     _warn_of_doubts(evaluator.truth, config.model.detections.max_detections, directory)
     score = _scorer(metric, evaluator, config, manifest)
     found = predictions(model, config, manifest)
-    for image_id, _, instances in tracked(found, len(evaluator.truth.sizes), 'evaluated'):
+    for image_id, _, instances in track(found, len(evaluator.truth.sizes), 'evaluated'):
         evaluator.add(image_id, instances)
     metrics = score()
     evaluator.write(directory, metrics)
@@ -117,7 +109,7 @@ def _recall(directory: pathlib.Path, model: Detector, config: Config, manifest: 
         config.model.rpn.post_nms_test = recall.LIMITS[-1]    # the model's own section
         found = ((image_id, instances.boxes) for image_id, _, instances in predictions(
             model.proposals, config, manifest))
-    metrics = recall.average_recall(truth, tracked(found, len(truth.sizes), 'evaluated'))
+    metrics = recall.average_recall(truth, track(found, len(truth.sizes), 'evaluated'))
     files.write_json(directory / 'metrics.json', {**metrics, 'images': len(truth.sizes)})
     return metrics
 
@@ -145,34 +137,3 @@ def predictions(model: Callable[..., Mapping[str, tf.Tensor]], config: Config, m
         if explained is error:
             raise
         raise explained from None
-
-
-def tracked(items: Iterable[T], total: int, what: str, console: Console | None = None) -> Iterator[T]:
-    """The images one after the other, with a bar that tells rate and time left; lines now and then in a log."""
-    console = console or Console()
-    if not console.is_terminal:
-        yield from _with_lines(items, total, what, console)
-        return
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=total)
-        for item in items:
-            yield item
-            progress.advance(task)
-
-
-def _with_lines(items: Iterable[T], total: int, what: str, console: Console) -> Iterator[T]:
-    begun = last = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if done == total or now - last >= LINE_EVERY:
-            last, rate = now, done / max(now - begun, 1e-9)
-            left = f', {datetime.timedelta(seconds=round((total - done) / rate))} left' if done < total else ''
-            line = f'{what} {done} of {total} images, {rate:.2f} images/s{left}'
-            console.print(line, soft_wrap=True, highlight=False)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f'{task.speed:.2f} images/s' if task.speed else '')

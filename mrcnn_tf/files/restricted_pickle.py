@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from mrcnn_tf.files import open_regular
+from mrcnn_tf.files.text import error_line
 
 _PLAIN_DTYPE = re.compile(r'b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU][1-9]\d{0,8}')
 _LEAVES = (type(None), bool, int, float, complex, str, bytes, bytearray, np.ndarray, np.generic, np.dtype)
@@ -55,7 +56,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     except RecursionError:
         raise PickleError(f'{path}: {_TOO_DEEP}; {_INSTEAD}') from None
     except Exception as error:      # nonsense makes the reader of pickles raise almost anything
-        raise PickleError(f'{path}: not a pickle, or a cut one ({_one_line(error)}); copy it again') from None
+        raise PickleError(f'{path}: not a pickle, or a cut one ({error_line(error)}); copy it again') from None
 
 
 class _Refused(Exception):
@@ -342,7 +343,3 @@ def _most(size: int) -> int:
 def _shown(value: Any) -> str:
     text = str(value)
     return text if text.isprintable() and len(text) <= 80 else f'{text[:60]!a}...'
-
-
-def _one_line(error: BaseException) -> str:
-    return ' '.join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Text of unknown origin (names, ids, messages) made fit for one line of a terminal, a log or a page."""
+"""Text of unknown origin (names, ids, error messages) as one printable line of a terminal, a log or a page."""
 from __future__ import annotations
 
 import re
@@ -7,6 +7,8 @@ from typing import Any
 LONGEST = 3000     # characters of a line
 # Controls of the terminal, what ends a line, halves of characters, and what changes the direction of writing.
 _UNFIT = re.compile('[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+
+_NODES = re.compile(r'\{\{.*?\}\} ?|\s*\[Op:.*')     # names of nodes and operations in messages of TensorFlow
 
 
 def one_line(value: Any, longest: int = LONGEST) -> str:
@@ -27,3 +29,30 @@ def one_line(value: Any, longest: int = LONGEST) -> str:
         end = longest // 3
         text = f'{text[:longest - end]}...({len(text) - longest} more characters)...{text[len(text) - end:]}'
     return _UNFIT.sub(lambda match: match[0].encode('unicode_escape').decode('ascii'), text)
+
+
+def error_text(error: BaseException) -> str:
+    """Return the message of an error: 'FILE: reason' for an error of the system, its type where it has no message."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f'{error.filename}: {error.strerror}'
+    if isinstance(error, KeyError):     # its message is the key alone
+        return f'no key {error}'
+    message: object = getattr(error, 'message', None)     # of TensorFlow; its str adds the names of nodes
+    return str(message or error).strip() or type(error).__name__
+
+
+def error_line(error: BaseException, longest: int = 200) -> str:
+    """Return the first line of an error's message, without the names of TensorFlow's nodes, for use in other messages.
+
+    Args:
+        error: its further lines repeat what the first says, or are a trace.
+        longest: characters that are kept, as in `one_line`.
+
+    Example:
+        >>> error_line(ValueError('not a number' + chr(10) + 'full_key: a.b'))
+        'not a number'
+        >>> error_line(KeyError('boxes'))
+        "no key 'boxes'"
+    """
+    text = _NODES.sub('', error_text(error)).strip()
+    return one_line(text.splitlines()[0], longest) if text else type(error).__name__

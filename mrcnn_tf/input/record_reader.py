@@ -6,7 +6,6 @@ record, its checksum (4).
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from mrcnn_tf.files import open_regular
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Manifest
 
@@ -70,7 +70,7 @@ def records_of(file: str) -> Iterator[tuple[int, bytes]]:
             yield number, serialized
             number += 1
     except tf.errors.OpError as error:
-        raise RecordError(f'{file}: record {number} is damaged ({_one_line(error)}); copy the shard again or '
+        raise RecordError(f'{file}: record {number} is damaged ({error_line(error)}); copy the shard again or '
                           'convert the data again') from None
 
 
@@ -144,7 +144,7 @@ class _Features:
         try:
             self.features: dict[str, Any] = dict(tf.train.Example.FromString(serialized).features.feature)
         except DecodeError as error:
-            raise RecordError(f'{origin}: not an Example ({_one_line(error)}); convert the data again') from None
+            raise RecordError(f'{origin}: not an Example ({error_line(error)}); convert the data again') from None
         self.origin = origin
 
     def all(self, key: str) -> list[Any]:
@@ -206,8 +206,3 @@ def _format(encoded: bytes, found: _Features) -> str:
 
 def _text(value: bytes) -> str:
     return value.decode('utf-8', 'backslashreplace')
-
-
-def _one_line(error: BaseException) -> str:
-    """The message without the names of TensorFlow's nodes."""
-    return re.sub(r'\{\{.*?\}\} | \[Op:.*', '', ' '.join(str(error).split()))

@@ -13,6 +13,7 @@ from mrcnn_tf import files
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.detectors import augmentation
 from mrcnn_tf.detectors.instances import Instances, instances_of, split_batch
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import decoding, images
 from mrcnn_tf.input.manifest import Category
 
@@ -89,7 +90,7 @@ class SavedModel:
             self._loaded = tf.saved_model.load(str(directory))    # kept: the signature holds its variables weakly
             self._signature = self._loaded.signatures['serving_default']
         except (OSError, ValueError, TypeError, LookupError, tf.errors.OpError) as error:
-            raise InferenceError(f'{directory}: cannot be loaded ({_first_line(error)}); {remedy}') from None
+            raise InferenceError(f'{directory}: cannot be loaded ({error_line(error)}); {remedy}') from None
 
     def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
         return [self._predict(path) for path in paths]
@@ -101,7 +102,7 @@ class SavedModel:
             detections = self._signature(image_bytes=tf.constant([encoded]))
         except tf.errors.InvalidArgumentError as error:
             _decode(path, encoded, self.rule)    # says what is wrong with the image
-            raise InferenceError(f'{path}: the SavedModel fails ({_first_line(error)}); export it again') from None
+            raise InferenceError(f'{path}: the SavedModel fails ({error_line(error)}); export it again') from None
         return instances_of({name: value.numpy()[0] for name, value in detections.items()})
 
 
@@ -165,8 +166,3 @@ def _refuse(path: str | os.PathLike[str], encoded: bytes, rule: decoding.Rule) -
         reason = _DAMAGED
     if reason:
         raise InferenceError(f'{path}: {reason}')
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.training.strategies import ALONE, Worker, average_statistics
 from mrcnn_tf.weights import checkpoint_files
-from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest, first_line, number_of, steps_in
+from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest, number_of, steps_in
 from mrcnn_tf.weights.model_directory import checkpoint_of, explained, restore_weights, write
 
 _IMPORTED = 'step-0'
@@ -66,7 +67,7 @@ class Checkpoints:
                 checkpoint_files.write_list(directory, [*before[len(surplus):], step])
                 checkpoint_files.remove_steps(directory, surplus)
             except (OSError, tf.errors.OpError) as error:
-                raise CheckpointError(f'{directory}: step-{step} cannot be written ({first_line(error)}); the '
+                raise CheckpointError(f'{directory}: step-{step} cannot be written ({error_line(error)}); the '
                                       'checkpoints before are whole: make room and resume with the same command'
                                       ) from None
 

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import TrainConfig
+from mrcnn_tf.files.text import error_line
 
 _EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 
@@ -93,7 +94,7 @@ def _multi_worker(worker: Worker) -> tf.distribute.Strategy:
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
-        raise StrategyError(f'train.strategy=multi_worker: {str(error).splitlines()[0]}') from None
+        raise StrategyError(f'train.strategy=multi_worker: {error_line(error)}') from None
 
 
 def _worker_of(text: str) -> Worker:
@@ -108,7 +109,7 @@ def _worker_of(text: str) -> Worker:
         if not 0 <= index < len(in_kind):
             raise ValueError(f'task index {index} of {len(in_kind)} in cluster.{kind}')
     except (ValueError, TypeError, KeyError) as error:
-        reason = f'no key or value {error}' if isinstance(error, KeyError) else str(error)
+        reason = f'no key or value {error}' if isinstance(error, KeyError) else error_line(error)
         raise StrategyError(f'TF_CONFIG: {reason}; expected a JSON object such as {_EXAMPLE}') from None
     return Worker(index + (len(chiefs) if kind == 'worker' else 0), len(chiefs) + len(workers))
 

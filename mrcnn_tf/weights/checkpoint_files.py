@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 import tensorflow as tf
 
 from mrcnn_tf import files
+from mrcnn_tf.files.text import error_line
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def damage(prefix: pathlib.Path) -> str:
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     except (tf.errors.OpError, RuntimeError, LookupError, ValueError) as error:    # as TensorFlow maps its codes
-        return first_line(error)
+        return error_line(error)
     return ''
 
 
@@ -102,9 +103,3 @@ def remove_steps(directory: pathlib.Path, steps: Collection[int]) -> None:
         match = _FILE.fullmatch(path.name)
         if match and int(match[1]) in steps:
             files.remove(path)
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error of TensorFlow says, without the name of its node."""
-    lines = str(getattr(error, 'message', None) or error).strip().splitlines()
-    return lines[0].split('}} ')[-1][:200] if lines else type(error).__name__

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from mrcnn_tf.files import read_text
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.weights.rules import ClassMap, WeightsError
 
@@ -42,7 +43,7 @@ def read_map(name: str | os.PathLike[str]) -> dict[str, str | None]:
     except OSError as error:
         raise WeightsError(f'{name}: {error.strerror or error}; give {", ".join(MAPS)} or a YAML file') from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise WeightsError(f'{name}: no YAML ({str(error).splitlines()[0]})') from None
+        raise WeightsError(f'{name}: no YAML ({error_line(error)})') from None
     if not isinstance(found, dict) or not all(
             isinstance(ours, str) and isinstance(theirs, str | None) for ours, theirs in found.items()):
         raise WeightsError(f'{name}: expected lines such as "rider: null" and "car: car", names in quotes where YAML '

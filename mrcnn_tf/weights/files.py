@@ -12,6 +12,7 @@ import numpy as np
 from mrcnn_tf.files import open_regular
 from mrcnn_tf.files.restricted_pickle import PickleError
 from mrcnn_tf.files.restricted_pickle import load as load_pickle
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.weights.rules import WeightsError
 
 
@@ -32,7 +33,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise WeightsError(f'{path}: {error.strerror or error}; give a file that can be read') from None
     # numpy, zip, safetensors and torch each raise errors of their own for what is no such file
     except Exception as error:
-        raise WeightsError(f'{path}: damaged, or not what its name says ({_first_line(error)}); '
+        raise WeightsError(f'{path}: damaged, or not what its name says ({error_line(error)}); '
                            'download it again') from None
     return _arrays(found, path)
 
@@ -87,8 +88,3 @@ def _arrays(found: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
     if not arrays:
         raise WeightsError(f'{path}: it holds no parameters')
     return arrays
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0][:120] if lines else '') or type(error).__name__

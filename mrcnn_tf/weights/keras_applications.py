@@ -16,6 +16,7 @@ import numpy as np
 
 from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.detectors.detector import Detector, FastRCNN
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.layers.backbones.inception_resnet import InceptionResNetV2, Residual
 from mrcnn_tf.layers.backbones.resnet import ResNet
 from mrcnn_tf.layers.normalization import ConvNorm
@@ -80,10 +81,9 @@ def _fetch(config: BackboneConfig) -> keras.Model:
         return getattr(keras.applications, name)(weights='imagenet', **with_head)
     # Keras wraps what urllib raises in a bare Exception; a damaged download is a ValueError or OSError.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
-            f'the ImageNet weights of {name} cannot be fetched ({reason[:300]}); put their file, from a machine with a '
-            'network, into ~/.keras/models, or set model.backbone.weights=none') from None
+            f'the ImageNet weights of {name} cannot be fetched ({error_line(error, 300)}); put their file, '
+            'from a machine with a network, into ~/.keras/models, or set model.backbone.weights=none') from None
 
 
 def state_of(source: keras.Model) -> dict[str, np.ndarray]:

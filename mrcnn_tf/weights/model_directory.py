@@ -18,9 +18,10 @@ from mrcnn_tf import config as configuration
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import Detector, build_model
+from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input.manifest import Category, read_categories, write_categories
 from mrcnn_tf.weights import checkpoint_files
-from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest, first_line, prefix_of
+from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest, prefix_of
 
 _PROPOSED = [Category(1, 1, 'object')]    # what an RPN tells from the background, whatever the data's categories are
 
@@ -81,7 +82,7 @@ def save_imported(model_dir: pathlib.Path, model: keras.Model, config: Config, c
         try:
             write(checkpoint_of(model=model.variables), directory / 'checkpoints', 0)
         except tf.errors.OpError as error:
-            raise OSError(f'{model_dir}: {first_line(error)}; make room there or give another directory') from None
+            raise OSError(f'{model_dir}: {error_line(error)}; make room there or give another directory') from None
 
 
 def restore_weights(model: keras.Model, prefix: pathlib.Path) -> None:
@@ -126,5 +127,5 @@ def explained(prefix: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except (AssertionError, ValueError, LookupError, tf.errors.OpError) as error:
-        raise CheckpointError(f'{prefix} is of another model or optimizer ({first_line(error)}); '
+        raise CheckpointError(f'{prefix} is of another model or optimizer ({error_line(error)}); '
                               'give another --model-dir') from None

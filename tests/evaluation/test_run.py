@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import pathlib
 import re
@@ -11,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from rich.console import Console
 
 from mrcnn_tf.detectors.detector import build_model
 from mrcnn_tf.evaluation import run
@@ -50,7 +48,7 @@ def test_every_image_counts_once(trained: pathlib.Path, capsys: pytest.CaptureFi
     detections = json.loads((trained / 'run' / 'detections.json').read_text())
     ids, counts = np.unique([each['image_id'] for each in detections], return_counts=True)
     assert ids.tolist() == list(range(16)) and counts.tolist() == [LIMIT] * 16
-    assert re.search(r'^evaluated 16 of 16 images, [\d.]+ images/s$', capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r'^evaluated: 16 of 16 images, [\d.]+ images/s$', capsys.readouterr().out, re.MULTILINE)
 
 
 def test_no_set_is_named(trained: pathlib.Path) -> None:
@@ -117,21 +115,6 @@ def test_more_objects_than_detections(trained: pathlib.Path, tmp_path: pathlib.P
     assert caplog.messages == [
         f'{trained}/train.json: 8 of 16 images have more than model.detections.max_detections=1 objects, up to 2; '
         f'those beyond cannot be found: set it higher in {tmp_path}/config.yaml']
-
-
-def test_progress_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, 'LINE_EVERY', 0.)
-    console = Console(file=io.StringIO(), width=20)
-    assert list(run.tracked('abc', 3, 'seen', console)) == ['a', 'b', 'c']
-    lines = console.file.getvalue().splitlines()
-    assert re.fullmatch(r'seen 1 of 3 images, [\d.]+ images/s, 0:00:0\d left', lines[0])
-    assert len(lines) == 3 and re.fullmatch(r'seen 3 of 3 images, [\d.]+ images/s', lines[2])
-
-
-def test_progress_on_a_terminal() -> None:
-    console = Console(file=io.StringIO(), width=80, force_terminal=True)
-    assert list(run.tracked(range(3), 3, 'seen', console)) == [0, 1, 2]
-    assert '3/3' in console.file.getvalue()
 
 
 def test_recall_of_the_rpn(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

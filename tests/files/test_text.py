@@ -1,4 +1,4 @@
-"""Names of unknown origin on one printable line."""
+"""Names and error messages of unknown origin as one printable line."""
 from __future__ import annotations
 
 import doctest
@@ -6,7 +6,7 @@ import doctest
 import pytest
 
 from mrcnn_tf.files import text
-from mrcnn_tf.files.text import one_line
+from mrcnn_tf.files.text import error_line, error_text, one_line
 
 
 @pytest.mark.parametrize(('value', 'line'), [
@@ -24,5 +24,31 @@ def test_a_long_text_keeps_both_ends() -> None:
     assert one_line('x' * text.LONGEST) == 'x' * text.LONGEST
 
 
+class OpError(Exception):
+    """As TensorFlow's errors: the text adds the name of the node to the message."""
+
+    message = '{{function_node __wrapped__DecodePng_device_/CPU:0}} Invalid PNG [Op:DecodePng]'
+
+
+@pytest.mark.parametrize(('error', 'line'), [
+    pytest.param(ValueError('wrong\n  full_key: a.b'), 'wrong', id='further lines are left out'),
+    pytest.param(ValueError(), 'ValueError', id='no message'),
+    pytest.param(ValueError(' \n '), 'ValueError', id='blank message'),
+    pytest.param(KeyError('boxes'), "no key 'boxes'", id='missing key'),
+    pytest.param(OpError('text'), 'Invalid PNG', id='names of nodes are left out'),
+    pytest.param(FileNotFoundError(2, 'No such file or directory', 'a.json'), 'a.json: No such file or directory',
+                 id='error of the system with its file'),
+    pytest.param(OSError(28, 'No space left on device'), 'No space left on device', id='error of the system'),
+    pytest.param(OSError('a.json: copy it again'), 'a.json: copy it again', id='OSError with a message'),
+    pytest.param(ValueError('\x1b[31mred'), r'\x1b[31mred', id='controls are escaped')])
+def test_an_error_on_one_line(error: Exception, line: str) -> None:
+    assert error_line(error) == line
+
+
+def test_the_whole_message_of_an_error() -> None:
+    assert error_text(ValueError('a\nb')) == 'a\nb'
+    assert one_line(error_text(ValueError('a\nb'))) == r'a\nb'
+
+
 def test_examples() -> None:
-    assert doctest.testmod(text) == doctest.TestResults(0, 2)
+    assert doctest.testmod(text) == doctest.TestResults(0, 4)

@@ -241,7 +241,7 @@ def test_lines_now_and_then_without_a_terminal(
     monkeypatch.setattr('time.monotonic', lambda: next(clock))
     writer.write([Item(1)] * 4, make, head(), tmp_path)
     assert capsys.readouterr().out.splitlines() == [
-        'train: 2 of 4 images, 0.1 images/s, 30 s left', 'train: 4 of 4 images, 0.1 images/s']
+        'train: 2 of 4 images, 0.07 images/s, 0:00:30 left', 'train: 4 of 4 images, 0.08 images/s']
 
 
 def test_summary(tmp_path: pathlib.Path) -> None:
