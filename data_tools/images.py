@@ -88,6 +88,8 @@ def check(data: bytes, name: str, max_pixels: int | None = None, transcode: bool
     Raises:
         Unusable: corrupt, too large, another format.
     """
+    if not data:
+        raise Unusable('corrupt image', f'{name}: the file is empty; copy it again')
     with _decoding(name, max_pixels), Image.open(io.BytesIO(data)) as image:
         if max_pixels is not None and image.width * image.height > max_pixels:
             raise Unusable(TOO_LARGE, f'{name}: {image.width} px wide and {image.height} px high, which is '

@@ -33,7 +33,8 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         os.replace(temporary, final)
         _sync_one(final.parent)
     except BaseException as error:
-        remove(temporary)
+        with contextlib.suppress(OSError):      # on a read-only disk nothing can be removed; `error` is the cause
+            remove(temporary)
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             raise type(error)(error.errno, os.strerror(error.errno), str(final)) from None
         raise
@@ -42,6 +43,8 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 def write_json(path: str | os.PathLike[str], obj: Any, indent: int | None = 2) -> None:
     """Writes `obj` as UTF-8 JSON, atomically; numpy scalars and arrays are written as plain numbers.
 
+    Bytes of a file name that are not UTF-8 are written as Python holds them, such as \\udcff, and are read back so.
+
     Raises:
         ValueError: a number that JSON does not know (NaN, infinity).
         TypeError: a value that JSON does not know.
@@ -49,7 +52,7 @@ def write_json(path: str | os.PathLike[str], obj: Any, indent: int | None = 2) -
     """
     text = json.dumps(obj, indent=indent, allow_nan=False, ensure_ascii=False, default=_plain)
     with atomic_path(path) as temporary:
-        temporary.write_text(text + '\n', encoding='utf-8')
+        temporary.write_text(text + '\n', encoding='utf-8', errors='backslashreplace')
 
 
 def sync(path: pathlib.Path) -> None:

@@ -14,8 +14,8 @@ from mrcnn_tf.config import DataConfig
 
 UNKNOWN_FORMAT = 'neither a JPEG nor a PNG; convert it to one'
 
-_JPEG = b'\xff\xd8\xff'
-_PNG = b'\x89PNG\r\n\x1a\n'
+JPEG = b'\xff\xd8\xff'      # first bytes of a file
+PNG = b'\x89PNG\r\n\x1a\n'
 _PNG_EXIF = b'eXIf'      # name of the chunk
 _PNG_HEADER = 25         # bytes from the signature to the depth of a channel
 _TIFF = (b'II*\0', b'MM\0*')    # how EXIF begins: least or most significant byte first
@@ -212,11 +212,11 @@ def _decode_16_bit(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.equal(tf.strings.substr(encoded, 0, len(_JPEG)), _JPEG)
+    return tf.equal(tf.strings.substr(encoded, 0, len(JPEG)), JPEG)
 
 
 def _is_png(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.equal(tf.strings.substr(encoded, 0, len(_PNG)), _PNG)
+    return tf.equal(tf.strings.substr(encoded, 0, len(PNG)), PNG)
 
 
 def _is_png_of_16_bit(encoded: tf.Tensor) -> tf.Tensor:

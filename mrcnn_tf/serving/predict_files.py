@@ -17,6 +17,7 @@ from PIL import Image
 from mrcnn_tf import files
 from mrcnn_tf.detectors.instances import to_coco
 from mrcnn_tf.evaluation import visualize
+from mrcnn_tf.input import decoding
 from mrcnn_tf.serving.predictor import InferenceError, Predictor, read_image
 
 _LISTS = ('.txt', '.lst')    # suffixes of files that name images, one a line
@@ -44,7 +45,8 @@ def find_images(inputs: Paths) -> list[pathlib.Path]:
     """Return the image files that inputs mean, each once, in the order given; the files of a folder by name.
 
     Args:
-        inputs: an image file; a folder, of which all images are meant, those of its folders not; a pattern such as
+        inputs: an image file; a folder, of which all images are meant, by their suffix or without one by their
+            content, those of its folders not; a pattern such as
             'photos/**/*.jpg'; or a text file (.txt, .lst) with a path in each line, relative to the working directory
             or else to the text file. Images that are named but not there are returned too.
 
@@ -103,13 +105,25 @@ def _meant(text: str) -> Iterable[pathlib.Path]:
 
 
 def _of_folder(folder: pathlib.Path, needed: bool = True) -> list[pathlib.Path]:
-    """Images of any format, by their names: those that cannot be decoded shall be named, not passed over."""
-    found = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith('.')
-             and (mimetypes.guess_type(path.name)[0] or '').startswith('image/')]
+    """Images of any format: those that cannot be decoded or opened shall be named, not passed over."""
+    found = [path for path in sorted(folder.iterdir())
+             if not path.name.startswith('.') and not path.is_dir() and _is_image(path)]
     if needed and not found:
         raise InferenceError(f'{folder}: no image files in this folder; for those of its folders give a pattern such '
                              f"as '{folder}/**/*.jpg'")
     return found
+
+
+def _is_image(path: pathlib.Path) -> bool:
+    """Whether a file is an image by its name, or by its content where its suffix says nothing."""
+    kind = mimetypes.guess_type(path.name)[0]
+    if kind is not None:
+        return kind.startswith('image/')
+    try:
+        with files.open_regular(path) as stream:
+            return stream.read(len(decoding.PNG)).startswith((decoding.JPEG, decoding.PNG))
+    except OSError:
+        return False
 
 
 def _of_list(path: pathlib.Path) -> Iterator[pathlib.Path]:

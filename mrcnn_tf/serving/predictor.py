@@ -144,16 +144,19 @@ def _batch_of_one(image: tf.Tensor, data: DataConfig) -> dict[str, tf.Tensor]:
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
-        return files.read_bytes(path)
+        encoded = files.read_bytes(path)
     except OSError as error:
         raise InferenceError(f'{path}: {error.strerror}; give an image file that can be read') from None
+    if not encoded:
+        raise InferenceError(f'{path}: the file is empty; copy it again')
+    return encoded
 
 
 def _decode(path: str | os.PathLike[str], encoded: bytes, rule: decoding.Rule) -> tf.Tensor:
     """The pixels [h, w, 3]: uint8, or float32 0..255 of 16 bit."""
     _refuse(path, encoded, rule)
     try:
-        return decoding.decode(tf.constant(encoded), str(path), rule, then=lambda pixels: pixels)
+        return decoding.decode(tf.constant(encoded), os.fsencode(path), rule, then=lambda pixels: pixels)
     except tf.errors.InvalidArgumentError:
         raise InferenceError(f'{path}: {_DAMAGED}') from None
 

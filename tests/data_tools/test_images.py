@@ -188,6 +188,12 @@ def test_corrupt_files(tmp_path: pathlib.Path, name: str) -> None:
     assert error.value.fault.detail.startswith(f'{tmp_path}/a.jpg: ') and '\n' not in error.value.fault.detail
 
 
+def test_an_empty_file_is_called_empty() -> None:
+    with pytest.raises(Unusable) as error:
+        images.check(b'', 'a.jpg')
+    assert error.value.fault == ('corrupt image', 'a.jpg: the file is empty; copy it again')
+
+
 def test_other_formats(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'a.jpg').write_bytes(encoded('BMP', 'RGB'))
     with pytest.raises(Unusable) as error:

@@ -164,6 +164,17 @@ def test_atomic_path_cleans_up_when_the_disk_fails_at_the_end(
     assert not list(tmp_path.iterdir())
 
 
+def test_atomic_path_reports_the_cause_where_nothing_can_be_removed(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, 'Read-only file system', 'temporary')
+
+    monkeypatch.setattr('pathlib.Path.unlink', read_only)
+    with pytest.raises(OSError, match='No space left') as caught, files.atomic_path(tmp_path / 'a'):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    assert caught.value.filename == str(tmp_path / 'a')
+
+
 def test_atomic_path_does_not_replace_a_directory(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'model').mkdir()
     with pytest.raises(FileExistsError, match='model: a directory of this name exists'), files.atomic_path(
@@ -178,6 +189,11 @@ def test_write_json_writes_numpy_numbers_plainly(tmp_path: pathlib.Path) -> None
     text = (tmp_path / 'a.json').read_text(encoding='utf-8')
     assert json.loads(text) == {'AP': 0.5, 'n': 3, 'box': [1, 2], 'é': [True]}
     assert 'é' in text and text.endswith('}\n')
+
+
+def test_write_json_keeps_the_bytes_of_a_file_name_that_is_not_utf_8(tmp_path: pathlib.Path) -> None:
+    files.write_json(tmp_path / 'a.json', {'image': os.fsdecode(b'caf\xe9 \xc3\xa9')})
+    assert os.fsencode(json.loads((tmp_path / 'a.json').read_bytes())['image']) == b'caf\xe9 \xc3\xa9'
 
 
 @pytest.mark.parametrize('value, error', [

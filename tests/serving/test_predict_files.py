@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -95,12 +96,14 @@ def test_files_that_cannot_be_used_do_not_stop_the_others(tmp_path):
     first, cut, last = save(tmp_path / 'a.png'), tmp_path / 'b.png', save(tmp_path / 'c.png')
     cut.write_bytes(first.read_bytes()[:60])
     (tmp_path / 'd.jpg').write_text('hello')
-    paths = [first, cut, tmp_path / 'none.png', tmp_path / 'd.jpg', last]
+    (tmp_path / 'e.jpg').write_bytes(b'')
+    paths = [first, cut, tmp_path / 'none.png', tmp_path / 'd.jpg', tmp_path / 'e.jpg', last]
     done = predict_files.predict_to_directory(paths, Finder(), tmp_path / 'out')
     assert done.failed == {
         cut: f'{cut}: the file is damaged or cut; copy it again, or save the image anew',
         paths[2]: f'{paths[2]}: No such file or directory; give an image file that can be read',
-        paths[3]: f'{paths[3]}: neither a JPEG nor a PNG; convert it to one'}
+        paths[3]: f'{paths[3]}: neither a JPEG nor a PNG; convert it to one',
+        paths[4]: f'{paths[4]}: the file is empty; copy it again'}
     assert [path.name for path in done.pictures] == ['a.png', 'c.png']
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['a.json', 'a.png', 'c.json', 'c.png']
 
@@ -123,6 +126,14 @@ def test_an_image_is_not_replaced_by_its_picture(tmp_path):
     with pytest.raises(InferenceError, match='a.png: the picture would replace an image; choose another output'):
         predict_files.predict_to_directory([path], Finder(), tmp_path)
     assert path.read_bytes() == before
+
+
+def test_a_name_that_is_not_utf_8(tmp_path):
+    save(tmp_path / 'a.png').rename(tmp_path / os.fsdecode(b'caf\xe9.png'))
+    done = predict_files.predict_to_directory(predict_files.find_images([tmp_path]), Finder(), tmp_path / 'out')
+    assert done.failed == {} and [os.fsencode(path.name) for path in done.pictures] == [b'caf\xe9.png']
+    found = json.loads((tmp_path / 'out' / os.fsdecode(b'caf\xe9.json')).read_bytes())
+    assert os.fsencode(found['image']) == os.fsencode(tmp_path) + b'/caf\xe9.png'
 
 
 def names(inputs, folder):
@@ -149,6 +160,16 @@ def folder(tmp_path, monkeypatch):
          'a pattern of folders', 'twice'])
 def test_which_files_are_meant(folder, inputs, expected):
     assert names([folder / each for each in inputs], folder) == expected
+
+
+def test_files_of_a_folder_that_are_images_only_by_content_or_only_by_name(folder):
+    save(folder / 'mixed' / 'image.png').rename(folder / 'mixed' / 'image')
+    (folder / 'mixed' / 'data').write_bytes(b'0123456789')
+    (folder / 'mixed' / 'broken.png').symlink_to('nowhere.png')
+    (folder / 'mixed' / 'folder.png').mkdir()
+    os.mkfifo(folder / 'mixed' / 'fifo.jpg')
+    os.mkfifo(folder / 'mixed' / 'fifo')
+    assert names([folder / 'mixed'], folder) == ['mixed/broken.png', 'mixed/fifo.jpg', 'mixed/image']
 
 
 def test_a_list_of_paths(folder):
