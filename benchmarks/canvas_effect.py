@@ -30,12 +30,13 @@ PIXELS, SCORE = .5, .01
 
 def batches(image: np.ndarray, data: DataConfig) -> tuple[dict[str, tf.Tensor], ...]:
     """Return three batches of one image: on its own canvas; on a fixed one with `padded_sizes`; on it without them."""
-    own, shape = images.for_inference(tf.constant(image, tf.float32), data)
-    sizes = tf.cast(shape, tf.float32)[None]
-    padded = images.pad(own[:shape[0], :shape[1]], images.choose_canvas(shape, data.canvases))[None]
-    fixed = {'images': padded, 'sizes': sizes}
-    return ({'images': own[None], 'sizes': sizes},
-            {**fixed, 'padded_sizes': tf.constant([own.shape[:2]], tf.float32)}, fixed)
+    batch = images.batch_of_one(tf.constant(image, tf.float32), data)
+    own = {key: batch[key] for key in ('images', 'sizes')}
+    canvas = own['images'][0]
+    shape = tf.cast(own['sizes'][0], tf.int32)
+    padded = images.pad(canvas[:shape[0], :shape[1]], images.choose_canvas(shape, data.canvases))[None]
+    fixed = {**own, 'images': padded}
+    return own, {**fixed, 'padded_sizes': tf.constant([canvas.shape[:2]], tf.float32)}, fixed
 
 
 def found_again(expected: Mapping[str, tf.Tensor], other: Mapping[str, tf.Tensor]) -> int:

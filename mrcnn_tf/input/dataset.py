@@ -224,11 +224,11 @@ class _Recipe:
 
     def shape(self, record: dict[str, tf.Tensor], number: tf.Tensor) -> tf.Tensor:
         """int32 [2], what the record's image is resized to."""
-        data = self.config.data
-        short_side, long_side = (
-            (transforms.random_side(self.seed(number), data.short_sides), data.long_side) if self.training else
-            (data.test_short_side, data.test_long_side))
-        return images.resized_shape(record['height'], record['width'], short_side, long_side, data.round_sides)
+        data, size = self.config.data, _size(record)
+        if not self.training:
+            return images.inference_shape(size, data)
+        short_side = transforms.random_side(self.seed(number), data.short_sides)
+        return images.resized_shape(size[0], size[1], short_side, data.long_side, data.round_sides)
 
     @property
     def only_canvas(self) -> list[int] | None:
@@ -397,16 +397,11 @@ def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, se
     if sample.masks is not None:
         slots |= {'masks': sample.masks, 'has_mask': objects['has_mask']}
     regions = {'proposals': proposals, 'proposals_valid': tf.ones_like(proposals[:, 0], tf.bool)}
-    shape = tf.shape(sample.image)[:2]
     own_canvas = {} if recipe.training or not recipe.fixed_canvases else {
-        'padded_sizes': tf.cast(images.own_canvas(shape, data.pad_multiple), tf.float32)}
+        'padded_sizes': tf.cast(images.own_canvas(tf.shape(sample.image)[:2], data.pad_multiple), tf.float32)}
     return {
-        'images': images.pad(sample.image, canvas),
-        'sizes': tf.cast(shape, tf.float32),
+        **images.batch_entry(sample.image, canvas, _size(record), record['image_id']),
         **own_canvas,
-        'original_sizes': tf.stack([record['height'], record['width']]),
-        'image_ids': record['image_id'],
-        'image_valid': tf.constant(True),
         **{key: _pad_slots(value, data.max_objects) for key, value in slots.items()},
         **{key: _pad_slots(value, data.max_proposals) for key, value in regions.items() if 'proposals' in recipe.needs},
     }
@@ -416,7 +411,7 @@ def _sample(record: dict[str, tf.Tensor], objects: dict[str, tf.Tensor], mask_si
             ) -> transforms.Sample:
     """The image as it is in the file, with the objects given."""
     image = decoding.decode(record['encoded'], name)
-    shape, found = tf.stack([record['height'], record['width']]), tf.shape(image)[:2]
+    shape, found = _size(record), tf.shape(image)[:2]
     tf.debugging.Assert(tf.reduce_all(shape == found), [tf.strings.join(
         [name, ': is ', images.size_text(found), ', its record says ', images.size_text(shape),
          '; convert it again'])])
@@ -424,6 +419,11 @@ def _sample(record: dict[str, tf.Tensor], objects: dict[str, tf.Tensor], mask_si
         return transforms.Sample(image, objects['boxes'])
     masks = images.crop_masks(objects['masks'], objects['boxes'], shape, mask_size, name)
     return transforms.Sample(image, objects['boxes'], masks)
+
+
+def _size(record: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Return height and width of the file, int32 [2]."""
+    return tf.stack([record['height'], record['width']])
 
 
 def _largest(record: dict[str, tf.Tensor], limit: int) -> dict[str, tf.Tensor]:

@@ -81,19 +81,44 @@ def own_canvas(shape: tf.Tensor, multiple: int) -> tf.Tensor:
     return -(-shape // multiple) * multiple
 
 
-def for_inference(image: tf.Tensor, data: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
-    """An image at the size for tests, on a canvas of its own.
+def batch_of_one(pixels: tf.Tensor, data: DataConfig) -> dict[str, tf.Tensor]:
+    """Return the Batch of one image at its test size, on its own canvas, without objects.
 
     Args:
-        image: uint8 or float32 [h, w, 3].
-        data: its `test_*` fields, `round_sides`, `antialias` and `pad_multiple` matter.
+        pixels: uint8 or float32 [h, w, 3].
+        data: the function reads its `test_*` fields, `round_sides`, `antialias` and `pad_multiple`.
 
     Returns:
-        float32 [H, W, 3], zeros beyond the image, and the image's size on it, int32 [2].
+        `images`, `sizes`, `original_sizes`, `image_ids` (0) and `image_valid` of a Batch, B = 1.
     """
-    size = tf.shape(image)
-    shape = resized_shape(size[0], size[1], data.test_short_side, data.test_long_side, data.round_sides)
-    return pad(resize(image, shape, data.antialias), own_canvas(shape, data.pad_multiple)), shape
+    size = tf.shape(pixels)[:2]
+    shape = inference_shape(size, data)
+    entry = batch_entry(resize(pixels, shape, data.antialias), own_canvas(shape, data.pad_multiple), size)
+    return {key: value[None] for key, value in entry.items()}
+
+
+def inference_shape(size: tf.Tensor, data: DataConfig) -> tf.Tensor:
+    """Return the shape, int32 [2], to which an image of `size`, int32 [2], is resized in evaluation and inference."""
+    return resized_shape(size[0], size[1], data.test_short_side, data.test_long_side, data.round_sides)
+
+
+def batch_entry(image: tf.Tensor, canvas: Sequence[int] | tf.Tensor, original_size: tf.Tensor,
+                image_id: tf.Tensor | int = 0) -> dict[str, tf.Tensor]:
+    """Return one image's part of a Batch, without the dimension B and without objects.
+
+    Args:
+        image: float32 [h, w, 3], resized.
+        canvas: height and width that the image is padded to.
+        original_size: int32 [2], of the file.
+        image_id: int64 [].
+    """
+    return {
+        'images': pad(image, canvas),
+        'sizes': tf.cast(tf.shape(image)[:2], tf.float32),
+        'original_sizes': original_size,
+        'image_ids': tf.cast(image_id, tf.int64),
+        'image_valid': tf.constant(True),
+    }
 
 
 def pad(image: tf.Tensor, canvas: Sequence[int] | tf.Tensor) -> tf.Tensor:

@@ -93,10 +93,10 @@ def serving_function(model: Detector, data: DataConfig, category_ids: Sequence[i
 
     def one(encoded: tf.Tensor, number: tf.Tensor) -> Detections:
         name = tf.strings.join(['image_bytes[', tf.strings.as_string(number), ']'])
-        padded, shape, size = decoding.decode(encoded, name, decoding.Rule.of(data), then=lambda pixels: (
-            *images.for_inference(pixels, data), tf.shape(pixels)[:2]))
-        found = _detect(model, padded, shape, size)
-        return {**found, 'category_ids': tf.gather(ids, found['labels']), 'sizes': size}
+        batch = decoding.decode(encoded, name, decoding.Rule.of(data),
+                                then=lambda pixels: images.batch_of_one(pixels, data))
+        found = _detect(model, batch)
+        return {**found, 'category_ids': tf.gather(ids, found['labels']), 'sizes': batch['original_sizes'][0]}
 
     def serve(image_bytes: tf.Tensor) -> Detections:
         elements = image_bytes, tf.range(tf.size(image_bytes))
@@ -107,11 +107,11 @@ def serving_function(model: Detector, data: DataConfig, category_ids: Sequence[i
     return serve
 
 
-def _detect(model: Detector, padded: tf.Tensor, shape: tf.Tensor, size: tf.Tensor) -> Detections:
-    """Image of `size`, resized to `shape` and padded, float32 [H, W, 3] -> detections [D, ...], boxes in its own px."""
-    batch = {'images': padded[None], 'sizes': tf.cast(shape, tf.float32)[None]}
-    found = {name: value[0] for name, value in model(batch, training=False).items()}
-    return {**found, 'boxes': _to_original(found['boxes'], shape, size)}
+def _detect(model: Detector, batch: dict[str, tf.Tensor]) -> Detections:
+    """Return the detections [D, ...] of a batch of one image; boxes are in px of the original image."""
+    inputs = {key: batch[key] for key in ('images', 'sizes')}
+    found = {name: value[0] for name, value in model(inputs, training=False).items()}
+    return {**found, 'boxes': _to_original(found['boxes'], batch['sizes'][0], batch['original_sizes'][0])}
 
 
 def _to_original(boxes: tf.Tensor, shape: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf import files
-from mrcnn_tf.config import DataConfig
 from mrcnn_tf.detectors import augmentation
 from mrcnn_tf.detectors.instances import Instances, instances_of, split_batch
 from mrcnn_tf.files.text import error_line
@@ -127,19 +126,9 @@ class ModelDirectory:
 
     def _predict(self, path: str | os.PathLike[str]) -> Instances:
         image = _decode(path, _read(path), self.rule)
-        batches = [_batch_of_one(image, data) for data in self._find.sizes]
+        batches = [images.batch_of_one(image, data) for data in self._find.sizes]
         detections = self._find([{'images': batch['images'], 'sizes': batch['sizes']} for batch in batches])
         return next(instances for _, _, instances in split_batch(detections, batches[0]))
-
-
-def _batch_of_one(image: tf.Tensor, data: DataConfig) -> dict[str, tf.Tensor]:
-    """The Batch of one image at the size for tests, without ground truth."""
-    padded, shape = images.for_inference(image, data)
-    return {'images': padded[None],
-            'sizes': tf.cast(shape, tf.float32)[None],
-            'original_sizes': tf.constant([image.shape[:2]]),
-            'image_ids': tf.constant([0], tf.int64),
-            'image_valid': tf.constant([True])}
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

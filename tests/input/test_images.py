@@ -85,12 +85,16 @@ def test_own_canvas_by_hand(shape, multiple, expected) -> None:
     assert images.own_canvas(tf.constant(shape), multiple).numpy().tolist() == expected
 
 
-def test_an_image_for_inference_by_hand() -> None:
+@pytest.mark.parametrize('dtype', [tf.uint8, tf.float32], ids=['uint8', 'float32'])
+def test_a_batch_of_one_by_hand(dtype: tf.DType) -> None:
     """2 x 3 px to a short side of 4: 4 x 6, on a canvas of 5 x 10."""
     data = DataConfig(test_short_side=4, test_long_side=100, pad_multiple=5)
-    padded, shape = images.for_inference(tf.fill([2, 3, 3], 9.), data)
-    assert shape.numpy().tolist() == [4, 6]
-    np.testing.assert_array_equal(padded[..., 0], np.pad(np.full([4, 6], 9.), [(0, 1), (0, 4)]))
+    batch = images.batch_of_one(tf.cast(tf.fill([2, 3, 3], 9), dtype), data)
+    expected = np.repeat(np.pad(np.full([4, 6, 1], 9.), [(0, 1), (0, 4), (0, 0)]), 3, axis=2)
+    np.testing.assert_array_equal(batch.pop('images'), expected[None])
+    assert {key: (value.numpy().tolist(), value.dtype.name) for key, value in batch.items()} == {
+        'sizes': ([[4, 6]], 'float32'), 'original_sizes': ([[2, 3]], 'int32'), 'image_ids': ([0], 'int64'),
+        'image_valid': ([True], 'bool')}
 
 
 def test_pad_puts_zeros_right_and_below() -> None:

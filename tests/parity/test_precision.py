@@ -45,8 +45,8 @@ def detections(model: FasterRCNN, case: Case, data: DataConfig) -> Found:
     """Return what the model gives for each image alone, on a canvas of its own."""
     found = []
     for image in case.images:
-        padded, shape = images.for_inference(tf.constant(image, tf.float32), data)
-        found.append(wrapped(model, False)({'images': padded[None], 'sizes': tf.cast(shape, tf.float32)[None]}))
+        batch = images.batch_of_one(tf.constant(image, tf.float32), data)
+        found.append(wrapped(model, False)({key: batch[key] for key in ('images', 'sizes')}))
     return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 

@@ -81,11 +81,7 @@ def test_torchvision_v2() -> None:
 def compare_detections(model: FasterRCNN, expected: dict[str, np.ndarray]) -> None:
     """Every detection of the whole inference, resized and on a canvas that strides do not divide."""
     data = DataConfig(test_short_side=torchvision_reference.SHORT_SIDE)
-    image = tf.constant(torchvision_reference.IMAGE)
-    padded, shape = images.for_inference(image, data)
-    batch = {'images': padded[None], 'sizes': tf.cast(shape, tf.float32)[None]}
-    batch |= {'original_sizes': tf.shape(image)[None, :2], 'image_ids': tf.constant([1]),
-              'image_valid': tf.constant([True])}
+    batch = images.batch_of_one(tf.constant(torchvision_reference.IMAGE), data)
     ((_, _, found),) = split_batch(model(batch), batch)
     assert len(found) == len(expected['found_boxes'])
     index, apart = nearest(found.boxes, expected['found_boxes'][:, XY], found.labels, expected['found_labels'])
