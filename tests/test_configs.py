@@ -15,8 +15,9 @@ from mrcnn_tf.detectors.detector import build_model
 from tests.paths import ROOT
 
 CONFIGS = ROOT / 'configs'
-TRUNK = {'model.backbone.name'}
-INCEPTION_RESNET = {*TRUNK, 'model.channel_order', 'model.pixel_mean', 'model.pixel_std', 'model.backbone.norm_epsilon'}
+BACKBONE = {'model.backbone.name'}
+INCEPTION_RESNET = {
+    *BACKBONE, 'model.channel_order', 'model.pixel_mean', 'model.pixel_std', 'model.backbone.norm_epsilon'}
 ONE_MAP = {'model.backbone.maps', 'model.anchors.sizes', *(
     f'model.rpn.{when}_nms_{mode}' for when, mode in (('pre', 'train'), ('pre', 'test'), ('post', 'train')))}
 # What the others differ from, and what joins several changes for data of its own.
@@ -64,11 +65,11 @@ ABLATIONS = {
     'mask_rcnn_r50_c4_roialign_max': ('mask_rcnn_r50_c4_1x', {'model.roi.aggregate'}),
     'mask_rcnn_r50_fpn_cityscapes_coco': ('mask_rcnn_r50_fpn_cityscapes', {
         'model.backbone.weights', 'model.backbone.norm_epsilon', 'solver.steps', 'solver.milestones'}),
-    'faster_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', {'model.kind', *TRUNK}),
+    'faster_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', {'model.kind', *BACKBONE}),
     'faster_rcnn_r101_c4_refined': ('faster_rcnn_r101_c4_1x', {
         'model.detections.refinements', 'model.detections.box_voting_iou', 'model.detections.nms_iou'}),
     'faster_rcnn_r101_c4_refined_multiscale_test': ('faster_rcnn_r101_c4_refined', {'data.test_scales'}),
-    'faster_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {'model.kind', *TRUNK}),
+    'faster_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {'model.kind', *BACKBONE}),
     'faster_rcnn_r101_tdm': ('faster_rcnn_r101_fpn_1x', ONE_MAP),
     'faster_rcnn_inception_resnet_v2': ('faster_rcnn_r101_c4_1x', {*INCEPTION_RESNET, 'model.box_head.pool_size'}),
     'faster_rcnn_inception_resnet_v2_tdm': ('faster_rcnn_r101_tdm', INCEPTION_RESNET),
@@ -84,13 +85,13 @@ ABLATIONS = {
         *(f'data.{name}' for name in ('batch_size', 'short_sides', 'long_side', 'test_short_side', 'test_long_side',
                                       'canvases')),
         'model.num_classes', 'solver.learning_rate', 'solver.steps', 'solver.milestones', 'solver.reference_batch'}),
-    'mask_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', TRUNK),
-    'mask_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', TRUNK),
+    'mask_rcnn_r101_c4_1x': ('mask_rcnn_r50_c4_1x', BACKBONE),
+    'mask_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', BACKBONE),
     'cascade_mask_rcnn_r50_fpn_1x': ('mask_rcnn_r50_fpn_1x', {
         'model.cascade.positive_iou', 'model.cascade.box_weights', 'model.box_head.class_agnostic',
         'model.rpn.post_nms_train'}),
     'mask_rcnn_x101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {
-        *TRUNK, 'model.backbone.stride_in_1x1', 'model.backbone.weights'}),
+        *BACKBONE, 'model.backbone.stride_in_1x1', 'model.backbone.weights'}),
     'mask_rcnn_x101_fpn_multiscale': ('mask_rcnn_x101_fpn_1x', {'solver.steps', 'solver.milestones'}),
     'mask_rcnn_x101_fpn_multiscale_test': ('mask_rcnn_x101_fpn_multiscale', {'data.test_scales', 'data.test_flip'}),
 }

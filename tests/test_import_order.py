@@ -99,7 +99,7 @@ _TABLE = """# Sample
 |---|---|
 | `mrcnn_tf/config.py` | settings |
 | `mrcnn_tf/input/records.py` | records |
-| `mrcnn_tf/backbones/` | trunks |
+| `mrcnn_tf/backbones/` | backbones |
 | `data_tools/` | converters |
 | `mrcnn_tf/cli/demo.py`, `mrcnn_tf/cli/main.py` | commands |
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mrcnn_tf.config.backbones import TRUNKS
+from mrcnn_tf.config.backbones import BACKBONES
 from mrcnn_tf.config.schema import Config, ConfigError
 
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
@@ -87,9 +87,9 @@ def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
          f'a multiple of 32 with model.backbone.maps={backbone.maps}, whose levels halve the one before'),
         ('model.pixel_mean', len(model.pixel_mean) == 3, 'three numbers'),
         ('model.pixel_std', len(model.pixel_std) == 3, 'three numbers'),
-        ('model.backbone.maps', backbone.maps in TRUNKS[backbone.name].maps,
-         f'{" or ".join(TRUNKS[backbone.name].maps)} with model.backbone.name={backbone.name}'),
-        ('model.backbone.norm', backbone.norm != 'group' or TRUNKS[backbone.name].groups,
+        ('model.backbone.maps', backbone.maps in BACKBONES[backbone.name].maps,
+         f'{" or ".join(BACKBONES[backbone.name].maps)} with model.backbone.name={backbone.name}'),
+        ('model.backbone.norm', backbone.norm != 'group' or BACKBONES[backbone.name].group_norm,
          f'frozen, batch or sync with model.backbone.name={backbone.name}, whose widths do not come in groups of 32'),
         ('model.backbone.fpn_norm', backbone.fpn_norm == 'none' or backbone.maps == 'fpn',
          f'none with model.backbone.maps={backbone.maps}, one map without an FPN'),

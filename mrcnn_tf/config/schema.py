@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mrcnn_tf.config.backbones import TRUNKS
+from mrcnn_tf.config.backbones import BACKBONES
 
 
 class ConfigError(ValueError):
@@ -59,7 +59,7 @@ class DataConfig:
 @dataclass
 class BackboneConfig:
     """The backbone, and the feature maps that the RPN and the heads use."""
-    name: str = field(default='resnet50', metadata={'choices': TRUNKS})
+    name: str = field(default='resnet50', metadata={'choices': BACKBONES})
     maps: str = _choice('fpn', 'c4', 'c5', 'tdm')    # fpn: P2..P6. c4: res4, stride 16; the heads use res5. c5: stride
     #                     16: res5 with dilation 2 (D2's DC5), or conv5_3 of VGG-16. tdm: one map, top-down modulation
     fpn_channels: int = 256               # FPN 4.1

@@ -31,7 +31,7 @@ LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_re
 
 
 class Detector(FittedModel):
-    """What all have: a trunk that reads images. Call one on a batch for detections.
+    """What all have: a backbone. Call one on a batch for detections.
 
     Args:
         config: the `model` section of a config.

@@ -13,8 +13,8 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig, RPNConfig
-from mrcnn_tf.config.backbones import TRUNKS
-from mrcnn_tf.layers.backbones import trunk_class
+from mrcnn_tf.config.backbones import BACKBONES
+from mrcnn_tf.layers.backbones import backbone_class
 from mrcnn_tf.layers.feature_maps import as_list
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
 from mrcnn_tf.ops import rng
@@ -120,13 +120,13 @@ class Res5Head(keras.layers.Layer):
     def __init__(self, backbone: str = 'resnet50', norm: Norm | str | Sequence[Any] = 'frozen',
                  stride_in_1x1: bool = True, frozen: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_choice('Res5Head', 'backbone', backbone, [name for name, each in TRUNKS.items() if 'c4' in each.maps])
+        check_choice('Res5Head', 'backbone', backbone, [name for name, each in BACKBONES.items() if 'c4' in each.maps])
         self.backbone, self.norm, self.stride_in_1x1 = backbone, Norm.parse(norm), stride_in_1x1
         self.frozen = frozen
         kind, epsilon, momentum = self.norm
         config = BackboneConfig(name=backbone, maps='c4', norm=kind, norm_epsilon=epsilon, norm_momentum=momentum,
                                 stride_in_1x1=stride_in_1x1)
-        self.blocks = trunk_class(config).last_stage(config)
+        self.blocks = backbone_class(config).last_stage(config)
         for block in self.blocks:
             block.trainable = not frozen
 

@@ -4,11 +4,11 @@ The directory of a run holds, in the order in which they are made:
 
     step1_rpn/          an RPN, from ImageNet's or random weights
     proposals/          step1_rpn.npz: what it proposes for the training set; step1_rpn.json: the set with that
-    step2_fast_rcnn/    a Fast R-CNN with a trunk of its own, trained on these
-    step3_rpn/          an RPN on the trunk of step 2, which stays as it is from here on
+    step2_fast_rcnn/    a Fast R-CNN with a backbone of its own, trained on these
+    step3_rpn/          an RPN on the backbone of step 2, which stays as it is from here on
     proposals/          step3_rpn.*: what that one proposes
-    step4_fast_rcnn/    the Fast R-CNN of step 2 goes on, its trunk frozen, on these
-    faster_rcnn/        the trunk, the RPN of step 3 and the heads of step 4, joined
+    step4_fast_rcnn/    the Fast R-CNN of step 2 goes on, its backbone frozen, on these
+    faster_rcnn/        the backbone, the RPN of step 3 and the heads of step 4, joined
 
 What is there is whole, so a run that was stopped goes on by being run again.
 """

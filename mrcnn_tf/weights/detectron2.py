@@ -35,9 +35,9 @@ def settings(state: State) -> tuple[str, list[str]]:
     Raises:
         WeightsError: the parameters are of no model that can be built here.
     """
-    trunk = _trunk_prefix(state)
-    maps = 'fpn' if trunk == 'backbone.bottom_up.' else 'c5' if f'{trunk}res5.0.conv1.weight' in state else 'c4'
-    name, group_settings = _trunk(state, trunk)
+    prefix = _backbone_prefix(state)
+    maps = 'fpn' if prefix == 'backbone.bottom_up.' else 'c5' if f'{prefix}res5.0.conv1.weight' in state else 'c4'
+    name, group_settings = _backbone(state, prefix)
     kind = _kind(state)
     config = {'fpn': 'mask_rcnn_r50_fpn_1x', 'c4': 'mask_rcnn_r50_c4_1x', 'c5': 'mask_rcnn_r50_dc5_1x'}[maps]
     predictor = 'roi_heads.box_predictor'
@@ -62,8 +62,8 @@ def _classes(state: State, predictor: str) -> list[str]:
             f'model.box_head.class_agnostic={str(agnostic).lower()}']
 
 
-def _trunk(state: State, prefix: str) -> tuple[str, list[str]]:
-    """Its name, and what a ResNeXt is trained with: the stride in the 3 x 3, deviations of one."""
+def _backbone(state: State, prefix: str) -> tuple[str, list[str]]:
+    """Return the name of the backbone and, for a ResNeXt, the settings that it was trained with."""
     blocks = 1 + max((int(match[1]) for match in (re.match(rf'{re.escape(prefix)}res4\.(\d+)\.', name)
                                                  for name in state) if match), default=-1)
     name = {6: 'resnet50', 23: 'resnet101'}.get(blocks)
@@ -76,11 +76,11 @@ def _trunk(state: State, prefix: str) -> tuple[str, list[str]]:
 
 def _named(name: str | None) -> str:
     if name is None:
-        raise WeightsError('the trunk is none of ResNet-50, ResNet-101, ResNeXt-101 32x8d and 64x4d of Detectron2')
+        raise WeightsError('the backbone is not a ResNet-50, ResNet-101, ResNeXt-101 32x8d or 64x4d of Detectron2')
     return name
 
 
-def _trunk_prefix(state: State) -> str:
+def _backbone_prefix(state: State) -> str:
     for prefix in ('backbone.bottom_up.', 'backbone.'):
         if f'{prefix}stem.conv1.weight' in state:
             return prefix
@@ -96,7 +96,7 @@ def _get(state: State, name: str) -> np.ndarray:
 def correspondence(model: Detector) -> Iterator[Rule]:
     """Each of our variables with their name for it."""
     maps = model.settings.backbone.maps
-    yield from _trunk_rules(model, 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.')
+    yield from _backbone_rules(model, 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.')
     if maps == 'fpn':
         for level, (lateral, output) in enumerate(
                 zip(model.backbone.pyramid.laterals, model.backbone.pyramid.outputs, strict=True), start=2):
@@ -113,10 +113,10 @@ def correspondence(model: Detector) -> Iterator[Rule]:
         yield from _mask_head(model)
 
 
-def _trunk_rules(model: Detector, prefix: str) -> Iterator[Rule]:
-    trunk = model.backbone.trunk
-    yield from rules.conv_norm(trunk.stem, f'{prefix}stem.conv1', f'{prefix}stem.conv1.norm')
-    for stage, blocks in enumerate(trunk.stages, start=2):
+def _backbone_rules(model: Detector, prefix: str) -> Iterator[Rule]:
+    backbone = model.backbone.body
+    yield from rules.conv_norm(backbone.stem, f'{prefix}stem.conv1', f'{prefix}stem.conv1.norm')
+    for stage, blocks in enumerate(backbone.stages, start=2):
         for number, block in enumerate(blocks):
             yield from _block(block, f'{prefix}res{stage}.{number}')
 

@@ -91,10 +91,10 @@ def import_model(directory: PathLike, output: PathLike, classes: PathLike | None
 
 def import_imagenet(name: str, output: PathLike, classes: PathLike | None = None,
                     overrides: Sequence[str] = ()) -> list[Line]:
-    """Makes a model directory whose trunk has the ImageNet weights of keras.applications; the rest starts fresh.
+    """Makes a model directory whose backbone has the ImageNet weights of keras.applications; the rest starts fresh.
 
     Args:
-        name: of the trunk: resnet50, resnet101, vgg16, inception_resnet_v2.
+        name: of the backbone: resnet50, resnet101, vgg16, inception_resnet_v2.
         output, classes, overrides: as `import_file`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""ImageNet weights of keras.applications -> the trunk of a model, and the hidden layers of VGG-16's box head.
+"""ImageNet weights of keras.applications -> the backbone of a model, and the hidden layers of VGG-16's box head.
 
 Their ResNets have a bias in each convolution before the normalisation, ours do not: x + b - mean = x - (mean - b).
 They were trained with BGR images less their mean, and strides in the 1x1 convolutions. Their Inception-ResNet-v2 was
@@ -31,7 +31,7 @@ _LESS_BIAS = Convert('less the bias of the convolution', lambda pair: pair[0] - 
 
 
 def settings(name: str) -> tuple[str, list[str]]:
-    """The config of the package for a trunk of these weights, and what it changes.
+    """The config of the package for a backbone with these weights, and what it changes.
 
     Raises:
         WeightsError: there are none of this name.
@@ -52,7 +52,8 @@ def load_imagenet(model: Detector) -> list[Line]:
         The report; variables that start fresh are in it.
 
     Raises:
-        WeightsError: no such weights for this trunk or dialect, or they cannot be fetched; the model is unchanged then.
+        WeightsError: there are no weights for this backbone or dialect, or the download failed. The model is
+            unchanged.
     """
     config = model.settings.backbone
     if config.name not in SOURCES:
@@ -65,7 +66,7 @@ def load_imagenet(model: Detector) -> list[Line]:
 
 
 def copy(source: keras.Model, model: Detector) -> list[Line]:
-    """Fills the trunk, and what else the source has, from a model of keras.applications; returns the report."""
+    """Fills the backbone, and what else the source has, from a model of keras.applications; returns the report."""
     rules = list(correspondence(model))
     filled = {id(rule.variable) for rule in rules}
     rest = [variable for variable in model.variables if id(variable) not in filled]
@@ -111,12 +112,12 @@ def _numbered(names: Sequence[str]) -> dict[str, str]:
 
 def correspondence(model: Detector) -> Iterator[Rule]:
     """What ImageNet's classifier has of the model."""
-    trunk, heads = model.backbone.trunk, model if isinstance(model, FastRCNN) else None
-    stages = [*trunk.stages, *([heads.res5_head.blocks] if heads and heads.res5_head else [])]
-    if isinstance(trunk, ResNet):
-        yield from _conv_norm(trunk.stem, 'conv1')
+    backbone, heads = model.backbone.body, model if isinstance(model, FastRCNN) else None
+    stages = [*backbone.stages, *([heads.res5_head.blocks] if heads and heads.res5_head else [])]
+    if isinstance(backbone, ResNet):
+        yield from _conv_norm(backbone.stem, 'conv1')
         yield from _resnet(stages)
-    elif isinstance(trunk, InceptionResNetV2):
+    elif isinstance(backbone, InceptionResNetV2):
         yield from _inception_resnet(stages)
     else:
         for number, convs in enumerate(stages, start=1):

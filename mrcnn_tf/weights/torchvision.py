@@ -91,9 +91,9 @@ def _reason_for_epsilon(state: State) -> str:
 
 def correspondence(model: FasterRCNN) -> Iterator[Rule]:
     """Each of our variables with their name for it."""
-    trunk, pyramid = model.backbone.trunk, model.backbone.pyramid
-    yield from rules.conv_norm(trunk.stem, 'backbone.body.conv1', 'backbone.body.bn1')
-    for stage, blocks in enumerate(trunk.stages, start=1):
+    backbone, pyramid = model.backbone.body, model.backbone.pyramid
+    yield from rules.conv_norm(backbone.stem, 'backbone.body.conv1', 'backbone.body.bn1')
+    for stage, blocks in enumerate(backbone.stages, start=1):
         for number, block in enumerate(blocks):
             prefix = f'backbone.body.layer{stage}.{number}'
             for index, conv in enumerate(block.convs, start=1):

@@ -180,8 +180,8 @@ def op_step(op_model, weights) -> Step:
 def test_a_step_moves_what_is_trained_and_nothing_else(op_model, weights, op_step) -> None:
     """Stem and res2 stay, statistics included; all else moves, by the clipped gradient times the rate in all."""
     losses, after = op_step
-    trunk = op_model.backbone.trunk
-    frozen = {id(v) for part in (trunk.stem, *trunk.stages[0]) for v in part.weights}
+    backbone = op_model.backbone.body
+    frozen = {id(v) for part in (backbone.stem, *backbone.stages[0]) for v in part.weights}
     trained = {id(v) for v in op_model.trainable_variables}
     assert len(frozen) == 25 and not frozen & trained
     square = 0.
@@ -471,7 +471,7 @@ def test_rois_between_the_thresholds(monkeypatch, negative, expected) -> None:
 def test_other_models(changes) -> None:
     """Without masks; with given regions and dropout; one box and mask for all classes, more slots than candidates; the
     hardest RoIs; two slots, one for a positive; res5 as a head, boxes read twice; one dilated map, RoIPool, classes
-    that compete; norms outside of the trunk."""
+    that compete; normalization outside the backbone."""
     model = build_model(small_config(roi__sampling_ratio=1, **changes))
     count = len(model.weights)
     batch, with_masks = make_batch(), model.settings.kind == 'mask_rcnn'
@@ -662,7 +662,7 @@ def test_mixed_precision_trains(bfloat16_model, weights) -> None:
     """Convolutions run in bfloat16, variables stay float32, and the loss falls."""
     model = bfloat16_model
     model.set_weights(weights)
-    assert model.rpn_head.convs[0].compute_dtype == model.backbone.trunk.stem.conv.compute_dtype == 'bfloat16'
+    assert model.rpn_head.convs[0].compute_dtype == model.backbone.body.stem.conv.compute_dtype == 'bfloat16'
     assert all('float32' in str(v.dtype) for v in model.weights)
     first = fit(model, make_batch())
     last = fit(model, make_batch(), steps=7)

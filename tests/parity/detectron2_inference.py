@@ -46,7 +46,7 @@ def run(case: Detectron2Case, model: Detector, jit: bool) -> dict[str, Any]:
         images, sizes = batch['images'], batch['sizes']
         normalized = model.normalize(images, sizes)
         with recorded(tf.nn, 'max_pool2d') as pools:                              # the stem's comes first
-            maps = model.backbone.trunk(normalized)
+            maps = model.backbone.body(normalized)
         out = {'input': normalized, 'stem': pools[0], 'body': maps}
         if isinstance(model, Proposer):
             features, anchors, logits, deltas = model.describe(images, sizes, False)

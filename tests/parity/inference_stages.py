@@ -50,7 +50,7 @@ def run(case: Case, model: FasterRCNN, jit: bool) -> dict[str, Any]:
         settings = model.settings
         normalized = model.normalize(images, sizes)
         with recorded(tf.nn, 'max_pool2d') as pools:                   # the stem's is the only one
-            maps = model.backbone.trunk(normalized)
+            maps = model.backbone.body(normalized)
         features, anchors, logits, deltas = model.describe(images, sizes, False)
         proposals = proposal_ops.propose(logits, deltas, anchors, sizes, settings.rpn, False, model.engine)
         found = model({'images': images, 'sizes': sizes})

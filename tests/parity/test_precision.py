@@ -119,7 +119,7 @@ def test_bfloat16(kit, hold, bfloat16, infer_case) -> None:
     """How many detections stay, and how far their scores move."""
     case = Case(kit, infer_case)
     model = case.model('op')
-    assert model.backbone.trunk.stem.conv.compute_dtype == 'bfloat16'
+    assert model.backbone.body.stem.conv.compute_dtype == 'bfloat16'
     batch = case.batch()
     rois, filled = tf.constant(yx(case.stacked('proposals'))), tf.constant(case.filled('proposals'))
 

@@ -90,7 +90,7 @@ def files_of(directory: pathlib.Path) -> dict[pathlib.Path, int]:
 
 @pytest.mark.slow
 def test_joining(tmp_path) -> None:
-    """The RPN's head from the one, all else from the other, whose trunk is the same in a real run; done once."""
+    """The RPN's head from the one, all else from the other, whose backbone is the same in a real run; done once."""
     write_data(tmp_path)
     config = small_config(tmp_path)
     settings = alternating._settings(config, tmp_path)
@@ -118,7 +118,7 @@ def test_a_frozen_trunk(tmp_path, maps) -> None:
 
 @pytest.mark.slow
 def test_all_four_steps_stopped_in_the_third(tmp_path, monkeypatch, capsys) -> None:
-    """The same command goes on; nothing is done twice, and in the end the trunk is shared."""
+    """The same command goes on; nothing is done twice, and in the end the backbone is shared."""
     write_data(tmp_path)
     config, run = small_config(tmp_path), tmp_path / 'run'
     with monkeypatch.context() as patch:

@@ -63,10 +63,10 @@ def _shapes(maps: str, depth: int, heads: list[str]) -> dict[str, tuple[int, ...
     def dense(name: str, outputs: int, inputs: int) -> None:
         found[f'{name}.weight'], found[f'{name}.bias'] = (outputs, inputs), (outputs,)
 
-    trunk = 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.'
-    conv(f'{trunk}stem.conv1', 64, 3, 7)
+    bottom_up = 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.'
+    conv(f'{bottom_up}stem.conv1', 64, 3, 7)
     for index, blocks in enumerate((3, 4, 23 if depth == 101 else 6, 3)):
-        stage('roi_heads.res5' if maps == 'c4' and index == 3 else f'{trunk}res{index + 2}', index, blocks)
+        stage('roi_heads.res5' if maps == 'c4' and index == 3 else f'{bottom_up}res{index + 2}', index, blocks)
     channels = {'fpn': 256, 'c4': 1024, 'dc5': 2048}[maps]
     for level in range(2, 6) if maps == 'fpn' else ():
         conv(f'backbone.fpn_lateral{level}', 256, 64 * 2 ** level, 1, norm=False)
@@ -133,7 +133,7 @@ class _Network:
         mean = self.torch.tensor([103.53, 116.28, 123.675]).double()
         return ((self.torch.from_numpy(IMAGE[..., ::-1].copy()).double() - mean) / deviation).permute(2, 0, 1)[None]
 
-    def trunk(self, x):
+    def bottom_up(self, x):
         """res2 to res5; to res4 with C4, whose res5 belongs to the heads."""
         prefix = 'backbone.bottom_up.' if self.maps == 'fpn' else 'backbone.'
         x = self.functional.max_pool2d(self.conv(x, f'{prefix}stem.conv1', 2, relu=True), 3, 2, 1)
@@ -145,7 +145,7 @@ class _Network:
         return found
 
     def features(self):
-        res = self.trunk(self.image())
+        res = self.bottom_up(self.image())
         if self.maps != 'fpn':
             return res[-1:]
         merged = [self.conv(res[3], 'backbone.fpn_lateral5')]

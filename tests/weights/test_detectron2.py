@@ -15,14 +15,14 @@ SMALL = ['model.backbone.name=resnet18', 'model.backbone.fpn_channels=8', 'model
 
 def names(maps: str, depth: int, width: int = 64, in_group: int = 64, agnostic: bool = False) -> dict[str, np.ndarray]:
     """As much as tells the architecture."""
-    trunk = 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.'
-    found = {f'{trunk}res4.{i}.conv1.weight': NONE for i in range(depth)}
+    prefix = 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.'
+    found = {f'{prefix}res4.{i}.conv1.weight': NONE for i in range(depth)}
     found.update({
-        f'{trunk}stem.conv1.weight': NONE, f'{trunk}res2.0.conv1.weight': np.zeros([width, 64, 1, 1]),
-        f'{trunk}res2.0.conv2.weight': np.zeros([width, in_group, 3, 3]),
+        f'{prefix}stem.conv1.weight': NONE, f'{prefix}res2.0.conv1.weight': np.zeros([width, 64, 1, 1]),
+        f'{prefix}res2.0.conv2.weight': np.zeros([width, in_group, 3, 3]),
         'proposal_generator.rpn_head.conv.weight': NONE, 'roi_heads.box_predictor.cls_score.bias': np.zeros(81),
         'roi_heads.box_predictor.bbox_pred.bias': np.zeros(4 if agnostic else 320)})
-    found['roi_heads.res5.0.conv1.weight' if maps == 'c4' else f'{trunk}res5.0.conv1.weight'] = NONE
+    found['roi_heads.res5.0.conv1.weight' if maps == 'c4' else f'{prefix}res5.0.conv1.weight'] = NONE
     return found
 
 

@@ -42,7 +42,7 @@ def test_the_directory_is_a_model(imported) -> None:
     assert config.model.anchors.rounded and not config.model.roi.aligned and config.model.channel_order == 'rgb'
     assert [c.name for c in categories] == ['class 1', 'class 2', 'class 3']
     state = small.state()
-    np.testing.assert_array_equal(model.backbone.trunk.stem.conv.kernel,
+    np.testing.assert_array_equal(model.backbone.body.stem.conv.kernel,
                                   state['backbone.body.conv1.weight'].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(model.box_head.classes.bias, state['roi_heads.box_predictor.cls_score.bias'])
     np.testing.assert_array_equal(model.mask_head.masks.bias,
@@ -103,7 +103,7 @@ def test_predictors_of_some_classes(source, weights, imported, data, tmp_path) -
               importing.import_file('torchvision', weights, *rest))
     old, (new, config, categories) = restore_model(imported[0])[0], restore_model(tmp_path / 'mine')
     assert [category.name for category in categories] == names and config.model.backbone.weights == 'none'
-    np.testing.assert_array_equal(new.backbone.trunk.stem.conv.kernel, old.backbone.trunk.stem.conv.kernel)
+    np.testing.assert_array_equal(new.backbone.body.stem.conv.kernel, old.backbone.body.stem.conv.kernel)
     np.testing.assert_array_equal(new.box_head.classes.kernel.numpy()[:, [0, 1, 3]],
                                   old.box_head.classes.kernel.numpy()[:, [0, 3, 1]])
     np.testing.assert_array_equal(new.box_head.deltas.kernel.numpy()[:, [0, 11]],
@@ -214,7 +214,7 @@ def test_the_epsilon_of_torchvision(tmp_path, options, epsilon, note) -> None:
     assert config.model.backbone.norm_epsilon == epsilon
     scale = state['backbone.body.bn1.weight'] / np.sqrt(1e-5 + epsilon)
     mean, shift = state['backbone.body.bn1.running_mean'], state['backbone.body.bn1.bias']
-    normalized = model.backbone.trunk.stem.norm(tf.ones([1, 64]))[0]
+    normalized = model.backbone.body.stem.norm(tf.ones([1, 64]))[0]
     np.testing.assert_allclose(normalized, (1 - mean) * scale + shift, rtol=1e-4)
 
 

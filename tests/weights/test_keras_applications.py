@@ -1,4 +1,4 @@
-"""The trunk computes what keras.applications computes with the same weights."""
+"""The backbone computes what keras.applications computes with the same weights."""
 from __future__ import annotations
 
 import sys
@@ -46,7 +46,7 @@ def test_trunk_equals_keras_applications(maps):
     expected = keras.Model(source.input, outputs)(IMAGES)
     model = model_of(BackboneConfig(name='resnet50', norm_epsilon=1.001e-5, maps=maps))
     report = copy(source, model)
-    maps_found = list(model.backbone.trunk(tf.constant(IMAGES)).values())
+    maps_found = list(model.backbone.body(tf.constant(IMAGES)).values())
     if model.res5_head:
         maps_found.append(model.res5_head(maps_found[-1][:, None])[:, 0])
     for ours, theirs in zip(maps_found, expected, strict=True):
@@ -57,7 +57,7 @@ def test_trunk_equals_keras_applications(maps):
     if maps == 'c4':                                       # res5 is a head's, which the RPN alone does not have
         alone = model_of(BackboneConfig(name='resnet50', norm_epsilon=1.001e-5, maps=maps), kind='rpn')
         assert all('rpn_head/' in line.ours for line in copy(source, alone) if not line.source)
-        np.testing.assert_array_equal(alone.backbone.trunk.stem.conv.kernel, model.backbone.trunk.stem.conv.kernel)
+        np.testing.assert_array_equal(alone.backbone.body.stem.conv.kernel, model.backbone.body.stem.conv.kernel)
 
 
 def test_inception_resnet_equals_keras_applications(monkeypatch):
@@ -79,13 +79,13 @@ def test_inception_resnet_equals_keras_applications(monkeypatch):
     model = model_of(settings)
     report = copy(source, model)
     monkeypatch.setattr(inception_resnet, 'PADDING', 'valid')
-    trunk, head = inception_resnet.InceptionResNetV2(settings), Res5Head.of(settings)
+    backbone, head = inception_resnet.InceptionResNetV2(settings), Res5Head.of(settings)
     x = tf.constant(rng.uniform(-1, 1, [1, 107, 139, 3]), tf.float32)
-    found = trunk(x)[16]
+    found = backbone(x)[16]
     head(found[:, None])
-    trunk.set_weights(model.backbone.trunk.get_weights())
+    backbone.set_weights(model.backbone.body.get_weights())
     head.set_weights(model.res5_head.get_weights())
-    found = trunk(x)[16]
+    found = backbone(x)[16]
     expected = keras.Model(source.input, [source.get_layer('block17_1_ac').output, source.output])(x)
     for ours, theirs in zip((found, head(found[:, None])[:, 0]), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * float(tf.reduce_max(tf.abs(theirs))))
@@ -95,7 +95,7 @@ def test_inception_resnet_equals_keras_applications(monkeypatch):
 
 @pytest.mark.slow
 def test_vgg16_has_the_hidden_layers_too():
-    """Their classifier gives the same numbers as our trunk, one 7 x 7 map and two hidden layers."""
+    """Their classifier gives the same numbers as our backbone, one 7 x 7 map and two hidden layers."""
     source = keras.applications.VGG16(weights=None)
     rng = np.random.default_rng(1)
     for layer in source.layers:
@@ -141,19 +141,19 @@ def test_from_a_photograph_to_the_features(monkeypatch, tmp_path, name):
     config_name, overrides = keras_applications.settings(name)
     model = build_model(config.load(config_name, overrides).model)
     load_imagenet(model)
-    trunk, head = model.backbone.trunk, getattr(model, 'res5_head', None)
+    backbone, head = model.backbone.body, getattr(model, 'res5_head', None)
     if name == 'inception_resnet_v2':                                    # theirs is not padded at the border
         monkeypatch.setattr(inception_resnet, 'PADDING', 'valid')
-        trunk, head = type(trunk)(model.settings.backbone), Res5Head.of(model.settings.backbone)
+        backbone, head = type(backbone)(model.settings.backbone), Res5Head.of(model.settings.backbone)
 
     image = tf.constant(rng.integers(0, 256, (1, 139, 171, 3)), tf.float32)
     normalized = model.normalize(image, tf.constant([[139., 171.]]))
-    features = trunk(normalized)
+    features = backbone(normalized)
     if name == 'inception_resnet_v2':
         head(features[16][:, None])
-        trunk.set_weights(model.backbone.trunk.get_weights())
+        backbone.set_weights(model.backbone.body.get_weights())
         head.set_weights(model.res5_head.get_weights())
-        features = {16: trunk(normalized)[16]}
+        features = {16: backbone(normalized)[16]}
     found = [*features.values(), *([head(features[16][:, None])[:, 0]] if head else [])]
     uneven = build(weights=None, include_top=False, input_shape=(139, 171, 3))
     uneven.set_weights(source.get_weights()[:len(uneven.get_weights())])

@@ -43,30 +43,30 @@ def upsample(x: tf.Tensor) -> tf.Tensor:
     return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
 
 
-class PyramidBackbone(keras.layers.Layer):
-    """A backbone with an FPN: images [B, H, W, 3] -> [P2..P6] at `strides`. RoIs are pooled from P2..P5."""
+class BackboneWithFPN(keras.layers.Layer):
+    """A backbone, `body`, with an FPN: images [B, H, W, 3] -> [P2..P6] at `strides`. RoIs are pooled from P2..P5."""
 
     strides = (4, 8, 16, 32, 64)
     pooled = 4
 
-    def __init__(self, trunk: keras.layers.Layer, channels: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
+    def __init__(self, body: keras.layers.Layer, channels: int, norm: Norm = NO_NORM, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.trunk, self.channels = trunk, channels
+        self.body, self.channels = body, channels
         self.pyramid = FeaturePyramid(channels, norm, name='fpn')
 
     def call(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
-        return self.pyramid(self.trunk(images, training=training), training=training)
+        return self.pyramid(self.body(images, training=training), training=training)
 
 
-class SingleMapBackbone(keras.layers.Layer):
-    """A backbone without a neck: images [B, H, W, 3] -> [feature map of stride 16] (Faster 3; C4 and DC5)."""
+class BackboneWithoutNeck(keras.layers.Layer):
+    """A backbone, `body`, without a neck: images [B, H, W, 3] -> [feature map of stride 16] (Faster 3; C4 and DC5)."""
 
     strides = (16,)
     pooled = 1
 
-    def __init__(self, trunk: keras.layers.Layer, **kwargs: Any) -> None:
+    def __init__(self, body: keras.layers.Layer, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.trunk, self.channels = trunk, trunk.channels
+        self.body, self.channels = body, body.channels
 
     def call(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
-        return [self.trunk(images, training=training)[16]]
+        return [self.body(images, training=training)[16]]

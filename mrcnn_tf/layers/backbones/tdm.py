@@ -45,15 +45,15 @@ class TopDownModulation(keras.layers.Layer):
         return x
 
 
-class ModulatedBackbone(keras.layers.Layer):
-    """A backbone with top-down modulation: images [B, H, W, 3] -> [feature map of `stride`], for RPN and heads."""
+class BackboneWithTDM(keras.layers.Layer):
+    """A backbone, `body`, with top-down modulation: images [B, H, W, 3] -> [feature map of `stride`]."""
 
     pooled = 1
 
-    def __init__(self, trunk: keras.layers.Layer, channels: int, stride: int, **kwargs: Any) -> None:
+    def __init__(self, body: keras.layers.Layer, channels: int, stride: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.trunk, self.channels, self.strides = trunk, 2 * channels, (stride,)
-        self.modulation = TopDownModulation([s for s in trunk.strides if s >= stride], channels, name='tdm')
+        self.body, self.channels, self.strides = body, 2 * channels, (stride,)
+        self.modulation = TopDownModulation([s for s in body.strides if s >= stride], channels, name='tdm')
 
     def call(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
-        return [self.modulation(self.trunk(images, training=training), training=training)]
+        return [self.modulation(self.body(images, training=training), training=training)]

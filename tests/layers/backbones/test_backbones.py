@@ -1,4 +1,4 @@
-"""Adding a backbone takes one file and one line: this is the file, `TRUNKS` gets the line."""
+"""Adding a backbone takes one file and one line: this is the file, `BACKBONES` gets the line."""
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import BackboneConfig, Config
-from mrcnn_tf.config.backbones import TRUNKS, Trunk
+from mrcnn_tf.config.backbones import BACKBONES, Backbone
 from mrcnn_tf.detectors.detector import build_model
 from mrcnn_tf.layers.normalization import ConvNorm, Norm
 from tests.test_configs import batch_of_one, reduced
@@ -43,11 +43,11 @@ class Toy(keras.layers.Layer):
 
 @pytest.fixture(autouse=True)
 def _line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TRUNKS, 'toy', Trunk(f'{__name__}.Toy', tuple(OVERRIDES)))
+    monkeypatch.setitem(BACKBONES, 'toy', Backbone(f'{__name__}.Toy', tuple(OVERRIDES)))
 
 
 @pytest.mark.parametrize('maps', OVERRIDES)
-def test_a_new_trunk_serves_all_heads(maps: str) -> None:
+def test_a_new_backbone_trains_with_every_neck_and_head(maps: str) -> None:
     keras.utils.set_random_seed(0)
     config = reduced(configuration.load('base', [
         'model.backbone.name=toy', f'model.backbone.maps={maps}', 'model.backbone.norm=batch', *OVERRIDES[maps]]))
@@ -57,7 +57,7 @@ def test_a_new_trunk_serves_all_heads(maps: str) -> None:
     assert model(batch)['masks'].shape[:2] == [1, 3]
 
 
-def test_what_it_does_not_serve_is_refused() -> None:
+def test_unsupported_feature_maps_are_refused() -> None:
     config = Config()
     config.model.backbone = BackboneConfig(name='toy', maps='c5')
     with pytest.raises(configuration.ConfigError, match='maps is c5: expected fpn or tdm or c4 with .*name=toy'):

@@ -28,16 +28,16 @@ def numbers(layer: tf.Module) -> int:
 def test_published_size() -> None:
     """54,336,736 numbers without the classifier, as keras.applications counts them: the short model's, and the blocks
     that it lacks. What counts as frozen is that of the first two strides."""
-    trunk = InceptionResNetV2(BackboneConfig(name='inception_resnet_v2', norm='batch', frozen_stages=2))
-    maps = trunk(tf.zeros([1, 32, 64, 3]))
+    backbone = InceptionResNetV2(BackboneConfig(name='inception_resnet_v2', norm='batch', frozen_stages=2))
+    maps = backbone(tf.zeros([1, 32, 64, 3]))
     assert {s: m.shape.as_list() for s, m in maps.items()} == {
         s: [1, 32 // s, 64 // s, c] for s, c in ((4, 192), (8, 320), (16, 1088), (32, 1536))}
-    blocks = {layer.name: numbers(layer) for layer in sum(trunk.stages, [])}
+    blocks = {layer.name: numbers(layer) for layer in sum(backbone.stages, [])}
     missing = [(count - 1) * blocks[name] for count, name in zip(
         (*REPEATS[:2], REPEATS[2] - 1), ('block35_1', 'block17_1', 'block8_1'), strict=True)]
-    assert numbers(trunk) + sum(missing) == 54_336_736
-    assert (trunk.strides, trunk.channels) == ((4, 8, 16, 32), 1536)
-    assert [any(layer.trainable_variables for layer in part) for part in trunk.stages] == [False] * 2 + [True] * 3
+    assert numbers(backbone) + sum(missing) == 54_336_736
+    assert (backbone.strides, backbone.channels) == ((4, 8, 16, 32), 1536)
+    assert [any(layer.trainable_variables for layer in part) for part in backbone.stages] == [False] * 2 + [True] * 3
 
 
 def test_its_last_stage_as_a_head() -> None:

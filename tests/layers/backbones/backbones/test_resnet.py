@@ -1,4 +1,4 @@
-"""The trunks: published sizes, padding and strides by hand, and what stays frozen."""
+"""ResNets: published sizes, padding and strides by hand, and what stays frozen."""
 from __future__ import annotations
 
 import keras
@@ -11,9 +11,9 @@ from mrcnn_tf.layers.backbones.resnet import ResidualBlock, ResNet
 from mrcnn_tf.layers.normalization import ConvNorm, FrozenBatchNormalization, Norm
 
 
-def parts_of(trunk: ResNet) -> list[list[keras.layers.Layer]]:
+def parts_of(backbone: ResNet) -> list[list[keras.layers.Layer]]:
     """Stem, res2, ... res5."""
-    return [[trunk.stem], *trunk.stages]
+    return [[backbone.stem], *backbone.stages]
 
 
 # What the ImageNet classifiers are known to have, less their last layer of 1000 (c + 1) numbers.
@@ -21,11 +21,11 @@ def parts_of(trunk: ResNet) -> list[list[keras.layers.Layer]]:
     ('resnet18', 11_689_512, 512), ('resnet34', 21_797_672, 512), ('resnet50', 25_557_032, 2048),
     ('resnet101', 44_549_160, 2048), ('resnext101_32x8d', 88_791_336, 2048), ('resnext101_64x4d', 83_455_272, 2048)])
 def test_published_sizes(name, published, channels) -> None:
-    trunk = ResNet(BackboneConfig(name=name, norm='batch', frozen_stages=0))
-    maps = trunk(tf.zeros([1, 32, 64, 3]))
+    backbone = ResNet(BackboneConfig(name=name, norm='batch', frozen_stages=0))
+    maps = backbone(tf.zeros([1, 32, 64, 3]))
     assert {s: m.shape.as_list() for s, m in maps.items()} == {
         s: [1, 32 // s, 64 // s, channels * s // 32] for s in (4, 8, 16, 32)}
-    assert sum(np.prod(v.shape) for v in trunk.trainable_variables) == published - 1000 * (channels + 1)
+    assert sum(np.prod(v.shape) for v in backbone.trainable_variables) == published - 1000 * (channels + 1)
 
 
 def test_convolutions_pad_both_sides_alike() -> None:
@@ -39,18 +39,18 @@ def test_convolutions_pad_both_sides_alike() -> None:
 
 def test_stem_and_pooling_pad_both_sides_alike() -> None:
     """Centre taps only: cell i of res2 is the largest of pixels 4 i - 2, 4 i and 4 i + 2, the missing one aside."""
-    trunk = ResNet(BackboneConfig(name='resnet18', norm_epsilon=0.))
+    backbone = ResNet(BackboneConfig(name='resnet18', norm_epsilon=0.))
     x = np.zeros([1, 32, 32, 3], np.float32)
     x[0, :, :, 0] = np.random.default_rng(0).uniform(1, 9, (32, 32))
-    trunk(tf.constant(x))
+    backbone(tf.constant(x))
     kernel = np.zeros([7, 7, 3, 64])
     kernel[3, 3, 0] = 1
-    trunk.stem.conv.set_weights([kernel])
-    for block in trunk.stages[0]:
+    backbone.stem.conv.set_weights([kernel])
+    for block in backbone.stages[0]:
         block.convs[1].norm.gamma.assign(tf.zeros([64]))    # res2 becomes the identity
     sampled = np.pad(x[0, ::2, ::2, 0], 1)
     expected = np.max([sampled[i:i + 16:2, j:j + 16:2] for i in range(3) for j in range(3)], axis=0)
-    np.testing.assert_allclose(trunk(tf.constant(x))[4][0, :, :, 7], expected, rtol=1e-6)
+    np.testing.assert_allclose(backbone(tf.constant(x))[4][0, :, :, 7], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize('early', [True, False])
@@ -82,9 +82,9 @@ def test_a_block_adds_its_input_before_the_last_relu(name, width) -> None:
 
 @pytest.mark.parametrize('stages', [0, 2, 5])
 def test_frozen_stages_count_from_the_stem(stages) -> None:
-    trunk = ResNet(BackboneConfig(name='resnet18', norm='batch', frozen_stages=stages))
-    trunk(tf.zeros([1, 32, 32, 3]))
-    for index, part in enumerate(parts_of(trunk)):
+    backbone = ResNet(BackboneConfig(name='resnet18', norm='batch', frozen_stages=stages))
+    backbone(tf.zeros([1, 32, 32, 3]))
+    for index, part in enumerate(parts_of(backbone)):
         for layer in part:
             assert bool(layer.trainable_variables) is (index >= stages), layer.name
             assert layer.weights
@@ -93,26 +93,26 @@ def test_frozen_stages_count_from_the_stem(stages) -> None:
 @pytest.mark.parametrize('norm', ['batch', 'sync'])
 def test_statistics_move_where_trained_only(norm) -> None:
     """In training, the frozen stages normalise by what is stored and leave it; the others keep count."""
-    trunk = ResNet(BackboneConfig(name='resnet18', norm=norm, frozen_stages=2))
+    backbone = ResNet(BackboneConfig(name='resnet18', norm=norm, frozen_stages=2))
     x = tf.constant(np.random.default_rng(0).normal(2, 3, (2, 32, 32, 3)), tf.float32)
-    trunk(x)
-    before = [v.numpy() for v in trunk.non_trainable_variables]
-    inference = trunk(x, training=False)
-    for v, old in zip(trunk.non_trainable_variables, before, strict=True):
+    backbone(x)
+    before = [v.numpy() for v in backbone.non_trainable_variables]
+    inference = backbone(x, training=False)
+    for v, old in zip(backbone.non_trainable_variables, before, strict=True):
         np.testing.assert_array_equal(v, old)
-    training = trunk(x, training=True)
+    training = backbone(x, training=True)
     np.testing.assert_array_equal(training[4], inference[4])
     assert not np.allclose(training[8], inference[8])
-    frozen = {id(v) for part in parts_of(trunk)[:2] for layer in part for v in layer.weights}
-    for v, old in zip(trunk.non_trainable_variables, before, strict=True):
+    frozen = {id(v) for part in parts_of(backbone)[:2] for layer in part for v in layer.weights}
+    for v, old in zip(backbone.non_trainable_variables, before, strict=True):
         assert np.array_equal(v, old) is (id(v) in frozen)
 
 
 def test_norm_of_the_config_is_used_throughout() -> None:
-    def norms(trunk: ResNet) -> list[keras.layers.Layer]:
-        blocks = [block for stage in trunk.stages for block in stage]
+    def norms(backbone: ResNet) -> list[keras.layers.Layer]:
+        blocks = [block for stage in backbone.stages for block in stage]
         convs = [conv for block in blocks for conv in [*block.convs, *([block.shortcut] if block.shortcut else [])]]
-        return [trunk.stem.norm, *(conv.norm for conv in convs)]
+        return [backbone.stem.norm, *(conv.norm for conv in convs)]
 
     found = norms(ResNet(BackboneConfig(name='resnet18', norm='sync')))
     assert len(found) == 20 and all(norm.synchronized for norm in found)
@@ -122,11 +122,11 @@ def test_norm_of_the_config_is_used_throughout() -> None:
 
 def test_a_dilated_stage_keeps_the_stride() -> None:
     """The 3 x 3 taps of an impulse in res5's input lie two cells apart; the map stays at stride 16."""
-    trunk = ResNet(BackboneConfig(name='resnet18', maps='c5', norm_epsilon=0.))
-    maps = trunk(tf.zeros([1, 160, 160, 3]))
+    backbone = ResNet(BackboneConfig(name='resnet18', maps='c5', norm_epsilon=0.))
+    maps = backbone(tf.zeros([1, 160, 160, 3]))
     assert {s: m.shape.as_list() for s, m in maps.items()} == {
         4: [1, 40, 40, 64], 8: [1, 20, 20, 128], 16: [1, 10, 10, 512]}
-    conv = trunk.stages[3][0].convs[0]
+    conv = backbone.stages[3][0].convs[0]
     conv.conv.kernel.assign(tf.ones(conv.conv.kernel.shape))
     impulse = np.zeros([1, 10, 10, 256], np.float32)
     impulse[0, 5, 5, 0] = 1
@@ -135,9 +135,9 @@ def test_a_dilated_stage_keeps_the_stride() -> None:
 
 
 def test_c4_ends_with_res4() -> None:
-    trunk = ResNet(BackboneConfig(name='resnet50', maps='c4'))
-    assert [m.shape[-1] for m in trunk(tf.zeros([1, 32, 32, 3])).values()] == [256, 512, 1024]
-    assert trunk.channels == 1024
+    backbone = ResNet(BackboneConfig(name='resnet50', maps='c4'))
+    assert [m.shape[-1] for m in backbone(tf.zeros([1, 32, 32, 3])).values()] == [256, 512, 1024]
+    assert backbone.channels == 1024
 
 
 @pytest.mark.parametrize('jit', [False, True])

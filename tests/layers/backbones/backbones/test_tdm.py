@@ -46,7 +46,7 @@ def test_what_comes_from_above_stands_beside_what_is_fine(mode) -> None:
     ('resnet18', 8, [(3, 3, 512, 3), (3, 3, 6, 3), (3, 3, 256, 3), (3, 3, 128, 3)]),
     ('vgg16', 4, [(3, 3, 512, 3), (3, 3, 6, 3), (3, 3, 512, 3), (3, 3, 256, 3)])])
 def test_backbone_of_a_config(name, stride, kernels) -> None:
-    """One map of twice the channels, at the stride that it tells; all maps of the trunk from there on take part."""
+    """One map of twice the channels, at the stride that it tells; all maps of the backbone from there on take part."""
     backbone = build_backbone(BackboneConfig(name=name, maps='tdm', tdm_channels=3, tdm_stride=stride))
     found, = backbone(tf.zeros([1, 32, 64, 3]))
     assert found.shape == [1, 32 // stride, 64 // stride, 6] and backbone.channels == 6

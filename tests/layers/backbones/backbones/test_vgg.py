@@ -24,7 +24,7 @@ def test_maps_are_those_of_keras_applications() -> None:
     x = tf.constant(np.random.default_rng(0).uniform(-99, 99, (1, 64, 64, 3)), tf.float32)
     ours(x)
     convs = [layer for layer in theirs.layers if layer.get_weights()]
-    for conv, other in zip(sum(ours.trunk.stages, []), convs, strict=True):
+    for conv, other in zip(sum(ours.body.stages, []), convs, strict=True):
         conv.conv.set_weights(other.get_weights())
     expected = keras.Model(theirs.input, theirs.get_layer('block5_conv3').output)(x)
     assert float(tf.reduce_max(expected)) > 1e-3
@@ -32,6 +32,6 @@ def test_maps_are_those_of_keras_applications() -> None:
 
 
 def test_frozen_blocks() -> None:
-    trunk = build_backbone(BackboneConfig(name='vgg16', maps='c5', frozen_stages=2)).trunk
-    trunk(tf.zeros([1, 32, 32, 3]))
-    assert [bool(conv.trainable_variables) for convs in trunk.stages for conv in convs] == [False] * 4 + [True] * 9
+    backbone = build_backbone(BackboneConfig(name='vgg16', maps='c5', frozen_stages=2)).body
+    backbone(tf.zeros([1, 32, 32, 3]))
+    assert [bool(conv.trainable_variables) for convs in backbone.stages for conv in convs] == [False] * 4 + [True] * 9
