@@ -18,6 +18,7 @@ _CLIP_TOLERANCE = 1e-6    # px: x + width of two decimals is not exact
 LARGEST = 3e38            # float32
 OUTSIDE = 'box outside the image'
 CLIPPED = 'box clipped'
+DISAGREE = 'box and mask disagree'
 NO_MASK = 'object without a mask'    # in a set with masks: it is kept, with its box
 _LEAST_IOU = 0.5          # of a box and that of its mask, below which one of them is probably wrong
 
@@ -71,7 +72,7 @@ def disagreement(box: Box, other: Box) -> list[Fault]:
     both = max(min(box[2], other[2]) - top, 0) * max(min(box[3], other[3]) - left, 0)
     if both >= _LEAST_IOU * (box_area(box) + box_area(other) - both):
         return []
-    return [Fault('box and mask disagree',
+    return [Fault(DISAGREE,
                   f'the box is {_text(box)}, that of the mask {_text(other)} (y1, x1, y2, x2)')]
 
 

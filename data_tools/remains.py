@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from data_tools.issues import ConversionError, describe
-from data_tools.objects import CLIPPED, OUTSIDE
+from data_tools.objects import CLIPPED, DISAGREE, OUTSIDE
 from mrcnn_tf.files.text import one_line
 from mrcnn_tf.input.manifest import Incident, Manifest
 
@@ -13,6 +13,7 @@ EMPTY = 'image without objects'
 LEFT_OUT = 'category left out'
 ASKED_FOR = (EMPTY, LEFT_OUT)      # what an option leaves out is not lost
 _BEYOND = 'were the pictures resized after they were annotated?'
+_ELSEWHERE = 'are the polygons y, x instead of x, y, or of other images? `mrcnn inspect` shows both'
 # What a set most of which is dropped for a reason suffers from, probably.
 _CAUSES = {
     'missing image file': 'is {images} their directory?',
@@ -64,7 +65,7 @@ def notes(manifest: Manifest) -> list[str]:
     elif counts.objects and counts.objects == counts.crowds:
         found.append(f'all {counts.objects} objects are crowds, so none is a positive: the set cannot be trained on; '
                      'where each is one object, as brush tools write it, convert coco --no-crowds takes it so')
-    return [*found, *([beyond] if beyond else []), *([most_lost] if most_lost else [])]
+    return [*found, *(note for note in (beyond, _elsewhere(manifest), most_lost) if note)]
 
 
 def name(incident: Incident) -> str:
@@ -89,6 +90,12 @@ def _beyond(manifest: Manifest) -> str:
              for reason in (CLIPPED, OUTSIDE) for each in action.get(reason, [])}
     total = manifest.counts.objects + lost(manifest.dropped).objects
     return f'{len(found)} of {total} objects reach beyond their image; {_BEYOND}' if 2 * len(found) > total else ''
+
+
+def _elsewhere(manifest: Manifest) -> str:
+    """'4 of 5 objects have a mask elsewhere than their box' and what to look at, if more than half do; ''."""
+    found, total = len(manifest.kept.get(DISAGREE, ())), manifest.counts.objects
+    return f'{found} of {total} objects have a mask elsewhere than their box; {_ELSEWHERE}' if 2 * found > total else ''
 
 
 def _cause(manifest: Manifest) -> str:

@@ -17,6 +17,7 @@ from mrcnn_tf import files
 from mrcnn_tf.input.manifest import Category
 
 OTHER_FORM = 'id in another form'
+WITHOUT_OBJECTS = 'category without objects'
 _DROP = '--drop-unused-categories leaves it out'
 
 
@@ -132,7 +133,7 @@ def _odd(listed: Sequence[Listed]) -> Iterator[Fault]:
             yield Fault('supercategory in the list',
                         f'{each} has {_objects(each)} and is the supercategory of {others}; {way}')
         elif not each.objects and not empty:
-            yield Fault('category without objects', f'{each}; {_DROP}')
+            yield Fault(WITHOUT_OBJECTS, f'{each}; {_DROP}')
         elif each.objects == each.crowds and not empty:
             yield Fault('category of crowds only', f'{each} has {_objects(each)}, so no positive')
     for same in of_name.values():

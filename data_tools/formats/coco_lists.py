@@ -76,7 +76,7 @@ def read(path: pathlib.Path) -> Contents:
     except OSError as error:
         raise ConversionError(f'{path}: {error.strerror}; give an instances json of COCO') from None
     except json_lists.MalformedError as error:
-        raise ConversionError(f'{path}: not JSON at {error}; copy the file again') from None
+        raise ConversionError(f'{path}: not JSON at {error}; correct it there, or copy the file again') from None
     except RecursionError as error:
         raise ConversionError(f'{path}: not JSON: {error}; copy the file again') from None
     _check(contents, found)
@@ -138,6 +138,7 @@ def _matched(contents: Contents, what: str, stated: Distinct, listed: Sequence[i
     """Index in the list of what annotations state; a form other than the listed one is logged as repaired."""
     known, values = Ids(listed), stated.values()
     places = np.array([known.place(value) for value in values], np.int64)
+    _check_start(contents.path, what, values, listed)
     counts = np.bincount(contents.annotations[:, column], minlength=len(values)).tolist()
     for value, place, count in zip(values, places.tolist(), counts, strict=True):
         if known.changed(value, place):
@@ -145,6 +146,21 @@ def _matched(contents: Contents, what: str, stated: Distinct, listed: Sequence[i
             contents.log.repair(Fault(categories.OTHER_FORM, detail), listed[place] if what == 'image' else None,
                                 file=contents.path.name)
     return places[contents.annotations[:, column]]
+
+
+def _check_start(path: pathlib.Path, what: str, values: Sequence[Any], listed: Sequence[int | str]) -> None:
+    """Raise ConversionError where annotations count from one less or one more than the list: nearly all would match."""
+    numbers, ids = ({each for each in map(as_number, found) if each is not None} for found in (values, listed))
+    first, last = min(ids, default=0), max(ids, default=0)
+    if len(ids) != len(listed) or len(ids) != last - first + 1:
+        return
+    for shift, beyond, unused in ((-1, first - 1, last), (1, last + 1, first)):
+        if numbers - ids == {beyond} and unused not in numbers and len(numbers) > 1:
+            raise ConversionError(
+                f'{path}: {what}_id of annotations is from {min(numbers)} to {max(numbers)}, and the list has the ids '
+                f'{first} to {last}, so annotations and list seem to count from different numbers; '
+                f'{"subtract 1 from" if shift > 0 else "add 1 to"} each {what}_id, or remove the annotations of '
+                f'{what} {beyond}')
 
 
 def _check(contents: Contents, found: Counter[str]) -> None:

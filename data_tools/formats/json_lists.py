@@ -125,7 +125,7 @@ class _Window:
     def __init__(self, stream: io.BufferedReader, digest: Digest | None) -> None:
         encoding = json.detect_encoding(stream.peek(4)[:4])
         if not encoding.startswith('utf-8'):
-            raise MalformedError(f'line 1 column 1: it is in {encoding}, not in UTF-8')
+            raise MalformedError(f'line 1 column 1: it is in {encoding}, not in UTF-8: save it as UTF-8')
         self._stream, self._digest = stream, digest
         self._utf8 = codecs.getincrementaldecoder('utf-8-sig')()
         self._text, self._at = '', 0
@@ -189,7 +189,7 @@ class _Window:
         try:
             text = self._utf8.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            raise MalformedError(f'byte {self._given - len(error.object) + error.start}: not UTF-8') from None
+            raise MalformedError(f'byte {self._given - len(error.object) + error.start}: not UTF-8: save it as UTF-8') from None
         if not data:
             return False
         gone = self._text[:self._at]

@@ -23,6 +23,7 @@ from data_tools import conversion, images, objects
 from data_tools.conversion import DataSet, Item, Told
 from data_tools.file_names import AMBIGUOUS, RENAMED, FileNames, Found, inside
 from data_tools.formats import voc_folders
+from data_tools.formats.categories import WITHOUT_OBJECTS
 from data_tools.formats.voc_folders import SEGMENTS, Folders
 from data_tools.images import ImageFile
 from data_tools.issues import ConversionError, Fault, Log, Unusable
@@ -39,6 +40,7 @@ CLASSES = (
     'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
 _SIDES = ('ymin', 'xmin', 'ymax', 'xmax')
 _LABELMAP = '# label:color_rgb:parts:actions'      # the first line of labelmap.txt of CVAT and Datumaro
+_UNSTATED = 'Unspecified'        # VOC's own word
 _BORDER = 255
 _CODE = np.array([1 << 16, 1 << 8, 1])      # red, green, blue to one number
 _ID_ROOM = 1_000_000             # annotation ids of an image
@@ -111,7 +113,7 @@ def find(roots: Sequence[str | os.PathLike[str]], split: str | None = None, year
     numbers = conversion.numbers([image.entry.id for image in images])
     items = [source.item(image, number, ordinal, (split or '').rpartition('/')[2])
              for ordinal, (image, number) in enumerate(zip(images, numbers, strict=True), 1)]
-    _check_classes(source, items, classes)
+    _check_classes(source, items, classes, log)
     return DataSet(head, items, source)
 
 
@@ -173,7 +175,7 @@ class Voc:
                                           'loss')]
         else:
             odd = [] if mask is None else objects.disagreement(box, objects.mask_box(mask))
-        return made, repairs, [*_thin(value.element), *_polygon(value.element), *odd]
+        return made, repairs, [*_thin(value.element), *_unread(value.element), *odd]
 
     def category(self, name: str) -> Category | None:
         """The category of this name, in other letter case if that leaves one only."""
@@ -216,11 +218,18 @@ def _all_have_masks(images: Sequence[_Image], folders: Sequence[Folders], log: L
     return len(having) == len(images)
 
 
-def _check_classes(source: Voc, items: Sequence[Item], path: str | os.PathLike[str] | None) -> None:
-    """Raises ConversionError where the classes of a sample of the xml files are others: their own are listed then."""
+def _check_classes(source: Voc, items: Sequence[Item], path: str | os.PathLike[str] | None, log: Log) -> None:
+    """Raises ConversionError where the classes of a sample of the xml files are others: their own are listed then.
+
+    Classes of the file `path` that no object has are logged.
+    """
     sample = _class_counts(source, items[::max(1, len(items) // _SAMPLE)])
     known = sum(count for name, count in sample.items() if source.category(name))
     if known * 2 >= sample.total() if path is None else known or not sample:
+        if path is not None and known and _unused(source, sample):
+            for category in _unused(source, _class_counts(source, items)):
+                log.keep(Fault(WITHOUT_OBJECTS, f'{category.name!r}; remove it from the file to leave it out'), None,
+                         file=os.path.basename(path))
         return
     found = _class_counts(source, items).most_common()
     listed = ', '.join(f'{name!r:.40} ({count})' for name, count in found[:_MOST_LISTED])
@@ -231,6 +240,11 @@ def _check_classes(source: Voc, items: Sequence[Item], path: str | os.PathLike[s
     hint = f'; if {there} is one, give that' if there and path is None else ''
     raise ConversionError(f'{where}: {wrong}, but of {listed}{more}: write these names to a file, one a line, and give '
                           f'it as --classes{hint}')
+
+
+def _unused(source: Voc, counts: Counter[str]) -> list[Category]:
+    found = [source.category(name) for name in counts]
+    return [category for category in source.categories.values() if category not in found]
 
 
 def _class_counts(source: Voc, items: Sequence[Item]) -> Counter[str]:
@@ -355,9 +369,17 @@ def _thin(element: Element) -> list[Fault]:
     return [Fault('box one pixel wide or high', f'{", ".join(texts)} ({", ".join(_SIDES)})')] if same else []
 
 
-def _polygon(element: Element) -> list[Fault]:
-    has = element.find('polygon') is not None
-    return [Fault('polygon not read', 'VOC has masks in SegmentationObject; export COCO for masks')] if has else []
+def _unread(element: Element) -> list[Fault]:
+    """A fault for each part of an object that is not read though it says something."""
+    found = []
+    if element.find('polygon') is not None:
+        found.append(Fault('polygon not read', 'VOC has masks in SegmentationObject; export COCO for masks'))
+    if (boxes := len(element.findall('bndbox'))) > 1:
+        found.append(Fault('object of several boxes', f'the first of {boxes} is read; give each box its own object'))
+    for name in ('difficult', 'truncated'):
+        if (text := _text(element, name)) not in ('', _UNSTATED) and _flag(element, name) is None:
+            found.append(Fault('flag neither 0 nor 1', f'{name} is {text!r:.40}, and counts as not stated'))
+    return found
 
 
 def _text(element: Element, path: str) -> str:

@@ -1,6 +1,8 @@
 """A set as a whole: when most of it is lost, what none of its problems shows."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from data_tools import remains
@@ -74,3 +76,12 @@ def test_objects_that_reach_beyond_their_image() -> None:
     with pytest.raises(ConversionError) as error:
         remains.check(of(Counts(2, 0, 1), {'box clipped': lost(1)}, **{'box outside the image': lost(2, 3)}), False)
     assert '2 of 3 objects are lost (2 box outside the image); 3 of 3 objects reach beyond' in str(error.value)
+
+
+def test_masks_elsewhere_than_their_boxes() -> None:
+    def noted(objects: int) -> list[str]:
+        return remains.notes(replace(of(Counts(2, 0, objects)), kept={'box and mask disagree': lost(1, 2)}))
+
+    assert noted(4) == []
+    assert noted(3) == ['2 of 3 objects have a mask elsewhere than their box; are the polygons y, x instead of x, y, '
+                        'or of other images? `mrcnn inspect` shows both']

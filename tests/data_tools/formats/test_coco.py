@@ -525,9 +525,9 @@ def with_(key: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize('data, message', [
     ('', r'not JSON at line 1 column 1'),
-    ('{"images": [\n  {"id": 1,}\n]}', r'not JSON at line 2 column \d+: .*; copy the file again'),
+    ('{"images": [\n  {"id": 1,}\n]}', r'not JSON at line 2 column \d+: .*; correct it there, or copy the file again'),
     (json.dumps(DATA)[:-20], r'not JSON at line 1 column \d+'),
-    (b'{"a": "\xff"}', 'not JSON at byte 7: not UTF-8'),
+    (b'{"a": "\xff"}', 'not JSON at byte 7: not UTF-8: save it as UTF-8'),
     ('[1]', "no list 'images'; give an instances json"),
     (without('images'), "no list 'images'"),
     (with_('annotations', None), "'annotations' is no list"),

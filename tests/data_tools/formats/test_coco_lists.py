@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from data_tools.formats import categories, coco_lists
+from data_tools.issues import ConversionError
 from mrcnn_tf.input.manifest import Incident
 
 
@@ -48,6 +49,34 @@ def test_category_ids_in_another_form(tmp_path: pathlib.Path) -> None:
     assert coco_lists.kinds(contents, listed).tolist() == [1, 0, -1]
     assert [each.detail for each in contents.log.repaired['id in another form']] == [
         "category_id '2' of 1 annotations is category 2", 'category_id 1.0 of 1 annotations is category 1']
+
+
+@pytest.mark.parametrize('stated, message', [
+    ((0, 1), 'image_id of annotations is from 0 to 1, and the list has the ids 1 to 2, so .*; add 1 to each image_id'),
+    ((2, 3), 'image_id of annotations is from 2 to 3, .*; subtract 1 from each image_id'),
+    ((0, 1, 2), None), ((0,), None), ((1, 4), None), ((0, 3), None)],
+    ids=['from 0', 'from 2', 'all images used', 'none matches', 'far away', 'both ends'])
+def test_image_ids_that_count_from_another_number(tmp_path: pathlib.Path, stated: tuple[int, ...], message: str | None,
+                                                  ) -> None:
+    contents = read(tmp_path, annotations=[each for image in stated for each in of(image, image_id=image)])
+    if message is None:
+        assert len(coco_lists.owners(contents)) == len(stated)
+        return
+    with pytest.raises(ConversionError, match=f'a.json: {message}'):
+        coco_lists.owners(contents)
+
+
+def test_category_ids_that_count_from_another_number(tmp_path: pathlib.Path) -> None:
+    contents = read(tmp_path, annotations=[*of(1, category_id=0), *of(2, category_id='1')])
+    listed = categories.read(contents.categories, contents.path, contents.log)
+    with pytest.raises(ConversionError, match='add 1 to each category_id, or remove the annotations of category 0'):
+        coco_lists.kinds(contents, listed)
+
+
+def test_ids_with_gaps_count_from_nowhere(tmp_path: pathlib.Path) -> None:
+    contents = read(tmp_path, images=[{'id': i, 'file_name': f'{i}.png'} for i in (1, 5)],
+                    annotations=[*of(1, image_id=0), *of(2)])
+    assert coco_lists.owners(contents).tolist() == [-1, 0]
 
 
 @pytest.mark.parametrize('ids, told', [

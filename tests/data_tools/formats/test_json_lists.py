@@ -74,9 +74,9 @@ def test_an_error_is_found_where_json_finds_it(tmp_path: pathlib.Path, data: dic
     (b'', 'line 1 column 1: Expecting value'),
     (b'{"a": [1, 2', "line 1 column 12: Expecting ','"),
     (b'{"a": [1, 2]} {', 'line 1 column 15: Extra data'),
-    (b'{"a": ["\xc3\xa9", "\xc3"]}', 'byte 14: not UTF-8'),
+    (b'{"a": ["\xc3\xa9", "\xc3"]}', 'byte 14: not UTF-8: save it as UTF-8'),
     (b'{"a": [' + b'7' * 5000 + b']}', 'line 1 column 8: Exceeds the limit'),
-    ('{"a": []}'.encode('utf-16'), 'line 1 column 1: it is in utf-16, not in UTF-8'),
+    ('{"a": []}'.encode('utf-16'), 'line 1 column 1: it is in utf-16, not in UTF-8: save it as UTF-8'),
 ])
 def test_what_is_not_json(tmp_path: pathlib.Path, text: bytes, message: str) -> None:
     (tmp_path / 'a.json').write_bytes(text)

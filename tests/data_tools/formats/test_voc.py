@@ -347,6 +347,23 @@ def test_polygons_are_told(kit: Kit) -> None:
     assert [each.annotation_id for each in kit.convert().kept['polygon not read']] == [1]
 
 
+def test_parts_of_an_object_that_are_not_read(kit: Kit) -> None:
+    kit.add('a', an_object(more='<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>'),
+            an_object(more='<difficult>yes</difficult><truncated>Unspecified</truncated>'), an_object())
+    assert {reason: [(each.annotation_id, each.detail) for each in found]
+            for reason, found in kit.convert().kept.items()} == {
+        'object of several boxes': [(1, 'the first of 2 is read; give each box its own object')],
+        'flag neither 0 nor 1': [(2, "difficult is 'yes', and counts as not stated")]}
+    np.testing.assert_array_equal(np.reshape(kit.features()[0]['image/object/box'], [-1, 4])[0], [0, 0, 9, 9])
+
+
+def test_classes_of_a_file_that_no_object_has(kit: Kit, tmp_path: pathlib.Path) -> None:
+    kit.add('a', an_object('cell'))
+    (tmp_path / 'classes.txt').write_text('background\ncell\n')
+    assert kit.convert(classes=tmp_path / 'classes.txt').kept == {'category without objects': [
+        Incident(None, None, "'background'; remove it from the file to leave it out", 'classes.txt')]}
+
+
 def test_what_is_odd_is_kept_and_counted(kit: Kit) -> None:
     kit.add('a', size='<size><width>0</width><height>0</height><depth>0</depth></size>')
     kit.add('b', mode='L')
