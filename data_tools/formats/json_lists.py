@@ -189,7 +189,8 @@ class _Window:
         try:
             text = self._utf8.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            raise MalformedError(f'byte {self._given - len(error.object) + error.start}: not UTF-8: save it as UTF-8') from None
+            place = self._given - len(error.object) + error.start
+            raise MalformedError(f'byte {place}: not UTF-8: save it as UTF-8') from None
         if not data:
             return False
         gone = self._text[:self._at]
