@@ -1,5 +1,6 @@
-"""Settings: `schema.py` is what there is, `checking.py` what fits together, `loading.py` reads and writes them."""
+"""Settings: `schema.py` lists them with their limits, `checking.py` their relations; `loading.py` reads YAML files."""
 from mrcnn_tf.config.checking import validate
+from mrcnn_tf.config.fields import ConfigError
 from mrcnn_tf.config.loading import changed, load, packaged, save
 from mrcnn_tf.config.schema import (
     AlternatingConfig,
@@ -8,7 +9,6 @@ from mrcnn_tf.config.schema import (
     BoxHeadConfig,
     CascadeConfig,
     Config,
-    ConfigError,
     DataConfig,
     DetectionConfig,
     MaskHeadConfig,

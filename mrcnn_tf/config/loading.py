@@ -1,4 +1,7 @@
-"""YAML files and `key=value` overrides to a Config, every error with the file and the field; and back."""
+"""Loading of configs from YAML files and `key=value` overrides, and saving. Errors name the file and the field.
+
+A layer is what one file or one override sets: nested dicts of keys. Its origin names it in error messages.
+"""
 from __future__ import annotations
 
 import dataclasses
@@ -16,27 +19,29 @@ from yaml import MarkedYAMLError, YAMLError
 
 from mrcnn_tf import files
 from mrcnn_tf.config.checking import validate
-from mrcnn_tf.config.schema import Config, ConfigError
+from mrcnn_tf.config.fields import ConfigError
+from mrcnn_tf.config.schema import Config
 from mrcnn_tf.files.text import error_line, one_line
 
-_REFERENCE = re.compile(r'\$\{[\w.\[\]]+\}')     # to another key: ${data.train}
+_NO_KEYS = 'expected keys such as "solver:" at the top'
+_REFERENCE = re.compile(r'\$\{[\w.\[\]]+\}')     # a reference to another key, such as ${data.train}
 
 
 def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a YAML file over its `base` files, then `key=value` overrides, and checks the result.
+    """Return the validated config of a YAML file on top of its `base` files, with `key=value` overrides on top.
 
     Args:
-        source: a path, or the name of a config that comes with the package ('nuclei_r18_fpn').
-        overrides: such as 'solver.steps=1000'; lists as 'data.short_sides=[384]'.
+        source: a path, or the name of a packaged config, such as 'nuclei_r18_fpn'.
+        overrides: such as 'solver.steps=1000', with lists as in 'data.short_sides=[384]'.
 
     Raises:
-        ConfigError: a missing or unreadable file, an unknown key, a wrong type, a value out of range.
+        ConfigError: a file is missing or unreadable, a key is unknown, a value has the wrong type or is out of range.
     """
     merged = OmegaConf.structured(Config)
     layers, changes = _layers(_find(source)), [*map(_override, overrides)]
     for origin, layer in layers:
         _apply(merged, layer, Config, '', origin)
-    # A file without a base may be a resolved one, of all keys.
+    # A file without a base may be a saved config, which sets all keys.
     _check_masks(_checked_kind(merged, source), layers[1:][-1:])
     for origin, layer in changes:
         _apply(merged, layer, Config, '', origin)
@@ -50,12 +55,12 @@ def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
 def _checked_kind(merged: DictConfig, source: str | pathlib.Path) -> str:
     try:
         return str(merged.model.kind)
-    except OmegaConfBaseException as error:                 # a reference to another key that does not fit
+    except OmegaConfBaseException as error:                 # a reference to a key of another type
         raise ConfigError(f'{source}: {error.full_key}: {one_line(_reason(error), 300)}') from None
 
 
 def changed(config: Config, overrides: Sequence[str]) -> Config:
-    """Another config: this one with `key=value` overrides on top.
+    """Return a validated copy of a config with `key=value` overrides on top.
 
     Raises:
         ConfigError: as `load`.
@@ -67,7 +72,7 @@ def changed(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def save(config: Config, path: str | pathlib.Path) -> None:
-    """Writes the resolved config, whole or not at all, as YAML that `load` reads back to an equal object."""
+    """Write a config atomically as YAML that sets every key; `load` returns an equal config."""
     with files.atomic_path(path) as temporary:
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding='utf-8')
 
@@ -75,26 +80,26 @@ def save(config: Config, path: str | pathlib.Path) -> None:
 def _checked(merged: DictConfig, source: str | pathlib.Path) -> Config:
     try:
         config = cast(Config, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:                 # an interpolation, ${...}, that leads nowhere
+    except OmegaConfBaseException as error:                 # a reference, ${...}, to a missing key
         raise ConfigError(f'{source}: {error.full_key}: {_reason(error)}') from None
     validate(config)
     return config
 
 
 def packaged() -> list[str]:
-    """Names of the configs that come with the package."""
+    """Return the names of the packaged configs."""
     return sorted(path.stem for path in _packaged_folder().glob('*.yaml'))
 
 
 def _packaged_folder() -> pathlib.Path:
-    """`mrcnn_tf/configs` of an installation, `configs` of a source tree."""
+    """Return `mrcnn_tf/configs` of an installation, or `configs` of a source tree."""
     package = pathlib.Path(__file__).resolve().parents[1]
     return package / 'configs' if (package / 'configs').is_dir() else package.parent / 'configs'
 
 
-def _find(source: str | pathlib.Path, beside: pathlib.Path | None = None) -> pathlib.Path:
-    """The file that `source` names, from the folder `beside` on, or else among the configs of the package."""
-    path = (beside or pathlib.Path()) / source
+def _find(source: str | pathlib.Path, folder: pathlib.Path | None = None) -> pathlib.Path:
+    """Return the path of `source`, which is relative to `folder` or else the name of a packaged config."""
+    path = (folder or pathlib.Path()) / source
     if os.path.isfile(path):          # not Path.is_file, which raises for a name that is too long
         return path
     named = _packaged_folder() / f'{pathlib.Path(source).name.removesuffix(".yaml")}.yaml'
@@ -105,39 +110,42 @@ def _find(source: str | pathlib.Path, beside: pathlib.Path | None = None) -> pat
     raise ConfigError(f'no config {one_line(str(source), 200)}; {hint}')
 
 
-def _layers(path: pathlib.Path, above: Sequence[pathlib.Path] = ()) -> list[tuple[str, dict[Any, Any]]]:
-    """(origin, keys) from the most basic file to `path` itself; `base` is relative to the file that names it."""
-    if path.resolve() in above:
+def _layers(path: pathlib.Path, seen: Sequence[pathlib.Path] = ()) -> list[tuple[str, dict[Any, Any]]]:
+    """Return (origin, layer) of each file, from the last `base` to `path` itself.
+
+    A `base` is relative to the file that names it. `seen` are the files that led to this one.
+    """
+    if path.resolve() in seen:
         raise ConfigError(f'{path}: its base files form a circle; remove one of their "base:" lines')
     layer = _read(path)
     base = layer.pop('base', None)
     if base is None:
         return [(str(path), layer)]
     try:
-        found = _find(str(base), path.parent)
+        base_path = _find(str(base), path.parent)
     except ConfigError as error:
         raise ConfigError(f'{path}: base: {error}') from None
-    return [*_layers(found, (*above, path.resolve())), (str(path), layer)]
+    return [*_layers(base_path, (*seen, path.resolve())), (str(path), layer)]
 
 
 def _read(path: pathlib.Path) -> dict[Any, Any]:
     try:
         layer = OmegaConf.to_container(OmegaConf.load(io.StringIO(files.read_text(path))))
-        repr(layer)      # raises for an int of thousands of digits, which no message could show
+        repr(layer)      # raises ValueError for an int of thousands of digits, which no message could show
     except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(f'{path}: {_reason(error)}') from None
     if not isinstance(layer, dict):
-        raise ConfigError(f'{path}: expected keys such as "solver:" at the top')
+        raise ConfigError(f'{path}: {_NO_KEYS}')
     _check_references(layer, str(path))
     return layer
 
 
 def _check_references(value: Any, origin: str) -> None:
-    """Raise ConfigError for a text that OmegaConf would compute, such as from the environment, which holds secrets."""
+    """Raise ConfigError for an OmegaConf resolver, such as ${oc.env:NAME}: environment variables may hold secrets."""
     for text in _texts(value):
         if '${' in _REFERENCE.sub('', text):
-            raise ConfigError(f'{origin}: "{one_line(text, 100)}" asks for more than a reference to another key, such '
-                              'as ${data.train}; write the value itself, or give it on the command line: '
+            raise ConfigError(f'{origin}: "{one_line(text, 100)}" is not a reference to another key, such as '
+                              '${data.train}; write the value itself, or give it on the command line: '
                               'data.train=$HOME/train.json')
 
 
@@ -150,7 +158,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _override(text: str) -> tuple[str, dict[Any, Any]]:
-    """(origin, keys) of 'solver.steps=1000'."""
+    """Return (origin, layer) of an override such as 'solver.steps=1000'."""
     origin = f'override {one_line(repr(text), 200)}'
     key, equals, value = text.partition('=')
     parts = key.split('.')
@@ -168,7 +176,7 @@ def _override(text: str) -> tuple[str, dict[Any, Any]]:
 
 
 def _apply(config: DictConfig, layer: dict[Any, Any], schema: Any, prefix: str, origin: str) -> None:
-    """Sets in `config`, a section of type `schema`, what `layer` holds."""
+    """Merge `layer` into `config`, a section whose dataclass is `schema`."""
     fields = {f.name: f for f in dataclasses.fields(schema)}
     for key, value in layer.items():
         if key not in fields:
@@ -180,21 +188,21 @@ def _apply(config: DictConfig, layer: dict[Any, Any], schema: Any, prefix: str, 
         elif isinstance(value, dict):
             _apply(config[key], value, inner, f'{prefix}{key}.', origin)
         else:
-            raise ConfigError(f'{origin}: {prefix}{key} is {one_line(repr(value), 200)}: expected keys below it')
+            raise ConfigError(f'{origin}: {prefix}{key} is {one_line(repr(value), 200)}: expected a section of keys')
 
 
-def _check_masks(kind: str, asked: Sequence[tuple[str, dict[Any, Any]]]) -> None:
-    """Raises ConfigError where a layer asks by name for masks that no head of the model makes."""
-    for origin, layer in asked:
+def _check_masks(kind: str, layers: Sequence[tuple[str, dict[Any, Any]]]) -> None:
+    """Raise ConfigError for a layer that sets model.mask_head although the model has no mask head."""
+    for origin, layer in layers:
         if kind != 'mask_rcnn' and 'mask_head' in layer.get('model', {}):
             raise ConfigError(f'{origin}: model.mask_head is set and model.kind is {kind}, which has no mask head; '
-                              'set model.kind=mask_rcnn or leave model.mask_head out')
+                              'set model.kind=mask_rcnn or remove model.mask_head')
 
 
 def _set(config: DictConfig, known: dataclasses.Field[Any], value: Any, prefix: str, origin: str) -> None:
     if 'on' in known.metadata.get('choices', ()) and isinstance(value, bool):
-        value = 'on' if value else 'off'                    # YAML reads a bare on or off as a boolean
-    # OmegaConf would take them for entries of a flat list, and stumble later.
+        value = 'on' if value else 'off'                    # YAML reads on and off as booleans
+    # OmegaConf accepts a list within a flat list, and fails later.
     fits = 'list[list' in str(known.type) or not _nests(value)
     try:
         OmegaConf.update(config, known.name, value)
@@ -209,25 +217,27 @@ def _nests(value: Any) -> bool:
 
 
 def _nearest(key: str, names: Sequence[str], prefix: str) -> str:
-    """What an unknown key may stand for: the same name elsewhere, a like name here, or else the names that are here."""
+    """Return a hint for an unknown key: the same name in another section, a similar or else all names in this one."""
     close = _elsewhere(key) or [prefix + name for name in difflib.get_close_matches(key, names, 1, 0.5)]
     return f'did you mean {" or ".join(close)}?' if close else f'valid: {", ".join(prefix + name for name in names)}'
 
 
 def _elsewhere(name: str, schema: Any = Config, prefix: str = '') -> list[str]:
-    """Dotted names of the fields called `name` anywhere in the schema."""
-    found = []
+    """Return the dotted names of all fields called `name` in the schema."""
+    names = []
     for f in dataclasses.fields(schema):
         inner: Any = f.default_factory
         if f.name == name:
-            found.append(prefix + name)
+            names.append(prefix + name)
         if dataclasses.is_dataclass(inner):
-            found += _elsewhere(name, inner, f'{prefix}{f.name}.')
-    return found
+            names += _elsewhere(name, inner, f'{prefix}{f.name}.')
+    return names
 
 
 def _reason(error: BaseException) -> str:
-    """One line of an error that may have many; YAML's tells the place last."""
+    """Return the reason of an error as one line."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         return f'line {error.problem_mark.line + 1}: {error.problem}'
+    if isinstance(error, OSError):
+        return error.strerror or _NO_KEYS        # OmegaConf raises an OSError without strerror for a bare number
     return error_line(error)
