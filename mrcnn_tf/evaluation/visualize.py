@@ -56,7 +56,13 @@ def draw(image: np.ndarray, instances: Instances, names: Sequence[str], threshol
 
 
 def side_by_side(pictures: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
-    """Pictures (uint8 [h, w, 3]) in a row on white, each under its caption, such as ground truth and prediction."""
+    """Return pictures (uint8 [h, w, 3]) in a row, each under its caption, such as ground truth and prediction.
+
+    Raises:
+        ValueError: the number of captions differs from the number of pictures.
+    """
+    if len(pictures) != len(captions):
+        raise ValueError(f'{len(captions)} captions for {len(pictures)} pictures; give one for each')
     size = _font_size(max(max(p.shape[:2]) for p in pictures)) * 3 // 2
     font, gap, head = ImageFont.load_default(size), size // 2, 2 * size
     width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) + 1)

@@ -131,7 +131,7 @@ def test_side_by_side():
     assert top == top_too > 0 and second >= first + 200
     for x, width in ((first, 200), (second, 400)):
         assert (sheet[:top, x:x + width] < 100).any()    # its caption
-    with pytest.raises(ValueError, match='zip'):
+    with pytest.raises(ValueError, match='1 captions for 2 pictures'):
         visualize.side_by_side([left, right], ['one'])
 
 

@@ -38,8 +38,9 @@ def rows(lines: Iterable[str]) -> list[Row]:
             key = tuple(str(row[name]) for name in ('stack', 'case', 'engine', 'mode', 'stage'))
             found.pop(key, None)                           # the later one takes its place in the order too
             found[key] = {**row, 'size': float(row['size']), 'limit': float(row['limit'])}
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f'line {number}: {error!r}; write it by pytest --differences') from None
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f'line {number} is not a measured difference; write the file by pytest --differences'
+                             ) from None
     return list(found.values())
 
 
