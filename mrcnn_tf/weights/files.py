@@ -62,7 +62,8 @@ def _torch(path: pathlib.Path) -> Any:
     with open_regular(path) as stream:
         found = torch.load(stream, map_location='cpu', weights_only=True)
     found = _unwrapped(found)
-    return {name: value.float().numpy() if isinstance(value, torch.Tensor) else value for name, value in found.items()}
+    return {name: (value.float() if value.is_floating_point() else value).numpy()
+            if isinstance(value, torch.Tensor) else value for name, value in found.items()}
 
 
 _READERS: dict[str, Callable[[pathlib.Path], Any]] = {

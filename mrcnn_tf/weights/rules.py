@@ -4,6 +4,7 @@ h, w height and width of a kernel; K classes without background.
 """
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -181,7 +182,11 @@ def vanishing_variance(state: State, epsilon: float) -> str:
 
 def _converted(rule: Rule, state: State) -> np.ndarray:
     if rule.name not in state:
-        raise WeightsError(f'no parameter {rule.name}')
+        near = difflib.get_close_matches(rule.name, list(state), 1, 0)
+        raise WeightsError(f'no parameter {rule.name}' + (f'; the nearest name is {near[0]}' if near else ''))
+    if not _is_floating(state[rule.name]):
+        raise WeightsError(f'{rule.name} holds {np.asarray(state[rule.name]).dtype} and no floating-point numbers; '
+                           'give the weights as they were trained, not quantized')
     given, shape = np.asarray(state[rule.name], np.float32), tuple(rule.variable.shape)
     try:
         value = rule.convert(given)
@@ -193,6 +198,11 @@ def _converted(rule: Rule, state: State) -> np.ndarray:
     if not np.isfinite(value).all():
         raise WeightsError(f'{rule.name} holds values that are not finite')
     return value
+
+
+def _is_floating(value: np.ndarray) -> bool:
+    dtype = np.asarray(value).dtype
+    return dtype.kind == 'f' or dtype.name == 'bfloat16'      # for numpy bfloat16 is no kind of float
 
 
 def _line(rule: Rule, value: np.ndarray, fresh: bool) -> Line:

@@ -68,7 +68,10 @@ def test_the_report() -> None:
 
 
 @pytest.mark.parametrize(('state', 'message'), [
-    ({}, 'no parameter b'),
+    ({}, 'no parameter b; the nearest name is a'),
+    ({'b': np.zeros(3, np.int8)}, 'b holds int8 and no floating-point numbers; give the weights as they were trained'),
+    ({'b': np.array(['x'])}, 'b holds <U1 and no floating-point numbers'),
+    ({'b': np.zeros(3, np.complex64)}, 'b holds complex64 and no floating-point numbers'),
     ({'b': np.zeros(3), 'other': np.zeros(1), 'another': np.zeros(1)}, '2 parameters have no place .* other'),
     ({'b': np.zeros(4)}, r'b is \[4\], which does not give the \[3\] of '),
     ({'b': np.array([0., np.nan, 0.])}, 'b holds values that are not finite'),
