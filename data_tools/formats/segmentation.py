@@ -172,7 +172,9 @@ def _checked_runs(code: dict[str, Any], height: int, width: int) -> tuple[list[i
                                                f'{exchanged}')
     runs = _counts(counts)
     # pycocotools would read and write past its memory.
-    if min(runs, default=0) < 0 or sum(runs) != height * width:
+    if min(runs, default=0) < 0:
+        raise Unusable('malformed RLE', f'it has a run of {min(runs)} pixels')
+    if sum(runs) != height * width:
         raise Unusable('malformed RLE', f'its runs hold {sum(runs)} pixels, the image {height * width}')
     return runs, [*of_size, *of_counts]
 

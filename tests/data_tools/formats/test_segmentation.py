@@ -85,6 +85,11 @@ def test_a_bad_polygon_is_left_out_and_alone_it_is_fatal(polygon: Any, reason: s
     assert error.value.fault.reason == reason
 
 
+def test_a_negative_run_is_named() -> None:
+    with pytest.raises(Unusable, match='it has a run of -2 pixels'):      # together the runs hold 24 pixels
+        decode({'size': [4, 6], 'counts': [5, -2, 21]}, 4, 6)
+
+
 @pytest.mark.parametrize('value, reason', [
     (None, 'malformed segmentation'),
     ([], 'malformed segmentation'),
