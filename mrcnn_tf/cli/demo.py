@@ -27,7 +27,8 @@ from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.evaluation import visualize
 from mrcnn_tf.evaluation.coco import Metrics, table
 from mrcnn_tf.evaluation.run import evaluate
-from mrcnn_tf.input.dataset import ground_truth, training_dataset
+from mrcnn_tf.input.dataset import training_dataset
+from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.serving import alone, predictor
 from mrcnn_tf.serving.export import export
 from mrcnn_tf.training import schedules

@@ -25,7 +25,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mrcnn_tf import files
 from mrcnn_tf.detectors.instances import Instances, to_coco
-from mrcnn_tf.input import dataset
+from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.ops import paste
 
@@ -92,7 +92,7 @@ def read_manifest(path: PathLike) -> GroundTruth:
     """
     manifest = Manifest.read(path)
     truth = GroundTruth(str(path), {}, [(c.id, c.name) for c in manifest.categories], [], manifest.any_masks)
-    for record in dataset.ground_truth(path):
+    for record in ground_truth(path):
         if record['image_id'] in truth.sizes:
             raise EvaluationError(f'{path}: image id {record["image_id"]} is there twice; convert the data again')
         truth.sizes[record['image_id']] = record['height'], record['width']

@@ -13,7 +13,7 @@ from mrcnn_tf import files
 from mrcnn_tf.detectors.detector import Proposer
 from mrcnn_tf.evaluation.run import predictions
 from mrcnn_tf.files.progress import track
-from mrcnn_tf.input.dataset import ground_truth
+from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.weights.model_directory import restore_model
 
 PathLike = str | os.PathLike[str]

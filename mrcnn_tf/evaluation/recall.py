@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mrcnn_tf.evaluation.coco import EvaluationError, GroundTruth, Metrics, PathLike
-from mrcnn_tf.input import dataset
+from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.input.manifest import Manifest
 
 LIMITS = (50, 100, 300, 1000, 2000)    # N
@@ -60,7 +60,7 @@ def stored(manifest: PathLike) -> Iterator[tuple[int, np.ndarray]]:
     """
     if not Manifest.read(manifest).has_proposals:
         raise EvaluationError(f'{manifest}: its records have no proposals; attach some with `mrcnn convert proposals`')
-    for record in dataset.ground_truth(manifest):
+    for record in ground_truth(manifest):
         yield record['image_id'], record['proposals']
 
 

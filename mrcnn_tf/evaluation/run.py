@@ -18,7 +18,8 @@ from mrcnn_tf.detectors.instances import Instances, split_batch
 from mrcnn_tf.evaluation import cityscapes, recall, voc
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics, read_manifest
 from mrcnn_tf.files.progress import track
-from mrcnn_tf.input.dataset import evaluation_dataset, readable
+from mrcnn_tf.input.damage import explain
+from mrcnn_tf.input.dataset import evaluation_dataset
 from mrcnn_tf.weights.model_directory import restore_model
 
 _log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def predictions(model: Callable[..., Mapping[str, tf.Tensor]], config: Config, m
             read = [{key: batch[key] for key in _READ if key in batch} for batch in batches]
             yield from split_batch(find(read), batches[0])
     except tf.errors.OpError as error:
-        explained = readable(error, manifest)
+        explained = explain(error, manifest)
         if explained is error:
             raise
         raise explained from None

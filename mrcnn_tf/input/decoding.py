@@ -1,6 +1,6 @@
-"""Image files in a graph: what their header says, their pixels, and the turn that EXIF's orientation asks for.
+"""Decode image files in a graph: size and EXIF orientation from the header, pixels, rotation by the orientation.
 
-h, w height and width in px. `encoded` is the bytes of a file, string [], which may be anything.
+h, w height and width in px. `encoded` holds the bytes of a file, string [], which may be invalid.
 """
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _PNG_EXIF = b'eXIf'      # name of the chunk
 _PNG_HEADER = 25         # bytes from the signature to the depth of a channel
 _TIFF = (b'II*\0', b'MM\0*')    # how EXIF begins: least or most significant byte first
 _JPEG_EXIF = b'Exif\0\0'
-_SEARCHED = 2 ** 20      # bytes of a JPEG, or of a PNG's chunk: EXIF comes first, and garbage shall not take long
+_SEARCHED = 2 ** 20      # bytes of a JPEG, or of a PNG's chunk, that are searched: EXIF comes first; limits the time
 _MAX_SEGMENTS = 1000     # of a JPEG before its EXIF
 _FILL, _APP1, _START_OF_SCAN, _END_OF_IMAGE = 0xff, 0xe1, 0xda, 0xd9
-_ALONE = (0x01, *range(0xd0, 0xd9))    # markers without a length
+_WITHOUT_LENGTH = (0x01, *range(0xd0, 0xd9))    # markers
 _ORIENTATION, _SHORT, _LONG = 0x0112, 3, 4
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Which image files are decoded, and whether they are turned.
+    """Which image files are decoded, and whether they are rotated by their EXIF orientation.
 
     Attributes:
-        exif: what happens to a photograph whose EXIF orientation says to turn it: 'apply' turns it, 'ignore' leaves its
+        exif: treatment of a photograph with an EXIF orientation: 'apply' rotates or mirrors it, 'ignore' keeps its
             pixels as stored, 'error' refuses it.
         max_pixels: files with more pixels are refused before they are decoded; None: no limit.
     """
@@ -41,11 +41,11 @@ class Rule:
 
     @classmethod
     def of(cls, data: DataConfig) -> Rule:
-        """Return the rule that a model applies to the files it is given."""
+        """Return the rule of a model for the files that it predicts on."""
         return cls(data.exif, data.max_pixels)
 
 
-AS_STORED = Rule()       # for records: their pixels are already those that their boxes mean
+AS_STORED = Rule()       # for records, whose boxes are in px of the image as stored
 DEFAULT = Rule.of(DataConfig())
 
 
@@ -55,25 +55,25 @@ def _as_float(pixels: tf.Tensor) -> tf.Tensor:
 
 def decode(encoded: tf.Tensor, name: tf.Tensor | str = 'image', rule: Rule = AS_STORED,
            then: Callable[[tf.Tensor], Any] = _as_float) -> Any:
-    """Return `then` of the pixels of a JPEG or PNG file: 8 or 16 bit, grey, palette or colour, without transparency.
+    """Return `then` of the pixels of a JPEG or PNG file: 8 or 16 bits, gray, palette or color; drops transparency.
 
     Args:
         encoded: string [], the bytes of the file.
         name: string [], what an error calls the image.
-        rule: which files are refused, and whether photographs are turned.
+        rule: which files are refused, and whether photographs are rotated.
         then: called with the pixels [h, w, 3], RGB: uint8, or float32 0..255 of a 16-bit PNG, whose values are divided
             by 257 so that 65535 becomes 255. A graph traces it with both, so it must return the same types. Resizing
-            here, without a cast before, takes a quarter of the memory.
+            here, before any cast, takes a quarter of the memory.
 
     Returns:
         What `then` returns; by default float32 [h, w, 3], 0..255.
 
     Raises:
-        tf.errors.InvalidArgumentError: a damaged file, or one that `refusal` names a reason for.
+        tf.errors.InvalidArgumentError: the file is damaged, or `refusal` gives a reason to refuse it.
     """
     reason = refusal(encoded, rule)
     accepted = tf.debugging.Assert(tf.equal(reason, ''), [tf.strings.join([name, ': ', reason])])
-    with tf.control_dependencies([accepted]):      # the decoders take other formats too, each in its way
+    with tf.control_dependencies([accepted]):      # the decoders accept other formats too, and differ in that
         encoded = tf.identity(encoded)
     turned = orientation(encoded) if rule.exif == 'apply' else None
 
@@ -85,10 +85,10 @@ def decode(encoded: tf.Tensor, name: tf.Tensor | str = 'image', rule: Rule = AS_
 
 
 def refusal(encoded: tf.Tensor, rule: Rule) -> tf.Tensor:
-    """Return why a file is not decoded, string [], by its header alone; '' where nothing speaks against it.
+    """Return the reason to refuse a file, string [], from its header alone; '' if it is accepted.
 
     Raises:
-        tf.errors.InvalidArgumentError: `rule` limits the pixels and the header of a JPEG is damaged.
+        tf.errors.InvalidArgumentError: `rule` limits the pixels, and the header of a JPEG is damaged.
     """
     def too_large() -> tf.Tensor:
         if rule.max_pixels is None:
@@ -115,10 +115,10 @@ def refusal(encoded: tf.Tensor, rule: Rule) -> tf.Tensor:
 
 
 def stored_size(encoded: tf.Tensor) -> tf.Tensor:
-    """Return height and width of a JPEG or PNG, int64 [2], as its header states them: EXIF's orientation is not heeded.
+    """Return height and width of a JPEG or PNG, int64 [2], from its header, without regard to the EXIF orientation.
 
     Raises:
-        tf.errors.InvalidArgumentError: a JPEG whose header is damaged.
+        tf.errors.InvalidArgumentError: the header of a JPEG is damaged.
     """
     def of_png() -> tf.Tensor:
         header = _png_header(encoded)
@@ -128,13 +128,13 @@ def stored_size(encoded: tf.Tensor) -> tf.Tensor:
         _is_png(encoded), of_png, lambda: tf.io.extract_jpeg_shape(encoded, output_type=tf.int64)[:2]), [2])
 
 
-# A graph of its own: operation by operation it would take longer than to decode an image.
+# A tf.function, because eagerly these operations would take longer than decoding the image.
 @tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.string)])
 def orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Return EXIF's orientation, int32 [], 1 to 8: of a JPEG's first EXIF segment, or a PNG's eXIf chunk.
+    """Return the EXIF orientation, int32 [], 1 to 8, from a JPEG's first EXIF segment or a PNG's eXIf chunk.
 
-    1, upright, where there is none or what is there cannot be understood: of any bytes. Orientations that stand
-    elsewhere (XMP, text chunks) are not heeded, as by web browsers.
+    Without a valid one, and for bytes that are no image, it is 1 (upright). Orientations in other places (XMP, text
+    chunks) are ignored, as in web browsers.
     """
     def of_jpeg() -> tf.Tensor:
         head = _bytes(encoded, _SEARCHED)
@@ -142,17 +142,17 @@ def orientation(encoded: tf.Tensor) -> tf.Tensor:
         return _orientation_of_tiff(head[begin:end])
 
     def of_png() -> tf.Tensor:
-        # The chunk may stand behind the pixels, thousands of chunks away, so that its name is searched for.
-        found = tf.strings.split(encoded, _PNG_EXIF)[1:]
-        known = tf.reduce_any(tf.strings.substr(found, 0, 4)[:, None] == tf.constant(_TIFF), axis=1)
-        first = tf.concat([tf.boolean_mask(found, known), ['']], axis=0)[0]
+        # The chunk may follow the pixels, after thousands of other chunks, so search for its name.
+        candidates = tf.strings.split(encoded, _PNG_EXIF)[1:]
+        valid = tf.reduce_any(tf.strings.substr(candidates, 0, 4)[:, None] == tf.constant(_TIFF), axis=1)
+        first = tf.concat([tf.boolean_mask(candidates, valid), ['']], axis=0)[0]
         return _orientation_of_tiff(_bytes(first, _SEARCHED))
 
     return tf.case([(_is_jpeg(encoded), of_jpeg), (_is_png(encoded), of_png)], lambda: tf.constant(1))
 
 
 def turn(pixels: tf.Tensor, value: tf.Tensor | int) -> tf.Tensor:
-    """Return the picture as viewers show it, [h, w, c] or [w, h, c]; value: the orientation, int32 [], 1 to 8."""
+    """Return the image as viewers show it, [h, w, c] or [w, h, c]; value: the EXIF orientation, int32 [], 1 to 8."""
     def turned() -> tf.Tensor:
         along = tf.cond(tf.greater_equal(value, 5), lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
         axes = tf.stack([_is_one_of(value, (3, 4, 7, 8)), _is_one_of(value, (2, 3, 6, 7))])
@@ -163,7 +163,10 @@ def turn(pixels: tf.Tensor, value: tf.Tensor | int) -> tf.Tensor:
 
 
 def _exif_segment(head: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return where the TIFF of the first EXIF segment of a JPEG begins and ends in `head`, uint8 [n]: equal if none."""
+    """Return begin and end of the TIFF data in a JPEG's first EXIF segment; equal if there is none.
+
+    head: the first bytes of the file, uint8 [n].
+    """
     size = tf.size(head)
     padded = tf.concat([head, tf.zeros([4 + len(_JPEG_EXIF)], tf.uint8)], axis=0)
 
@@ -179,7 +182,7 @@ def _exif_segment(head: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     def next_segment(at: tf.Tensor) -> tf.Tensor:
         marker = padded[at + 1]
-        step = tf.where(marker == _FILL, 1, tf.where(_is_one_of(marker, _ALONE), 2, 2 + length(at)))
+        step = tf.where(marker == _FILL, 1, tf.where(_is_one_of(marker, _WITHOUT_LENGTH), 2, 2 + length(at)))
         return tf.minimum(at + step, size)
 
     at, = tf.while_loop(is_before, lambda at: [next_segment(at)], [tf.minimum(2, size)],
@@ -189,7 +192,7 @@ def _exif_segment(head: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _orientation_of_tiff(tiff: tf.Tensor) -> tf.Tensor:
-    """Return the orientation in the first directory of a TIFF, uint8 [n]; int32 [], 1 where it has none."""
+    """Return the orientation in the first directory of a TIFF, uint8 [n]; int32 [], 1 if it has none."""
     little, big = (_equal(tiff[:4], signature) for signature in _TIFF)
     begin = 2 + _number(tiff[4:8], big)
     entries = tiff[begin:begin + 12 * _number(tiff[begin - 2:begin], big)]
@@ -202,7 +205,7 @@ def _orientation_of_tiff(tiff: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_8_bit(encoded: tf.Tensor) -> tf.Tensor:
-    # The accurate transform gives Pillow's pixels; the default differs by up to 5.
+    # The accurate transform gives the same pixels as Pillow; the default differs by up to 5.
     return tf.cond(_is_png(encoded), lambda: tf.io.decode_png(encoded, channels=3),
                    lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE'))
 
@@ -229,13 +232,13 @@ def _bytes(encoded: tf.Tensor, limit: int) -> tf.Tensor:
 
 
 def _png_header(encoded: tf.Tensor) -> tf.Tensor:
-    """Return the bytes of a PNG up to its depth, uint8 [25]: zeros beyond the end of a file that is cut."""
+    """Return the bytes of a PNG up to its bit depth, uint8 [25]; zeros beyond the end of a truncated file."""
     missing = _PNG_HEADER - tf.minimum(tf.strings.length(encoded), _PNG_HEADER)
     return tf.concat([_bytes(encoded, _PNG_HEADER), tf.zeros([missing], tf.uint8)], axis=0)
 
 
 def _number(digits: tf.Tensor, big: tf.Tensor | bool) -> tf.Tensor:
-    """Return unsigned numbers, int64 [...], of bytes [..., n], n at most 4; big: the most significant comes first."""
+    """Return unsigned integers, int64 [...], from bytes [..., n], n at most 4; big: most significant byte first."""
     places = tf.range(tf.shape(digits, tf.int64)[-1])
     shifts = 8 * tf.where(big, places[::-1], places)
     return tf.reduce_sum(tf.bitwise.left_shift(tf.cast(digits, tf.int64), shifts), axis=-1)

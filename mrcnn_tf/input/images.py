@@ -1,7 +1,7 @@
-"""Images in a graph: the resize rule, resize, the canvas, masks as crops. Training and serving share them.
+"""Images in a graph, for training and serving: resize rule, resize, canvas, an image as a batch, cropped masks.
 
-h, w height and width; H, W of a canvas: a fixed size that an image is padded to, right and below; n objects; S side of
-a mask crop. An image is float32 [h, w, 3], RGB 0..255; a shape is int32 [2] (height, width).
+h, w height and width of an image; H, W those of its canvas, the size that it is padded to at the right and below;
+n objects; S side of a mask crop. An image is float32 [h, w, 3], RGB 0..255; a shape is int32 [2] (height, width).
 """
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from mrcnn_tf.config import ConfigError, DataConfig
 
 def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: tf.Tensor | int,
                   long_side: tf.Tensor | int, rounded: bool = False) -> tf.Tensor:
-    """The shape that an image is resized to: scale = min(short_side / shorter, long_side / longer).
+    """Return the shape that an image is resized to: scale = min(short_side / shorter, long_side / longer).
 
     Args:
-        height, width, short_side, long_side: whole numbers [], px, at least 1.
-        rounded: sides to the nearest pixel, halves up (Detectron2); False: down (torchvision).
+        height, width: of the image, integers [], px, at least 1.
+        short_side, long_side: largest shorter and longer side of the result, integers [], px, at least 1.
+        rounded: round sides to the nearest pixel, halves up (Detectron2); False: round down (torchvision).
 
     Returns:
         int32 [2]; each side at least 1.
@@ -31,7 +32,7 @@ def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: t
     height, width, short_side, long_side = (tf.cast(v, tf.int64) for v in (height, width, short_side, long_side))
     shorter, longer = tf.minimum(height, width), tf.maximum(height, width)
     short_binds = short_side * longer <= long_side * shorter
-    # The scale stays a fraction of whole numbers: as a float it loses a pixel where side * scale is whole.
+    # The scale is a fraction of integers: as a float it loses a pixel where side * scale is an integer.
     numerator = tf.where(short_binds, short_side, long_side)
     denominator = tf.where(short_binds, shorter, longer)
     sides = (2 * tf.stack([height, width]) * numerator + denominator) // (2 * denominator)
@@ -39,23 +40,26 @@ def resized_shape(height: tf.Tensor | int, width: tf.Tensor | int, short_side: t
 
 
 def resize(image: tf.Tensor, shape: tf.Tensor, antialias: bool = False) -> tf.Tensor:
-    """Bilinear with half-pixel centres: [h, w, 3] -> float32 [*shape, 3], the same for uint8 as for float32 of it.
+    """Return the image resized bilinearly with half-pixel centers, float32 [*shape, 3].
 
-    antialias: as Pillow resizes images of 8 bits (Detectron2): what shrinks is averaged, and pixels are rounded to
-        whole numbers, halves up, after each axis; False: two pixels a side are read (torchvision).
+    Args:
+        image: uint8 or float32 [h, w, 3]; the result is the same for both.
+        shape: int32 [2].
+        antialias: resize as Pillow does with 8-bit images (Detectron2): average where the image shrinks, and round to
+            integers, halves up, after each axis. False: interpolate between two pixels per axis (torchvision).
     """
-    # The casts are for an image that has this shape, which comes back as it is.
+    # tf.image.resize returns an image that already has this shape in its own type, hence the casts.
     if not antialias:
         return tf.cast(tf.image.resize(image, shape, method='bilinear'), tf.float32)
-    for sides in (tf.stack([tf.shape(image)[0], shape[1]]), shape):               # across first
+    for sides in (tf.stack([tf.shape(image)[0], shape[1]]), shape):               # width first
         image = tf.floor(tf.cast(tf.image.resize(image, sides, method='bilinear', antialias=True), tf.float32) + .5)
     return image
 
 
 def choose_canvas(shape: tf.Tensor, canvases: Sequence[Sequence[int]]) -> tf.Tensor:
-    """The canvas, int32 [2], of least area that holds `shape`; of equals the first.
+    """Return the smallest canvas by area, int32 [2], that holds an image of `shape`; the first of equal ones.
 
-    `check_canvases` sees to it that there is one.
+    `check_canvases` has made sure that there is one.
     """
     sides = tf.constant([list(canvas) for canvas in canvases], tf.int32)         # [canvases, 2]
     area = tf.cast(tf.reduce_prod(sides, axis=1), tf.float32)
@@ -64,7 +68,12 @@ def choose_canvas(shape: tf.Tensor, canvases: Sequence[Sequence[int]]) -> tf.Ten
 
 
 def check_canvases(data: DataConfig, training: bool) -> None:
-    """Raises ConfigError where an image that the resize rule of training, or that of tests, allows fits no canvas."""
+    """Raise ConfigError if the resize rule allows an image that fits no canvas.
+
+    Args:
+        data: the function reads its `canvases` and sides.
+        training: check the rule of training; False: that of evaluation.
+    """
     short_name, short_side, long_name, long_side = (
         ('short_sides', max(data.short_sides), 'long_side', data.long_side) if training else
         ('test_short_side', data.test_short_side, 'test_long_side', data.test_long_side))
@@ -77,7 +86,7 @@ def check_canvases(data: DataConfig, training: bool) -> None:
 
 
 def own_canvas(shape: tf.Tensor, multiple: int) -> tf.Tensor:
-    """The canvas that an image has alone: its sides, int32 [2], rounded up to multiples of `multiple`."""
+    """Return the canvas of an image alone: its sides, int32 [2], rounded up to multiples of `multiple`."""
     return -(-shape // multiple) * multiple
 
 
@@ -122,7 +131,7 @@ def batch_entry(image: tf.Tensor, canvas: Sequence[int] | tf.Tensor, original_si
 
 
 def pad(image: tf.Tensor, canvas: Sequence[int] | tf.Tensor) -> tf.Tensor:
-    """Zeros to the right and below: [h, w, 3] -> [H, W, 3], a static shape where `canvas` is whole numbers."""
+    """Return the image with zeros at the right and below, [H, W, 3]; a static shape if `canvas` is not a tensor."""
     below, right = canvas[0] - tf.shape(image)[0], canvas[1] - tf.shape(image)[1]
     padded = tf.pad(image, [[0, below], [0, right], [0, 0]])
     return padded if tf.is_tensor(canvas) else tf.ensure_shape(padded, [*canvas, 3])
@@ -130,15 +139,15 @@ def pad(image: tf.Tensor, canvas: Sequence[int] | tf.Tensor) -> tf.Tensor:
 
 def crop_masks(encoded: tf.Tensor, boxes: tf.Tensor, shape: tf.Tensor, side: int, name: tf.Tensor | str = 'image',
                ) -> tf.Tensor:
-    """Each object's mask over its own box: what neither resizing the image nor moving it changes.
+    """Return each object's mask, cropped to its box, so that resizing or shifting the image does not change it.
 
-    Sample i of S along an axis lies at y1 + (i + 1/2) (y2 - y1) / S in px with continuous edges, bilinear between the
-    centres of the mask's pixels and constant beyond the outermost.
+    Sample i of S along an axis lies at y1 + (i + 1/2) (y2 - y1) / S in px with continuous edges. Values are
+    interpolated bilinearly between the centers of the mask's pixels, and constant beyond the outermost centers.
 
     Args:
-        encoded: string [n], PNG of the whole image, 8 bit grey, 0 outside.
+        encoded: string [n], PNGs of the whole image, 8-bit gray, 0 outside the object.
         boxes: float32 [n, 4], y1, x1, y2, x2 in px, inside the image.
-        shape: int32 [2], of the image, which each mask must have.
+        shape: int32 [2], of the image and of each mask.
         side: S.
         name: string [], what an error calls the image.
 
@@ -146,7 +155,7 @@ def crop_masks(encoded: tf.Tensor, boxes: tf.Tensor, shape: tf.Tensor, side: int
         uint8 [n, S, S], 0..255.
 
     Raises:
-        tf.errors.InvalidArgumentError: no PNG, or a mask of another size than the image.
+        tf.errors.InvalidArgumentError: a mask is not a PNG, or has another size than the image.
     """
     low = tf.clip_by_value(tf.cast(tf.floor(boxes[:, :2] - 1), tf.int32), 0, shape - 1)
     high = tf.clip_by_value(tf.cast(tf.math.ceil(boxes[:, 2:] + 1), tf.int32), low + 1, shape)
@@ -156,29 +165,31 @@ def crop_masks(encoded: tf.Tensor, boxes: tf.Tensor, shape: tf.Tensor, side: int
         mask = tf.io.decode_png(png, channels=1)                                  # [h, w, 1]
         same = tf.debugging.Assert(tf.reduce_all(tf.shape(mask)[:2] == shape), [message])
         with tf.control_dependencies([same]):
-            near = tf.minimum(mask[first[0]:end[0], first[1]:end[1]], 1)
-        # One more pixel all around, because the op gives zeros beyond the image.
-        near = tf.pad(near, [[1, 1], [1, 1], [0, 0]], 'SYMMETRIC')
-        return tf.image.crop_and_resize(near[None], corners[None], [0], [side, side])[0, :, :, 0]
+            part = tf.minimum(mask[first[0]:end[0], first[1]:end[1]], 1)
+        # The op returns zeros beyond the image, hence one more pixel on each side.
+        part = tf.pad(part, [[1, 1], [1, 1], [0, 0]], 'SYMMETRIC')
+        return tf.image.crop_and_resize(part[None], corners[None], [0], [side, side])[0, :, :, 0]
 
-    message = tf.strings.join([name, ": a mask is not of the image's size, ", size_text(shape), '; convert it again'])
+    message = tf.strings.join(
+        [name, ": a mask is not of the image's size, ", size_text(shape), '; convert the data again'])
     elements = (encoded, low, high, _corners(boxes, low, high, side))
     crops = tf.map_fn(cut, elements, fn_output_signature=tf.TensorSpec([side, side], tf.float32))
     return tf.ensure_shape(tf.cast(tf.round(crops * 255.), tf.uint8), [None, side, side])
 
 
 def size_text(shape: tf.Tensor) -> tf.Tensor:
-    """'height x width' for messages: int32 [2 or more] -> string []."""
+    """Return 'height x width' for messages, string [], of a shape int32 [2 or more]."""
     return tf.strings.reduce_join(tf.strings.as_string(shape[:2]), separator=' x ')
 
 
 def _corners(boxes: tf.Tensor, low: tf.Tensor, high: tf.Tensor, side: int) -> tf.Tensor:
-    """What crop_and_resize is given to sample the centres of S x S cells: float32 [n, 4].
+    """Return the boxes, float32 [n, 4], with which crop_and_resize samples the centers of S x S cells.
 
-    The op samples from corner to corner, as fractions of the last index of the part low - 1 .. high (padded).
+    The op samples from corner to corner. Its coordinates are fractions of the last index of the padded part of the
+    mask, from low - 1 to high.
     """
     half_cell = (boxes[:, 2:] - boxes[:, :2]) / (2 * side)
     first = tf.tile(tf.cast(low - 1, tf.float32), [1, 2])
     last = tf.tile(tf.cast(high - low + 1, tf.float32), [1, 2])
-    centres = tf.concat([boxes[:, :2] + half_cell, boxes[:, 2:] - half_cell], axis=1) - .5   # in indices of pixels
-    return (centres - first) / last
+    centers = tf.concat([boxes[:, :2] + half_cell, boxes[:, 2:] - half_cell], axis=1) - .5   # in indices of pixels
+    return (centers - first) / last

@@ -1,4 +1,4 @@
-"""The manifest of a converted set: NAME.json, which says what its shards hold and what was left out; categories.
+"""The manifest NAME.json of a converted set, which describes its shards and lists what was left out; categories.
 
 K classes; labels are 1..K.
 """
@@ -23,7 +23,7 @@ EXIF_IGNORED = 'EXIF orientation ignored'
 
 
 class ManifestError(ValueError):
-    """A manifest or category list that cannot be used; the message is one line: file, what is wrong, remedy."""
+    """A manifest or list of categories cannot be used; the message is one line: file, what is wrong, what to do."""
 
 
 @dataclass
@@ -55,12 +55,12 @@ class Shard:
 
 @dataclass
 class Counts:
-    """What the shards hold; crowds are counted among the objects."""
+    """Number of images and objects in the shards; objects include crowds."""
     images: int = 0
     images_without_objects: int = 0
     objects: int = 0
     crowds: int = 0
-    objects_without_mask: int = 0             # of a set with masks: these objects have a box only
+    objects_without_mask: int = 0             # objects of a set with masks that have a box only
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
@@ -68,7 +68,7 @@ class Counts:
 
 @dataclass
 class Source:
-    """What the set was converted from."""
+    """The data set before the conversion."""
     kind: str                                 # 'coco', ...
     annotations: str
     images: str
@@ -76,7 +76,7 @@ class Source:
 
 @dataclass
 class Manifest:
-    """What a converted set is: NAME.json, written after its shards, which lie beside it."""
+    """The description of a converted set: NAME.json, which is written last, beside the shards."""
     FORMAT: ClassVar[str] = 'mrcnn_tf manifest'
     VERSION: ClassVar[int] = 1
 
@@ -97,15 +97,20 @@ class Manifest:
 
     @property
     def any_masks(self) -> bool:
-        """Whether objects have masks: False of a set with masks in which every object has a box only."""
+        """Whether at least one object can have a mask: False if every object of a set with masks has a box only."""
         return self.has_masks and not 0 < self.counts.objects == self.counts.objects_without_mask
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], shards: bool = True) -> Manifest:
-        """Reads a manifest and, unless told otherwise, checks that its shards are there, each of its size.
+        """Return the manifest at `path`.
+
+        Args:
+            path: of NAME.json.
+            shards: check that the shards exist and have the listed sizes.
 
         Raises:
-            ManifestError: no such file, not a manifest, a field missing or of a wrong type, a shard missing or cut.
+            ManifestError: no such file, not a manifest, a field is missing or has a wrong type, a shard is missing or
+                truncated.
         """
         path = pathlib.Path(path)
         data = _load(path, 'give the NAME.json that `mrcnn convert` wrote')
@@ -115,7 +120,7 @@ class Manifest:
             raise ManifestError(f'{path}: version {data.get("version")!r}, this release reads {cls.VERSION}; '
                                 'convert the data again')
         manifest = _build(cls, {k: v for k, v in data.items() if k not in ('format', 'version')}, str(path), '')
-        if manifest.categories or manifest.counts.objects:      # a test set may list none
+        if manifest.categories or manifest.counts.objects:      # a set without annotations may have no categories
             _check_categories(manifest.categories, path)
         manifest.check_places(path)
         if shards:
@@ -123,7 +128,7 @@ class Manifest:
         return typing.cast(Manifest, manifest)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the manifest atomically.
+        """Write the manifest atomically.
 
         Raises:
             OSError: the disk is full, no permission.
@@ -131,11 +136,11 @@ class Manifest:
         files.write_json(path, {'format': self.FORMAT, 'version': self.VERSION, **dataclasses.asdict(self)})
 
     def shard_paths(self, path: str | os.PathLike[str]) -> list[str]:
-        """Paths of the shards in order, given the path of the manifest."""
+        """Return the paths of the shards in order; path: of the manifest."""
         return [str(pathlib.Path(path).parent / shard.file) for shard in self.shards]
 
     def check_places(self, path: str | os.PathLike[str]) -> None:
-        """Raises ManifestError for a shard that does not lie beside the manifest, or is a link to elsewhere."""
+        """Raise ManifestError for a shard that is not beside the manifest, or is a link to another directory."""
         for shard in self.shards:
             try:
                 files.inside(pathlib.Path(path).parent, shard.file)
@@ -143,16 +148,16 @@ class Manifest:
             except files.OutsideError:
                 beside = False
             if not beside:
-                raise ManifestError(f'{path}: its shard {one_line(shard.file, 200)!r} does not lie beside it; '
+                raise ManifestError(f'{path}: its shard {one_line(shard.file, 200)!r} is not beside it; '
                                     'copy the shards into its directory, or convert the data again')
 
     def turned_otherwise(self, exif: str) -> int:
-        """How many photographs lie in the shards otherwise than a model with `data.exif` of `exif` would see them."""
+        """Return how many photographs were rotated, or not, unlike by a model whose `data.exif` is `exif`."""
         reason = {'apply': EXIF_IGNORED, 'ignore': EXIF_APPLIED}.get(exif, '')
         return len(self.kept.get(reason, ())) + len(self.repaired.get(reason, ()))
 
     def check_shards(self, path: str | os.PathLike[str]) -> None:
-        """Raises ManifestError for a shard that is missing or of another size than stated; does not read them."""
+        """Raise ManifestError for a shard that is missing or has another size than listed; does not read the shards."""
         for shard, file in zip(self.shards, self.shard_paths(path), strict=True):
             size = os.path.getsize(file) if os.path.isfile(file) else None
             if size is None:
@@ -168,15 +173,15 @@ class Manifest:
 
 
 def write_categories(path: str | os.PathLike[str], categories: Sequence[Category]) -> None:
-    """Writes the categories as JSON: what a model directory keeps as categories.json."""
+    """Write the categories as JSON, the file categories.json of a model directory."""
     files.write_json(path, [dataclasses.asdict(category) for category in categories])
 
 
 def read_categories(path: str | os.PathLike[str]) -> list[Category]:
-    """What `write_categories` wrote.
+    """Return the categories that `write_categories` wrote.
 
     Raises:
-        ManifestError: no such file, not such a list, labels other than 1..K in order.
+        ManifestError: no such file, not a list of categories, or labels other than 1..K in order.
     """
     path = pathlib.Path(path)
     categories = _build(list[Category], _load(path, 'give a directory that `mrcnn train` wrote'), str(path), '')
@@ -196,7 +201,7 @@ def _load(path: pathlib.Path, remedy: str) -> Any:
 
 
 def _build(kind: Any, value: Any, path: str, key: str) -> Any:
-    """`value`, as JSON gives it, as an object of the type hint `kind`; `key` is the dotted place for messages."""
+    """Return a value from JSON as an object of the type hint `kind`; `key` is its dotted name for messages."""
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is list and isinstance(value, list):
         return [_build(arguments[0], item, path, f'{key}[{i}]') for i, item in enumerate(value)]
@@ -207,25 +212,25 @@ def _build(kind: Any, value: Any, path: str, key: str) -> Any:
     allowed = arguments if isinstance(kind, types.UnionType) else (kind,)
     if type(value) not in allowed:      # bool is an int for isinstance
         raise ManifestError(f'{path}: {key or "the top"} has a wrong type, {type(value).__name__}; '
-                            'the file was changed or is of another release: make it again')
+                            'the file was changed or is from another release; create it again')
     return value
 
 
 def _build_fields(kind: Any, value: dict[str, Any], path: str, prefix: str) -> Any:
     hints = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]
-    # What a later release of this version has added has a default, so that older files are read.
+    # A field that a later release added has a default, so that older files can be read.
     needed = [f.name for f in dataclasses.fields(kind)
               if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     for name in [*needed, *value]:
         if name not in value or name not in names:
             state = 'unknown' if name in value else 'missing'
-            raise ManifestError(f'{path}: {prefix}{name} is {state}; the file was changed or is of another release: '
-                                'make it again')
+            raise ManifestError(f'{path}: {prefix}{name} is {state}; the file was changed or is from another release; '
+                                'create it again')
     return kind(**{name: _build(hints[name], value[name], path, prefix + name) for name in value})
 
 
 def _check_categories(categories: Sequence[Category], path: pathlib.Path) -> None:
     labels = [category.label for category in categories]
     if not labels or labels != list(range(1, len(labels) + 1)):
-        raise ManifestError(f'{path}: category labels are {labels}, expected 1..K in order; make the file again')
+        raise ManifestError(f'{path}: category labels are {labels}, expected 1..K in order; create the file again')

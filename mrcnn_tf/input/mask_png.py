@@ -1,9 +1,10 @@
-"""A mask as a PNG, 8 bit grey, 0 or 1, written from the object's box alone: what lies around it costs next to nothing.
+"""Encode a mask as PNG, 8-bit gray, 0 or 1, in a time that depends on the object's box and hardly on the image.
 
-H, W the image, h, w the box of the object, in px. A PNG is a zlib stream of rows, each a filter byte (0: none) and W
-pixels. Streams can be joined where one ends on a byte, so the rows above and below the object come ready made, as
-powers of two of zeros; only those of the object are compressed. General writers try five filters on every row, and
-compress the zeros again for each of an image's objects: that took most of the time of a conversion.
+H, W height and width of the image, h, w those of the object's box, in px. A PNG holds a zlib stream of rows; each row
+is a filter byte (0: none) and W pixels. Deflate streams that end on a byte can be concatenated. So the zeros above and
+below the object are compressed once per power of two and cached, and only the object's rows are compressed anew.
+General writers try five filters on every row, and compress the zeros again for each object of an image, which took
+most of the time of a conversion.
 """
 from __future__ import annotations
 
@@ -16,25 +17,25 @@ import numpy as np
 _SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _END = b'\0\0\0\0IEND\xae\x42\x60\x82'
 _ZLIB_HEADER = b'\x78\x01'
-_LAST_BLOCK = b'\x03\0'      # of deflate: an empty one that says it is the last
+_LAST_BLOCK = b'\x03\0'      # of deflate: an empty block, marked as the last one
 _ADLER = 65521
-_SMALLEST = 10               # zeros come in 2^10, 2^11, ...; fewer are compressed with the object
+_SMALLEST = 10               # 2^10, 2^11, ... zeros are cached; fewer are compressed with the object
 
 
 def encode(pixels: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> bytes:
-    """The PNG of an image's size that is 0 but for the pixels of a box.
+    """Return a PNG of the image's size that holds the given pixels in a box, and 0 elsewhere.
 
     Args:
         pixels: uint8 [h, w], 0 or 1; may be empty.
-        corner: y, x of its first pixel.
+        corner: y, x of the first pixel in the image.
         size: H, W.
 
     Raises:
-        ValueError: the box is not in the image, or the image has no pixel.
+        ValueError: the box exceeds the image, or the image is empty.
     """
     (y, x), (height, width), (down, across) = corner, size, pixels.shape
     if not (0 <= y <= height - down and 0 <= x <= width - across and height > 0 and width > 0):
-        raise ValueError(f'a box of {down} x {across} at {y}, {x} is not in an image of {height} x {width}')
+        raise ValueError(f'a box of {down} x {across} at {y}, {x} exceeds the image of {height} x {width}')
     row = 1 + width
     before, after = y * row, (height - y - down) * row
     lead, tail = before % 2 ** _SMALLEST, after % 2 ** _SMALLEST
@@ -48,14 +49,14 @@ def encode(pixels: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -
 
 
 def _deflate(data: memoryview | bytes) -> bytes:
-    """A part of a stream that ends on a byte and looks back to nothing before it."""
-    # Runs are all there is in a mask; to look for nothing else is faster and gives half the bytes.
-    packer = zlib.compressobj(1, zlib.DEFLATED, -15, 5, zlib.Z_RLE)      # 5: less memory to set up, the same bytes
+    """Return compressed data that ends on a byte and refers to nothing before it."""
+    # A mask consists of runs. Z_RLE searches for runs only, which is faster and gives half the bytes.
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15, 5, zlib.Z_RLE)      # 5: less memory, the same bytes
     return packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
 
 
 def _zeros(count: int) -> list[bytes]:
-    """Parts of a stream that hold so many zeros, a multiple of 2^10."""
+    """Return compressed parts that hold `count` zeros, a multiple of 2^10, together."""
     return [_power(k) for k in range(_SMALLEST, count.bit_length()) if count >> k & 1]
 
 
@@ -65,7 +66,7 @@ def _power(exponent: int) -> bytes:
 
 
 def _adler_of_zeros(checksum: int, count: int) -> int:
-    """Adler-32 after so many zeros more: its low half stays, and is added to the high one for each."""
+    """Return the Adler-32 after `count` more zeros: each adds the low half to the high half."""
     low, high = checksum & 0xffff, checksum >> 16
     return (high + count * low) % _ADLER << 16 | low
 

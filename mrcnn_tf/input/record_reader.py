@@ -1,7 +1,7 @@
-"""Records that lie in shards, outside of graphs: where each one lies, and back to what was encoded.
+"""Read records from shards outside of a graph: their positions in the files, and their decoded content.
 
-n objects of an image. A TFRecord file holds of each record: its length (8 bytes), the checksum of that (4), the
-record, its checksum (4).
+n objects of an image. For each record, a TFRecord file holds its length (8 bytes), the checksum of the length (4), the
+record, and its checksum (4).
 """
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _OURS = {
 
 
 class RecordError(ValueError):
-    """A shard or record that cannot be used; the message is one line: the file, which record, the remedy."""
+    """A shard or record cannot be used; the message is one line: the file, which record, what to do."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a record lies; without its checksums."""
+    """The position of a record in a shard, without its checksums."""
     file: str
     number: int      # in its file, from 0
-    start: int       # bytes
-    length: int
+    start: int       # first byte in the file
+    length: int      # bytes
 
 
 def places(manifest: str | os.PathLike[str]) -> Iterator[tuple[Place, bytes]]:
-    """Each record of a set, in order, with its place; checksums are compared on the way.
+    """Yield each record of a set, in order, with its place; verifies the checksums.
 
     Raises:
         ManifestError: the manifest cannot be used.
@@ -75,59 +75,67 @@ def records_of(file: str) -> Iterator[tuple[int, bytes]]:
 
 
 def read(place: Place) -> bytes:
-    """The serialized record that lies there.
+    """Return the serialized record at a place.
 
     Raises:
-        OSError: the file is gone.
-        RecordError: it has become shorter.
+        OSError: the file is missing.
+        RecordError: the file has become shorter.
     """
     with open_regular(place.file) as stream:
         stream.seek(place.start)
         serialized = stream.read(place.length)
     if len(serialized) < place.length:
-        raise RecordError(f'{place.file}: record {place.number} is cut; copy the shard again or convert the data again')
+        raise RecordError(f'{place.file}: record {place.number} is truncated; copy the shard again or convert the data '
+                          'again')
     return serialized
 
 
 def names(serialized: bytes, origin: str = 'record') -> tuple[str, str]:
-    """`image/source_id` and `image/filename` of a record, '' where it has none.
+    """Return `image/source_id` and `image/filename` of a record, '' if it lacks them.
+
+    Args:
+        serialized: the record.
+        origin: name of the record in error messages.
 
     Raises:
         RecordError: not a record.
     """
-    found = _Features(serialized, origin)
-    return _text(found.one('image/source_id', b'')), _text(found.one('image/filename', b''))
+    features = _Features(serialized, origin)
+    return _text(features.one('image/source_id', b'')), _text(features.one('image/filename', b''))
 
 
 def decode(serialized: bytes, origin: str = 'record') -> records.Annotated:
-    """One record, ours or Model Garden's: `records.encode` of it gives ours back byte for byte.
+    """Return the content of a record, written by this project or by Model Garden.
 
-    What a record lacks is replaced as by `records.parse`; features that are not ours are kept in `extra`.
+    Missing features get the defaults of `records.parse`; unknown features are kept in `extra`. `records.encode` of the
+    result gives a record of this project back byte for byte.
 
     Args:
-        origin: what messages call it.
+        serialized: the record.
+        origin: name of the record in error messages.
 
     Raises:
-        RecordError: not a record, no image bytes, size or labels of objects, features of unequal length or wrong type.
+        RecordError: not a record; image bytes, size or labels are missing; features differ in length or have a wrong
+            type.
     """
-    found = _Features(serialized, origin)
-    encoded, height, width = found.one('image/encoded'), found.one('image/height'), found.one('image/width')
-    labels = found.all('image/object/class/label')
-    boxes = _boxes(found, len(labels), height, width)
+    features = _Features(serialized, origin)
+    encoded, height, width = features.one('image/encoded'), features.one('image/height'), features.one('image/width')
+    labels = features.all('image/object/class/label')
+    boxes = _boxes(features, len(labels), height, width)
     columns = zip(
-        boxes.tolist(), labels, map(_text, found.column('class/text', [b''] * len(labels))),
-        found.column('area', np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).tolist()),
-        map(bool, found.column('is_crowd', [0] * len(labels))),
-        found.column('annotation_id', list(range(1, len(labels) + 1))),
-        *(found.column(name, [None] * len(labels)) for name in ('mask', 'difficult', 'truncated')),
-        found.column('has_mask', [1] * len(labels)), strict=True)
+        boxes.tolist(), labels, map(_text, features.column('class/text', [b''] * len(labels))),
+        features.column('area', np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).tolist()),
+        map(bool, features.column('is_crowd', [0] * len(labels))),
+        features.column('annotation_id', list(range(1, len(labels) + 1))),
+        *(features.column(name, [None] * len(labels)) for name in ('mask', 'difficult', 'truncated')),
+        features.column('has_mask', [1] * len(labels)), strict=True)
     return records.Annotated(
-        encoded=encoded, format=_format(encoded, found), filename=_text(found.one('image/filename', b'')),
-        source_id=_text(found.one('image/source_id', b'')), image_id=_image_id(found, serialized), height=height,
+        encoded=encoded, format=_format(encoded, features), filename=_text(features.one('image/filename', b'')),
+        source_id=_text(features.one('image/source_id', b'')), image_id=_image_id(features, serialized), height=height,
         width=width, objects=[_object(*column) for column in columns],
-        channels=next(iter(found.all('image/channels')), None), dtype=_text(found.one('image/dtype', b'')),
-        split=_text(found.one('image/split', b'')), city=_text(found.one('image/city', b'')),
-        proposals=_proposals(found), extra={k: v for k, v in found.features.items() if k not in _OURS})
+        channels=next(iter(features.all('image/channels')), None), dtype=_text(features.one('image/dtype', b'')),
+        split=_text(features.one('image/split', b'')), city=_text(features.one('image/city', b'')),
+        proposals=_proposals(features), extra={k: v for k, v in features.by_name.items() if k not in _OURS})
 
 
 def _object(box: list[float], *rest: Any) -> records.ObjectAnnotation:
@@ -138,17 +146,17 @@ def _object(box: list[float], *rest: Any) -> records.ObjectAnnotation:
 
 
 class _Features:
-    """The features of a record by name."""
+    """The features of a record by name, with checks of their types and lengths."""
 
     def __init__(self, serialized: bytes, origin: str) -> None:
         try:
-            self.features: dict[str, Any] = dict(tf.train.Example.FromString(serialized).features.feature)
+            self.by_name: dict[str, Any] = dict(tf.train.Example.FromString(serialized).features.feature)
         except DecodeError as error:
             raise RecordError(f'{origin}: not an Example ({error_line(error)}); convert the data again') from None
         self.origin = origin
 
     def all(self, key: str) -> list[Any]:
-        feature = self.features.get(key)
+        feature = self.by_name.get(key)
         kind = feature.WhichOneof('kind') if feature is not None else None
         if kind is None:
             return []
@@ -163,7 +171,7 @@ class _Features:
         return values[0]
 
     def column(self, name: str, default: list[Any]) -> list[Any]:
-        """A feature of the objects, or the default where the record does not have it."""
+        """Return a feature of the objects, or the default if the record lacks it."""
         values = self.all(f'image/object/{name}') or default
         if len(values) != len(default):
             raise RecordError(f'{self.origin}: {name} of {len(values)} objects, labels of {len(default)}; '
@@ -171,37 +179,37 @@ class _Features:
         return values
 
 
-def _boxes(found: _Features, count: int, height: int, width: int) -> np.ndarray:
-    """float32 [n, 4], px."""
-    normalised = [found.column(f'bbox/{side}', [0.0] * count) for side in records.SIDES]
-    exact = found.all('image/object/box')
+def _boxes(features: _Features, count: int, height: int, width: int) -> np.ndarray:
+    """Return the boxes, float32 [n, 4], px."""
+    normalized = [features.column(f'bbox/{side}', [0.0] * count) for side in records.SIDES]
+    exact = features.all('image/object/box')
     if exact and len(exact) != 4 * count:
-        raise RecordError(f'{found.origin}: {len(exact)} numbers in image/object/box for {count} objects; '
+        raise RecordError(f'{features.origin}: {len(exact)} numbers in image/object/box for {count} objects; '
                           'convert the data again')
     if exact or not count:
         return np.array(exact, np.float32).reshape(-1, 4)
-    return np.array(normalised, np.float32).T * np.array([height, width] * 2, np.float32)
+    return np.array(normalized, np.float32).T * np.array([height, width] * 2, np.float32)
 
 
-def _proposals(found: _Features) -> records.Proposals | None:
-    if 'image/proposal/box' not in found.features:
+def _proposals(features: _Features) -> records.Proposals | None:
+    if 'image/proposal/box' not in features.by_name:
         return None
-    boxes, scores = found.all('image/proposal/box'), found.all('image/proposal/score')
+    boxes, scores = features.all('image/proposal/box'), features.all('image/proposal/score')
     if len(boxes) != 4 * len(scores):
-        raise RecordError(f'{found.origin}: {len(boxes)} numbers in image/proposal/box for {len(scores)} scores; '
+        raise RecordError(f'{features.origin}: {len(boxes)} numbers in image/proposal/box for {len(scores)} scores; '
                           'attach the proposals again')
     return records.Proposals(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32))
 
 
-def _image_id(found: _Features, serialized: bytes) -> int:
-    stated = found.all('image/id')
-    return stated[0] if stated else int(records.parse(tf.constant(serialized), with_masks=False)['image_id'])
+def _image_id(features: _Features, serialized: bytes) -> int:
+    given = features.all('image/id')
+    return given[0] if given else int(records.parse(tf.constant(serialized), with_masks=False)['image_id'])
 
 
-def _format(encoded: bytes, found: _Features) -> str:
-    """By the bytes themselves: Model Garden writes 'jpg' whatever they are."""
+def _format(encoded: bytes, features: _Features) -> str:
+    """Return the format by the signature of the bytes, because Model Garden always writes 'jpg'."""
     return next((name for signature, name in _SIGNATURES.items() if encoded.startswith(signature)),
-                _text(found.one('image/format', b'')))
+                _text(features.one('image/format', b'')))
 
 
 def _text(value: bytes) -> str:

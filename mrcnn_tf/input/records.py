@@ -1,10 +1,10 @@
-"""THE record of one image, its TFRecord schema: encode (numpy) and parse (tf) side by side.
+"""The TFRecord schema of one image: `encode` writes a record, `parse` reads it in a graph.
 
 n objects and m proposals of an image, K classes. Boxes are float32 [y1, x1, y2, x2] in px of the image, continuous
-edges; labels are 1..K. The feature keys are those of the TF Object Detection API, so TF Model Garden reads our shards
-and we read its; `image/id`, `image/object/box` and `image/object/annotation_id` are ours, and replaced where a record
-lacks them; `image/proposal/*`, `image/object/has_mask`, `image/channels`, `image/dtype`, `image/split` and
-`image/city` are ours.
+edges; labels are 1..K. The feature keys are those of the TF Object Detection API, so TF Model Garden and this project
+read each other's shards. These keys are additions: `image/id`, `image/object/box` and `image/object/annotation_id`,
+which `parse` replaces if a record lacks them, and `image/proposal/*`, `image/object/has_mask`, `image/channels`,
+`image/dtype`, `image/split` and `image/city`, which are optional.
 """
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ class ObjectAnnotation:
     label: int                                # 1..K
     name: str
     area: float                               # px^2, as annotated
-    crowd: bool = False                       # the region holds many objects that nobody told apart
+    crowd: bool = False                       # a group of objects under one annotation
     annotation_id: int = 0
-    mask: bytes | None = None                 # what encode_mask gives; None: the set has no masks
-    has_mask: bool = True                     # False: the set has masks, this object a box only; its mask is empty
-    difficult: bool | None = None             # VOC: not counted by its evaluation; None: the set does not say
-    truncated: bool | None = None             # VOC: goes on beyond the box
+    mask: bytes | None = None                 # from encode_mask; None: the set has no masks
+    has_mask: bool = True                     # False: this object of a set with masks has a box only; mask is empty
+    difficult: bool | None = None             # VOC: not counted by its evaluation; None: unknown
+    truncated: bool | None = None             # VOC: the object extends beyond the box; None: unknown
 
 
 class Proposals(NamedTuple):
-    """Boxes that may hold an object of any class, found beforehand; best first."""
+    """Region proposals that were computed before training, best first."""
     boxes: np.ndarray                         # float32 [m, 4], px
     scores: np.ndarray                        # float32 [m]
 
 
 @dataclass
 class Annotated:
-    """One image and what is on it."""
-    encoded: bytes                            # the file as it is
+    """One image with its annotations."""
+    encoded: bytes                            # the unchanged bytes of the file
     format: str                               # 'jpeg' or 'png'
     filename: str
     source_id: str                            # the data set's id as text
@@ -71,16 +71,16 @@ class Annotated:
     height: int                               # px
     width: int
     objects: list[ObjectAnnotation] = field(default_factory=list)
-    channels: int | None = None               # of the file: 1 grey, 2 with transparency, 3 colour, 4; None: not known
-    dtype: str = ''                           # of the file's pixels: 'uint8', 'uint16'; empty: not known
-    split: str = ''                           # the data set's own: 'train', ...; empty: it has none
+    channels: int | None = None               # of the file: 1 gray, 3 color, 2 and 4 with transparency; None: unknown
+    dtype: str = ''                           # of the file's pixels: 'uint8', 'uint16'; empty: unknown
+    split: str = ''                           # the data set's own name of it: 'train', ...; empty: it has none
     city: str = ''                            # Cityscapes
-    proposals: Proposals | None = None        # None: nobody has looked for any
-    extra: dict[str, tf.train.Feature] = field(default_factory=dict)    # further features, written as they are
+    proposals: Proposals | None = None        # None: none were computed
+    extra: dict[str, tf.train.Feature] = field(default_factory=dict)    # other features, written unchanged
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
-    """PNG (8 bit grey, 0 or 1) of a mask of the whole image, [height, width], any type, non-zero inside."""
+    """Return the PNG, 8-bit gray, 0 or 1, of a mask of the whole image: [height, width], non-zero inside."""
     inside = np.asarray(mask) != 0
     rows = np.flatnonzero(inside.any(axis=1))
     first, last = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
@@ -95,7 +95,7 @@ def count(example: Annotated) -> Counts:
 
 
 def encode(example: Annotated) -> bytes:
-    """The serialized tf.train.Example of one image, equal bytes for equal examples.
+    """Return the serialized tf.train.Example of one image; equal examples give equal bytes.
 
     Raises:
         ValueError: an unknown image format, a label below 1, masks on some objects and not on others, proposals whose
@@ -113,7 +113,7 @@ def encode(example: Annotated) -> bytes:
         'image/height': _ints([example.height]),
         'image/width': _ints([example.width]),
         'image/object/box': _floats([edge for o in objects for edge in o.box]),
-        **_normalised(example),
+        **_normalized(example),
         'image/object/class/label': _ints([o.label for o in objects]),
         'image/object/class/text': _bytes([o.name for o in objects]),
         'image/object/is_crowd': _ints([int(o.crowd) for o in objects]),
@@ -125,21 +125,26 @@ def encode(example: Annotated) -> bytes:
 
 
 def parse(serialized: tf.Tensor, with_masks: bool, with_proposals: bool = False) -> dict[str, tf.Tensor]:
-    """Reads one record, ours or Model Garden's, inside a graph.
+    """Return the features of one record, written by this project or by Model Garden, in a graph.
 
-    Where a record lacks it, `image_id` is the number in `image/source_id`, else a hash of it; boxes come from the
-    normalised ones; crowd, difficult and truncated are False, area that of the box, annotation_ids 1..n.
+    Missing features have defaults: `image_id` is the number in `image/source_id`, or else a hash of it; boxes are
+    computed from the normalized ones; crowd, difficult and truncated are False, has_mask is True, area is that of the
+    box, annotation_ids are 1..n, and there are no proposals.
+
+    Args:
+        serialized: string [].
+        with_masks: return masks and has_mask too.
+        with_proposals: return proposals and proposal_scores too.
 
     Returns:
         encoded string [], image_id int64 [], source_id string [], height and width int32 [] (px), boxes
         float32 [n, 4] (px), labels int32 [n], crowd bool [n], area float32 [n] (px^2), annotation_ids int64 [n],
-        difficult and truncated bool [n]; when `with_masks`, masks string [n] (PNG of the whole image, 0 or 1) and
-        has_mask bool [n] (False: the object has a box only, its mask is empty; True where absent); when
-        `with_proposals`, proposals float32 [m, 4] (px) and proposal_scores float32 [m], best first, none where the
-        record has none.
+        difficult and truncated bool [n]; masks string [n] (PNGs of the whole image, 0 or 1) and has_mask bool [n]
+        (False: the object has a box only, and its mask is empty); proposals float32 [m, 4] (px) and proposal_scores
+        float32 [m], best first.
 
     Raises:
-        tf.errors.InvalidArgumentError: image bytes or size are missing, features of unequal length, no masks.
+        tf.errors.InvalidArgumentError: image bytes, size or masks are missing, or features differ in length.
     """
     optional = {**_OPTIONAL, **({'image/object/mask': tf.string} if with_masks else {}),
                 **(_PROPOSALS if with_proposals else {})}
@@ -188,7 +193,7 @@ def _check(example: Annotated) -> None:
 
 
 def _where_known(example: Annotated) -> dict[str, tf.train.Feature]:
-    """Features that are absent where the data set does not have them."""
+    """Return the optional features that the data set has."""
     objects, proposals = example.objects, example.proposals
     features = {f'image/{name}': _bytes([getattr(example, name)])
                 for name in ('dtype', 'split', 'city') if getattr(example, name)}
@@ -209,7 +214,7 @@ def _where_known(example: Annotated) -> dict[str, tf.train.Feature]:
     return features
 
 
-def _normalised(example: Annotated) -> dict[str, tf.train.Feature]:
+def _normalized(example: Annotated) -> dict[str, tf.train.Feature]:
     sizes = (example.height, example.width) * 2
     return {f'image/object/bbox/{side}': _floats([each.box[i] / sizes[i] for each in example.objects])
             for i, side in enumerate(SIDES)}
@@ -235,7 +240,7 @@ def _source_id(values: dict[str, tf.Tensor]) -> tf.Tensor:
 def _image_id(values: dict[str, tf.Tensor]) -> tf.Tensor:
     source_id = _source_id(values)
     is_number = tf.strings.regex_full_match(source_id, r'-?[0-9]{1,18}')
-    # Without any id, equal hashes are equal pictures.
+    # Without any id, use the image's bytes: equal images get equal ids.
     text = tf.where(tf.equal(source_id, ''), values['image/encoded'], source_id)
     stand_in = tf.where(is_number, tf.strings.to_number(tf.where(is_number, source_id, '0'), tf.int64),
                         tf.strings.to_hash_bucket_fast(text, 2 ** 63 - 1))
@@ -244,15 +249,15 @@ def _image_id(values: dict[str, tf.Tensor]) -> tf.Tensor:
 
 def _boxes(values: dict[str, tf.Tensor], count: tf.Tensor) -> tf.Tensor:
     size = tf.cast(tf.stack([values['image/height'], values['image/width']] * 2), tf.float32)
-    normalised = tf.stack([values[f'image/object/bbox/{side}'] for side in SIDES], axis=1)    # [n, 4]
+    normalized = tf.stack([values[f'image/object/bbox/{side}'] for side in SIDES], axis=1)    # [n, 4]
     exact = tf.reshape(values['image/object/box'], [-1, 4])
-    boxes = tf.cond(tf.size(exact) > 0, lambda: exact, lambda: normalised * size)
+    boxes = tf.cond(tf.size(exact) > 0, lambda: exact, lambda: normalized * size)
     _same_length(values, 'boxes', tf.shape(boxes)[0], count)
     return boxes
 
 
 def _column(values: dict[str, tf.Tensor], name: str, default: tf.Tensor) -> tf.Tensor:
-    """A feature [n] of the objects, or the default where the record does not have it."""
+    """Return a feature [n] of the objects, or the default if the record lacks it."""
     column = values[f'image/object/{name}']
     column = tf.cond(tf.size(column) > 0, lambda: column, lambda: default)
     _same_length(values, name, tf.size(column), tf.size(default))
@@ -265,7 +270,7 @@ def _masks(values: dict[str, tf.Tensor], count: tf.Tensor) -> tf.Tensor:
     return masks
 
 
-def _same_length(values: dict[str, tf.Tensor], name: str, found: tf.Tensor, count: tf.Tensor) -> None:
-    tf.debugging.Assert(tf.equal(found, count), [tf.strings.join([
-        'record of image/source_id ', _source_id(values), f': {name} of ', tf.as_string(found), ' objects, labels of ',
+def _same_length(values: dict[str, tf.Tensor], name: str, length: tf.Tensor, count: tf.Tensor) -> None:
+    tf.debugging.Assert(tf.equal(length, count), [tf.strings.join([
+        'record of image/source_id ', _source_id(values), f': {name} of ', tf.as_string(length), ' objects, labels of ',
         tf.as_string(count), '; convert the data again'])])

@@ -18,7 +18,8 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import Detector, build_model
-from mrcnn_tf.input.dataset import readable, training_dataset
+from mrcnn_tf.input.damage import explain
+from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.training import resuming, schedules
 from mrcnn_tf.training.callbacks import (
@@ -217,7 +218,7 @@ def _explained(run: _Run, model: Detector) -> Iterator[None]:
         raise TrainingError('another worker is gone, its own output tells why; start all again with the same command, '
                             'they go on from the newest checkpoint') from None
     except tf.errors.OpError as error:
-        explained = readable(error, str(run.config.data.train))
+        explained = explain(error, str(run.config.data.train))
         if explained is error:
             raise
         raise explained from None

@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mrcnn_tf.cli import main
-from mrcnn_tf.input import dataset
+from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.input.manifest import Counts, Manifest
 from tests.paths import SHARED
 
@@ -170,7 +170,7 @@ def test_boxes_and_masks_of_a_case(row: Row, tmp_path: pathlib.Path) -> None:
     """All hold the same objects, whose masks fill their boxes; y1, x1, y2, x2."""
     expected = [[[10, 8, 26, 28], [30, 36, 54, 54]], [[5, 5, 25, 35]], [[34, 20, 56, 45], [4, 40, 20, 56]]]
     assert convert(row, tmp_path).exit_code == 0
-    for truth, boxes in zip(dataset.ground_truth(tmp_path / 'train.json'), expected, strict=True):
+    for truth, boxes in zip(ground_truth(tmp_path / 'train.json'), expected, strict=True):
         np.testing.assert_allclose(truth['boxes'], boxes, atol=1e-3)
         np.testing.assert_allclose(truth['area'], [(y2 - y1) * (x2 - x1) for y1, x1, y2, x2 in boxes], rtol=1e-3)
         for png, (y1, x1, y2, x2) in zip(truth.get('masks', ()), boxes, strict='masks' in truth):
@@ -182,5 +182,5 @@ def test_the_upright_box_around_a_rotated_one(tmp_path: pathlib.Path) -> None:
     """20 x 16 px around 18, 18, by 33 degrees (cosine 0.83867, sine 0.54464): half of 20 * 0.83867 + 16 * 0.54464 wide
     and half of 20 * 0.54464 + 16 * 0.83867 high."""
     convert(Row('rotated-boxes', None), tmp_path)
-    first = next(dataset.ground_truth(tmp_path / 'train.json'))['boxes'][0]
+    first = next(ground_truth(tmp_path / 'train.json'))['boxes'][0]
     np.testing.assert_allclose(first, [18 - 12.15575, 18 - 12.74382, 18 + 12.15575, 18 + 12.74382], atol=1e-3)

@@ -10,7 +10,8 @@ import pytest
 from data_tools import proposals
 from mrcnn_tf.detectors.detector import build_model
 from mrcnn_tf.evaluation import export_proposals
-from mrcnn_tf.input.dataset import evaluation_dataset, ground_truth
+from mrcnn_tf.input.dataset import evaluation_dataset
+from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.weights.model_directory import restore_model, save_imported
 from tests.training.tiny import CATEGORIES, tiny_config, write_data
 

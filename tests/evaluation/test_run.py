@@ -15,7 +15,7 @@ from mrcnn_tf.detectors.detector import build_model
 from mrcnn_tf.evaluation import run
 from mrcnn_tf.evaluation.coco import EvaluationError, read_manifest
 from mrcnn_tf.input import record_reader, records
-from mrcnn_tf.input.dataset import InputError
+from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.input.manifest import Counts, Manifest, Shard
 from mrcnn_tf.training import checkpoints
 from mrcnn_tf.weights import model_directory
@@ -67,7 +67,7 @@ def test_a_damaged_record_is_named(trained: pathlib.Path, tmp_path: pathlib.Path
         for record in records:
             writer.write(record)
     assert shard.stat().st_size == manifest.shards[0].bytes
-    with pytest.raises(InputError, match=r'train-0.tfrecord: record 5 \(from 0\) = image 5: .*mend the image'):
+    with pytest.raises(InputError, match=r'train-0.tfrecord: record 5 \(from 0\) = image 5: .*replace the image'):
         run.evaluate(trained / 'run', tmp_path / 'train.json')
 
 

@@ -147,7 +147,7 @@ def test_a_shard_elsewhere_is_refused(file: str, tmp_path: pathlib.Path) -> None
     described['shards'][0]['file'] = file
     path.write_text(json.dumps(described))
     for shards in (True, False):
-        with pytest.raises(ManifestError, match='does not lie beside it; copy the shards into its directory'):
+        with pytest.raises(ManifestError, match='is not beside it; copy the shards into its directory'):
             Manifest.read(path, shards)
 
 

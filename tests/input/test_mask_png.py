@@ -75,5 +75,5 @@ def test_the_checksum_of_zeros() -> None:
 @pytest.mark.parametrize(('corner', 'size'), [
     ((-1, 0), (9, 9)), ((0, 8), (9, 9)), ((8, 0), (9, 9)), ((0, 0), (1, 9)), ((0, 0), (0, 0))])
 def test_a_box_outside_the_image(corner: tuple[int, int], size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match='is not in an image of'):
+    with pytest.raises(ValueError, match='exceeds the image of'):
         mask_png.encode(np.ones((2, 2), np.uint8), corner, size)

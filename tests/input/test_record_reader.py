@@ -147,5 +147,5 @@ def test_a_shard_that_became_shorter(tmp_path: pathlib.Path) -> None:
     place, _ = list(record_reader.places(_set(tmp_path)))[1]
     data = (tmp_path / 'a.tfrecord').read_bytes()
     (tmp_path / 'a.tfrecord').write_bytes(data[:-10])
-    with pytest.raises(RecordError, match='a.tfrecord: record 1 is cut'):
+    with pytest.raises(RecordError, match='a.tfrecord: record 1 is truncated'):
         record_reader.read(place)

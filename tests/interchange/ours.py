@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mrcnn_tf.input import dataset
+from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.input.manifest import Manifest
 
 
@@ -20,7 +20,7 @@ def main(annotations: str, manifest: str) -> None:
     truth, names = COCO(annotations), [category.name for category in Manifest.read(manifest).categories]
     images = objects = pixels = 0
     farthest = 0.0
-    for found in dataset.ground_truth(manifest):
+    for found in ground_truth(manifest):
         expected = truth.loadAnns(truth.getAnnIds(found['image_id']))
         assert len(expected) == len(found['labels']), found['image_id']
         images += 1

@@ -321,7 +321,9 @@ def test_resize(ops_kit, held, name, short_side, long_side) -> None:
     """Image, boxes, and the sides that they are resized to. Masks: see test_resize.py."""
     image = np.moveaxis(ops_kit['resize_image'], 0, -1)
     shape = images.resized_shape(*image.shape[:2], short_side, long_side)
-    resized = transforms.resize(Sample(tf.constant(image), tf.constant(ours(ops_kit['resize_boxes']))), shape)
+    boxes = tf.constant(ours(ops_kit['resize_boxes']))
+    sample = Sample(tf.constant(image), boxes, tf.ones(len(boxes), tf.int32), tf.zeros(len(boxes), tf.bool))
+    resized = transforms.resize(sample, shape)
     held(f'resize_image_{name}', resized.image, np.moveaxis(ops_kit[f'resize_image_{name}'], 0, -1))
     held(f'resize_boxes_{name}', ours(resized.boxes.numpy()), ops_kit[f'resize_boxes_{name}'])
 

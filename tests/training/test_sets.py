@@ -11,7 +11,7 @@ import pytest
 from data_tools.formats import coco
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
-from mrcnn_tf.input.dataset import InputError
+from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, ManifestError, Source
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import TrainingError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.input.dataset import InputError
+from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import TrainingError, step_of
 from mrcnn_tf.weights import model_directory

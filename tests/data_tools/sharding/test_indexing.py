@@ -13,7 +13,8 @@ from PIL import Image
 from data_tools.issues import ConversionError
 from data_tools.sharding import indexing
 from mrcnn_tf import config
-from mrcnn_tf.input import dataset
+from mrcnn_tf.input.dataset import training_dataset
+from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.input.manifest import Counts, Manifest
 from mrcnn_tf.input.record_reader import RecordError
 
@@ -88,7 +89,7 @@ def test_it_is_trained_on(tmp_path: pathlib.Path) -> None:
         'data.batch_size=2', 'data.short_sides=[128]', 'data.long_side=192', 'data.test_short_side=128',
         'data.test_long_side=192', 'data.canvases=[[192,192]]', 'data.flip_horizontal=0',
         'data.max_objects=3', 'data.mask_size=8', 'model.num_classes=3'])
-    batch = next(iter(dataset.training_dataset(tmp_path / 'train.json', settings)))
+    batch = next(iter(training_dataset(tmp_path / 'train.json', settings)))
     assert batch['images'].shape == (2, 192, 192, 3)
     np.testing.assert_allclose(batch['images'][:, :128], 90, atol=2)      # a JPEG
     np.testing.assert_array_equal(batch['image_ids'], [139, 139])
@@ -103,7 +104,7 @@ def test_it_is_trained_on(tmp_path: pathlib.Path) -> None:
 
 def test_evaluation_has_the_masks_as_they_are(tmp_path: pathlib.Path) -> None:
     indexing.adopt([_shard(tmp_path / 'a.tfrecord', _example())], 'val')
-    [truth] = dataset.ground_truth(tmp_path / 'val.json')
+    [truth] = ground_truth(tmp_path / 'val.json')
     assert (truth['image_id'], truth['annotation_ids'].tolist()) == (139, [1, 2])
     assert truth['masks'] == [_mask(16, 12, 48, 48), _mask(32, 48, 64, 96)]
 
