@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
-from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.detectors.detector import build_detector
 from tests.paths import ROOT
 
 CONFIGS = ROOT / 'configs'
@@ -161,9 +161,9 @@ def test_every_config_trains_and_detects(name) -> None:
     if repr(config.model) in TRIED:
         return
     TRIED.add(repr(config.model))
-    model, batch = build_model(config.model), batch_of_one(config.model.num_classes)
+    model, batch = build_detector(config.model), batch_of_one(config.model.num_classes)
     with tf.GradientTape() as tape:
-        losses = model.losses_of(batch, tf.constant([0, 0]))
+        losses = model.losses(batch, tf.constant([0, 0]))
         total = tf.add_n(list(losses.values()))
     gradients = tape.gradient(total, model.trainable_variables)
     assert np.isfinite(total) and total > 0

@@ -22,7 +22,7 @@ from data_tools.formats import coco, shapes
 from mrcnn_tf import config as configuration
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
-from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.evaluation import visualize
 from mrcnn_tf.evaluation.coco import Metrics, table
@@ -132,7 +132,7 @@ def _settings(directory: pathlib.Path, minutes: float) -> Config:
 
 def _seconds_of_steps(settings: Config) -> tuple[float, float]:
     """Of the first step, which compiles, and of those after it, on a model that is then thrown away."""
-    model = build_model(settings.model)
+    model = build_detector(settings.model)
     schedule = schedules.learning_rate(settings.solver, settings.data.batch_size)
     model.compile(build_optimizer(settings.solver, schedule, model), settings.solver.clip_norm)
     step, batches = model.make_train_function(), iter(training_dataset(str(settings.data.train), settings))

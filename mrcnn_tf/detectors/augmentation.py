@@ -1,26 +1,25 @@
-"""Test-time augmentation: images are looked at in several sizes and mirrored, and all these views give one answer.
+"""Detections of images in one size, or in several sizes and mirrored and merged (test-time augmentation).
 
-Mask, appendix, "test-time augmentation", in Detectron's way (its heuristics UNION and SOFT_AVG): the candidates of all
-views are suppressed together, within each class; a mask is read off its final box in every view, turned back, and the
-probabilities are averaged. Not the logits: these have no bound, so that one view that is very sure would outvote the
-others, and masks whose classes compete have no single one. The maps of all views are held until then, about 90 bytes
-for each pixel of a view with FPN; Detectron computes them twice.
+Mask, appendix, with Detectron's heuristics UNION and SOFT_AVG: NMS within each class runs over the candidates of all
+views together; a branch predicts for the final boxes in every view, and masks are mirrored back and their probabilities
+averaged. Logits are not averaged: they have no bound, so one confident view would outvote the others, and masks whose
+classes compete have no single logit. The feature maps of all views are kept until then, about 90 bytes for each pixel
+of a view with FPN; Detectron computes them twice.
 
 B images; V views; R RoIs, K classes of a view; D detections; m cells a side of a mask. A view is a Batch in a size of
-its own. The answer's boxes are in px of the first one.
+its own. Detections are in px of the first view.
 """
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from mrcnn_tf.config import DataConfig
-from mrcnn_tf.detectors.detector import Detector, FastRCNN, MaskRCNN
-from mrcnn_tf.detectors.trainable import Batch
-from mrcnn_tf.ops import detections as detection_ops
+from mrcnn_tf.detectors.branch import Batch, Detections, Features
+from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.ops.detections import Candidates
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
@@ -28,84 +27,122 @@ _CANVAS_STEP = 32    # the coarsest stride
 
 
 class View(NamedTuple):
-    """A look at images: their sizes float32 [B, 2], whether they are mirrored, the maps, and what may be there."""
+    """One view of images: their sizes float32 [B, 2] px, whether they are mirrored, feature maps and candidates."""
     sizes: tf.Tensor
     mirrored: bool
-    features: list[tf.Tensor]
-    found: Candidates
+    features: Features
+    candidates: Candidates
 
-    def back(self, boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        """Boxes [B, ..., 4] of this view in px of upright images of other `sizes`."""
+    def boxes_in(self, sizes: tf.Tensor) -> tf.Tensor:
+        """Return the candidates' boxes [B, ..., 4] in px of upright images of other `sizes`."""
+        boxes = self.candidates.boxes
         boxes = mirror_boxes(boxes, self.sizes) if self.mirrored else boxes
         return boxes * _like(sizes / self.sizes, boxes)
 
-    def into(self, boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        """Inverse of `back`."""
+    def own(self, boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """Return boxes [B, ..., 4] of upright images of `sizes` in px of this view."""
         boxes = boxes * _like(self.sizes / sizes, boxes)
         return mirror_boxes(boxes, self.sizes) if self.mirrored else boxes
 
 
+class Detect(Protocol):
+    """Detections of the same images given in each of `sizes`."""
+
+    @property
+    def sizes(self) -> Sequence[DataConfig]:
+        """The settings of each size."""
+
+    @property
+    def fixed_canvases(self) -> bool:
+        """Whether images must lie on the few canvases of `data.canvases`."""
+
+    def __call__(self, batches: Sequence[Batch]) -> Detections:
+        """Return detections, with boxes in px of the first batch's canvas.
+
+        Args:
+            batches: in each size, the keys of `Detector.inputs_read`.
+        """
+
+
+def detection_function(detector: Detector, data: DataConfig) -> Detect:
+    """Return the detector's function of batches: with `data.test_scales` or `data.test_flip`, by several views.
+
+    The proposals of an RPN alone come from one view.
+    """
+    if not detector.classifies:
+        return SingleView(detector, data, detector.engine == 'xla')
+    if len(data.test_scales) > 1 or data.test_flip:
+        return TestTimeAugmentation(detector, data)
+    return SingleView(detector, sizes_of_tests(data)[0], detector.engine == 'xla')
+
+
+class SingleView:
+    """Detections of images in one size.
+
+    Args:
+        function: of a batch.
+        data: the settings of the input.
+        fixed_canvases: trace the function for each shape, which XLA needs; else once for all heights and widths.
+    """
+
+    def __init__(self, function: Callable[[Batch], Detections], data: DataConfig, fixed_canvases: bool) -> None:
+        self.sizes, self.fixed_canvases = [data], fixed_canvases
+        self._function = _traced(function, fixed_canvases)
+
+    def __call__(self, batches: Sequence[Batch]) -> Detections:
+        detections: Detections = self._function(batches[0])
+        return detections
+
+
+class TestTimeAugmentation:
+    """Detections merged from views of each image: in several sizes, and mirrored.
+
+    Args:
+        detector: with the 'op' engine it is traced once for all heights and widths, with 'xla' once per canvas.
+        data: `test_scales` and `test_flip` say which views.
+    """
+
+    __test__ = False    # no test class, whatever pytest makes of its name
+
+    def __init__(self, detector: Detector, data: DataConfig) -> None:
+        self.sizes = sizes_of_tests(data)
+        self.fixed_canvases = detector.engine == 'xla'     # XLA compiles static shapes only
+        self._detector, self._flip = detector, data.test_flip
+        self._candidates = _traced(detector.candidates, self.fixed_canvases)
+        self._branches = [_traced(branch.predict, self.fixed_canvases) for branch in detector.branches]
+
+    def __call__(self, batches: Sequence[Batch]) -> Detections:
+        return self.merge([view for batch in batches for view in self.views(batch)])
+
+    def views(self, batch: Batch) -> list[View]:
+        """Return the views of images in one size: upright, and mirrored with `data.test_flip`."""
+        upright = View(batch['sizes'], False, *self._candidates(batch))
+        return [upright, View(batch['sizes'], True, *self._candidates(mirror(batch)))] if self._flip else [upright]
+
+    def merge(self, views: Sequence[View]) -> Detections:
+        """Return the detections of all views together, with boxes in px of the first."""
+        sizes = views[0].sizes
+        moved = [view.candidates._replace(boxes=view.boxes_in(sizes)) for view in views]
+        union = Candidates(*(tf.concat(columns, axis=1) for columns in zip(*moved, strict=True)))    # V R RoIs
+        detections = self._detector.box.select(union)
+        in_views = [{**detections, 'boxes': view.own(detections['boxes'], sizes)} for view in views]
+        merged = dict(detections)
+        for branch, predict in zip(self._detector.branches, self._branches, strict=True):
+            predictions = [predict(view.features, each) for view, each in zip(views, in_views, strict=True)]
+            merged.update(branch.merge(predictions, [view.mirrored for view in views]))
+        return merged
+
+
 def sizes_of_tests(data: DataConfig) -> list[DataConfig]:
-    """The settings of each size in which an image is looked at: `test_scales`, or `test_short_side` alone.
+    """Return the settings of each size of an image: `test_scales`, or `test_short_side` alone.
 
     The limit of the long side and the canvases scale with the short side.
     """
     return [_scaled(data, side) for side in data.test_scales] or [data]
 
 
-class Finder:
-    """Finds the objects of images that are given in each of its `sizes`.
-
-    Args:
-        model: a Fast, Faster or Mask R-CNN; another function of batches and `training` that gives detections has but
-            one view. With the 'op' engine it is traced once for all heights and widths, with 'xla' once a canvas.
-        data: says in which sizes (see `sizes_of_tests`), and whether their mirror images are looked at too.
-    """
-
-    def __init__(self, model: Any, data: DataConfig) -> None:
-        augmented = isinstance(model, FastRCNN)
-        self.sizes = sizes_of_tests(data) if augmented else [data]
-        self._model, self._flip = model, augmented and data.test_flip
-        # XLA compiles static shapes only.
-        self.fixed_canvases = isinstance(model, Detector) and model.engine == 'xla'
-        self._detect = _traced(lambda batch: model(batch, training=False), self.fixed_canvases)
-        self._look = _traced(self._candidates, self.fixed_canvases)
-        self._masks = _traced(model.masks_of, self.fixed_canvases) if isinstance(model, MaskRCNN) else None
-
-    def __call__(self, batches: Sequence[Batch]) -> dict[str, tf.Tensor]:
-        """Detections, boxes in px of the first batch's canvas.
-
-        Args:
-            batches: `images` and `sizes`, and `proposals` of a fast_rcnn, of the same images in each size.
-        """
-        if len(batches) == 1 and not self._flip:
-            found: dict[str, tf.Tensor] = self._detect(batches[0])
-            return found
-        return self.merge([view for batch in batches for view in self.views(batch)])
-
-    def views(self, batch: Batch) -> list[View]:
-        """The looks at images in one size: one, or two."""
-        upright = View(batch['sizes'], False, *self._look(batch))
-        return [upright, View(batch['sizes'], True, *self._look(mirror(batch)))] if self._flip else [upright]
-
-    def merge(self, views: Sequence[View]) -> dict[str, tf.Tensor]:
-        """The detections of all views together, boxes in px of the first."""
-        sizes, model = views[0].sizes, self._model
-        moved = [view.found._replace(boxes=view.back(view.found.boxes, sizes)) for view in views]
-        union = Candidates(*(tf.concat(columns, axis=1) for columns in zip(*moved, strict=True)))    # V R RoIs
-        found = detection_ops.select(union, model.settings.detections, model.engine)._asdict()
-        if self._masks is None:
-            return found
-        masks = [self._masks(view.features, {**found, 'boxes': view.into(found['boxes'], sizes)}) for view in views]
-        return {**found, 'masks': average_masks(masks, [view.mirrored for view in views])}
-
-    def _candidates(self, batch: Batch) -> tuple[list[tf.Tensor], Candidates]:
-        features = self._model.maps(batch['images'], batch['sizes'], False)
-        return features, self._model.candidates(features, *self._model.regions(batch, features), batch['sizes'])
-
-
 def mirror(batch: Batch) -> dict[str, tf.Tensor]:
-    """Images and proposals of a batch turned left to right, each within its own size; twice is the identity."""
+    """Return images and proposals of a batch mirrored left to right within each size; twice is the identity."""
     across = tf.range(dimensions(batch['images'])[2])
     widths = tf.cast(batch['sizes'][:, 1:], tf.int32)                                  # [B, 1]
     columns = tf.where(across < widths, widths - 1 - across, across)                   # [B, W]
@@ -116,16 +153,10 @@ def mirror(batch: Batch) -> dict[str, tf.Tensor]:
 
 
 def mirror_boxes(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Boxes [B, ..., 4] of images of `sizes` [B, 2], turned left to right."""
+    """Return boxes [B, ..., 4] of images of `sizes` [B, 2], mirrored left to right."""
     y1, x1, y2, x2 = tf.unstack(boxes, axis=-1)                                        # [B, ...]
     widths = _like(sizes, boxes)[..., 1]
     return tf.stack([y1, widths - x2, y2, widths - x1], axis=-1)
-
-
-def average_masks(masks: Sequence[tf.Tensor], mirrored: Sequence[bool]) -> tf.Tensor:
-    """Mean of the probabilities [B, D, m, m] of each view, those of mirrored ones turned back."""
-    upright = [tf.reverse(mask, [3]) if turned else mask for mask, turned in zip(masks, mirrored, strict=True)]
-    return tf.add_n(upright) / len(upright)
 
 
 def _scaled(data: DataConfig, side: int) -> DataConfig:

@@ -1,24 +1,25 @@
-"""What `fit` and `evaluate` need of a model that knows its losses: gradients, clipping, replicas, canvases."""
+"""The training step behind `fit` and `evaluate`: gradients, clipping, replicas, a trace per canvas."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-Batch = Mapping[str, tf.Tensor]
+from mrcnn_tf.detectors.branch import Batch, Losses
 
 
-class FittedModel(keras.Model):
+class TrainableModel(keras.Model):
     """A model that `fit` trains on batches by its named losses.
 
     Args:
         engine: 'op' (TensorFlow's kernels; fast on a CPU) or 'xla' (arithmetic that XLA compiles).
     """
 
-    train_function: Any    # Keras clears both in `compile`
+    train_function: Any    # Keras clears these in `compile`
     test_function: Any
+    predict_function: Any
 
     def __init__(self, engine: str, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -27,24 +28,45 @@ class FittedModel(keras.Model):
         self.seed, self.jit = 0, False
         self.last_image_ids: Any = None
 
-    def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
-        """Return the named losses of a batch, and how many of its samples are positive, float32 scalars.
+    def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> Losses:
+        """Return the named losses of a batch, and the numbers of positive samples, float32 scalars.
 
         The name of a loss begins with `loss_`, that of a count with `positive_`.
 
         Args:
-            seed: int32 [2], of the random samples.
+            batch: with ground truth.
+            seed: int32 [2]; random samples are taken with it and with seed + 1.
+            training: False for the losses of an evaluation.
         """
         raise NotImplementedError
 
-    def losses_of(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
-        """Return the losses of `losses_and_counts` alone."""
-        return _losses_among(self.losses_and_counts(batch, seed, training))
+    def losses(self, batch: Batch, seed: int | tf.Tensor = 0, training: bool = True) -> Losses:
+        """Return the named losses of a batch, float32 scalars, for a training loop of your own.
+
+        The gradient of their sum is that of a training step. Replaces Keras's list of added losses, which a detector
+        does not have.
+
+        Args:
+            batch: with ground truth.
+            seed: of random samples: a whole number, or int32 [2]. Give each step another one.
+            training: False for the losses of an evaluation.
+        """
+        seed = tf.cast(seed, tf.int32)
+        seed = seed if seed.shape.rank else tf.stack([0, seed])
+        return _losses_among(self.losses_and_counts(batch, _spread(seed), training))
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """One update on this replica's batch; returns the losses and counts."""
+        """Update the weights on this replica's batch; return losses and counts."""
+        losses, gradients = self._compiled(self._losses_and_gradients)(batch, _spread(self._step_seed()))
+        self.apply_clipped(gradients)
+        return losses
+
+    def apply_clipped(self, gradients: Sequence[tf.Tensor]) -> None:
+        """Apply this replica's gradients, after clipping the sum over all replicas to the global norm `clip_norm`.
+
+        The loss that they come from must be divided by the number of replicas.
+        """
         replicas = self.distribute_strategy.num_replicas_in_sync
-        losses, gradients = self._compiled(self._losses_and_gradients)(batch, self._step_seed())
         if self.clip_norm and replicas > 1:
             gradients = tf.distribute.get_replica_context().all_reduce('sum', gradients)
         if self.clip_norm:
@@ -52,35 +74,36 @@ class FittedModel(keras.Model):
             # The optimizer sums over replicas once more.
             gradients = [g / replicas for g in gradients]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        return losses
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """The losses of a batch without an update, normalisation by stored statistics."""
-        losses = self.losses_of(batch, tf.zeros([2], tf.int32), training=False)
+        """Return the losses of a batch without an update, with stored statistics of normalization."""
+        losses = self.losses(batch, tf.zeros([2], tf.int32), training=False)
         return {'loss': tf.add_n(list(losses.values())), **losses}
 
     def _losses_and_gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             values = self.losses_and_counts(batch, seed)
             total = tf.add_n(list(_losses_among(values).values()))
-            # The optimizer sums the replicas' gradients: their mean is what one replica of all images would get.
+            # The optimizer sums over replicas: the mean is the gradient of one replica with all images.
             scaled = total / self.distribute_strategy.num_replicas_in_sync
         return {'loss': total, **values}, tape.gradient(scaled, self.trainable_variables)
 
     def _step_seed(self) -> tf.Tensor:
-        """int32 [2]: of the run, the step and the replica; a resumed run draws what an uninterrupted one would."""
+        """Return int32 [2] from run, replica and step: a resumed run samples as an uninterrupted one would."""
         step = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int32)
         replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
-        return tf.stack([self.seed + 1000003 * replica, 2 * step])               # the losses draw with this and + 1
+        return tf.stack([self.seed + 1000003 * replica, step])
 
     def compile(self, optimizer: Any, clip_norm: float | None = None, seed: int = 0, jit_compile: bool = False,
                 **kwargs: Any) -> None:
-        """As keras.Model.compile.
+        """Configure training, as keras.Model.compile.
 
         Args:
+            optimizer: a Keras optimizer, or its name.
             clip_norm: largest global norm of the gradient of all replicas.
-            seed: of the samples that are drawn in each step.
-            jit_compile: by XLA; takes a model with the 'xla' engine. The update of several replicas stays outside.
+            seed: of the random samples of each step.
+            jit_compile: compile with XLA; needs a model with the 'xla' engine. With several replicas, the update is not
+                compiled.
 
         Raises:
             ValueError: jit_compile with the 'op' engine.
@@ -136,6 +159,11 @@ class FittedModel(keras.Model):
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
         """Keras 3 builds a model on a first batch under a strategy; ours is built, and that batch not of its form."""
+
+
+def _spread(seed: tf.Tensor) -> tf.Tensor:
+    """Return a seed int32 [2] such that consecutive seeds leave room for seed + 1, which a step uses too."""
+    return seed * tf.constant([1, 2])
 
 
 def _losses_among(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 
 from mrcnn_tf import files
-from mrcnn_tf.detectors.detector import Proposer
+from mrcnn_tf.detectors.augmentation import SingleView
 from mrcnn_tf.evaluation.run import predictions
 from mrcnn_tf.files.progress import track
 from mrcnn_tf.input.ground_truth import ground_truth
@@ -44,11 +44,12 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
     if output.suffix != '.npz':
         raise ProposalError(f'{output}: expected a name that ends in .npz')
     model, config, _ = restore_model(model_dir)
-    if not isinstance(model, Proposer):
+    if 'proposals' in model.inputs_read:
         raise ProposalError(f'{model_dir}: a {config.model.kind} proposes nothing; give an rpn or a faster_rcnn')
     ids = {record['image_id']: record['source_id'] for record in ground_truth(manifest)}
+    detect = SingleView(lambda batch: model.propose(batch, training), config.data, model.engine == 'xla')
     found = {ids[image_id]: instances for image_id, _, instances in track(
-        predictions(lambda batch, **_: model.proposals(batch, training), config, manifest), len(ids), 'proposed')}
+        predictions(detect, config, manifest), len(ids), 'proposed')}
     with files.atomic_path(output) as temporary:
         np.savez(temporary, ids=list(found), counts=[len(each) for each in found.values()],
                  boxes=np.concatenate([each.boxes for each in found.values()]),

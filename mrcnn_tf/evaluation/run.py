@@ -6,14 +6,14 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
-from mrcnn_tf.detectors import augmentation
-from mrcnn_tf.detectors.detector import Detector, Proposer
+from mrcnn_tf.detectors.augmentation import Detect, SingleView, detection_function
+from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.detectors.instances import Instances, split_batch
 from mrcnn_tf.evaluation import cityscapes, recall, voc
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics, read_manifest
@@ -55,12 +55,12 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
                               'NAME.json to evaluate on')
     if metric == 'recall':
         return _recall(directory, model, config, manifest)
-    if config.model.kind == 'rpn':
+    if not model.classifies:
         raise EvaluationError(f'{directory}: an rpn does not tell categories apart; evaluate it with --metric recall')
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
     _warn_of_doubts(evaluator.truth, config.model.detections.max_detections, directory)
-    score = _scorer(metric, evaluator, config, manifest)
-    found = predictions(model, config, manifest)
+    score = _scorer(metric, evaluator, model, config, manifest)
+    found = predictions(detection_function(model, config.data), config, manifest)
     for image_id, _, instances in track(found, len(evaluator.truth.sizes), 'evaluated'):
         evaluator.add(image_id, instances)
     metrics = score()
@@ -81,13 +81,13 @@ def _warn_of_doubts(truth: GroundTruth, max_detections: int, directory: pathlib.
                      max_detections, max(full), directory / 'config.yaml')
 
 
-def _scorer(metric: str, evaluator: CocoEvaluator, config: Config, manifest: str | os.PathLike[str]
-            ) -> Callable[[], Metrics]:
+def _scorer(metric: str, evaluator: CocoEvaluator, model: Detector, config: Config,
+            manifest: str | os.PathLike[str]) -> Callable[[], Metrics]:
     """What turns the detections that will have been gathered into numbers; raises now what would stop it then."""
     if metric == 'coco':
         return lambda: evaluator.evaluate(config.model.detections.max_detections)
     if metric == 'cityscapes':
-        if config.model.kind != 'mask_rcnn':
+        if 'masks' not in model.output_spec():
             raise EvaluationError(f'--metric cityscapes compares masks, and model.kind={config.model.kind} has no mask '
                                   'head; train a mask_rcnn or evaluate by coco')
         truth = cityscapes.instance_files(manifest, evaluator.truth)
@@ -106,33 +106,35 @@ def _recall(directory: pathlib.Path, model: Detector, config: Config, manifest: 
         raise EvaluationError(f'{manifest}: no ground truth: it has no object that counts, so there is no recall; '
                               'give a set with annotations')
     found = recall.stored(manifest)
-    if isinstance(model, Proposer):
-        config.model.rpn.post_nms_test = recall.LIMITS[-1]    # the model's own section
+    if 'proposals' not in model.inputs_read:
+        detect = SingleView(lambda batch: model.propose(batch, limit=recall.LIMITS[-1]), config.data,
+                            model.engine == 'xla')
         found = ((image_id, instances.boxes) for image_id, _, instances in predictions(
-            model.proposals, config, manifest))
+            detect, config, manifest))
     metrics = recall.average_recall(truth, track(found, len(truth.sizes), 'evaluated'))
     files.write_json(directory / 'metrics.json', {**metrics, 'images': len(truth.sizes)})
     return metrics
 
 
-def predictions(model: Callable[..., Mapping[str, tf.Tensor]], config: Config, manifest: str | os.PathLike[str]
+def predictions(detect: Detect, config: Config, manifest: str | os.PathLike[str]
                 ) -> Iterator[tuple[int, tuple[int, int], Instances]]:
-    """(image id, (height, width), instances in px of the original image) of every image of a set, each once.
+    """Yield (image id, (height, width), instances in px of the original image) of every image of a set, each once.
 
-    model: a detector, which looks at each in the views that `config.data` asks for; or another function of batches and
-        `training` that gives detections, by one look.
+    Args:
+        detect: of a detector, see `detection_function`, or another function of batches.
+        config: says how images are read.
+        manifest: of the set.
 
     Raises:
         ManifestError, ConfigError, InputError: the set, the settings, or both together cannot be used.
     """
-    find = augmentation.Finder(model, config.data)
-    sizes = [dataclasses.replace(config, data=data) for data in find.sizes]
+    sizes = [dataclasses.replace(config, data=data) for data in detect.sizes]
     try:
-        datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size, find.fixed_canvases)
+        datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size, detect.fixed_canvases)
                     for size in sizes]
         for batches in zip(*datasets, strict=True):
-            read = [{key: batch[key] for key in _READ if key in batch} for batch in batches]
-            yield from split_batch(find(read), batches[0])
+            inputs = [{key: batch[key] for key in _READ if key in batch} for batch in batches]
+            yield from split_batch(detect(inputs), batches[0])
     except tf.errors.OpError as error:
         explained = explain(error, manifest)
         if explained is error:

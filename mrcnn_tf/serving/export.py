@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from mrcnn_tf import __version__, files
 from mrcnn_tf.config import Config, DataConfig
-from mrcnn_tf.detectors.detector import Detector, MaskRCNN
+from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.input import decoding, images
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.weights.model_directory import restore_model
@@ -61,7 +61,7 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) ->
         OSError: the disk is full, no permission, another export took the version.
     """
     model, config, categories = restore_model(model_dir, engine='op')
-    if config.model.kind == 'fast_rcnn':
+    if 'proposals' in model.inputs_read:
         raise ExportError(f'{model_dir}: a fast_rcnn needs the proposals of each image, which no request holds; '
                           'export a faster_rcnn')
     if config.data.test_scales or config.data.test_flip:
@@ -123,13 +123,8 @@ def _to_original(boxes: tf.Tensor, shape: tf.Tensor, size: tf.Tensor) -> tf.Tens
 
 def _output_spec(model: Detector) -> dict[str, tf.TensorSpec]:
     """Of one image."""
-    limit = model.max_detections
-    spec = {'boxes': tf.TensorSpec([limit, 4], tf.float32), 'scores': tf.TensorSpec([limit], tf.float32),
-            'labels': tf.TensorSpec([limit], tf.int32), 'category_ids': tf.TensorSpec([limit], tf.int32),
-            'valid': tf.TensorSpec([limit], tf.bool), 'sizes': tf.TensorSpec([2], tf.int32)}
-    if isinstance(model, MaskRCNN):
-        spec['masks'] = tf.TensorSpec([limit, model.mask_side, model.mask_side], tf.float32)
-    return spec
+    spec = model.output_spec()
+    return {**spec, 'category_ids': spec['labels'], 'sizes': tf.TensorSpec([2], tf.int32)}
 
 
 def _traced(serve: Callable[[tf.Tensor], Detections]) -> tuple[tf.Module, Any]:

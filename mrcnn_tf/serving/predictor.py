@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf import files
-from mrcnn_tf.detectors import augmentation
+from mrcnn_tf.detectors.augmentation import detection_function
 from mrcnn_tf.detectors.instances import Instances, instances_of, split_batch
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import decoding, images
@@ -114,10 +114,10 @@ class ModelDirectory:
         from mrcnn_tf.weights import model_directory
 
         model, self._config, self.categories = model_directory.restore_model(directory)
-        if self._config.model.kind == 'fast_rcnn':
+        if 'proposals' in model.inputs_read:
             raise InferenceError(f'{directory}: a fast_rcnn needs the proposals of each image; use '
                                  '`mrcnn evaluate`, whose records have them')
-        self._find = augmentation.Finder(model, self._config.data)
+        self._detect = detection_function(model, self._config.data)
         self.paste: str = self._config.model.detections.paste
         self.rule = decoding.Rule.of(self._config.data)
 
@@ -126,8 +126,8 @@ class ModelDirectory:
 
     def _predict(self, path: str | os.PathLike[str]) -> Instances:
         image = _decode(path, _read(path), self.rule)
-        batches = [images.batch_of_one(image, data) for data in self._find.sizes]
-        detections = self._find([{'images': batch['images'], 'sizes': batch['sizes']} for batch in batches])
+        batches = [images.batch_of_one(image, data) for data in self._detect.sizes]
+        detections = self._detect([{'images': batch['images'], 'sizes': batch['sizes']} for batch in batches])
         return next(instances for _, _, instances in split_batch(detections, batches[0]))
 
 

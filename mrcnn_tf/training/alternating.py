@@ -25,7 +25,7 @@ import keras
 from data_tools import proposals
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import AlternatingConfig, Config, ConfigError, ModelConfig
-from mrcnn_tf.detectors.detector import Detector, build_model
+from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.evaluation.export_proposals import propose
 from mrcnn_tf.training import trainer
 from mrcnn_tf.weights.model_directory import restore_model, save_imported
@@ -112,7 +112,7 @@ def _begin(directory: pathlib.Path, config: Config, *sources: pathlib.Path) -> N
     if directory.exists():
         return
     keras.utils.set_random_seed(config.train.seed)
-    model, variables = build_model(config.model), {}
+    model, variables = build_detector(config.model), {}
     for source in sources:
         trained, _, categories = restore_model(source)
         variables.update(_by_path(trained))

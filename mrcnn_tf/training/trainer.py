@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 from mrcnn_tf.config import Config
-from mrcnn_tf.detectors.detector import Detector, build_model
+from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
@@ -134,7 +134,7 @@ def _build(run: _Run) -> Detector:
     """The compiled model, with initial weights and optimizer slots."""
     config = run.config
     with run.strategy.scope():
-        model = build_model(config.model, engine='xla' if run.jit_compile else 'op')
+        model = build_detector(config.model, engine='xla' if run.jit_compile else 'op')
         if config.model.backbone.weights == 'imagenet' and not steps_in(run.directory / 'checkpoints'):
             load_imagenet(model)
         model.compile(optimizer=build_optimizer(config.solver, run.schedule, model), clip_norm=config.solver.clip_norm,

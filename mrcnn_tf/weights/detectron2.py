@@ -10,8 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mrcnn_tf.detectors.detector import Detector, FastRCNN, MaskRCNN, Proposer
+from mrcnn_tf.detectors.box import BoxBranch
+from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.layers.backbones.resnet import ResidualBlock
+from mrcnn_tf.layers.heads import MaskHead, RPNHead
 from mrcnn_tf.weights import rules
 from mrcnn_tf.weights.rules import ClassMap, Convert, Line, Rule, State, WeightsError
 
@@ -102,15 +104,19 @@ def correspondence(model: Detector) -> Iterator[Rule]:
                 zip(model.backbone.pyramid.laterals, model.backbone.pyramid.outputs, strict=True), start=2):
             yield from rules.conv_norm(lateral, f'backbone.fpn_lateral{level}', f'backbone.fpn_lateral{level}.norm')
             yield from rules.conv_norm(output, f'backbone.fpn_output{level}', f'backbone.fpn_output{level}.norm')
-    if isinstance(model, Proposer):
-        head = 'proposal_generator.rpn_head'
-        yield from rules.biased(model.rpn_head.convs[0], f'{head}.conv', rules.KERNEL)
-        yield from rules.biased(model.rpn_head.objectness, f'{head}.objectness_logits', rules.KERNEL)
-        yield from rules.biased(model.rpn_head.deltas, f'{head}.anchor_deltas', rules.YX.then(rules.KERNEL), rules.YX)
-    if isinstance(model, FastRCNN):
-        yield from _box_heads(model)
-    if isinstance(model, MaskRCNN):
-        yield from _mask_head(model)
+    if model.proposer.head:
+        yield from _rpn_head(model.proposer.head)
+    if model.box:
+        yield from _box_heads(model.box)
+    for branch in model.branches:
+        yield from _mask_head(branch.head)
+
+
+def _rpn_head(head: RPNHead) -> Iterator[Rule]:
+    prefix = 'proposal_generator.rpn_head'
+    yield from rules.biased(head.convs[0], f'{prefix}.conv', rules.KERNEL)
+    yield from rules.biased(head.objectness, f'{prefix}.objectness_logits', rules.KERNEL)
+    yield from rules.biased(head.deltas, f'{prefix}.anchor_deltas', rules.YX.then(rules.KERNEL), rules.YX)
 
 
 def _backbone_rules(model: Detector, prefix: str) -> Iterator[Rule]:
@@ -128,23 +134,23 @@ def _block(block: ResidualBlock, prefix: str) -> Iterator[Rule]:
         yield from rules.conv_norm(block.shortcut, f'{prefix}.shortcut', f'{prefix}.shortcut.norm')
 
 
-def _box_heads(model: FastRCNN) -> Iterator[Rule]:
+def _box_heads(branch: BoxBranch) -> Iterator[Rule]:
     """A cascade's are numbered; with C4, res5 before it."""
-    for number, block in enumerate(model.res5_head.blocks if model.res5_head else ()):
+    res5_head = branch.roi_features.res5_head
+    for number, block in enumerate(res5_head.blocks if res5_head else ()):
         yield from _block(block, f'roi_heads.res5.{number}')
-    for number, head in enumerate(model.box_heads):
-        stage = f'.{number}' if model.cascade_heads else ''
+    for number, head in enumerate(branch.heads):
+        stage = f'.{number}' if len(branch.heads) > 1 else ''
         for index, layer in enumerate(head.hidden):
             yield from rules.biased(layer, f'roi_heads.box_head{stage}.fc{index + 1}',
-                                    rules.DENSE if index else rules.channels_last(model.box_pool.size))
+                                    rules.DENSE if index else rules.channels_last(branch.roi_features.roi_layer.size))
         predictor = f'roi_heads.box_predictor{stage}'
         yield from rules.biased(head.classes, f'{predictor}.cls_score', _BACKGROUND_FIRST.then(rules.DENSE),
                                 _BACKGROUND_FIRST)
         yield from rules.biased(head.deltas, f'{predictor}.bbox_pred', rules.YX.then(rules.DENSE), rules.YX)
 
 
-def _mask_head(model: MaskRCNN) -> Iterator[Rule]:
-    head = model.mask_head
+def _mask_head(head: MaskHead) -> Iterator[Rule]:
     for index, conv in enumerate(head.convs, start=1):
         name = f'roi_heads.mask_head.mask_fcn{index}'
         yield from rules.conv_norm(conv, name, f'{name}.norm')

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
-from mrcnn_tf.detectors.detector import Detector, build_model
+from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.files.text import one_line
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.weights import coco, detectron2, files, keras_applications, rules, torchvision
@@ -117,7 +117,7 @@ def _model(source: str | pathlib.Path, overrides: Sequence[str], classes: PathLi
         categories = coco.categories(config.model.num_classes) if known is None else list(known)
     config.model.num_classes = len(categories)
     configuration.validate(config)
-    return build_model(config.model), config, categories
+    return build_detector(config.model), config, categories
 
 
 def _categories(classes: PathLike) -> list[Category]:

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from mrcnn_tf.config import BackboneConfig
-from mrcnn_tf.detectors.detector import Detector, FastRCNN
+from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.layers.backbones.inception_resnet import InceptionResNetV2, Residual
 from mrcnn_tf.layers.backbones.resnet import ResNet
@@ -112,8 +112,9 @@ def _numbered(names: Sequence[str]) -> dict[str, str]:
 
 def correspondence(model: Detector) -> Iterator[Rule]:
     """What ImageNet's classifier has of the model."""
-    backbone, heads = model.backbone.body, model if isinstance(model, FastRCNN) else None
-    stages = [*backbone.stages, *([heads.res5_head.blocks] if heads and heads.res5_head else [])]
+    backbone = model.backbone.body
+    res5_head = model.box.roi_features.res5_head if model.box else None
+    stages = [*backbone.stages, *([res5_head.blocks] if res5_head else [])]
     if isinstance(backbone, ResNet):
         yield from _conv_norm(backbone.stem, 'conv1')
         yield from _resnet(stages)
@@ -123,7 +124,7 @@ def correspondence(model: Detector) -> Iterator[Rule]:
         for number, convs in enumerate(stages, start=1):
             for index, conv in enumerate(convs, start=1):
                 yield from _biased(conv.conv, f'block{number}_conv{index}')
-        for head in heads.box_heads if heads and model.settings.backbone.maps == 'c5' else []:
+        for head in model.box.heads if model.box and model.settings.backbone.maps == 'c5' else []:
             for index, layer in enumerate(head.hidden, start=1):
                 yield from _biased(layer, f'fc{index}')
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from mrcnn_tf import config as configuration
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
-from mrcnn_tf.detectors.detector import Detector, build_model
+from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input.manifest import Category, read_categories, write_categories
 from mrcnn_tf.weights import checkpoint_files
@@ -53,7 +53,7 @@ def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
     """The model of a directory with its newest weights, not compiled, its config and the categories of its detections.
 
     Args:
-        engine: as `build_model`.
+        engine: as `build_detector`.
 
     Raises:
         CheckpointError: not a model directory, nothing saved yet, no checkpoint that is whole, one of another model.
@@ -65,9 +65,9 @@ def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
     if newest is None:
         raise CheckpointError(f'{directory} has no checkpoint yet; `mrcnn train` writes one every '
                               'train.checkpoint_every steps and at the end')
-    model = build_model(config.model, engine)
+    model = build_detector(config.model, engine)
     restore_weights(model, newest)
-    return model, config, _PROPOSED if config.model.kind == 'rpn' else categories
+    return model, config, categories if model.classifies else _PROPOSED
 
 
 def save_imported(model_dir: pathlib.Path, model: keras.Model, config: Config, categories: Sequence[Category]) -> None:

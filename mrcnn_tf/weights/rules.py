@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from mrcnn_tf.detectors.detector import Detector, FastRCNN, MaskRCNN
+from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.layers.normalization import ConvNorm
 
 State = Mapping[str, np.ndarray]
@@ -95,20 +95,19 @@ def conv_norm(layer: ConvNorm, conv: str, norm: str) -> Iterator[Rule]:
             yield Rule(getattr(layer.norm, ours), f'{norm}.{theirs}', SAME)
 
 
-def predictors(model: FastRCNN) -> list[Any]:
+def predictors(model: Detector) -> list[Any]:
     """The variables whose shape depends on the classes."""
-    layers = [layer for head in model.box_heads for layer in (head.classes, head.deltas)]
-    if isinstance(model, MaskRCNN):
-        layers.append(model.mask_head.masks)
+    layers = [layer for head in model.box.heads for layer in (head.classes, head.deltas)]
+    layers += [branch.head.masks for branch in model.branches]
     return [variable for layer in layers for variable in layer.weights]
 
 
 def fill_detector(model: Detector, rules: Sequence[Rule], state: State, classes: ClassMap | None = None,
                   unused: str = r'$^') -> list[Line]:
     """`fill` by the rules of a whole model, whose classes are those of the weights, or begin as `classes` says."""
-    if classes is not None and any(classes.labels) and not isinstance(model, FastRCNN):
+    if classes is not None and any(classes.labels) and not model.classifies:
         raise WeightsError('an RPN tells no classes apart; leave out the map of classes')
-    if classes is None or not isinstance(model, FastRCNN):
+    if classes is None or not model.classifies:
         return fill(rules, state, unused=unused)
     if not any(classes.labels):
         return fill(rules, state, predictors(model), unused)
@@ -116,16 +115,17 @@ def fill_detector(model: Detector, rules: Sequence[Rule], state: State, classes:
     return fill([_by_class(rule, columns, classes.change) for rule in rules], state, unused=unused)
 
 
-def _columns(model: FastRCNN, labels: Sequence[int | None]) -> dict[int, np.ndarray]:
+def _columns(model: Detector, labels: Sequence[int | None]) -> dict[int, np.ndarray]:
     """By the id of a variable of the predictors, which of their columns each of its own begins as; -1: none."""
     scores = np.array([0, *(label or -1 for label in labels)])                   # the background's comes first
     objects = np.where(scores[1:] < 0, -1, scores[1:] - 1)
     boxes = np.where(objects[:, None] < 0, -1, 4 * objects[:, None] + np.arange(4)).ravel()
-    found = [(head.classes, scores) for head in model.box_heads]
+    found = [(head.classes, scores) for head in model.box.heads]
     if not model.settings.box_head.class_agnostic:
-        found += [(head.deltas, boxes) for head in model.box_heads]
-    if isinstance(model, MaskRCNN) and not model.settings.mask_head.class_agnostic:
-        found.append((model.mask_head.masks, scores if model.settings.mask_head.classifier == 'softmax' else objects))
+        found += [(head.deltas, boxes) for head in model.box.heads]
+    if not model.settings.mask_head.class_agnostic:
+        mask_columns = scores if model.settings.mask_head.classifier == 'softmax' else objects
+        found += [(branch.head.masks, mask_columns) for branch in model.branches]
     return {id(variable): columns for layer, columns in found for variable in layer.weights}
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mrcnn_tf.detectors.detector import FasterRCNN, MaskRCNN
-from mrcnn_tf.layers.heads import BoxHead
+from mrcnn_tf.detectors.detector import Detector
+from mrcnn_tf.layers.heads import BoxHead, MaskHead
 from mrcnn_tf.weights import rules
 from mrcnn_tf.weights.rules import ClassMap, Convert, Line, Rule, State, WeightsError
 
@@ -26,7 +26,7 @@ _FOREGROUND = Convert('background left out', lambda rows: rows[1:])
 _FOREGROUND_BOXES = Convert('background left out', lambda rows: rows[4:])
 
 
-def load_state_dict(model: FasterRCNN, state: State, classes: ClassMap | None = None) -> list[Line]:
+def load_state_dict(model: Detector, state: State, classes: ClassMap | None = None) -> list[Line]:
     """Fills every weight of `model`, of its predictors what `classes` says; returns the report.
 
     Raises:
@@ -89,7 +89,7 @@ def _reason_for_epsilon(state: State) -> str:
     return f'with 0, {vanishing}' if vanishing else ''
 
 
-def correspondence(model: FasterRCNN) -> Iterator[Rule]:
+def correspondence(model: Detector) -> Iterator[Rule]:
     """Each of our variables with their name for it."""
     backbone, pyramid = model.backbone.body, model.backbone.pyramid
     yield from rules.conv_norm(backbone.stem, 'backbone.body.conv1', 'backbone.body.bn1')
@@ -104,14 +104,15 @@ def correspondence(model: FasterRCNN) -> Iterator[Rule]:
         for conv, kind in ((pyramid.laterals[index], 'inner'), (pyramid.outputs[index], 'layer')):
             name = f'backbone.fpn.{kind}_blocks.{index}'
             yield from rules.conv_norm(conv, f'{name}.0', f'{name}.1')
-    for index, conv in enumerate(model.rpn_head.convs):
+    rpn_head = model.proposer.head
+    for index, conv in enumerate(rpn_head.convs):
         yield from rules.biased(conv, f'rpn.head.conv.{index}.0', rules.KERNEL)
-    yield from rules.biased(model.rpn_head.objectness, 'rpn.head.cls_logits', rules.KERNEL)
-    yield from rules.biased(model.rpn_head.deltas, 'rpn.head.bbox_pred', rules.YX.then(rules.KERNEL), rules.YX)
-    for head in model.box_heads:
-        yield from _box_head(head, model.box_pool.size)
-    if isinstance(model, MaskRCNN):
-        yield from _mask_head(model)
+    yield from rules.biased(rpn_head.objectness, 'rpn.head.cls_logits', rules.KERNEL)
+    yield from rules.biased(rpn_head.deltas, 'rpn.head.bbox_pred', rules.YX.then(rules.KERNEL), rules.YX)
+    for head in model.box.heads:
+        yield from _box_head(head, model.box.roi_features.roi_layer.size)
+    for branch in model.branches:
+        yield from _mask_head(branch.head)
 
 
 def _box_head(head: BoxHead, side: int) -> Iterator[Rule]:
@@ -127,8 +128,7 @@ def _box_head(head: BoxHead, side: int) -> Iterator[Rule]:
     yield from rules.biased(head.deltas, 'roi_heads.box_predictor.bbox_pred', deltas.then(rules.DENSE), deltas)
 
 
-def _mask_head(model: MaskRCNN) -> Iterator[Rule]:
-    head = model.mask_head
+def _mask_head(head: MaskHead) -> Iterator[Rule]:
     for index, conv in enumerate(head.convs):
         yield from rules.conv_norm(conv, f'roi_heads.mask_head.{index}.0', f'roi_heads.mask_head.{index}.1')
     yield from rules.biased(head.upsample, 'roi_heads.mask_predictor.conv5_mask', rules.KERNEL)

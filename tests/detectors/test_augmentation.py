@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.config import DataConfig, DetectionConfig
+from mrcnn_tf.config import DataConfig, DetectionConfig, ModelConfig
 from mrcnn_tf.detectors import augmentation
-from mrcnn_tf.detectors.augmentation import Finder, View
-from mrcnn_tf.detectors.detector import MaskRCNN, build_model
+from mrcnn_tf.detectors.augmentation import TestTimeAugmentation, View
+from mrcnn_tf.detectors.box import BoxBranch
+from mrcnn_tf.detectors.detector import Detector, build_detector
+from mrcnn_tf.detectors.mask import MaskBranch
 from mrcnn_tf.evaluation import run
 from mrcnn_tf.input import images, record_reader
 from mrcnn_tf.ops.detections import Candidates
@@ -41,8 +43,9 @@ def test_a_mirror_turns_each_image_within_its_own_width() -> None:
 
 def test_masks_are_turned_back_and_averaged_as_probabilities() -> None:
     upright, turned = constant([[[[.2, .4], [.6, .8]]]]), constant([[[[.8, .2], [1., 0.]]]])
-    found = augmentation.average_masks([upright, turned], [False, True])
-    np.testing.assert_allclose(found, [[[[.2, .6], [.3, .9]]]], rtol=1e-6)
+    branch = MaskBranch(ModelConfig(), None, None)
+    merged = branch.merge([{'masks': upright}, {'masks': turned}], [False, True])
+    np.testing.assert_allclose(merged['masks'], [[[[.2, .6], [.3, .9]]]], rtol=1e-6)
 
 
 def test_the_sizes_of_tests() -> None:
@@ -71,27 +74,27 @@ def test_views_are_suppressed_together_in_px_of_the_first() -> None:
     [0, 0, 10, 10] with an IoU of 2/3 is less sure; its second is [20, 0, 40, 20], which the first view has not seen."""
     views = [view([[0, 0, 10, 10], [30, 30, 50, 50]], [.6, .7], (60., 80.), False),
              view([[0, 34, 5, 39], [10, 30, 20, 40]], [.9, .8], (30., 40.), True)]
-    model = types.SimpleNamespace(engine='op', settings=types.SimpleNamespace(detections=DetectionConfig(
-        max_detections=4)))
-    found = Finder(model, DataConfig(test_flip=True)).merge(views)
+    config = ModelConfig(detections=DetectionConfig(max_detections=4))
+    model = types.SimpleNamespace(engine='op', box=BoxBranch(config, None, [None], 'op'), branches=[], candidates=None)
+    found = TestTimeAugmentation(model, DataConfig(test_flip=True)).merge(views)
     np.testing.assert_allclose(found['boxes'][0], [[0, 2, 10, 12], [20, 0, 40, 20], [30, 30, 50, 50], [0] * 4])
     np.testing.assert_allclose(found['scores'][0], [.9, .8, .7, 0], rtol=1e-6)
     assert found['labels'][0].numpy().tolist() == [1, 1, 1, 0] and 'masks' not in found
-    back = views[1].into(found['boxes'], views[0].sizes)
+    back = views[1].own(found['boxes'], views[0].sizes)
     np.testing.assert_allclose(back[0, :2], [[0, 34, 5, 39], [10, 30, 20, 40]])
 
 
 @pytest.fixture(scope='module')
-def mask_rcnn() -> MaskRCNN:
+def mask_rcnn() -> Detector:
     keras.utils.set_random_seed(3)
-    model = build_model(small_config(detections__score_threshold=.5))
+    model = build_detector(small_config(detections__score_threshold=.5))
     enliven(model, make_batch())
     return model
 
 
 @pytest.fixture(scope='module')
-def finder(mask_rcnn: MaskRCNN) -> Finder:
-    return Finder(mask_rcnn, DataConfig(test_flip=True))
+def augmented(mask_rcnn: Detector) -> TestTimeAugmentation:
+    return TestTimeAugmentation(mask_rcnn, DataConfig(test_flip=True))
 
 
 def batch_of(*names: str) -> dict[str, tf.Tensor]:
@@ -100,17 +103,17 @@ def batch_of(*names: str) -> dict[str, tf.Tensor]:
     return {name: batch[name] for name in ('images', 'sizes', *names)}
 
 
-def test_one_view_is_what_the_model_finds(mask_rcnn: MaskRCNN, finder: Finder) -> None:
+def test_one_view_is_what_the_model_finds(mask_rcnn: Detector, augmented: TestTimeAugmentation) -> None:
     batch = batch_of()
-    expected, found = mask_rcnn(batch), finder.merge(finder.views(batch)[:1])
+    expected, found = mask_rcnn(batch), augmented.merge(augmented.views(batch)[:1])
     assert expected['valid'].numpy().sum() > 3 and found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4)
 
 
-def assert_the_same_from_both_sides(finder: Finder, batch: dict[str, tf.Tensor]) -> None:
-    found, other = finder([batch]), finder([augmentation.mirror(batch)])
-    plain, valid = finder.merge(finder.views(batch)[:1]), found['valid'].numpy()
+def assert_the_same_from_both_sides(augmented: TestTimeAugmentation, batch: dict[str, tf.Tensor]) -> None:
+    found, other = augmented([batch]), augmented([augmentation.mirror(batch)])
+    plain, valid = augmented.merge(augmented.views(batch)[:1]), found['valid'].numpy()
     assert valid.sum() > 3 and not np.allclose(found['boxes'], plain['boxes'], atol=.1)
     np.testing.assert_array_equal(other['valid'], valid)
     np.testing.assert_allclose(other['scores'], found['scores'], atol=1e-5)
@@ -121,23 +124,24 @@ def assert_the_same_from_both_sides(finder: Finder, batch: dict[str, tf.Tensor])
         np.testing.assert_allclose(tf.reverse(other['masks'], [3]), found['masks'], atol=1e-4)
 
 
-def test_with_its_mirror_image_an_image_is_found_the_same_from_both_sides(finder: Finder) -> None:
-    assert_the_same_from_both_sides(finder, batch_of())
+def test_with_its_mirror_image_an_image_is_found_the_same_from_both_sides(augmented: TestTimeAugmentation) -> None:
+    assert_the_same_from_both_sides(augmented, batch_of())
 
 
 def test_proposals_move_with_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augmentation, '_traced', lambda function, _: function)    # eager is faster for a few looks
     keras.utils.set_random_seed(3)
-    model, batch = build_model(small_config(kind='fast_rcnn', detections__score_threshold=.5)), make_batch()
-    scores, shifts = model.box_head(model.box_pool(model.maps(batch['images'], batch['sizes'], False)[:4],
-                                                   batch['boxes']))
-    scale_to(model.box_head.classes, scores, 2.)
-    scale_to(model.box_head.deltas, shifts, 1.)
-    assert_the_same_from_both_sides(Finder(model, DataConfig(test_flip=True)), batch_of('proposals', 'proposals_valid'))
+    model, batch = build_detector(small_config(kind='fast_rcnn', detections__score_threshold=.5)), make_batch()
+    scores, shifts = model.box.heads[0](model.box.roi_features.roi_layer(model.features(batch)[:4],
+                                                                batch['boxes']))
+    scale_to(model.box.heads[0].classes, scores, 2.)
+    scale_to(model.box.heads[0].deltas, shifts, 1.)
+    augmented = TestTimeAugmentation(model, DataConfig(test_flip=True))
+    assert_the_same_from_both_sides(augmented, batch_of('proposals', 'proposals_valid'))
 
 
 def test_records_and_files_are_looked_at_in_the_same_views(
-        mask_rcnn: MaskRCNN, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        mask_rcnn: Detector, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In evaluation and in prediction, which come to them on different ways; an answer lies within its image."""
     monkeypatch.setattr(augmentation, '_traced', lambda function, _: function)
     write_data(tmp_path)
@@ -146,7 +150,8 @@ def test_records_and_files_are_looked_at_in_the_same_views(
     record = record_reader.decode(next(record_reader.places(tmp_path / 'train.json'))[1])
     (tmp_path / 'a.png').write_bytes(record.encoded)
     [other] = ModelDirectory(tmp_path)([tmp_path / 'a.png'])
-    image_id, size, found = next(run.predictions(mask_rcnn, config, tmp_path / 'train.json'))
+    image_id, size, found = next(run.predictions(
+        augmentation.detection_function(mask_rcnn, config.data), config, tmp_path / 'train.json'))
     assert (image_id, size) == (record.image_id, (64, 64)) and len(found) > 1
     for field in dataclasses.fields(found):
         np.testing.assert_allclose(getattr(other, field.name), getattr(found, field.name), atol=1e-4)

@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.detectors.box import RoIs
-from mrcnn_tf.detectors.detector import LOSSES, FasterRCNN, MaskRCNN, build_model
+from mrcnn_tf.detectors.branch import RoIs
+from mrcnn_tf.detectors.detector import LOSSES, Detector, build_detector
 from mrcnn_tf.ops import targets
 from tests.modes import ENGINES_AND_MODES, MODES
 
@@ -69,36 +69,38 @@ def scale_to(layer: Any, output: tf.Tensor, deviation: float) -> None:
     layer.kernel.assign(layer.kernel * deviation / (np.std(output) + 1e-9))
 
 
-def enliven(model: MaskRCNN, batch: dict[str, tf.Tensor]) -> None:
+def enliven(model: Detector, batch: dict[str, tf.Tensor]) -> None:
     """Fresh weights score everything alike; these give well separated scores, boxes and masks."""
-    features, _, logits, deltas = model.describe(batch['images'], batch['sizes'], False)
-    scale_to(model.rpn_head.objectness, tf.concat(logits, 1), 2.)
-    scale_to(model.rpn_head.deltas, tf.concat(deltas, 1), .3)
+    features = model.features(batch)
+    _, logits, deltas = model.proposer.score(features, batch['images'])
+    scale_to(model.proposer.head.objectness, tf.concat(logits, 1), 2.)
+    scale_to(model.proposer.head.deltas, tf.concat(deltas, 1), .3)
     boxes = tf.constant([[[4. * i, 3. * i, 30. + 2 * i, 24. + 3 * i] for i in range(12)]] * len(batch['images']))
-    for head in model.box_heads:
-        scores, shifts = head(model.box_pool(features[:4], boxes))
+    for head in model.box.heads:
+        scores, shifts = head(model.box.roi_features.roi_layer(features[:4], boxes))
         scale_to(head.classes, scores, 2.)
         scale_to(head.deltas, shifts, 1.)
-    scale_to(model.mask_head.masks, model.mask_head(model.mask_pool(features[:4], boxes)), 2.)
+    mask, = model.branches
+    scale_to(mask.head.masks, mask.head(mask.roi_features.roi_layer(features[:4], boxes)), 2.)
 
 
 @pytest.fixture(scope='module')
 def weights() -> list[np.ndarray]:
     keras.utils.set_random_seed(3)
-    model = build_model(small_config())
+    model = build_detector(small_config())
     enliven(model, make_batch())
     return model.get_weights()
 
 
 def compiled_model(engine: str, weights: list[np.ndarray], jit: bool = False, config: ModelConfig | None = None
-                   ) -> FasterRCNN:
-    model = build_model(config or small_config(), engine)
+                   ) -> Detector:
+    model = build_detector(config or small_config(), engine)
     model.set_weights(weights)
     model.compile(keras.optimizers.SGD(RATE), clip_norm=CLIP, seed=3, jit_compile=jit)
     return model
 
 
-def fit(model: FasterRCNN, *batches: dict[str, tf.Tensor], steps: int | None = None) -> dict[str, list[float]]:
+def fit(model: Detector, *batches: dict[str, tf.Tensor], steps: int | None = None) -> dict[str, list[float]]:
     """`model.fit` on a tf.data set of these batches, over and over if `steps` says so; the losses of the last step."""
     dataset = tf.data.Dataset.from_tensors(batches[0])
     for batch in batches[1:]:
@@ -110,7 +112,7 @@ def fit(model: FasterRCNN, *batches: dict[str, tf.Tensor], steps: int | None = N
 
 
 @pytest.fixture(scope='module')
-def op_model(weights) -> FasterRCNN:
+def op_model(weights) -> Detector:
     return compiled_model('op', weights)
 
 
@@ -132,7 +134,7 @@ def differentiate(op_model, weights) -> Callable[..., tuple[dict[str, float], li
     @tf.function(autograph=False)
     def function(batch: dict[str, tf.Tensor], seed: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
-            losses = op_model.losses_of(batch, seed)
+            losses = op_model.losses(batch, seed)
             total = tf.add_n(list(losses.values()))
         return losses, tape.gradient(total, op_model.trainable_variables)
 
@@ -155,11 +157,11 @@ def assert_same_detections(found: dict[str, Any], expected: dict[str, Any]) -> N
 
 # One step and one inference, compiled and not ------------------------------------------------------------------------
 
-def names_of(model: FasterRCNN) -> list[str]:
+def names_of(model: Detector) -> list[str]:
     return [getattr(v, 'path', v.name) for v in model.weights]
 
 
-def assert_same_step(model: FasterRCNN, before: list[np.ndarray], found: Step, expected: Step) -> None:
+def assert_same_step(model: Detector, before: list[np.ndarray], found: Step, expected: Step) -> None:
     """The same losses, and the same weights after it."""
     assert sorted(found[0]) == sorted(expected[0])
     for name, value in found[0].items():
@@ -195,7 +197,7 @@ def test_a_step_moves_what_is_trained_and_nothing_else(op_model, weights, op_ste
 
 
 @pytest.fixture(scope='module')
-def jit_model(weights) -> FasterRCNN:
+def jit_model(weights) -> Detector:
     return compiled_model('xla', weights, jit=True)
 
 
@@ -247,7 +249,7 @@ def test_bells_and_whistles_compiled_as_a_whole() -> None:
         cascade__box_weights=[[20., 20., 10., 10.]], detections__refinements=1, detections__box_voting_iou=.6,
         mask_head__classifier='softmax', detections__score_threshold=.35)
     keras.utils.set_random_seed(4)
-    model = build_model(config)
+    model = build_detector(config)
     enliven(model, make_batch())
     weights = model.get_weights()
     steps, found, batch = [], [], {name: make_batch()[name] for name in ('images', 'sizes')}
@@ -263,7 +265,7 @@ def test_bells_and_whistles_compiled_as_a_whole() -> None:
 
 def test_jit_compile_takes_the_xla_engine() -> None:
     with pytest.raises(ValueError, match="engine='xla'"):
-        FasterRCNN(small_config()).compile(keras.optimizers.SGD(.1), jit_compile=True)
+        build_detector(small_config()).compile(keras.optimizers.SGD(.1), jit_compile=True)
 
 
 # Properties of the detections ----------------------------------------------------------------------------------------
@@ -303,9 +305,9 @@ def test_a_larger_canvas_gives_the_same_detections(weights) -> None:
     """Where convolutions cannot see beyond their own cell, nothing of the canvas is left but its zeros: the picture
     fills 28 x 28 of the image's 64 x 64 px, so that the border's half cells, which RoIAlign repeats on the small canvas
     and not on the large one, hold zeros too."""
-    model = build_model(small_config(rpn__post_nms_test=16, detections__score_threshold=.1))
+    model = build_detector(small_config(rpn__post_nms_test=16, detections__score_threshold=.1))
     model.set_weights(weights)
-    for variable in [*model.backbone.weights, *model.rpn_head.weights]:
+    for variable in [*model.backbone.weights, *model.proposer.head.weights]:
         if len(variable.shape) == 4 and variable.shape[0] > 1:
             middle, kernel = variable.shape[0] // 2, np.zeros(variable.shape)
             kernel[middle, middle] = variable.numpy()[middle, middle]
@@ -314,7 +316,7 @@ def test_a_larger_canvas_gives_the_same_detections(weights) -> None:
     images[:, :28, :28] = make_batch()['images'][0, :28, :28]
     small = {'images': tf.constant(images), 'sizes': tf.constant([[64., 64.]])}
     enliven(model, small)
-    model.rpn_head.objectness.bias.assign(tf.fill([3], -6.))               # of cells that hold nothing
+    model.proposer.head.objectness.bias.assign(tf.fill([3], -6.))               # of cells that hold nothing
     large = {**small, 'images': tf.pad(small['images'], [[0, 0], [0, 64], [0, 128], [0, 0]])}
     found, expected = (tf.function(model.call, autograph=False)(batch) for batch in (large, small))
     assert expected['valid'].numpy().sum() > 4
@@ -325,9 +327,9 @@ def test_images_are_normalised_in_the_order_of_the_weights() -> None:
     """(x - mean) / deviation by channel; BGR turns the channels first; zeros beyond the image."""
     images, sizes = tf.constant([[[[10., 20., 30.]] * 2] * 2]), tf.constant([[1., 2.]])
     settings = dict(pixel_mean=[1., 2., 3.], pixel_std=[1., 2., 9.])
-    rgb = FasterRCNN(small_config(channel_order='rgb', **settings)).normalize(images, sizes)
+    rgb = build_detector(small_config(channel_order='rgb', **settings)).normalize(images, sizes)
     np.testing.assert_allclose(rgb, [[[[9, 9, 3]] * 2, [[0, 0, 0]] * 2]], rtol=1e-6)
-    bgr = FasterRCNN(small_config(channel_order='bgr', **settings)).normalize(images, sizes)
+    bgr = build_detector(small_config(channel_order='bgr', **settings)).normalize(images, sizes)
     np.testing.assert_allclose(bgr, [[[[29, 9, 7 / 9]] * 2, [[0, 0, 0]] * 2]], rtol=1e-6)
 
 
@@ -343,8 +345,8 @@ def test_a_batch_without_objects_to_find(differentiate, op_model, kind) -> None:
     assert 0 < losses['loss_objectness'] < 99 and 0 < losses['loss_classifier'] < 99
     assert all(np.isfinite(g).all() for g in gradients)
     by_name = dict(zip([id(v) for v in op_model.trainable_variables], gradients, strict=True))
-    box_head, rpn_head = op_model.box_head, op_model.rpn_head
-    for layer, moves in ((op_model.mask_head, False), (box_head.deltas, False), (rpn_head.deltas, False),
+    box_head, rpn_head = op_model.box.heads[0], op_model.proposer.head
+    for layer, moves in ((op_model.branches[0].head, False), (box_head.deltas, False), (rpn_head.deltas, False),
                          (box_head.classes, True), (rpn_head.objectness, True)):
         assert all(bool(np.any(by_name[id(v)])) is moves for v in layer.trainable_variables)
 
@@ -376,18 +378,18 @@ def test_the_masks_of_objects_with_a_box_only_do_not_count(differentiate, op_mod
     none, gradients = differentiate({**batch, 'has_mask': tf.zeros_like(batch['has_mask'])})
     assert none == {**losses, 'loss_mask': 0.} and all(np.isfinite(g).all() for g in gradients)
     by_name = dict(zip([id(v) for v in op_model.trainable_variables], gradients, strict=True))
-    assert not any(np.any(by_name[id(v)]) for v in op_model.mask_head.trainable_variables)
-    assert any(np.any(by_name[id(v)]) for v in op_model.box_head.trainable_variables)
+    assert not any(np.any(by_name[id(v)]) for v in op_model.branches[0].head.trainable_variables)
+    assert any(np.any(by_name[id(v)]) for v in op_model.box.heads[0].trainable_variables)
     unsaid = {name: value for name, value in batch.items() if name != 'has_mask'}
-    assert float(op_model.losses_of(unsaid, tf.constant([0, 0]))['loss_mask']) == pytest.approx(losses['loss_mask'])
+    assert float(op_model.losses(unsaid, tf.constant([0, 0]))['loss_mask']) == pytest.approx(losses['loss_mask'])
 
 
 @functools.cache
-def model_of_even_masks(engine: str, classifier: str) -> MaskRCNN:
+def model_of_even_masks(engine: str, classifier: str) -> Detector:
     """Its masks are alike in every cell: odds of 3 to 1, or shares 1 of the background and 3 of each of 3 classes."""
-    model = build_model(small_config(mask_head__classifier=classifier), engine)
-    assert isinstance(model, MaskRCNN)
-    layer = model.mask_head.masks
+    model = build_detector(small_config(mask_head__classifier=classifier), engine)
+    assert bool(model.branches)
+    layer = model.branches[0].head.masks
     layer.kernel.assign(tf.zeros_like(layer.kernel))
     layer.bias.assign(math.log(3) * tf.ones(layer.bias.shape) if classifier == 'sigmoid' else
                       tf.math.log([1., 3., 3., 3.]))
@@ -408,7 +410,7 @@ def test_the_mask_loss_by_hand(engine, mode, classifier, inside, outside) -> Non
 
     def run(has_mask: tf.Tensor) -> tf.Tensor:
         batch = {'boxes': boxes, 'valid': positive, 'masks': tf.cast(masks, tf.uint8), 'has_mask': has_mask}
-        return model._mask_losses(batch, features, rois, features[0], True)['loss_mask']
+        return model.branches[0].losses(features, rois, batch, tf.constant([0, 0]))['loss_mask']
 
     function = MODES[mode](run)
     found = [float(function(tf.constant([has]))) for has in ([True, True], [True, False], [False, True], [False] * 2)]
@@ -449,8 +451,8 @@ def test_rois_between_the_thresholds(monkeypatch, negative, expected) -> None:
     """Without a threshold of their own negatives begin where positives end."""
     thresholds, match = [], targets.match
     monkeypatch.setattr(targets, 'match', lambda *args: thresholds.append(args[4:6]) or match(*args))
-    model = build_model(small_config(roi__negative_iou=negative))
-    model.losses_of(make_batch(), tf.constant([0, 0]))
+    model = build_detector(small_config(roi__negative_iou=negative))
+    model.losses(make_batch(), tf.constant([0, 0]))
     assert thresholds == [(.7, .3), (.5, expected)]
 
 
@@ -472,7 +474,7 @@ def test_other_models(changes) -> None:
     """Without masks; with given regions and dropout; one box and mask for all classes, more slots than candidates; the
     hardest RoIs; two slots, one for a positive; res5 as a head, boxes read twice; one dilated map, RoIPool, classes
     that compete; normalization outside the backbone."""
-    model = build_model(small_config(roi__sampling_ratio=1, **changes))
+    model = build_detector(small_config(roi__sampling_ratio=1, **changes))
     count = len(model.weights)
     batch, with_masks = make_batch(), model.settings.kind == 'mask_rcnn'
     if not with_masks:
@@ -483,7 +485,7 @@ def test_other_models(changes) -> None:
         batch.update(proposals=proposals, proposals_valid=proposals[..., 2] > 0.)
         names = LOSSES[2:-1]
     with tf.GradientTape() as tape:
-        losses = model.losses_of(batch, tf.constant([0, 0]))
+        losses = model.losses(batch, tf.constant([0, 0]))
         total = tf.add_n(list(losses.values()))
     gradients = tape.gradient(total, model.trainable_variables)
     assert list(losses) == list(names)
@@ -491,7 +493,7 @@ def test_other_models(changes) -> None:
     assert all(np.isfinite(g).all() for g in gradients)
     found = model(batch)
     assert ('masks' in found) is with_masks
-    assert isinstance(model, MaskRCNN) is with_masks
+    assert bool(model.branches) is with_masks
     assert len(model.weights) == count                                     # all were made before the first batch
 
 
@@ -499,19 +501,19 @@ def test_the_rpn_alone(op_model, weights, differentiate) -> None:
     """The RPN of Mask R-CNN by itself: the same two losses, its proposals as detections, and nothing of the heads."""
     batch = make_batch()
     expected = differentiate(batch)[0]
-    model = build_model(small_config(kind='rpn'))
-    for part in ('backbone', 'rpn_head'):
+    model = build_detector(small_config(kind='rpn'))
+    for part in ('backbone', 'proposer'):
         getattr(model, part).set_weights(getattr(op_model, part).get_weights())
-    assert len(model.weights) == len(model.backbone.weights) + len(model.rpn_head.weights)
+    assert len(model.weights) == len(model.backbone.weights) + len(model.proposer.head.weights)
     found = model(batch)
-    boxes, valid = op_model.regions(batch, op_model.maps(batch['images'], batch['sizes'], False))
+    boxes, _, valid = op_model.proposer.propose(op_model.features(batch), batch)
     np.testing.assert_allclose(found['boxes'], boxes, atol=1e-3)
     np.testing.assert_array_equal(found['valid'], valid)
     assert sorted(found) == ['boxes', 'labels', 'scores', 'valid']
     scores, valid = found['scores'].numpy(), valid.numpy()
     assert (found['labels'].numpy() == valid).all() and ((scores > 0) == valid).all() and scores.max() < 1
-    assert (np.diff(scores) <= 0).all() and model.max_detections == scores.shape[1] == 24
-    losses = model.losses_of(batch, tf.constant([0, 0]))                   # last: statistics move
+    assert (np.diff(scores) <= 0).all() and tuple(model.output_spec()['scores'].shape) == scores.shape[1:] == (24,)
+    losses = model.losses(batch, tf.constant([0, 0]))                   # last: statistics move
     assert list(losses) == list(LOSSES[:2])
     for name, value in losses.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-5)
@@ -522,23 +524,23 @@ def test_the_rpn_alone(op_model, weights, differentiate) -> None:
     (dict(rpn__post_nms_test=50, backbone__maps='c5', anchors__sizes=[[8.]]), 40)])
 def test_the_number_of_proposals(changes, expected) -> None:
     """What is asked for, or what enters NMS on all maps where that is less; known before the first image."""
-    model = build_model(small_config(kind='rpn', **changes))
-    assert model.max_detections == expected
+    model = build_detector(small_config(kind='rpn', **changes))
+    assert model.output_spec()['boxes'].shape == [expected, 4]
     assert model(make_batch())['boxes'].shape == [2, expected, 4]
 
 
 def test_a_cascade() -> None:
     """Every weight of the three heads is made before the first batch and has a gradient; losses are named by stage."""
-    model = build_model(small_config(
+    model = build_detector(small_config(
         box_head__class_agnostic=True, cascade__positive_iou=[.6, .7], cascade__box_weights=[[20., 20., 10., 10.]] * 2))
     count, batch = len(model.weights), make_batch()
     with tf.GradientTape() as tape:
-        losses = model.losses_of(batch, tf.constant([0, 0]))
+        losses = model.losses(batch, tf.constant([0, 0]))
         total = tf.add_n(list(losses.values()))
     gradients = tape.gradient(total, model.trainable_variables)
     assert list(losses) == [*LOSSES[:2], *(f'{name}_stage{i}' for i in (1, 2, 3) for name in LOSSES[2:4]), 'loss_mask']
     assert all(np.isfinite(x) for x in losses.values()) and all(np.isfinite(g).all() for g in gradients)
-    assert len(model.box_heads) == 3 and model(batch)['masks'].shape == [2, 16, 8, 8]
+    assert len(model.box.heads) == 3 and model(batch)['masks'].shape == [2, 16, 8, 8]
     assert len(model.weights) == count
 
 
@@ -546,9 +548,9 @@ def test_normalisers_of_the_proposals_boxes(weights) -> None:
     """Faster eq. 1: over the locations, 16^2 + 8^2 + 4^2 + 2^2 + 1 cells an image, times lambda; not over 32."""
     values = []
     for changes in ({}, {'rpn__loss_normalizer': 'locations', 'rpn__box_loss_weight': 10.}):
-        model = build_model(small_config(**changes))
+        model = build_detector(small_config(**changes))
         model.set_weights(weights)
-        values.append(model.losses_of(make_batch(), tf.constant([0, 0])))
+        values.append(model.losses(make_batch(), tf.constant([0, 0])))
     np.testing.assert_allclose(values[1]['loss_rpn_box_reg'], values[0]['loss_rpn_box_reg'] * 10 * 32 / 341, rtol=1e-5)
     np.testing.assert_allclose(values[1]['loss_objectness'], values[0]['loss_objectness'], rtol=1e-6)
 
@@ -560,12 +562,12 @@ def test_anchors_that_cross_the_border(monkeypatch) -> None:
     """
     labels, sample = [], targets.sample
     monkeypatch.setattr(targets, 'sample', lambda label, *rest: labels.append(label.numpy()) or sample(label, *rest))
-    model = build_model(small_config(kind='rpn', backbone__maps='c5', anchors__sizes=[[32.]], anchors__ratios=[1.]))
+    model = build_detector(small_config(kind='rpn', backbone__maps='c5', anchors__sizes=[[32.]], anchors__ratios=[1.]))
     boxes = np.zeros([2, 4, 4], np.float32)
     boxes[:, 0] = 16, 40, 48, 56
     batch = make_batch(boxes=boxes, valid=boxes.any(-1), crowd=np.zeros([2, 4], bool))
     for model.settings.rpn.crossing_anchors in (True, False):
-        model.losses_of(batch, tf.constant([0, 0]))
+        model.losses(batch, tf.constant([0, 0]))
     everywhere = [[0] * 4, [0] * 4, [0, 0, 0, 1], [0] * 4]
     assert labels[0].reshape(2, 4, 4).tolist() == [everywhere] * 2
     assert labels[1].reshape(2, 4, 4).tolist() == [
@@ -583,7 +585,7 @@ def test_one_graph_serves_all_heights_and_widths(maps) -> None:
         'backbone__maps': 'c4', 'anchors__sizes': [[8., 16., 32.]], 'anchors__order': 'size_major',
         'box_head__fully_connected': 0, 'box_head__pool_size': 4, 'mask_head__convolutions': 0}
     stride = 'canvas' if maps == 'fpn' else 'level'
-    model = build_model(small_config(anchors__stride=stride, detections__score_threshold=.2, **one_map))
+    model = build_detector(small_config(anchors__stride=stride, detections__score_threshold=.2, **one_map))
     graph = tf.function(lambda images, sizes: model({'images': images, 'sizes': sizes}), autograph=False,
                         input_signature=[tf.TensorSpec([1, None, None, 3]), tf.TensorSpec([1, 2])])
     one_side = tf.function(lambda images, sizes: model({'images': images, 'sizes': sizes})['boxes'], autograph=False)
@@ -600,8 +602,8 @@ def test_one_graph_serves_all_heights_and_widths(maps) -> None:
 @pytest.mark.parametrize('engine', ['op', 'xla'])
 def test_anchors_beyond_an_own_canvas_do_not_compete(engine) -> None:
     """With an RPN that scores all anchors alike, proposals depend on nothing but which anchors take part."""
-    model = build_model(small_config(kind='rpn', rpn__pre_nms_test=200, rpn__post_nms_test=100), engine)
-    for layer in (model.rpn_head.objectness, model.rpn_head.deltas):
+    model = build_detector(small_config(kind='rpn', rpn__pre_nms_test=200, rpn__post_nms_test=100), engine)
+    for layer in (model.proposer.head.objectness, model.proposer.head.deltas):
         layer.kernel.assign(tf.zeros_like(layer.kernel))
     image, sizes = tf.fill([1, 60, 60, 3], 99.), tf.constant([[60., 60.]])
     small, large = (tf.pad(image, [[0, 0], [0, side - 60], [0, side - 60], [0, 0]]) for side in (64, 128))
@@ -629,7 +631,7 @@ def test_evaluate_gives_the_losses_and_changes_nothing(op_model, weights) -> Non
     found = op_model.evaluate(tf.data.Dataset.from_tensors(make_batch()), return_dict=True, verbose=0)
     for old, new in zip(weights, op_model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
-    expected = op_model.losses_of(make_batch(), tf.zeros([2], tf.int32), training=False)
+    expected = op_model.losses(make_batch(), tf.zeros([2], tf.int32), training=False)
     for name in LOSSES:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, err_msg=name)
     np.testing.assert_allclose(found['loss'], sum(float(x) for x in expected.values()), rtol=1e-4)
@@ -645,7 +647,7 @@ def test_functions_are_traced_once(op_model, weights) -> None:
     assert op_model.train_function is None
 
 
-def mixed_model(weights: list[np.ndarray], config: ModelConfig | None = None) -> FasterRCNN:
+def mixed_model(weights: list[np.ndarray], config: ModelConfig | None = None) -> Detector:
     keras.mixed_precision.set_global_policy('mixed_bfloat16')
     try:
         return compiled_model('op', weights, config=config)
@@ -654,7 +656,7 @@ def mixed_model(weights: list[np.ndarray], config: ModelConfig | None = None) ->
 
 
 @pytest.fixture(scope='module')
-def bfloat16_model(weights) -> FasterRCNN:
+def bfloat16_model(weights) -> Detector:
     return mixed_model(weights)
 
 
@@ -662,7 +664,7 @@ def test_mixed_precision_trains(bfloat16_model, weights) -> None:
     """Convolutions run in bfloat16, variables stay float32, and the loss falls."""
     model = bfloat16_model
     model.set_weights(weights)
-    assert model.rpn_head.convs[0].compute_dtype == model.backbone.body.stem.conv.compute_dtype == 'bfloat16'
+    assert model.proposer.head.convs[0].compute_dtype == model.backbone.body.stem.conv.compute_dtype == 'bfloat16'
     assert all('float32' in str(v.dtype) for v in model.weights)
     first = fit(model, make_batch())
     last = fit(model, make_batch(), steps=7)
@@ -672,7 +674,7 @@ def test_mixed_precision_trains(bfloat16_model, weights) -> None:
 def test_losses_of_mixed_precision_are_near_those_of_float32(weights) -> None:
     """Without proposals, whose order a rounding may change: the objects' own boxes are the RoIs."""
     config = small_config(rpn__min_side=999.)
-    exact, mixed = (model.losses_of(make_batch(), tf.constant([0, 0])) for model in (
+    exact, mixed = (model.losses(make_batch(), tf.constant([0, 0])) for model in (
         compiled_model('op', weights, config=config), mixed_model(weights, config)))
     for name in LOSSES:
         assert mixed[name].dtype == tf.float32

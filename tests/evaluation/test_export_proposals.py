@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_tools import proposals
-from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.evaluation import export_proposals
 from mrcnn_tf.input.dataset import evaluation_dataset
 from mrcnn_tf.input.ground_truth import ground_truth
@@ -24,7 +24,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     config = tiny_config(directory, 'model.kind=rpn', 'model.backbone.maps=c4', 'model.anchors.sizes=[[8,16]]',
                          'model.rpn.post_nms_test=5', 'model.rpn.post_nms_train=8', 'data.evaluation_batch_size=3')
     keras.utils.set_random_seed(0)
-    save_imported(directory / 'rpn', build_model(config.model), config, CATEGORIES)
+    save_imported(directory / 'rpn', build_detector(config.model), config, CATEGORIES)
     return directory
 
 
@@ -33,7 +33,7 @@ def test_a_set_gets_what_the_model_proposes(trained, tmp_path) -> None:
     model, config, categories = restore_model(trained / 'rpn')
     assert [category.name for category in categories] == ['object']      # whatever those of the data are
     first = next(iter(evaluation_dataset(trained / 'train.json', config, 1)))
-    expected = model.proposals(first, training=True)
+    expected = model.propose(first, training=True)
     assert model(first)['boxes'].shape == [1, 5, 4]
     given = proposals.read(tmp_path / 'found.npz')
     assert list(given) == [str(number) for number in range(16)]
@@ -48,7 +48,7 @@ def test_a_set_gets_what_the_model_proposes(trained, tmp_path) -> None:
 
 def test_what_proposes_nothing(trained, tmp_path, monkeypatch) -> None:
     config = tiny_config(trained, 'model.kind=fast_rcnn')
-    monkeypatch.setattr(export_proposals, 'restore_model', lambda directory: (None, config, []))
+    monkeypatch.setattr(export_proposals, 'restore_model', lambda directory: (build_detector(config.model), config, []))
     with pytest.raises(export_proposals.ProposalError, match='run: a fast_rcnn proposes nothing; give an rpn or'):
         export_proposals.propose('run', trained / 'train.json', tmp_path / 'found.npz')
 

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
 
 from mrcnn_tf.cli import main
+from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.evaluation import recall, run
 from mrcnn_tf.evaluation.coco import EvaluationError, GroundTruth
 from mrcnn_tf.input import record_reader, records
@@ -147,7 +148,7 @@ def test_proposals_of_the_records(with_proposals: pathlib.Path, tmp_path: pathli
     assert [line[0] for line in lines[1:]] == ['50', '100', '300', '1000', '2000']
     assert all(line[1:12] == ['0.958'] * 11 and line[-1] == '-' for line in lines[1:])
     config = tiny_config(with_proposals.parent, 'model.kind=fast_rcnn')
-    monkeypatch.setattr(run, 'restore_model', lambda directory: (None, config, []))
+    monkeypatch.setattr(run, 'restore_model', lambda directory: (build_detector(config.model), config, []))
     assert run.evaluate(tmp_path, with_proposals, 'recall')['recall/AR@300'] == pytest.approx(23 / 24)
     assert (tmp_path / 'metrics.json').is_file()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.evaluation import run
 from mrcnn_tf.evaluation.coco import EvaluationError, read_manifest
 from mrcnn_tf.input import record_reader, records
@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     write_data(directory)
     config = tiny_config(directory, 'data.evaluation_batch_size=3', 'model.detections.score_threshold=0',
                          f'model.detections.max_detections={LIMIT}')
-    model = build_model(config.model)
+    model = build_detector(config.model)
     model.compile(keras.optimizers.SGD(0.1))
     model_directory.create(directory / 'run', config, Manifest.read(directory / 'train.json').categories)
     checkpoints.Checkpoints(directory / 'run', model, keep=1).save(1)
@@ -135,7 +135,8 @@ def test_recall_of_the_rpn(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatc
 
 def test_an_rpn_has_no_categories_to_find(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(trained, 'model.kind=rpn')
-    monkeypatch.setattr(run, 'restore_model', lambda directory: (None, config, []))
+    model = build_detector(config.model)
+    monkeypatch.setattr(run, 'restore_model', lambda directory: (model, config, []))
     with pytest.raises(EvaluationError, match='run: an rpn does not tell categories apart; .*--metric recall'):
         run.evaluate(trained / 'run', trained / 'train.json')
 

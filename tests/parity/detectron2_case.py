@@ -14,7 +14,7 @@ import numpy as np
 
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config, ModelConfig
-from mrcnn_tf.detectors.detector import Detector, build_model
+from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.weights import detectron2, files
 from tests.parity.kit import KitError
 from tests.parity.reference import Case, Change
@@ -39,7 +39,7 @@ class Detectron2Case(Case):
         """Our model with the case's settings, which `change` may still alter, and the weights of the kit's pickle."""
         config = self.settings()
         change(config)
-        model = build_model(config, engine)
+        model = build_detector(config, engine)
         with tempfile.TemporaryDirectory() as folder:
             detectron2.load_state_dict(model, files.read(self.save_pickle(pathlib.Path(folder))))
         return model

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.detectors.detector import Detector, FastRCNN, MaskRCNN, Proposer
+from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.detectors.instances import Instances, split_batch
 from mrcnn_tf.layers.anchors import AnchorGenerator
 from mrcnn_tf.ops import boxes as box_ops
@@ -48,17 +48,18 @@ def run(case: Detectron2Case, model: Detector, jit: bool) -> dict[str, Any]:
         with recorded(tf.nn, 'max_pool2d') as pools:                              # the stem's comes first
             maps = model.backbone.body(normalized)
         out = {'input': normalized, 'stem': pools[0], 'body': maps}
-        if isinstance(model, Proposer):
-            features, anchors, logits, deltas = model.describe(images, sizes, False)
+        if model.proposer.head:
+            features = model.features({'images': images, 'sizes': sizes})
+            anchors, logits, deltas = model.proposer.score(features, images)
             proposals = proposal_ops.propose(logits, deltas, anchors, sizes, model.settings.rpn, False, model.engine)
             out.update(rpn_logits=logits, rpn_deltas=deltas, anchors=anchors, proposals=proposals._asdict())
         else:
-            features = model.maps(images, sizes, False)
+            features = model.features({'images': images, 'sizes': sizes})
         return {**out, 'features': features, 'found': model(batch)}
 
     batch = case.batch()
     given = {**{name: batch[name] for name in ('images', 'sizes')},
-             **({} if isinstance(model, Proposer) else {name: tf.constant(value) for name, value in stored.items()})}
+             **({} if model.proposer.head else {name: tf.constant(value) for name, value in stored.items()})}
     return tf.nest.map_structure(np.asarray, wrapped(look, jit)(given))
 
 
@@ -214,23 +215,24 @@ def _wrong_pixels(case: Detectron2Case, pasted: np.ndarray) -> np.ndarray:
 
 def head_stages(case: Detectron2Case, model: Detector, outputs: dict[str, Any], jit: bool) -> Iterator[Difference]:
     """RoIAlign and heads over our features at the stored proposals and detections."""
-    if not isinstance(model, FastRCNN):
+    if model.box is None:
         return
     features = [tf.constant(each) for each in outputs['features']]
     rois = tf.constant(yx(case['proposals'])[None])
 
     def read(maps: list[tf.Tensor]) -> dict[str, Any]:
         stages = []
-        for number, stage in enumerate(model.box_branch.stages):
-            boxes = tf.constant(yx(case[_staged(case, 'stage_boxes', number)])[None]) if model.cascade_heads else (
+        for number, stage in enumerate(model.box.stages):
+            boxes = tf.constant(yx(case[_staged(case, 'stage_boxes', number)])[None]) if model.box.heads[1:] else (
                 rois[:, :len(case['box_logits'])])
-            stages.append(stage.head(model.pool(model.box_pool, maps, boxes, False)))
-        out = {'pooled': model.box_pool(maps[:model.backbone.pooled], rois[:, :len(case['roi_pooled'])]),
+            stages.append(stage.head(model.box.roi_features.pool(maps, boxes)))
+        levels = maps[:model.backbone.pooled]
+        out = {'pooled': model.box.roi_features.roi_layer(levels, rois[:, :len(case['roi_pooled'])]),
                'stages': stages, 'found': model.detect(maps, rois, tf.fill(rois.shape[:2], True), case.sizes())}
-        if isinstance(model, MaskRCNN):
+        if model.branches:
             boxes = tf.constant(yx(case['det_boxes'][:len(case['det_mask_probs'])])[None])
             labels = tf.constant(case['det_labels'][None, :boxes.shape[1]], tf.int32)
-            logits = model.mask_head(model.pool(model.mask_pool, maps, boxes, False))
+            logits = model.branches[0].head(model.branches[0].roi_features.pool(maps, boxes))
             out['masks'] = tf.sigmoid(loss_ops.of_class(logits, labels, 4))
         return out
 
@@ -261,7 +263,7 @@ def chain_stages(case: Detectron2Case, model: Detector, outputs: dict[str, Any])
     if 'proposals' in outputs:
         yield from _proposals(case, outputs['proposals'])
     found = outputs['found']
-    if not isinstance(model, FastRCNN):
+    if model.box is None:
         yield from _proposals_in_file(case, found)
         return
     index, differences = _detections(case, 'chain ', found)

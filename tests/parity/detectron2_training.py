@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.detectors.detector import FasterRCNN
+from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import proposals as proposal_ops
 from mrcnn_tf.ops import targets
@@ -47,7 +47,7 @@ def pieces(case: Detectron2Case, settings: ModelConfig, engine: str, jit: bool) 
                          farthest(boxes[positive], yx(case[f'roi_gt_boxes_{i}'])[positive]), 0.)
 
 
-def stages(case: Detectron2Case, model: FasterRCNN, jit: bool) -> Iterator[Difference]:
+def stages(case: Detectron2Case, model: Detector, jit: bool) -> Iterator[Difference]:
     """All stages of a case, in order."""
     yield from pieces(case, model.settings, model.engine, jit)
     rules = {theirs: (variable, convert) for variable, theirs, convert in correspondence(model)}
@@ -66,7 +66,7 @@ def stages(case: Detectron2Case, model: FasterRCNN, jit: bool) -> Iterator[Diffe
     yield from gradient_stages(case, gradients, entries)
 
 
-def differentiate(case: Detectron2Case, model: FasterRCNN, variables: list[Any], jit: bool
+def differentiate(case: Detectron2Case, model: Detector, variables: list[Any], jit: bool
                   ) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:
     """Losses, gradients, and what our own arithmetic proposed and matched on the way."""
     batch = case.batch()
@@ -74,7 +74,7 @@ def differentiate(case: Detectron2Case, model: FasterRCNN, variables: list[Any],
     def run() -> tuple[dict[str, tf.Tensor], list[tf.Tensor], dict[str, tf.Tensor]]:
         with recorded(proposal_ops, 'propose') as proposals, _stored_proposals(case), _stored_samples(case), \
                 _stored_labels(case), recorded(targets, 'match') as matches, tf.GradientTape() as tape:
-            losses = model.losses_of(batch, SEED)
+            losses = model.losses(batch, SEED)
             total = tf.add_n(list(losses.values()))
         seen = {**proposals[0]._asdict(), 'anchor_labels': matches[0].label}
         return losses, tape.gradient(total, variables), seen

@@ -14,7 +14,7 @@ import tensorflow as tf
 from pycocotools import mask as coco_mask
 
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.detectors.detector import FasterRCNN
+from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.layers.anchors import AnchorGenerator
 from mrcnn_tf.layers.roi import assign_levels
 from mrcnn_tf.ops import detections as detection_ops
@@ -32,7 +32,7 @@ NOT_FOUND = np.inf
 PIXELS, SHARE = 5, .002
 
 
-def stages(case: Case, model: FasterRCNN, jit: bool) -> Iterator[Difference]:
+def stages(case: Case, model: Detector, jit: bool) -> Iterator[Difference]:
     """All stages of a case, in order."""
     outputs = run(case, model, jit)
     yield from network_stages(case, outputs)
@@ -43,7 +43,7 @@ def stages(case: Case, model: FasterRCNN, jit: bool) -> Iterator[Difference]:
 
 # What our network gives -----------------------------------------------------------------------------------------------
 
-def run(case: Case, model: FasterRCNN, jit: bool) -> dict[str, Any]:
+def run(case: Case, model: Detector, jit: bool) -> dict[str, Any]:
     """Every stage along the chain, by one compiled call."""
 
     def look(images: tf.Tensor, sizes: tf.Tensor) -> dict[str, Any]:
@@ -51,7 +51,8 @@ def run(case: Case, model: FasterRCNN, jit: bool) -> dict[str, Any]:
         normalized = model.normalize(images, sizes)
         with recorded(tf.nn, 'max_pool2d') as pools:                   # the stem's is the only one
             maps = model.backbone.body(normalized)
-        features, anchors, logits, deltas = model.describe(images, sizes, False)
+        features = model.features({'images': images, 'sizes': sizes})
+        anchors, logits, deltas = model.proposer.score(features, images)
         proposals = proposal_ops.propose(logits, deltas, anchors, sizes, settings.rpn, False, model.engine)
         found = model({'images': images, 'sizes': sizes})
         return {'input': normalized, 'stem': pools[0], 'body': [maps[stride] for stride in sorted(maps)],
@@ -63,8 +64,8 @@ def run(case: Case, model: FasterRCNN, jit: bool) -> dict[str, Any]:
     return tf.nest.map_structure(np.asarray, wrapped(look, jit)(batch['images'], batch['sizes']))
 
 
-def _box_head(model: FasterRCNN, features: list[tf.Tensor], rois: tf.Tensor) -> dict[str, tf.Tensor]:
-    pooled, head = model.box_pool(features[:4], rois), model.box_head
+def _box_head(model: Detector, features: list[tf.Tensor], rois: tf.Tensor) -> dict[str, tf.Tensor]:
+    pooled, head = model.box.roi_features.roi_layer(features[:4], rois), model.box.heads[0]
     logits, deltas = head(pooled)
     fc6, fc7 = head.hidden
     hidden = fc7(fc6(tf.reshape(pooled, [-1, np.prod(pooled.shape[2:])])))
@@ -72,11 +73,11 @@ def _box_head(model: FasterRCNN, features: list[tf.Tensor], rois: tf.Tensor) -> 
             'fc7': tf.reshape(hidden, [*pooled.shape[:2], -1])}
 
 
-def _mask_pooled(model: FasterRCNN, features: list[tf.Tensor], boxes: tf.Tensor) -> tf.Tensor:
+def _mask_pooled(model: Detector, features: list[tf.Tensor], boxes: tf.Tensor) -> tf.Tensor:
     """Some channels [n, D, c, 14, 14]; nothing where the model has no masks."""
-    if not hasattr(model, 'mask_pool'):
+    if not model.branches:
         return tf.zeros([0])
-    return tf.transpose(model.mask_pool(features[:4], boxes)[..., ::32], [0, 1, 4, 2, 3])
+    return tf.transpose(model.branches[0].roi_features.roi_layer(features[:4], boxes)[..., ::32], [0, 1, 4, 2, 3])
 
 
 # Pixels to proposals --------------------------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ def _wrong_pixels(case: Case, settings: ModelConfig, i: int, masks: np.ndarray, 
 
 # Heads, fed with stored boxes -----------------------------------------------------------------------------------------
 
-def head_stages(case: Case, model: FasterRCNN, features: list[np.ndarray], jit: bool) -> Iterator[Difference]:
+def head_stages(case: Case, model: Detector, features: list[np.ndarray], jit: bool) -> Iterator[Difference]:
     """RoIAlign and heads over our features at the stored proposals and detections."""
     rois, filled = yx(case.stacked('proposals')), case.filled('proposals')
 
@@ -223,15 +224,15 @@ def head_stages(case: Case, model: FasterRCNN, features: list[np.ndarray], jit: 
     for i in range(case.count):
         yield from _box_rows(case, 'stored ', box, i, np.arange(len(case[f'proposals_{i}'])))
     yield from detection_stages(case, 'from stored proposals ', found)
-    if hasattr(model, 'mask_head') and case.filled('det_boxes').size:
+    if model.branches and case.filled('det_boxes').size:
         yield from _mask_stages(case, model, maps, jit)
 
 
-def _mask_stages(case: Case, model: FasterRCNN, maps: list[tf.Tensor], jit: bool) -> Iterator[Difference]:
+def _mask_stages(case: Case, model: Detector, maps: list[tf.Tensor], jit: bool) -> Iterator[Difference]:
     boxes, labels = tf.constant(yx(case.stacked('det_boxes'))), tf.constant(case.stacked('det_labels'), tf.int32)
 
     def from_detections(maps: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = model.mask_head(model.mask_pool(maps[:4], boxes))
+        logits = model.branches[0].head(model.branches[0].roi_features.roi_layer(maps[:4], boxes))
         return _mask_pooled(model, maps, boxes), tf.sigmoid(loss_ops.of_class(logits, labels, 4))
 
     pooled, masks = (x.numpy() for x in wrapped(from_detections, jit)(maps))

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig, load
-from mrcnn_tf.detectors.detector import FasterRCNN, build_model
+from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.weights import torchvision
 from tests.parity.kit import Kit, KitError
 
@@ -61,11 +61,11 @@ class Case:
     def state_dict(self) -> dict[str, np.ndarray]:
         return self.kit.state_dict(self.arch, self.config.get('scale'))
 
-    def model(self, engine: str, change: Change = lambda config: None) -> FasterRCNN:
+    def model(self, engine: str, change: Change = lambda config: None) -> Detector:
         """Our model with the case's settings, which `change` may still alter, and weights."""
         config = self.settings()
         change(config)
-        model = build_model(config, engine)
+        model = build_detector(config, engine)
         torchvision.load_state_dict(model, self.state_dict())
         return model
 

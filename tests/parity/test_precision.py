@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mrcnn_tf.config import Config, DataConfig
-from mrcnn_tf.detectors.detector import FasterRCNN
+from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.input import images
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.ops import boxes as box_ops
@@ -41,7 +41,7 @@ def on_own_canvas(case: Case) -> list[int]:
     return [i for i, size in enumerate(case.sizes()) if tuple(np.ceil(size / 32).astype(int) * 32) == case.canvas]
 
 
-def detections(model: FasterRCNN, case: Case, data: DataConfig) -> Found:
+def detections(model: Detector, case: Case, data: DataConfig) -> Found:
     """Return what the model gives for each image alone, on a canvas of its own."""
     found = []
     for image in case.images:
@@ -60,7 +60,7 @@ def settings(case: Case) -> Config:
     return config
 
 
-def save(config: Config, model: FasterRCNN, folder: pathlib.Path) -> pathlib.Path:
+def save(config: Config, model: Detector, folder: pathlib.Path) -> pathlib.Path:
     """Through a checkpoint, as a user does."""
     categories = [Category(k, k, f'class {k}') for k in range(1, config.model.num_classes + 1)]
     model_directory.create(folder / 'model', config, categories)
@@ -124,7 +124,7 @@ def test_bfloat16(kit, hold, bfloat16, infer_case) -> None:
     rois, filled = tf.constant(yx(case.stacked('proposals'))), tf.constant(case.filled('proposals'))
 
     def run(images: tf.Tensor, sizes: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        features = model.describe(images, sizes, False)[0]
+        features = model.features({'images': images, 'sizes': sizes})
         return model({'images': images, 'sizes': sizes}), model.detect(features, rois, filled, sizes)
 
     chain, forced = tf.nest.map_structure(np.asarray, wrapped(run, False)(batch['images'], batch['sizes']))

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig, SolverConfig
-from mrcnn_tf.detectors.detector import LOSSES, FasterRCNN
+from mrcnn_tf.detectors.detector import LOSSES, Detector
 from mrcnn_tf.layers.anchors import AnchorGenerator
 from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import proposals as proposal_ops
@@ -27,7 +27,7 @@ SEED = tf.constant([0, 0])          # every positive and every negative is sampl
 ROUNDING = 2. ** -22                # of a parameter's value: what three additions in float32 may lose
 
 
-def stages(case: Case, model: FasterRCNN, jit: bool) -> Iterator[Difference]:
+def stages(case: Case, model: Detector, jit: bool) -> Iterator[Difference]:
     """All stages of a case, in order."""
     yield from pieces(case, model.settings, model.engine, jit)
     yield from _steps(case, model, jit)
@@ -83,7 +83,7 @@ def _roi_piece(case: Case, settings: ModelConfig, i: int, rois: np.ndarray, labe
 
 # Steps ----------------------------------------------------------------------------------------------------------------
 
-def _steps(case: Case, model: FasterRCNN, jit: bool) -> Iterator[Difference]:
+def _steps(case: Case, model: Detector, jit: bool) -> Iterator[Difference]:
     rules = {theirs: (variable, convert) for variable, theirs, convert in correspondence(model)}
     names = [str(name) for name in case['param_names']]
     variables = [rules[name][0] for name in names]
@@ -104,14 +104,14 @@ def _steps(case: Case, model: FasterRCNN, jit: bool) -> Iterator[Difference]:
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
 
-def _differentiate(case: Case, model: FasterRCNN, variables: list[Any], jit: bool) -> Any:
+def _differentiate(case: Case, model: Detector, variables: list[Any], jit: bool) -> Any:
     """() -> losses, gradients, and what was matched on the way."""
     batch = case.batch()
 
     def run() -> tuple[dict[str, tf.Tensor], list[tf.Tensor], dict[str, Any]]:
         with recorded(proposal_ops, 'propose') as proposals, recorded(targets, 'match') as matches, \
                 tf.GradientTape() as tape:
-            losses = model.losses_of(batch, SEED)
+            losses = model.losses(batch, SEED)
             total = tf.add_n(list(losses.values()))
         objects = batch['valid'] & ~batch['crowd']
         seen = {'proposals': proposals[0]._asdict(), 'anchor_labels': matches[0].label, 'roi_labels': matches[1].label,
@@ -121,7 +121,7 @@ def _differentiate(case: Case, model: FasterRCNN, variables: list[Any], jit: boo
     return wrapped(run, jit)
 
 
-def _optimizer(case: Case, model: FasterRCNN) -> Any:
+def _optimizer(case: Case, model: Detector) -> Any:
     recipe = case.config['optimiser']
     solver = SolverConfig(optimizer=recipe['name'], learning_rate=recipe['lr'], momentum=recipe['momentum'],
                           weight_decay=recipe['weight_decay'], decay_biases=True)

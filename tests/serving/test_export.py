@@ -19,7 +19,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from mrcnn_tf import __version__
 from mrcnn_tf.config import Config
-from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.serving import alone, predictor
 from mrcnn_tf.serving import export as exporting
@@ -48,7 +48,7 @@ def tiny_config(kind: str = 'mask_rcnn') -> Config:
 
 def write_model(directory: pathlib.Path, config: Config, categories: list[Category] = CATEGORIES) -> pathlib.Path:
     """A model directory with one checkpoint, of weights large enough for scores that lie apart."""
-    model = build_model(config.model)
+    model = build_detector(config.model)
     for variable in model.variables:
         if len(variable.shape) > 1:                        # kernels, the frozen ones too, which are random otherwise
             # By name, not by order, so that both versions of Keras, and models made in another order, get the same.
@@ -176,7 +176,7 @@ def test_the_rule_of_the_model_is_that_of_its_signature(
         model_dir: pathlib.Path, pictures: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
     config = tiny_config('rpn')
     config.data.canvases, config.data.exif, config.data.max_pixels = [[64, 64]], 'error', 4500
-    serve = exporting.serving_function(build_model(config.model), config.data, [1])
+    serve = exporting.serving_function(build_detector(config.model), config.data, [1])
     with Image.open(pictures[3]) as image:
         image.save(tmp_path / 'turned.png', exif=exif(6))
     assert serve(tf.constant(contents(pictures[3:])))['sizes'].numpy().tolist() == [[50, 90]]    # 4500 pixels
@@ -247,7 +247,7 @@ def test_an_rpn(pictures: list[pathlib.Path]) -> None:
     """Its proposals, as many as there are."""
     config = tiny_config('rpn')
     config.data.canvases, config.model.rpn.post_nms_test = [[64, 64]], 12
-    serve = exporting.serving_function(build_model(config.model), config.data, [1])
+    serve = exporting.serving_function(build_detector(config.model), config.data, [1])
     served = serve(tf.constant(contents(pictures[:1])))
     assert served['boxes'].shape == [1, 12, 4] and served['valid'].numpy().any()
     assert (served['category_ids'].numpy() == served['valid'].numpy()).all()

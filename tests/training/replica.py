@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import step_of
 from tests.training.tiny import tiny_config
@@ -31,11 +31,11 @@ def main(kind: str, data: str, model_dir: str, weights: str, *overrides: str) ->
     before: list[np.ndarray] = []
 
     def build(model_config: Any, engine: str) -> keras.Model:
-        built.append(toy() if kind == 'toy' else build_model(model_config, engine))
+        built.append(toy() if kind == 'toy' else build_detector(model_config, engine))
         before.extend(built[-1].get_weights())
         return built[-1]
 
-    trainer.build_model = build
+    trainer.build_detector = build
     try:
         trainer.train(config, model_dir)
     finally:

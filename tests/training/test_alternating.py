@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.config import Config, ConfigError
-from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.input.dataset import evaluation_dataset
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.layers.backbones import resnet
@@ -96,7 +96,7 @@ def test_joining(tmp_path) -> None:
     settings = alternating._settings(config, tmp_path)
     rpn, fast = tmp_path / 'rpn', tmp_path / 'fast'
     for directory, each in zip((rpn, fast), settings[2:], strict=True):
-        save_imported(directory, build_model(each.model), each, CATEGORIES)
+        save_imported(directory, build_detector(each.model), each, CATEGORIES)
     alternating._begin(tmp_path / 'joined', config, rpn, fast)
     assert same(tmp_path / 'joined', rpn, 'rpn_head') and not same(tmp_path / 'joined', rpn, 'backbone')
     assert all(same(tmp_path / 'joined', fast, part) for part in ('backbone', 'res5_head', 'box_head'))
@@ -112,8 +112,8 @@ def test_joining(tmp_path) -> None:
 @pytest.mark.parametrize('maps', [['model.backbone.maps=fpn', 'model.anchors.sizes=[[8],[16],[32],[64],[128]]'], []])
 def test_a_frozen_trunk(tmp_path, maps) -> None:
     """With its pyramid; what is of the RPN stays to be trained."""
-    model = build_model(small_config(tmp_path, 'model.kind=rpn', 'model.backbone.frozen=true', *maps).model)
-    assert {id(v) for v in model.trainable_variables} == {id(v) for v in model.rpn_head.weights}
+    model = build_detector(small_config(tmp_path, 'model.kind=rpn', 'model.backbone.frozen=true', *maps).model)
+    assert {id(v) for v in model.trainable_variables} == {id(v) for v in model.proposer.head.weights}
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.config import Config, SolverConfig
-from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.training.checkpoints import Checkpoints
 from mrcnn_tf.training.optimizers import build_optimizer
@@ -72,7 +72,7 @@ def test_every_weight_and_slot_of_the_detector_comes_back(tmp_path: pathlib.Path
     create(tmp_path, config, CATEGORIES)
     models = []
     for _ in range(2):
-        models.append(build_model(config.model))
+        models.append(build_detector(config.model))
         models[-1].compile(build_optimizer(config.solver, Steps(0.1, [], 0.1), models[-1]))
     generator = np.random.default_rng(0)
     for variable in [*models[0].variables, *models[0].optimizer.variables[1:]]:    # the first is the step
@@ -183,7 +183,7 @@ def test_damage_falls_back_and_stays_on_disk(tmp_path: pathlib.Path, caplog: pyt
 
 def test_a_model_is_restored_past_damage(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     config = tiny_config(tmp_path)
-    model = build_model(config.model)
+    model = build_detector(config.model)
     save_imported(tmp_path / 'run', model, config, CATEGORIES)
     (tmp_path / 'run' / 'checkpoints' / 'step-7.data-00000-of-00001').touch()
     for a, b in zip(model.get_weights(), restore_model(tmp_path / 'run')[0].get_weights(), strict=True):

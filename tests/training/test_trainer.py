@@ -42,8 +42,8 @@ class Built(list[ToyModel]):
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> Built:
     toys = Built()
-    monkeypatch.setattr(trainer, 'build_model', toys)
-    monkeypatch.setattr(model_directory, 'build_model', toys)
+    monkeypatch.setattr(trainer, 'build_detector', toys)
+    monkeypatch.setattr(model_directory, 'build_detector', toys)
     return toys
 
 

@@ -1,4 +1,4 @@
-"""A detector's interface on two small layers: build_model, compile, fit, last_image_ids, five losses, a count.
+"""A detector's interface on two small layers: build_detector, compile, fit, last_image_ids, five losses, a count.
 
 What a step computes depends on the batch, the seed and the step, as in the real model, so that a resume which misses
 one of the three gives other weights.
@@ -24,6 +24,8 @@ def batches(start_step: int = 0, batch: int = 4, rows: slice = slice(None)) -> t
 
 class ToyModel(keras.Model):
     """images [B, H, W, 3], 0..255 -> [B, 2], drawn to noise by five losses of unequal weight."""
+
+    classifies = True
 
     def __init__(self, width: int = 4) -> None:
         super().__init__(name='toy')

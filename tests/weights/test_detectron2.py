@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mrcnn_tf import config
-from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.weights import detectron2
 from mrcnn_tf.weights.rules import WeightsError
 
@@ -50,7 +50,7 @@ def test_a_cascade() -> None:
     state = {name.replace('box_predictor.', 'box_predictor.0.'): value for name, value in one.items()}
     source, overrides = detectron2.settings({**state, 'roi_heads.mask_head.predictor.weight': NONE})
     assert source == 'cascade_mask_rcnn_r50_fpn_1x' and 'model.num_classes=80' in overrides
-    model = build_model(config.load(source, [*overrides, *SMALL, 'model.mask_head.width=8']).model)
+    model = build_detector(config.load(source, [*overrides, *SMALL, 'model.mask_head.width=8']).model)
     rules = list(detectron2.correspondence(model))
     assert {id(rule.variable) for rule in rules} == {id(variable) for variable in model.variables}
     box = {rule.name for rule in rules if rule.name.startswith('roi_heads.box')}
@@ -67,7 +67,7 @@ def test_an_rpn_alone_and_a_fast_rcnn(maps: str, kind: str, left_out: str) -> No
     whole = names(maps, 6)
     source, overrides = detectron2.settings({name: whole[name] for name in whole if not name.startswith(left_out)})
     assert f'model.kind={kind}' in overrides and source == f'mask_rcnn_r50_{maps}_1x'
-    part, faster = (build_model(config.load(source, [*overrides, *SMALL, f'model.kind={each}']).model)
+    part, faster = (build_detector(config.load(source, [*overrides, *SMALL, f'model.kind={each}']).model)
                     for each in (kind, 'faster_rcnn'))
     rules = list(detectron2.correspondence(part))
     assert {id(rule.variable) for rule in rules} == {id(variable) for variable in part.variables}

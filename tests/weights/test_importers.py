@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mrcnn_tf import config
 from mrcnn_tf.config import DataConfig
-from mrcnn_tf.detectors.detector import FasterRCNN, build_model
+from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.detectors.instances import split_batch
 from mrcnn_tf.input import images
 from mrcnn_tf.weights import detectron2, torchvision
@@ -18,22 +18,23 @@ from tests.weights import detectron2_reference, torchvision_reference
 XY = [1, 0, 3, 2]
 
 
-def built(framework, state, *overrides) -> FasterRCNN:
+def built(framework, state, *overrides) -> Detector:
     source, found = framework.settings(state)
-    model = build_model(config.load(source, [*found, *overrides]).model)
+    model = build_detector(config.load(source, [*found, *overrides]).model)
     framework.load_state_dict(model, state)
     return model
 
 
-def outputs(model: FasterRCNN, image: np.ndarray, rois: np.ndarray) -> dict[str, np.ndarray]:
+def outputs(model: Detector, image: np.ndarray, rois: np.ndarray) -> dict[str, np.ndarray]:
     """What the reference keeps, in our layouts: maps channel last, y before x, no box of the background; of RoIs what
     the first box head of a cascade says, then the next."""
     batch = {'images': tf.constant(image[None]), 'sizes': tf.constant([image.shape[:2]], tf.float32)}
-    features, _, logits, deltas = model.describe(batch['images'], batch['sizes'], False)
+    features = model.features(batch)
+    _, logits, deltas = model.proposer.score(features, batch['images'])
     regions = tf.constant(rois[None][..., XY])
-    pooled = model.pool(model.box_pool, features, regions, False)
-    classes, boxes = (tf.concat(found, 1) for found in zip(*(head(pooled) for head in model.box_heads), strict=True))
-    masks = model.mask_head(model.pool(model.mask_pool, features, regions[:, :1], False))
+    pooled = model.box.roi_features.pool(features, regions)
+    classes, boxes = (tf.concat(found, 1) for found in zip(*(head(pooled) for head in model.box.heads), strict=True))
+    masks = model.branches[0].head(model.branches[0].roi_features.pool(features, regions[:, :1]))
     found = {f'feature_{k}': feature[..., ::16] for k, feature in enumerate(features)}
     found.update(logits=tf.concat(logits, 1)[0], deltas=tf.concat(deltas, 1)[0], classes=classes[0], boxes=boxes[0],
                  masks=masks[0])
@@ -78,7 +79,7 @@ def test_torchvision_v2() -> None:
     compare_detections(model, expected)
 
 
-def compare_detections(model: FasterRCNN, expected: dict[str, np.ndarray]) -> None:
+def compare_detections(model: Detector, expected: dict[str, np.ndarray]) -> None:
     """Every detection of the whole inference, resized and on a canvas that strides do not divide."""
     data = DataConfig(test_short_side=torchvision_reference.SHORT_SIDE)
     batch = images.batch_of_one(tf.constant(torchvision_reference.IMAGE), data)

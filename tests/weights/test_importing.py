@@ -44,8 +44,8 @@ def test_the_directory_is_a_model(imported) -> None:
     state = small.state()
     np.testing.assert_array_equal(model.backbone.body.stem.conv.kernel,
                                   state['backbone.body.conv1.weight'].transpose(2, 3, 1, 0))
-    np.testing.assert_array_equal(model.box_head.classes.bias, state['roi_heads.box_predictor.cls_score.bias'])
-    np.testing.assert_array_equal(model.mask_head.masks.bias,
+    np.testing.assert_array_equal(model.box.heads[0].classes.bias, state['roi_heads.box_predictor.cls_score.bias'])
+    np.testing.assert_array_equal(model.branches[0].head.masks.bias,
                                   state['roi_heads.mask_predictor.mask_fcn_logits.bias'][1:])
     assert len(report) == len(model.variables) == len(state)
 
@@ -104,13 +104,14 @@ def test_predictors_of_some_classes(source, weights, imported, data, tmp_path) -
     old, (new, config, categories) = restore_model(imported[0])[0], restore_model(tmp_path / 'mine')
     assert [category.name for category in categories] == names and config.model.backbone.weights == 'none'
     np.testing.assert_array_equal(new.backbone.body.stem.conv.kernel, old.backbone.body.stem.conv.kernel)
-    np.testing.assert_array_equal(new.box_head.classes.kernel.numpy()[:, [0, 1, 3]],
-                                  old.box_head.classes.kernel.numpy()[:, [0, 3, 1]])
-    np.testing.assert_array_equal(new.box_head.deltas.kernel.numpy()[:, [0, 11]],
-                                  old.box_head.deltas.kernel.numpy()[:, [8, 3]])
-    np.testing.assert_array_equal(new.mask_head.masks.kernel.numpy()[..., [0, 2]],
-                                  old.mask_head.masks.kernel.numpy()[..., [2, 0]])
-    assert not np.isin(new.mask_head.masks.kernel.numpy()[..., 1], old.mask_head.masks.kernel.numpy()).any()
+    np.testing.assert_array_equal(new.box.heads[0].classes.kernel.numpy()[:, [0, 1, 3]],
+                                  old.box.heads[0].classes.kernel.numpy()[:, [0, 3, 1]])
+    np.testing.assert_array_equal(new.box.heads[0].deltas.kernel.numpy()[:, [0, 11]],
+                                  old.box.heads[0].deltas.kernel.numpy()[:, [8, 3]])
+    np.testing.assert_array_equal(new.branches[0].head.masks.kernel.numpy()[..., [0, 2]],
+                                  old.branches[0].head.masks.kernel.numpy()[..., [2, 0]])
+    assert not np.isin(new.branches[0].head.masks.kernel.numpy()[..., 1],
+                       old.branches[0].head.masks.kernel.numpy()).any()
     assert all(line.source for line in report) and len(report) == len(new.weights)
     change = f'{names[0]} as class 3, {names[1]} fresh, {names[2]} as class 1'
     assert sum(line.change.endswith(change) for line in report) == 6

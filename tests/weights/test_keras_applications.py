@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mrcnn_tf import config
 from mrcnn_tf.config import BackboneConfig, ModelConfig
-from mrcnn_tf.detectors.detector import FasterRCNN, build_model
+from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.layers.backbones import inception_resnet
 from mrcnn_tf.layers.heads import Res5Head
 from mrcnn_tf.weights import keras_applications
@@ -20,12 +20,12 @@ from mrcnn_tf.weights.rules import WeightsError, variable_path
 IMAGES = np.random.default_rng(0).normal(0, 50, [1, 64, 96, 3]).astype(np.float32)
 
 
-def model_of(backbone: BackboneConfig, kind: str = 'faster_rcnn') -> FasterRCNN:
+def model_of(backbone: BackboneConfig, kind: str = 'faster_rcnn') -> Detector:
     settings = ModelConfig(kind=kind, backbone=backbone)
     if backbone.maps != 'fpn':
         settings.anchors.sizes = [[32., 64.]]
         settings.box_head.fully_connected = 0
-    return build_model(settings)
+    return build_detector(settings)
 
 
 @pytest.mark.parametrize('maps', ['fpn', 'c4'])
@@ -47,8 +47,8 @@ def test_trunk_equals_keras_applications(maps):
     model = model_of(BackboneConfig(name='resnet50', norm_epsilon=1.001e-5, maps=maps))
     report = copy(source, model)
     maps_found = list(model.backbone.body(tf.constant(IMAGES)).values())
-    if model.res5_head:
-        maps_found.append(model.res5_head(maps_found[-1][:, None])[:, 0])
+    if model.box.roi_features.res5_head:
+        maps_found.append(model.box.roi_features.res5_head(maps_found[-1][:, None])[:, 0])
     for ours, theirs in zip(maps_found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * float(tf.reduce_max(tf.abs(theirs))))
     fresh = {line.ours.split('/')[0] for line in report if not line.source}
@@ -84,7 +84,7 @@ def test_inception_resnet_equals_keras_applications(monkeypatch):
     found = backbone(x)[16]
     head(found[:, None])
     backbone.set_weights(model.backbone.body.get_weights())
-    head.set_weights(model.res5_head.get_weights())
+    head.set_weights(model.box.roi_features.res5_head.get_weights())
     found = backbone(x)[16]
     expected = keras.Model(source.input, [source.get_layer('block17_1_ac').output, source.output])(x)
     for ours, theirs in zip((found, head(found[:, None])[:, 0]), expected, strict=True):
@@ -103,11 +103,11 @@ def test_vgg16_has_the_hidden_layers_too():
             kernel, bias = layer.get_weights()
             layer.set_weights([10 * kernel, rng.normal(0, .1, bias.shape)])
     settings = config.load('faster_rcnn_vgg16').model
-    model = build_model(settings)
+    model = build_detector(settings)
     report = copy(source, model)
     images = tf.constant(rng.normal(0, 50, [1, 224, 224, 3]), tf.float32)
     pooled = tf.nn.max_pool2d(model.backbone(images)[0], 2, 2, 'VALID')
-    hidden = model.box_head.hidden[1](model.box_head.hidden[0](tf.reshape(pooled, [1, -1])))
+    hidden = model.box.heads[0].hidden[1](model.box.heads[0].hidden[0](tf.reshape(pooled, [1, -1])))
     expected = keras.Model(source.input, source.get_layer('fc2').output)(images)
     np.testing.assert_allclose(hidden, expected, rtol=0, atol=1e-4 * float(tf.reduce_max(expected)))
     assert {line.ours.split('/')[-3] for line in report if not line.source} <= {'rpn_head', 'box_head'}
@@ -139,9 +139,9 @@ def test_from_a_photograph_to_the_features(monkeypatch, tmp_path, name):
     monkeypatch.setattr(keras.applications, keras_applications.SOURCES[name],
                         lambda weights, **rest: build(weights=str(tmp_path / 'theirs.weights.h5'), **rest))
     config_name, overrides = keras_applications.settings(name)
-    model = build_model(config.load(config_name, overrides).model)
+    model = build_detector(config.load(config_name, overrides).model)
     load_imagenet(model)
-    backbone, head = model.backbone.body, getattr(model, 'res5_head', None)
+    backbone, head = model.backbone.body, model.box.roi_features.res5_head if model.box else None
     if name == 'inception_resnet_v2':                                    # theirs is not padded at the border
         monkeypatch.setattr(inception_resnet, 'PADDING', 'valid')
         backbone, head = type(backbone)(model.settings.backbone), Res5Head.of(model.settings.backbone)
@@ -152,7 +152,7 @@ def test_from_a_photograph_to_the_features(monkeypatch, tmp_path, name):
     if name == 'inception_resnet_v2':
         head(features[16][:, None])
         backbone.set_weights(model.backbone.body.get_weights())
-        head.set_weights(model.res5_head.get_weights())
+        head.set_weights(model.box.roi_features.res5_head.get_weights())
         features = {16: backbone(normalized)[16]}
     found = [*features.values(), *([head(features[16][:, None])[:, 0]] if head else [])]
     uneven = build(weights=None, include_top=False, input_shape=(139, 171, 3))

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig, ModelConfig
-from mrcnn_tf.detectors.detector import MaskRCNN
+from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.layers.normalization import ConvNorm, Norm
 from mrcnn_tf.weights import rules
 from mrcnn_tf.weights.rules import ClassMap, Rule, WeightsError
@@ -95,15 +95,13 @@ def test_constants_of_a_model_are_no_parameters_left_over() -> None:
                unused='num_batches_tracked$')
 
 
-def predictors(classifier: str = 'sigmoid', agnostic: bool = False) -> MaskRCNN:
-    """A Mask R-CNN of two classes of which only the predictors are built, each of one input; their weights are 9."""
+def predictors(classifier: str = 'sigmoid', agnostic: bool = False) -> Detector:
+    """A Mask R-CNN of two classes whose predictors have the weights 9."""
     config = ModelConfig(num_classes=2, backbone=BackboneConfig(name='resnet18'))
     config.box_head.class_agnostic = config.mask_head.class_agnostic = agnostic
     config.mask_head.classifier = classifier
-    model = MaskRCNN(config)
-    for layer, shape in ((model.box_head.classes, [1, 1]), (model.box_head.deltas, [1, 1]),
-                         (model.mask_head.masks, [1, 1, 1, 1])):
-        layer.build(shape)
+    model = build_detector(config)
+    for layer in (model.box.heads[0].classes, model.box.heads[0].deltas, model.branches[0].head.masks):
         layer.set_weights([np.full(weight.shape, 9.) for weight in layer.get_weights()])
     return model
 
@@ -118,7 +116,7 @@ def test_predictors_by_class(settings, expected) -> None:
     columns = {'classes': 4, 'deltas': 4 if settings.get('agnostic') else 12, 'masks': len(expected[2]) + 1}
     if settings.get('agnostic'):
         columns['masks'] = 1
-    layers = model.box_head.classes, model.box_head.deltas, model.mask_head.masks
+    layers = model.box.heads[0].classes, model.box.heads[0].deltas, model.branches[0].head.masks
     found = [Rule(layer.bias, name, rules.SAME) for layer, name in zip(layers, columns, strict=True)]
     state = {name: np.arange(float(count)) for name, count in columns.items()}
     lines = rules.fill_detector(model, found, state, ClassMap((None, 3), 'a fresh, b as c'))

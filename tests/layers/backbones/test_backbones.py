@@ -11,7 +11,7 @@ import tensorflow as tf
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import BackboneConfig, Config
 from mrcnn_tf.config.backbones import BACKBONES, Backbone
-from mrcnn_tf.detectors.detector import build_model
+from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.layers.normalization import ConvNorm, Norm
 from tests.test_configs import batch_of_one, reduced
 
@@ -51,8 +51,8 @@ def test_a_new_backbone_trains_with_every_neck_and_head(maps: str) -> None:
     keras.utils.set_random_seed(0)
     config = reduced(configuration.load('base', [
         'model.backbone.name=toy', f'model.backbone.maps={maps}', 'model.backbone.norm=batch', *OVERRIDES[maps]]))
-    model, batch = build_model(config.model), batch_of_one(config.model.num_classes)
-    losses = model.losses_of(batch, tf.constant([0, 0]))
+    model, batch = build_detector(config.model), batch_of_one(config.model.num_classes)
+    losses = model.losses(batch, tf.constant([0, 0]))
     assert len(losses) == 5 and np.isfinite(list(losses.values())).all()
     assert model(batch)['masks'].shape[:2] == [1, 3]
 

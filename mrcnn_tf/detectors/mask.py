@@ -1,0 +1,79 @@
+"""The mask branch (Mask 3): a mask of m x m cells over the box of each detection.
+
+B images, R RoIs, D detections, P side of pooled features, T true masks, K classes.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from mrcnn_tf.config import ModelConfig
+from mrcnn_tf.detectors.branch import Batch, Branch, Detections, Features, Losses, RoIFeatures, RoIs
+from mrcnn_tf.layers.heads import MaskHead
+from mrcnn_tf.ops import losses as loss_ops
+from mrcnn_tf.ops import targets
+
+
+class MaskBranch(Branch):
+    """Masks of RoIs, their targets and losses.
+
+    Args:
+        config: the `model` section of a config.
+        roi_features: pools the features of RoIs; with a shared last stage (C4) training reuses those of the box head.
+        head: predicts mask logits.
+    """
+
+    needs = ('masks',)
+
+    def __init__(self, config: ModelConfig, roi_features: RoIFeatures, head: MaskHead, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config, self.roi_features, self.head = config, roi_features, head
+
+    @property
+    def side(self) -> int:
+        """m: 28, or 14 where the shared last stage halves the pooled features (C4)."""
+        size = self.config.mask_head.pool_size
+        return size if self.roi_features.res5_head else 2 * size
+
+    def predict(self, features: Features, detections: Detections) -> Detections:
+        """Return `masks`, float32 [B, D, m, m], probabilities over the final boxes (Mask 3.1)."""
+        logits = self.head(self.roi_features.pool(features, detections['boxes']))
+        if self.config.mask_head.classifier == 'softmax':
+            masks = tf.gather(tf.nn.softmax(logits), detections['labels'], axis=4, batch_dims=2)
+        else:
+            masks = tf.sigmoid(loss_ops.of_class(logits, detections['labels'], 4))
+        return {'masks': tf.where(detections['valid'][:, :, None, None], masks, 0.)}
+
+    def output_spec(self) -> dict[str, tf.TensorSpec]:
+        return {'masks': tf.TensorSpec([self.side, self.side], tf.float32)}
+
+    def merge(self, predictions: Sequence[Detections], mirrored: Sequence[bool]) -> Detections:
+        """Return the mean of the probabilities of all views, those of mirrored views turned back."""
+        upright = [tf.reverse(each['masks'], [3]) if turned else each['masks']
+                   for each, turned in zip(predictions, mirrored, strict=True)]
+        return {'masks': tf.add_n(upright) / len(upright)}
+
+    def losses(self, features: Features, rois: RoIs, batch: Batch, seed: tf.Tensor, training: bool = True) -> Losses:
+        """Return L_mask of Mask 3 over the positive RoIs.
+
+        An object without a mask (`has_mask` False) has no mask loss. A batch may say with `mask_boxes` which part of
+        the image its masks cover; else a mask covers the object's box.
+        """
+        pooled = rois.pooled if self.roi_features.res5_head else (
+            self.roi_features.pool(features, rois.boxes, training))
+        logits = self.head(pooled, training=training)
+        mask_targets = tf.stop_gradient(tf.reshape(self._targets(rois, batch), logits.shape[:4]))
+        masked = rois.positive & targets.gather_matched(batch.get('has_mask', batch['valid']), rois.matched)
+        if self.config.mask_head.classifier == 'softmax':
+            return {'loss_mask': loss_ops.multinomial_mask_loss(logits, rois.labels, mask_targets, masked)}
+        return {'loss_mask': loss_ops.mask_loss(loss_ops.of_class(logits, rois.labels, 4), mask_targets, masked)}
+
+    def _targets(self, rois: RoIs, batch: Batch) -> tf.Tensor:
+        """Return the mask of each RoI's object inside the RoI: float32 [B R, m, m]."""
+        extents = targets.gather_matched(batch.get('mask_boxes', batch['boxes']), rois.matched)
+        masks = targets.gather_matched(batch['masks'], rois.matched)
+        return targets.mask_targets(tf.reshape(rois.boxes, [-1, 4]), tf.reshape(masks, [-1, *masks.shape[2:]]),
+                                    tf.reshape(extents, [-1, 4]), self.side, self.config.roi.aligned,
+                                    self.config.mask_head.binary_targets)
