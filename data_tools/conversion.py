@@ -176,6 +176,7 @@ def example(source: Source, rules: Rules, item: Item) -> tuple[records.Annotated
     """The record of one image, None where it cannot be used, and what was dropped, repaired or odd."""
     log, count = Log(), 0
     try:
+        _check_utf_8(item)
         told = source.tell(item)
         check_count(len(told.objects))
         count = len(told.objects)
@@ -231,6 +232,14 @@ def check_count(annotations: int) -> None:
     if annotations > _MOST_OBJECTS:
         raise Unusable('too many annotations', f'{annotations:,} on one image, at most {_MOST_OBJECTS:,} are '
                                                'converted; cut the image into smaller ones', annotations)
+
+
+def _check_utf_8(item: Item) -> None:
+    """Raises Unusable where the name of a file holds bytes that no record can hold as text."""
+    try:
+        f'{item.id}{item.file_name}'.encode()
+    except UnicodeEncodeError:
+        raise Unusable('file name not in UTF-8', f'{item.file_name!r:.200}; rename the file') from None
 
 
 def _image(path: pathlib.Path, item: Item, told: Told, rules: Rules, log: Log) -> images.ImageFile:

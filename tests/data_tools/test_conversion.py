@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pathlib
 import pickle
 from dataclasses import dataclass, replace
@@ -250,6 +251,15 @@ def test_an_image_of_too_many_annotations_is_dropped(tmp_path: pathlib.Path, mon
     found = conversion.check(data_set(tmp_path, {'a.png': ((8, 12), [0, 1]), 'b.png': ((8, 12), [0, 1, 4])}))
     assert found.counts.images == 1 and found.dropped == {'too many annotations': [Incident(
         'id 2', None, '3 on one image, at most 2 are converted; cut the image into smaller ones', 'b.png', 3)]}
+
+
+def test_a_file_name_that_is_not_utf_8_is_dropped(tmp_path: pathlib.Path) -> None:
+    name = os.fsdecode(b'caf\xe9.png')
+    found = data_set(tmp_path, {'a.png': (None, [1]), name: (None, [1])})
+    manifest = conversion.convert(found, tmp_path, 'set')
+    [dropped] = manifest.dropped.pop('file name not in UTF-8')
+    assert (dropped.image_id, dropped.detail) == ('id 2', "'caf\\udce9.png'; rename the file")
+    assert manifest.dropped == {} and manifest.counts.images == 1
 
 
 def test_a_category_name_of_megabytes_is_refused(tmp_path: pathlib.Path) -> None:
