@@ -10,12 +10,20 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from mrcnn_tf.ops.arguments import check_choice
+
+ENGINES = ('op', 'xla')               # of `nms` and of the RoI layers
 MAX_LOG_SCALE = math.log(1000 / 16)   # upper limit of dh and dw: a side grows at most 62.5-fold
 LOWEST = -1e30                        # score of entries that must not be chosen; finite, so that sums stay finite
 
 
 def area(boxes: tf.Tensor) -> tf.Tensor:
-    """Return the area of each box in px^2: [..., 4] -> [...]. The area of an inverted box is 0."""
+    """Return the area of each box in px^2: [..., 4] -> [...]. The area of an inverted box is 0.
+
+    Example:
+        >>> area(tf.constant([[0., 0., 4., 6.]])).numpy().tolist()
+        [24.0]
+    """
     sides = tf.nn.relu(boxes[..., 2:] - boxes[..., :2])
     return sides[..., 0] * sides[..., 1]
 
@@ -33,6 +41,10 @@ def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Return the intersection over union of each pair, in 0..1: [..., N, 4], [..., M, 4] -> [..., N, M].
 
     The value is 0 if both boxes are empty.
+
+    Example:
+        >>> iou(tf.constant([[0., 0., 4., 6.]]), tf.constant([[0., 0., 2., 6.], [4., 0., 8., 6.]])).numpy().tolist()
+        [[0.5, 0.0]]
     """
     common = intersection(a, b)
     union = area(a)[..., :, None] + area(b)[..., None, :] - common
@@ -45,7 +57,12 @@ def iof(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 def clip(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Clip boxes to their images: boxes [B, N, 4], sizes [B, 2] (height, width in px) -> [B, N, 4]."""
+    """Clip boxes to their images: boxes [B, N, 4], sizes [B, 2] (height, width in px) -> [B, N, 4].
+
+    Example:
+        >>> clip(tf.constant([[[-5., 2., 50., 60.]]]), tf.constant([[30., 40.]])).numpy().tolist()
+        [[[0.0, 2.0, 30.0, 40.0]]]
+    """
     limits = tf.concat([sizes, sizes], axis=-1)[:, None, :]                # [B, 1, 4]
     return tf.clip_by_value(boxes, 0., limits)
 
@@ -64,17 +81,25 @@ def encode(boxes: tf.Tensor, references: tf.Tensor, weights: Sequence[float] = (
     """Return the deltas from `boxes` to `references` (Faster eq. 2), times `weights`: [..., 4], [..., 4] -> [..., 4].
 
     Sides are at least a thousandth of a pixel, so that an empty box or reference gives finite values, not NaN.
+
+    Example:
+        >>> encode(tf.constant([[0., 0., 4., 8.]]), tf.constant([[2., 0., 6., 8.]])).numpy().tolist()
+        [[0.5, 0.0, 0.0, 0.0]]
     """
     sides = tf.maximum(boxes[..., 2:] - boxes[..., :2], 1e-3)
-    goals = tf.maximum(references[..., 2:] - references[..., :2], 1e-3)
-    shift = (references[..., :2] + .5 * goals - boxes[..., :2] - .5 * sides) / sides
-    return tf.concat([shift, tf.math.log(goals / sides)], axis=-1) * tf.constant(list(weights), boxes.dtype)
+    target_sides = tf.maximum(references[..., 2:] - references[..., :2], 1e-3)
+    shift = (references[..., :2] + .5 * target_sides - boxes[..., :2] - .5 * sides) / sides
+    return tf.concat([shift, tf.math.log(target_sides / sides)], axis=-1) * tf.constant(list(weights), boxes.dtype)
 
 
 def decode(deltas: tf.Tensor, boxes: tf.Tensor, weights: Sequence[float] = (1., 1., 1., 1.)) -> tf.Tensor:
     """Apply deltas to boxes, the inverse of `encode`: [..., 4], [..., 4] (broadcast) -> [..., 4] in px.
 
     dh and dw are limited to MAX_LOG_SCALE.
+
+    Example:
+        >>> decode(tf.constant([[0.5, 0., 0., 0.]]), tf.constant([[0., 0., 4., 8.]])).numpy().tolist()
+        [[2.0, 0.0, 6.0, 8.0]]
     """
     deltas = deltas / tf.constant(list(weights), deltas.dtype)
     sides = boxes[..., 2:] - boxes[..., :2]
@@ -83,23 +108,40 @@ def decode(deltas: tf.Tensor, boxes: tf.Tensor, weights: Sequence[float] = (1., 
     return tf.concat([centers - half, centers + half], axis=-1)
 
 
-def nms(boxes: tf.Tensor, scores: tf.Tensor, threshold: float, limit: int, engine: str,
+def nms(boxes: tf.Tensor, scores: tf.Tensor, threshold: float, limit: int, engine: str = 'op',
         groups: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the boxes that greedy non-maximum suppression keeps.
+    """Return the boxes that greedy non-maximum suppression keeps (Faster 3.3).
 
     A box is dropped if its IoU with a kept box of higher score exceeds `threshold`.
 
     Args:
-        boxes: float32 [M, N, 4]; M independent sets.
-        scores: float32 [M, N]; a score of LOWEST marks padding, which is never kept.
+        boxes: float32 [M, N, 4], M independent sets, or [N, 4], a single one; N is static.
+        scores: float32 [M, N] or [N]; a score of LOWEST marks padding, which is never kept.
         threshold: IoU, 0..1.
-        limit: K, the largest number of boxes kept per set.
+        limit: the largest number of boxes kept per set.
         engine: 'op' runs TensorFlow's kernel on one set at a time, 'xla' fixed-size arithmetic that XLA compiles.
-        groups: int32 [M, N] or None; boxes of different groups do not suppress each other.
+        groups: int32 like `scores`, or None; boxes of different groups do not suppress each other.
 
     Returns:
-        indices int32 [M, K] into N, best score first (ties: the first), and valid bool [M, K].
+        indices int32 [M, K] into N, best score first (ties: the first), and valid bool [M, K]; K is `limit`, or N if
+        that is smaller. Both are [K] for a single set.
+
+    Raises:
+        ValueError: an unknown engine, or `boxes` of another or of an unknown shape.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> boxes = tf.constant([[0., 0., 9., 9.], [0., 0., 9., 8.], [20., 20., 30., 30.]])
+        >>> index, valid = nms(boxes, tf.constant([0.8, 0.9, 0.7]), threshold=0.5, limit=3)
+        >>> index[valid].numpy().tolist()
+        [1, 2]
     """
+    check_choice('nms', 'engine', engine, ENGINES)
+    if len(boxes.shape) == 2:
+        single = nms(boxes[None], scores[None], threshold, limit, engine, None if groups is None else groups[None])
+        return single[0][0], single[1][0]
+    if len(boxes.shape) != 3 or boxes.shape[1] is None:
+        raise ValueError(f'nms: boxes has the shape {tuple(boxes.shape)}; expected [M, N, 4] or [N, 4] with a static N')
     limit = min(limit, boxes.shape[1])
     if engine == 'op' and groups is None:
         return _nms_op(boxes, scores, threshold, limit)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.config import BackboneConfig
+from mrcnn_tf.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig, RPNConfig
 from mrcnn_tf.layers.heads import BoxHead, MaskHead, Res5Head, RPNHead, dropped
 from mrcnn_tf.layers.normalization import Norm
 from mrcnn_tf.ops import rng
@@ -182,3 +182,43 @@ def test_rpn_head_gives_float32_under_mixed_precision(bfloat16) -> None:
     logits, deltas = head([tf.ones([1, 2, 2, 4], tf.bfloat16)])
     assert logits[0].dtype == deltas[0].dtype == tf.float32
     assert {v.dtype if isinstance(v.dtype, str) else v.dtype.name for v in head.weights} == {'float32'}
+
+
+@pytest.mark.parametrize(('make', 'message'), [
+    (lambda: BoxHead(0), '^BoxHead: num_classes is 0; expected a whole number of at least 1$'),
+    (lambda: BoxHead(3, dropout=2.), '^BoxHead: dropout is 2.0; expected a number from 0 to 1$'),
+    (lambda: BoxHead(3, norm='layer'), "^Norm: kind is 'layer'; expected one of 'none', 'frozen', 'batch', 'sync', "),
+    (lambda: MaskHead(3, convolutions=-1), '^MaskHead: convolutions is -1; expected a whole number of at least 0$'),
+    (lambda: MaskHead(3, classifier='max'), "^MaskHead: classifier is 'max'; expected one of 'sigmoid', 'softmax'$"),
+    (lambda: RPNHead(anchors_per_cell=0), '^RPNHead: anchors_per_cell is 0; expected a whole number of at least 1$'),
+    (lambda: Res5Head('vgg16'), "^Res5Head: backbone is 'vgg16'; expected one of 'resnet50', ")],
+    ids=['num_classes', 'dropout', 'norm', 'convolutions', 'classifier', 'anchors_per_cell', 'backbone'])
+def test_wrong_arguments_are_named(make, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_wrong_inputs_are_named() -> None:
+    with pytest.raises(ValueError, match=r'BoxHead: the input has the shape \(5, 7, 7, 4\); expected \[B, R, P, P'):
+        BoxHead(3).call(tf.zeros([5, 7, 7, 4]))
+    with pytest.raises(ValueError, match=r'RPNHead: a feature map has the shape \(4, 4, 8\); expected \[B, h, w, C\]'):
+        RPNHead().call([tf.zeros([4, 4, 8])])
+
+
+def test_heads_of_a_config() -> None:
+    """`of` hands over every field of its section that the head has."""
+    box = BoxHead.of(BoxHeadConfig(width=8, fully_connected=1, convolutions=2, convolution_width=4, dropout=.1,
+                                   class_agnostic=True), 3, Norm('batch', .1, .2))
+    expected = {'num_classes': 3, 'width': 8, 'fully_connected': 1, 'convolutions': 2, 'convolution_width': 4,
+                'norm': ['batch', .1, .2], 'dropout': .1, 'class_agnostic': True}
+    assert expected.items() <= box.get_config().items()
+    mask = MaskHead.of(MaskHeadConfig(width=8, convolutions=1, class_agnostic=True, classifier='softmax'), 3)
+    expected = {'num_classes': 3, 'width': 8, 'convolutions': 1, 'class_agnostic': True, 'classifier': 'softmax'}
+    assert expected.items() <= mask.get_config().items()
+    head = RPNHead.of(RPNConfig(convolutions=2, classifier='softmax'), 16, 5)
+    expected = {'channels': 16, 'anchors_per_cell': 5, 'convolutions': 2, 'classifier': 'softmax'}
+    assert expected.items() <= head.get_config().items()
+    res5 = Res5Head.of(BackboneConfig(name='resnet18', norm='batch', norm_epsilon=.1, norm_momentum=.2,
+                                      stride_in_1x1=False, frozen_stages=5))
+    expected = {'backbone': 'resnet18', 'norm': ['batch', .1, .2], 'stride_in_1x1': False, 'frozen': True}
+    assert expected.items() <= res5.get_config().items()

@@ -117,9 +117,35 @@ def test_the_layer_comes_back_from_its_config(pyramid, random_boxes) -> None:
     np.testing.assert_array_equal(twin(pyramid, random_boxes), layer(pyramid, random_boxes))
 
 
-def test_an_unknown_engine_is_refused(pyramid, random_boxes) -> None:
-    with pytest.raises(KeyError, match='cuda'):
-        roi.RoIAlign(3, (4, 8, 16), 1, False, 'cuda')(pyramid, random_boxes)
+@pytest.mark.parametrize(('layer', 'arguments', 'message'), [
+    (roi.RoIAlign, {'engine': 'cuda'}, r"^RoIAlign: engine is 'cuda'; expected one of 'op', 'xla'$"),
+    (roi.RoIWarp, {'aggregate': 'sum'}, r"^RoIWarp: aggregate is 'sum'; expected one of 'average', 'max'$"),
+    (roi.RoIAlign, {'sampling_ratio': -1}, '^RoIAlign: sampling_ratio is -1; expected a whole number of at least 0$'),
+    (roi.RoIPool, {'size': 0}, '^RoIPool: size is 0; expected a whole number of at least 1$'),
+    (roi.RoIPool, {'size': (7, 7, 7)}, r'^RoIPool: size is \(7, 7, 7\); expected a list of 2 numbers above 0$'),
+    (roi.RoIAlign, {'strides': []}, r'^RoIAlign: strides is \[\]; expected a list of one or more numbers above 0$'),
+    (roi.RoIAlign, {'strides': 16}, '^RoIAlign: strides is 16; expected a list of one or more numbers above 0$'),
+    (roi.RoIAlign, {'canonical_size': 0}, '^RoIAlign: canonical_size is 0; expected a number above 0$')],
+    ids=['engine', 'aggregate', 'sampling_ratio', 'size', 'sizes', 'no_strides', 'one_stride', 'canonical_size'])
+def test_wrong_arguments_are_named(layer, arguments, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        layer(**arguments)
+
+
+def test_wrong_inputs_are_named(pyramid, random_boxes) -> None:
+    with pytest.raises(ValueError, match='RoIAlign: got 3 feature maps; expected 4, one for each level'):
+        roi.RoIAlign()(pyramid, random_boxes)
+    with pytest.raises(ValueError, match=r'RoIAlign: boxes has the shape \(24, 4\); expected \[B, N, 4\]'):
+        roi.RoIAlign(7, (4, 8, 16))(pyramid, random_boxes[0])
+    with pytest.raises(ValueError, match=r'RoIPool: a feature map has the shape \(8, 9, 3\); expected \[B, h, w, C\]'):
+        roi.RoIPool(7, [4])(tf.zeros([8, 9, 3]), random_boxes)
+
+
+def test_a_pyramid_that_starts_at_a_coarser_level() -> None:
+    """224 px belong to P4 (FPN eq. 1), which is the second map of P3 to P5; 112 px to P3."""
+    maps = [tf.fill([1, 256 // stride, 256 // stride, 1], float(stride)) for stride in (8, 16, 32)]
+    boxes = tf.constant([[[0., 0., 224., 224.], [0., 0., 112., 112.]]])
+    np.testing.assert_allclose(roi.RoIAlign(1, (8, 16, 32))(maps, boxes).numpy().ravel(), [16, 8], rtol=1e-6)
 
 
 def bilinear(feature: np.ndarray, y: float, x: float) -> np.ndarray:
@@ -161,7 +187,8 @@ def naive(maps: list[np.ndarray], levels: np.ndarray, boxes: np.ndarray, quantiz
 def test_warp_and_the_largest_sample(pyramid, random_boxes, engine, mode, quantized, aggregate, ratio) -> None:
     """Table 2c of Mask R-CNN: values by the naive rule, and a small step along the gradient raises them as it says."""
     boxes = random_boxes[:, :12]
-    layer = roi.RoIAlign(3, (4, 8, 16), ratio, True, engine, 40., 3, aggregate, quantized)
+    layer = roi.RoIWarp(3, (4, 8, 16), ratio, engine, 40., 3, aggregate) if quantized else (
+        roi.RoIAlign(3, (4, 8, 16), ratio, True, engine, 40., 3, aggregate))
     cotangent = np.random.default_rng(3).normal(size=(2, 12, 3, 3, 3)).astype(np.float32)
     out, *gradients = MODES[mode](lambda *maps: with_gradient(
         lambda *m: layer(m, boxes), *maps, cotangent=cotangent))(*pyramid)
@@ -181,8 +208,8 @@ def test_warp_by_hand() -> None:
     Aligned, the middle of the box is at 5.5 / 4 - 0.5 = 0.875."""
     ramp = tf.reshape(tf.range(4.), [1, 4, 1, 1]) * tf.ones([1, 4, 4, 1])
     box = tf.constant([[[2., 2., 9., 9.]]])
-    for quantized, expected in ((True, 1.5), (False, .875)):
-        assert float(roi.RoIAlign(1, (4,), 1, True, quantized=quantized)([ramp], box)[0, 0, 0, 0, 0]) == expected
+    for layer, expected in ((roi.RoIWarp(1, (4,), 1), 1.5), (roi.RoIAlign(1, (4,), 1), .875)):
+        assert float(layer([ramp], box)[0, 0, 0, 0, 0]) == expected
 
 
 def naive_roi_pool(maps: list[np.ndarray], levels: np.ndarray, boxes: np.ndarray, strides: tuple[int, ...],

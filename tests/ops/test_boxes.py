@@ -117,6 +117,23 @@ def test_nms_of_nothing_but_padding_and_of_empty_boxes(engine, mode) -> None:
     assert run_nms(engine, mode, box_rows, scores, .5, 3) == [[], [1, 2, 0]]
 
 
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_nms_of_a_single_set(engine) -> None:
+    """[N, 4] gives [K]; groups do not suppress each other."""
+    rows, scores = tensor([[0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 30, 30]]), tensor([.8, .9, .7])
+    index, valid = boxes.nms(rows, scores, .5, 3, engine)
+    assert index[valid].numpy().tolist() == [1, 2] and valid.numpy().tolist() == [True, True, False]
+    index, valid = boxes.nms(rows, scores, .5, 3, engine, tf.constant([0, 1, 0]))
+    assert index[valid].numpy().tolist() == [1, 0, 2]
+
+
+def test_nms_names_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="^nms: engine is 'gpu'; expected one of 'op', 'xla'$"):
+        boxes.nms(tf.zeros([1, 2, 4]), tf.zeros([1, 2]), .5, 2, 'gpu')
+    with pytest.raises(ValueError, match=r'^nms: boxes has the shape \(4,\); expected \[M, N, 4\] or \[N, 4\] with'):
+        boxes.nms(tf.zeros([4]), tf.zeros([1]), .5, 2)
+
+
 def greedy(box_rows: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
     """The definition, one box after another."""
     kept: list[int] = []

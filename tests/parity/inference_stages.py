@@ -145,7 +145,7 @@ def pieces(case: Case, settings: ModelConfig, engine: str, jit: bool) -> Iterato
 def _anchor_piece(case: Case, settings: ModelConfig) -> Difference:
     config = settings.anchors
     maps = [tf.zeros([1, *shape, 1]) for shape in case['level_hw']]
-    layer = AnchorGenerator(config.sizes, config.ratios, rounded=config.rounded, offset=config.offset)
+    layer = AnchorGenerator(config.sizes, config.ratios, None, rounded=config.rounded, offset=config.offset)
     ours = layer(maps, canvas=case.canvas)
     theirs = case['anchors']
     # Whole pixels, exact in float32, where they are rounded: the limit is that of the kit's table of anchors.

@@ -139,7 +139,7 @@ def test_default_anchors(ops_kit, held, mode) -> None:
     """The coarsest level's stride is 64 px down and 48 px across: canvas // cells."""
     sizes, ratios = [[32.], [64.], [128.], [256.], [512.]], [.5, 1., 2.]
     maps = [tf.zeros([2, *grid, 1]) for grid in ((16, 24), (8, 12), (4, 6), (2, 3), (1, 2))]
-    layer = AnchorGenerator(sizes, ratios, rounded=True)
+    layer = AnchorGenerator(sizes, ratios, None, rounded=True)
     anchors = MODES[mode](lambda features: layer(features, canvas=(64, 96)))(maps)
     held('anchors_default', ours(anchors.numpy()), ops_kit['anchors_default'], mode)
     base = np.concatenate([base_anchors(level, ratios, True) for level in sizes])
@@ -150,8 +150,9 @@ def test_default_anchors(ops_kit, held, mode) -> None:
 def test_odd_anchors(ops_kit, held, mode) -> None:
     """Several sizes a level, and another number of them on each: two layers, since the levels share the RPN's head."""
     ratios, levels = [.4, 1., 1.7], (([20., 33., 47.5], (16, 24)), ([75.], (8, 12)))
-    anchors = [MODES[mode](lambda x, sizes=sizes: AnchorGenerator([sizes], ratios, rounded=True)([x], canvas=(64, 96)))(
-        tf.zeros([1, *grid, 1])) for sizes, grid in levels]
+    layers = [AnchorGenerator([sizes], ratios, None, rounded=True) for sizes, _ in levels]
+    anchors = [MODES[mode](lambda x, layer=layer: layer([x], canvas=(64, 96)))(tf.zeros([1, *grid, 1]))
+               for layer, (_, grid) in zip(layers, levels, strict=True)]
     held('anchors_odd', ours(np.concatenate(anchors)), ops_kit['anchors_odd'], mode)
     base = np.concatenate([base_anchors(sizes, ratios, True) for sizes, _ in levels])
     held('anchors_odd_base', ours(base), ops_kit['anchors_odd_base'].reshape(-1, 4), mode)

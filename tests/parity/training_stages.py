@@ -61,7 +61,7 @@ def _anchors(case: Case, settings: ModelConfig) -> tf.Tensor:
     config, (height, width) = settings.anchors, case.canvas
     grids = [(height // stride, width // stride) for stride in (4, 8, 16, 32)]
     grids.append((-(-grids[-1][0] // 2), -(-grids[-1][1] // 2)))
-    layer = AnchorGenerator(config.sizes, config.ratios, rounded=config.rounded, offset=config.offset)
+    layer = AnchorGenerator(config.sizes, config.ratios, None, rounded=config.rounded, offset=config.offset)
     return layer([tf.zeros([1, *grid, 1]) for grid in grids], canvas=case.canvas)
 
 

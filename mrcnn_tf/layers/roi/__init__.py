@@ -4,25 +4,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mrcnn_tf.config import RoIConfig
-from mrcnn_tf.layers.roi.align import RoIAlign, roi_align, sampling_plan
+from mrcnn_tf.layers.roi.align import RoIAlign, RoIWarp
 from mrcnn_tf.layers.roi.levels import RoILayer, assign_levels
 from mrcnn_tf.layers.roi.pool import RoIPool, pooling_plan, roi_pool
+from mrcnn_tf.layers.roi.sampling import roi_align, sampling_plan
 
-__all__ = ['RoIAlign', 'RoILayer', 'RoIPool', 'assign_levels', 'build_roi_layer', 'pooling_plan', 'roi_align',
-           'roi_pool', 'sampling_plan']
+__all__ = ['RoIAlign', 'RoILayer', 'RoIPool', 'RoIWarp', 'assign_levels', 'build_roi_layer', 'pooling_plan',
+           'roi_align', 'roi_pool', 'sampling_plan']
 
 
-def build_roi_layer(config: RoIConfig, size: int, strides: Sequence[int], engine: str, name: str) -> RoILayer:
+def build_roi_layer(config: RoIConfig, size: int, strides: Sequence[float], engine: str, name: str) -> RoILayer:
     """Return the RoI layer that the config names.
 
     Args:
         config: `model.roi`.
         size: side of the pooled feature maps, in cells.
         strides: px per cell of each level.
-        engine: of RoIAlign, 'op' or 'xla'.
+        engine: of RoIAlign and RoIWarp, 'op' or 'xla'.
         name: of the layer.
     """
     if config.layer == 'pool':
         return RoIPool(size, strides, config.canonical_size, config.canonical_level, name=name)
+    if config.layer == 'warp':
+        return RoIWarp(size, strides, config.sampling_ratio, engine, config.canonical_size, config.canonical_level,
+                       config.aggregate, name=name)
     return RoIAlign(size, strides, config.sampling_ratio, config.aligned, engine, config.canonical_size,
-                    config.canonical_level, config.aggregate, config.layer == 'warp', name=name)
+                    config.canonical_level, config.aggregate, name=name)

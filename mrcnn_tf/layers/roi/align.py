@@ -1,300 +1,114 @@
-"""RoIAlign (Mask R-CNN 3) and RoIWarp (MNC, 1512.04412; table 2c of Mask R-CNN) over the levels of a feature pyramid.
+"""RoIAlign (Mask R-CNN 3) and RoIWarp (MNC, 1512.04412; table 2c of Mask R-CNN) as Keras layers.
 
-B images, N boxes per image, K = B * N, L levels, P output side, C channels, s index of a sample within its bin.
-
-A loop runs over the samples: iteration s reads the s-th point of all bins of all boxes, in the forward and in the
-backward pass, and adds it to the average or maximum of its bin. So memory does not grow with the number of samples
-(tests/test_memory.py). The adaptive number of samples differs between boxes but needs no dynamic shape: a box without
-an s-th sample adds nothing. Two engines read the points: 'op' with tf.image.crop_and_resize, which is fast on a CPU but
-not supported by XLA, and 'xla' with gathers.
+B images, N boxes per image, K = B * N, P output side, C channels.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import tensorflow as tf
 
-from mrcnn_tf.layers.roi import levels as cells
-from mrcnn_tf.layers.roi.levels import RoILayer, Size, rounded
-from mrcnn_tf.ops.roi_samples import samples_per_bin
-from mrcnn_tf.ops.tensor_shapes import Dimension, dimensions
-
-State = tuple[tf.Tensor, ...]
+from mrcnn_tf.layers.roi.levels import FPN_STRIDES, RoILayer, Size
+from mrcnn_tf.layers.roi.sampling import AGGREGATIONS, SamplingPlan, roi_align, sampling_plan
+from mrcnn_tf.ops.arguments import check_choice, check_counts
+from mrcnn_tf.ops.boxes import ENGINES
 
 
-class SamplingPlan(NamedTuple):
-    """The positions of each box's samples, in cells of the level that the box is pooled from."""
-    level: tf.Tensor      # int32 [K]
-    image: tf.Tensor      # int32 [K]
-    start: tf.Tensor      # float32 [K, 2], y and x of the first bin's edge; 0 is the center of the first cell
-    bin: tf.Tensor        # float32 [K, 2], sides of a bin in y and x
-    ratio: tf.Tensor      # float32 [K, 2], samples per bin in y and x
+class SamplingLayer(RoILayer):
+    """Base class of RoIAlign and RoIWarp, which sample the feature map in each bin; a subclass implements `plan`."""
 
-    def points(self, s: tf.Tensor | int, size: Size) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Return the s-th sample of every bin: y [K, P], x [K, P], in cells, and its weight [K] in the bin's average.
+    def __init__(self, size: int | Sequence[int], strides: Sequence[float], sampling_ratio: int, engine: str,
+                 aggregate: str, **kwargs: Any) -> None:
+        super().__init__(size, strides, **kwargs)
+        check_counts(type(self).__name__, least=0, sampling_ratio=sampling_ratio)
+        check_choice(type(self).__name__, 'engine', engine, ENGINES)
+        check_choice(type(self).__name__, 'aggregate', aggregate, AGGREGATIONS)
+        self.sampling_ratio, self.engine, self.aggregate = sampling_ratio, engine, aggregate
+        self.supports_jit = engine == 'xla'      # where Keras 3 chooses for itself whether XLA compiles a model
 
-        The weight is 0 for boxes that have no s-th sample.
-        """
-        s = tf.cast(s, tf.float32)
-        columns = tf.maximum(self.ratio[:, 1], 1.)
-        row = tf.floor((s + .5) / columns)                                         # + .5: rounding errors do not matter
-        within = tf.stack([row, s - row * columns], axis=-1)                       # [K, 2]
-        first = self.start + self.bin * (within + .5) / tf.maximum(self.ratio, 1.)
-        y, x = (first[:, i, None] + self.bin[:, i, None] * tf.range(side, dtype=tf.float32)
-                for i, side in enumerate(size))                                    # [K, P]
-        count = tf.reduce_prod(self.ratio, axis=-1)
-        return y, x, tf.where(s < count, 1. / tf.maximum(count, 1.), 0.)
+    def plan(self, boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> SamplingPlan:
+        """Return the positions of the samples of boxes [B, N, 4] px on levels int32 [B, N]."""
+        raise NotImplementedError
 
-    def take(self, index: tf.Tensor) -> SamplingPlan:
-        """Return the plan of the boxes at `index`, int32 or int64 [k]."""
-        return SamplingPlan(*(tf.gather(field, index) for field in self))
+    def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
+        return roi_align(features, self.plan(boxes, levels, size), size, self.sampling_ratio ** 2, self.engine,
+                         AGGREGATIONS[self.aggregate])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), 'sampling_ratio': self.sampling_ratio, 'engine': self.engine,
+                'aggregate': self.aggregate}
 
 
-def sampling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[int], size: Size, sampling_ratio: int,
-                  aligned: bool, quantized: bool = False) -> SamplingPlan:
-    """Return the sampling plan of the K boxes; see RoIAlign for the settings.
+@keras.saving.register_keras_serializable(package='mrcnn_tf')
+class RoIAlign(SamplingLayer):
+    """RoIAlign: the average or the maximum of bilinear samples in each bin (Mask 3).
+
+    The inputs are feature maps [B, h, w, C], the finest first, or a single one, and boxes [B, N, 4] in px of the image.
+    The output is float32 [B, N, P, P, C]. Gradients flow into the feature maps, not into the boxes.
 
     Args:
-        boxes: float32 [B, N, 4] px.
-        levels: int32 [B, N], the level that each box is pooled from.
-    """
-    batch, number = boxes.shape[0], boxes.shape[1]
-    flat, level = tf.reshape(boxes, [-1, 4]), tf.reshape(levels, [-1])
-    edges = flat * tf.gather(tf.constant([1. / s for s in strides], tf.float32), level)[:, None]   # [K, 4], in cells
-    if quantized:    # the cells of RoIPool, from the edge of the first to the edge of the last
-        edges = rounded(edges)
-        start, sides = edges[:, :2] - .5, tf.maximum(edges[:, 2:] - edges[:, :2] + 1., 1.)
-    else:
-        start, sides = edges[:, :2] - (.5 if aligned else 0.), edges[:, 2:] - edges[:, :2]
-        sides = sides if aligned else tf.maximum(sides, 1.)
-    bins = sides / tf.constant(size, tf.float32)
-    ratio = tf.fill(tf.shape(bins), float(sampling_ratio)) if sampling_ratio else (
-        samples_per_bin(sides, tf.constant(size)))
-    return SamplingPlan(level, tf.repeat(tf.range(batch), number), start, bins, ratio)
-
-
-class Aggregation(NamedTuple):
-    """How the samples of a bin give its value (`begin`, then `add` for each), and each sample's part of the gradient.
-
-    `state[0]` is the value. `weight` is that of the sample in an average, 0 for boxes without such a sample.
-    """
-    begin: Callable[[list[Any]], State]                                            # shape
-    add: Callable[[State, Any, tf.Tensor, tf.Tensor], State]                       # state, s, values, weight
-    share: Callable[[tf.Tensor, State, Any, tf.Tensor], tf.Tensor]                 # upstream, last state, s, weight
-
-
-def _add_larger(state: State, s: Any, values: tf.Tensor, weight: tf.Tensor) -> State:
-    largest, holder = state
-    # The samples of a box without area coincide. XLA may compute their value twice with different roundings, for the
-    # result and for the gradient; the tolerance makes both choose the same sample.
-    larger = (weight > 0.) & ((holder < 0) | (values - largest > 1e-6 * tf.abs(largest)))
-    return tf.where(larger, values, largest), tf.where(larger, s, holder)
-
-
-AVERAGE = Aggregation(begin=lambda shape: (tf.zeros(shape),),
-                      add=lambda state, s, values, weight: (state[0] + weight * values,),
-                      share=lambda upstream, state, s, weight: weight * upstream)
-# The state is the largest value and the index of its sample, the first one in a tie.
-MAX = Aggregation(begin=lambda shape: (tf.zeros(shape), tf.fill(shape, -1)), add=_add_larger,
-                  share=lambda upstream, state, s, weight: tf.where(state[1] == s, upstream, 0.))
-AGGREGATIONS = {'average': AVERAGE, 'max': MAX}
-
-
-class RoIAlign(RoILayer):
-    """RoIAlign: the average or the maximum of bilinear samples in each bin. See RoILayer for inputs and outputs.
-
-    Args:
+        size: P in cells, or the numbers of rows and columns.
+        strides: px per cell of each feature map, the finest first.
         sampling_ratio: samples per bin and axis; 0: the bin's side in cells, rounded up.
         aligned: shift by half a cell, so that cell centers are at half-integers. False, the dialect of the first
             implementations, has no shift and makes boxes at least one cell wide.
-        engine: 'op' or 'xla'.
+        engine: 'op' runs TensorFlow's crop_and_resize, which is faster on a CPU; 'xla' runs arithmetic that XLA
+            compiles, which `jit_compile=True` needs.
+        canonical_size: px; a box of this size is pooled from `canonical_level` (FPN eq. 1).
+        canonical_level: k0 of FPN eq. 1; level k has the stride 2 ** k.
         aggregate: 'average' or 'max' of the samples in a bin.
-        quantized: first round the edges of boxes to cells, as RoIPool does; this is RoIWarp. `aligned` has no effect
-            then.
+
+    Raises:
+        ValueError: an argument or an input is none of these.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from mrcnn_tf.layers.roi import RoIAlign
+        >>> pyramid = [tf.ones([1, 64 // stride, 64 // stride, 3]) for stride in (4, 8, 16, 32)]
+        >>> pooled = RoIAlign(size=7)(pyramid, tf.constant([[[0., 0., 32., 48.], [8., 8., 24., 24.]]]))
+        >>> tuple(pooled.shape)
+        (1, 2, 7, 7, 3)
+        >>> ramp = tf.reshape(tf.range(4.), [1, 4, 1, 1]) * tf.ones([1, 4, 4, 1])        # a single feature map
+        >>> RoIAlign(size=2, strides=[8])(ramp, tf.constant([[[8., 8., 24., 24.]]])).numpy()[0, 0, :, :, 0].tolist()
+        [[1.0, 1.0], [2.0, 2.0]]
     """
 
-    def __init__(self, size: int | Sequence[int], strides: Sequence[int], sampling_ratio: int, aligned: bool,
-                 engine: str = 'op', canonical_size: float = 224., canonical_level: int = 4,
-                 aggregate: str = 'average', quantized: bool = False, **kwargs: Any) -> None:
-        super().__init__(size, strides, canonical_size, canonical_level, **kwargs)
-        self.sampling_ratio, self.aligned, self.engine = sampling_ratio, aligned, engine
-        self.aggregate, self.quantized = aggregate, quantized
+    def __init__(self, size: int | Sequence[int] = 7, strides: Sequence[float] = FPN_STRIDES, sampling_ratio: int = 0,
+                 aligned: bool = True, engine: str = 'op', canonical_size: float = 224., canonical_level: int = 4,
+                 aggregate: str = 'average', **kwargs: Any) -> None:
+        super().__init__(size, strides, sampling_ratio, engine, aggregate, canonical_size=canonical_size,
+                         canonical_level=canonical_level, **kwargs)
+        self.aligned = aligned
 
-    def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
-        plan = sampling_plan(boxes, levels, self.strides, size, self.sampling_ratio, self.aligned, self.quantized)
-        return roi_align(features, plan, size, self.sampling_ratio ** 2, self.engine, AGGREGATIONS[self.aggregate])
+    def plan(self, boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> SamplingPlan:
+        return sampling_plan(boxes, levels, self.strides, size, self.sampling_ratio, self.aligned)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), 'sampling_ratio': self.sampling_ratio, 'aligned': self.aligned,
-                'engine': self.engine, 'aggregate': self.aggregate, 'quantized': self.quantized}
+        return {**super().get_config(), 'aligned': self.aligned}
 
 
-def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, engine: str,
-              aggregation: Aggregation = AVERAGE) -> tf.Tensor:
-    """Return the pooled feature maps [K, P, P, C], differentiable with respect to `features`.
+@keras.saving.register_keras_serializable(package='mrcnn_tf')
+class RoIWarp(SamplingLayer):
+    """RoIWarp: RoIAlign of boxes whose edges are first rounded to cells, as RoIPool does (1512.04412; Mask table 2c).
 
-    Args:
-        features: L feature maps float32 [B, h, w, C].
-        plan: positions of the samples.
-        size: rows and columns of bins.
-        samples: number of samples in each bin; 0 if it differs between boxes.
-        engine: 'op' or 'xla'.
-        aggregation: AVERAGE or MAX.
+    Inputs, output and arguments are those of RoIAlign, without `aligned`.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from mrcnn_tf.layers.roi import RoIWarp
+        >>> ramp = tf.reshape(tf.range(4.), [1, 4, 1, 1]) * tf.ones([1, 4, 4, 1])
+        >>> box = tf.constant([[[2., 2., 9., 9.]]])           # rounded to the cells 1 and 2
+        >>> RoIWarp(size=1, strides=[4])(ramp, box).numpy().tolist()
+        [[[[[1.5]]]]]
     """
-    read, spread = {'op': (_read_op, _spread_op), 'xla': (_read_xla, _spread_xla)}[engine]
 
-    @tf.custom_gradient
-    def pool(*maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
-        state = read(maps, plan, size, samples, aggregation)
+    def __init__(self, size: int | Sequence[int] = 7, strides: Sequence[float] = FPN_STRIDES, sampling_ratio: int = 0,
+                 engine: str = 'op', canonical_size: float = 224., canonical_level: int = 4,
+                 aggregate: str = 'average', **kwargs: Any) -> None:
+        super().__init__(size, strides, sampling_ratio, engine, aggregate, canonical_size=canonical_size,
+                         canonical_level=canonical_level, **kwargs)
 
-        def share(upstream: tf.Tensor) -> list[tf.Tensor]:
-            return spread(upstream, state, maps, plan, samples, aggregation)
-
-        return state[0], share
-
-    return pool(*features)
-
-
-def _over_samples(start: State, plan: SamplingPlan, samples: int, step: Callable[[tf.Tensor | int, State], State]
-                  ) -> State:
-    """Return the state after step(s, state) for every sample s; with `samples` 0, up to the largest number of a box."""
-    most = samples or tf.cast(tf.reduce_max(tf.reduce_prod(plan.ratio, axis=-1)), tf.int32)
-    # One sample at a time: unrolled or parallel iterations would keep all samples in memory together.
-    return tf.while_loop(lambda s, _: s < most, lambda s, state: (s + 1, step(s, state)), (0, start),
-                         parallel_iterations=1)[1]
-
-
-# Engine 'op'. A sample up to one cell outside the feature map takes the value at its border, so each level is padded by
-# one repeated cell. Farther outside, crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level, so
-# the shapes inside are dynamic.
-
-_BORDER = [[0, 0], [1, 1], [1, 1], [0, 0]]
-
-
-def _crop_boxes(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: Dimension, width: Dimension
-                ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the boxes for crop_and_resize, [k, 4], and the weights of the samples, [k, 1, 1, 1].
-
-    A box reaches from the first to the last sample, in the padded level's cells, normalized to 0..1.
-    """
-    y, x, weight = plan.points(s, size)
-    corners = tf.stack([y[:, 0], x[:, 0], y[:, -1], x[:, -1]], axis=-1)
-    corners = tf.where(weight[:, None] > 0., corners, -9.)    # far outside, where the kernel reads nothing
-    last = tf.cast(tf.stack([height, width] * 2), tf.float32) + 1.
-    return (corners + 1.) / last, weight[:, None, None, None]
-
-
-def _on_level(plan: SamplingPlan, level: int) -> tuple[tf.Tensor, SamplingPlan]:
-    index = tf.where(plan.level == level)                                          # [k, 1]
-    return index, plan.take(index[:, 0])
-
-
-def _read_op(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
-             ) -> State:
-    channels = maps[0].shape[-1]
-    whole = aggregation.begin([plan.level.shape[0], *size, channels])
-    for level, feature in enumerate(maps):
-        index, part = _on_level(plan, level)
-        padded = tf.pad(feature, _BORDER, 'SYMMETRIC')
-
-        start = aggregation.begin([tf.shape(index)[0], *size, channels])
-
-        def step(s: tf.Tensor | int, state: State, padded: tf.Tensor = padded, part: SamplingPlan = part,
-                 feature: tf.Tensor = feature, start: State = start) -> State:
-            crops, weight = _crop_boxes(part, s, size, *dimensions(feature)[1:3])
-            values = tf.image.crop_and_resize(padded, crops, part.image, size)
-            state = aggregation.add(state, s, values, weight)
-            # Loop variables must keep their static shapes.
-            return tuple(tf.ensure_shape(each, first.shape) for each, first in zip(state, start, strict=True))
-
-        found = _over_samples(start, part, samples, step)
-        whole = tuple(tf.tensor_scatter_nd_update(all_, index, some) for all_, some in zip(whole, found, strict=True))
-    return whole
-
-
-def _spread_op(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
-               aggregation: Aggregation) -> list[tf.Tensor]:
-    size, gradients = (upstream.shape[1], upstream.shape[2]), []
-    for level, feature in enumerate(maps):
-        batch, height, width, channels = dimensions(feature)
-        index, part = _on_level(plan, level)
-        cotangent, last = tf.gather_nd(upstream, index), tuple(tf.gather_nd(each, index) for each in state)
-        shape = [batch, height + 2, width + 2, channels]
-        start = tf.zeros(shape)
-
-        def step(s: tf.Tensor | int, totals: State, part: SamplingPlan = part, cotangent: tf.Tensor = cotangent,
-                 last: State = last, shape: list[Dimension] = shape, start: tf.Tensor = start) -> State:
-            crops, weight = _crop_boxes(part, s, size, shape[1] - 2, shape[2] - 2)
-            share = aggregation.share(cotangent, last, s, weight)
-            return (totals[0] + tf.ensure_shape(tf.raw_ops.CropAndResizeGradImage(
-                grads=share, boxes=crops, box_ind=part.image, image_size=shape, T=tf.float32), start.shape),)
-
-        total = _over_samples((start,), part, samples, step)[0]
-        gradients.append(tf.raw_ops.MirrorPadGrad(input=total, paddings=_BORDER, mode='SYMMETRIC'))
-    return gradients
-
-
-# Engine 'xla'. One table has a row for each cell of all levels; a sample reads four rows.
-
-class _Corners(NamedTuple):
-    """The two cells around a coordinate, and their weights (0 outside the feature map): each [K, P]."""
-    low: tf.Tensor
-    high: tf.Tensor
-    low_weight: tf.Tensor
-    high_weight: tf.Tensor
-
-
-def _corners(position: tf.Tensor, cells: tf.Tensor) -> _Corners:
-    """Return the cells around `position` [K, P] on an axis of `cells` cells, float32 [K, 1]."""
-    inside = tf.cast((position >= -1.) & (position <= cells), tf.float32)
-    position = tf.clip_by_value(position, 0., cells - 1.)
-    low = tf.floor(position)
-    high = tf.minimum(low + 1., cells - 1.)
-    fraction = position - low
-    return _Corners(tf.cast(low, tf.int32), tf.cast(high, tf.int32), (1. - fraction) * inside, fraction * inside)
-
-
-def _rows(maps: Sequence[tf.Tensor], plan: SamplingPlan, s: tf.Tensor | int, size: Size
-          ) -> tuple[list[tuple[tf.Tensor, tf.Tensor]], tf.Tensor]:
-    """Return four pairs (row of the table [K, P, P], weight [K, P, P, 1]) for the s-th sample, and the sample's weight.
-
-    The weight of the sample in its bin is [K, 1, 1, 1].
-    """
-    height, width, offset = cells.extent(maps, plan.level)
-    y, x, weight = plan.points(s, size)
-    rows, columns = _corners(y, tf.cast(height, tf.float32)), _corners(x, tf.cast(width, tf.float32))
-    origin = offset + plan.image[:, None] * height * width
-    pairs = []
-    for row, row_weight in ((rows.low, rows.low_weight), (rows.high, rows.high_weight)):
-        for column, column_weight in ((columns.low, columns.low_weight), (columns.high, columns.high_weight)):
-            index = (origin + row * width)[:, :, None] + column[:, None, :]
-            pairs.append((index, (row_weight[:, :, None] * column_weight[:, None, :])[..., None]))
-    return pairs, weight[:, None, None, None]
-
-
-def _read_xla(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
-              ) -> State:
-    table = cells.table(maps)
-
-    def step(s: tf.Tensor | int, state: State) -> State:
-        pairs, weight = _rows(maps, plan, s, size)
-        values = tf.add_n([share * tf.gather(table, index) for index, share in pairs])
-        return aggregation.add(state, s, values, weight)
-
-    return _over_samples(aggregation.begin([plan.level.shape[0], *size, table.shape[1]]), plan, samples, step)
-
-
-def _spread_xla(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
-                aggregation: Aggregation) -> list[tf.Tensor]:
-    size = (upstream.shape[1], upstream.shape[2])
-
-    def step(s: tf.Tensor | int, totals: State) -> State:
-        total = totals[0]
-        pairs, weight = _rows(maps, plan, s, size)
-        share = aggregation.share(upstream, state, s, weight)
-        for index, part in pairs:
-            total = tf.tensor_scatter_nd_add(total, index[..., None], part * share)
-        return (total,)
-
-    return cells.split(_over_samples((tf.zeros_like(cells.table(maps)),), plan, samples, step)[0], maps)
+    def plan(self, boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> SamplingPlan:
+        return sampling_plan(boxes, levels, self.strides, size, self.sampling_ratio, aligned=False, quantized=True)

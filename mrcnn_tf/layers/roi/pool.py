@@ -4,10 +4,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from mrcnn_tf.layers.roi import levels as cells
 from mrcnn_tf.layers.roi.levels import RoILayer, Size, rounded
+from mrcnn_tf.ops.tensor_shapes import dimensions
 
 
 class PoolingPlan(NamedTuple):
@@ -18,7 +20,7 @@ class PoolingPlan(NamedTuple):
     last: tuple[tf.Tensor, tf.Tensor]      # excluded; if it is at most `first`, the bin is empty
 
 
-def pooling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[int], maps: Sequence[tf.Tensor],
+def pooling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[float], maps: Sequence[tf.Tensor],
                  size: Size) -> PoolingPlan:
     """Return the cells of each bin of the K boxes (Fast 2.1).
 
@@ -39,7 +41,8 @@ def pooling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[int], ma
     edges = tf.cast(rounded(edges), tf.int32)
     height, width, _ = cells.extent(maps, level)
     down, across = (_bins(edges[:, axis::2], limit, size[axis]) for axis, limit in ((0, height), (1, width)))
-    image = tf.repeat(tf.range(boxes.shape[0]), boxes.shape[1])
+    batch, number = dimensions(boxes)[:2]
+    image = tf.repeat(tf.range(batch), number)
     return PoolingPlan(level, image, (down[0], across[0]), (down[1], across[1]))
 
 
@@ -52,11 +55,30 @@ def _bins(edges: tf.Tensor, limit: tf.Tensor, count: int) -> tuple[tf.Tensor, tf
     return tf.clip_by_value(low, 0, limit), tf.clip_by_value(high, 0, limit)
 
 
+@keras.saving.register_keras_serializable(package='mrcnn_tf')
 class RoIPool(RoILayer):
-    """RoIPool: the maximum of each bin (Fast 2.1). See RoILayer for inputs and outputs.
+    """RoIPool: the maximum of each bin (Fast 2.1).
 
-    A bin outside the feature map has no cells and gives 0. The gradient goes to the cell with the largest value, in a
-    tie to the first in row-major order.
+    The inputs are feature maps [B, h, w, C], the finest first, or a single one, and boxes [B, N, 4] in px of the image.
+    The output is float32 [B, N, P, P, C]. A bin outside the feature map has no cells and gives 0. The gradient goes to
+    the cell with the largest value, in a tie to the first in row-major order; none flows into the boxes.
+
+    Args:
+        size: P in cells, or the numbers of rows and columns.
+        strides: px per cell of each feature map, the finest first.
+        canonical_size: px; a box of this size is pooled from `canonical_level` (FPN eq. 1).
+        canonical_level: k0 of FPN eq. 1; level k has the stride 2 ** k.
+
+    Raises:
+        ValueError: an argument or an input is none of these.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from mrcnn_tf.layers.roi import RoIPool
+        >>> cells = tf.reshape(tf.range(16.), [1, 4, 4, 1])
+        >>> box = tf.constant([[[0., 0., 12., 12.]]])         # the cells 0 to 3 on both axes
+        >>> RoIPool(size=2, strides=[4])(cells, box).numpy()[0, 0, :, :, 0].tolist()
+        [[5.0, 7.0], [13.0, 15.0]]
     """
 
     def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
@@ -82,20 +104,20 @@ def _largest(maps: Sequence[tf.Tensor], plan: PoolingPlan) -> tuple[tf.Tensor, t
     rows, columns = (tf.reduce_max(last - first, axis=1) for first, last in zip(plan.first, plan.last, strict=True))
     columns = tf.maximum(columns, 1)                                                          # [K], of the widest bin
 
-    def step(s: tf.Tensor, best: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def step(s: tf.Tensor, best: tf.Tensor, best_row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         down = s // columns
         y = plan.first[0] + down[:, None]                                                     # [K, P]
         x = plan.first[1] + (s - down * columns)[:, None]
         inside = (y < plan.last[0])[:, :, None] & (x < plan.last[1])[:, None, :]              # [K, P, P]
         row = tf.where(inside, origin + (y * width)[:, :, None] + x[:, None, :], 0)
         value = tf.gather(table, row)
-        larger = inside[..., None] & ((found < 0) | (value > best))
-        return s + 1, tf.where(larger, value, best), tf.where(larger, row[..., None], found)
+        larger = inside[..., None] & ((best_row < 0) | (value > best))
+        return s + 1, tf.where(larger, value, best), tf.where(larger, row[..., None], best_row)
 
-    most = tf.reduce_max(rows * columns)
-    shape = [plan.level.shape[0], plan.first[0].shape[1], plan.first[1].shape[1], table.shape[1]]
-    _, best, found = tf.while_loop(lambda s, *_: s < most, step, (0, tf.zeros(shape), tf.fill(shape, -1)))
-    return best, found
+    count = tf.reduce_max(rows * columns)
+    shape = [dimensions(plan.level)[0], plan.first[0].shape[1], plan.first[1].shape[1], table.shape[1]]
+    _, best, best_row = tf.while_loop(lambda s, *_: s < count, step, (0, tf.zeros(shape), tf.fill(shape, -1)))
+    return best, best_row
 
 
 def _to_rows(upstream: tf.Tensor, row: tf.Tensor, maps: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -105,4 +127,4 @@ def _to_rows(upstream: tf.Tensor, row: tf.Tensor, maps: Sequence[tf.Tensor]) -> 
     place = tf.reshape(tf.maximum(row, 0) * channels + tf.range(channels), [-1, 1])
     values = tf.reshape(tf.where(row >= 0, upstream, 0.), [-1])
     total = tf.tensor_scatter_nd_add(tf.zeros([tf.size(table)]), place, values)
-    return cells.split(tf.reshape(total, table.shape), maps)
+    return cells.split(tf.reshape(total, [-1, channels]), maps)

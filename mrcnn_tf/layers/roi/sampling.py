@@ -1,0 +1,271 @@
+"""Bilinear samples of boxes, averaged or maximized in bins: what RoIAlign and RoIWarp compute, as pure functions.
+
+B images, N boxes per image, K = B * N, L levels, P output side, C channels, s index of a sample within its bin.
+
+A loop runs over the samples: iteration s samples the s-th point of all bins of all boxes, in the forward and in the
+backward pass, and adds it to the average or maximum of its bin. So memory does not grow with the number of samples
+(tests/test_memory.py). The adaptive number of samples differs between boxes but needs no dynamic shape: a box without
+an s-th sample adds nothing. Two engines sample the points: 'op' with tf.image.crop_and_resize, which is fast on a CPU
+but not supported by XLA, and 'xla' with gathers.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from mrcnn_tf.layers.roi import levels as cells
+from mrcnn_tf.layers.roi.levels import Size, rounded
+from mrcnn_tf.ops.roi_samples import samples_per_bin
+from mrcnn_tf.ops.tensor_shapes import Dimension, dimensions
+
+State = tuple[tf.Tensor, ...]
+
+
+class SamplingPlan(NamedTuple):
+    """The positions of each box's samples, in cells of the level that the box is pooled from."""
+    level: tf.Tensor      # int32 [K]
+    image: tf.Tensor      # int32 [K]
+    start: tf.Tensor      # float32 [K, 2], y and x of the first bin's edge; 0 is the center of the first cell
+    bin: tf.Tensor        # float32 [K, 2], sides of a bin in y and x
+    ratio: tf.Tensor      # float32 [K, 2], samples per bin in y and x
+
+    def points(self, s: tf.Tensor | int, size: Size) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Return the s-th sample of every bin: y [K, P], x [K, P], in cells, and its weight [K] in the bin's average.
+
+        The weight is 0 for boxes that have no s-th sample.
+        """
+        s = tf.cast(s, tf.float32)
+        columns = tf.maximum(self.ratio[:, 1], 1.)
+        row = tf.floor((s + .5) / columns)                                         # + .5: rounding errors do not matter
+        within = tf.stack([row, s - row * columns], axis=-1)                       # [K, 2]
+        first = self.start + self.bin * (within + .5) / tf.maximum(self.ratio, 1.)
+        y, x = (first[:, i, None] + self.bin[:, i, None] * tf.range(side, dtype=tf.float32)
+                for i, side in enumerate(size))                                    # [K, P]
+        count = tf.reduce_prod(self.ratio, axis=-1)
+        return y, x, tf.where(s < count, 1. / tf.maximum(count, 1.), 0.)
+
+    def take(self, index: tf.Tensor) -> SamplingPlan:
+        """Return the plan of the boxes at `index`, int32 or int64 [k]."""
+        return SamplingPlan(*(tf.gather(field, index) for field in self))
+
+
+def sampling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[float], size: Size, sampling_ratio: int,
+                  aligned: bool, quantized: bool = False) -> SamplingPlan:
+    """Return the sampling plan of the K boxes.
+
+    Args:
+        boxes: float32 [B, N, 4] px.
+        levels: int32 [B, N], the level that each box is pooled from.
+        strides: px per cell of each level.
+        size: rows and columns of bins.
+        sampling_ratio, aligned: as in RoIAlign.
+        quantized: first round the edges of boxes to cells, as RoIPool does; `aligned` has no effect then.
+    """
+    batch, number = dimensions(boxes)[:2]
+    flat, level = tf.reshape(boxes, [-1, 4]), tf.reshape(levels, [-1])
+    edges = flat * tf.gather(tf.constant([1. / s for s in strides], tf.float32), level)[:, None]   # [K, 4], in cells
+    if quantized:    # the cells of RoIPool, from the edge of the first to the edge of the last
+        edges = rounded(edges)
+        start, sides = edges[:, :2] - .5, tf.maximum(edges[:, 2:] - edges[:, :2] + 1., 1.)
+    else:
+        start, sides = edges[:, :2] - (.5 if aligned else 0.), edges[:, 2:] - edges[:, :2]
+        sides = sides if aligned else tf.maximum(sides, 1.)
+    bins = sides / tf.constant(size, tf.float32)
+    ratio = tf.fill(tf.shape(bins), float(sampling_ratio)) if sampling_ratio else (
+        samples_per_bin(sides, tf.constant(size)))
+    return SamplingPlan(level, tf.repeat(tf.range(batch), number), start, bins, ratio)
+
+
+class Aggregation(NamedTuple):
+    """How the samples of a bin give its value (`begin`, then `add` for each), and the gradient of each sample.
+
+    `state[0]` is the value. `weight` is that of the sample in an average, 0 for boxes without such a sample.
+    """
+    begin: Callable[[list[Any]], State]                                            # shape
+    add: Callable[[State, Any, tf.Tensor, tf.Tensor], State]                       # state, s, values, weight
+    gradient: Callable[[tf.Tensor, State, Any, tf.Tensor], tf.Tensor]              # upstream, last state, s, weight
+
+
+def _add_larger(state: State, s: Any, values: tf.Tensor, weight: tf.Tensor) -> State:
+    largest, holder = state
+    # The samples of a box without area coincide. XLA may compute their value twice with different roundings, for the
+    # result and for the gradient; the tolerance makes both choose the same sample.
+    larger = (weight > 0.) & ((holder < 0) | (values - largest > 1e-6 * tf.abs(largest)))
+    return tf.where(larger, values, largest), tf.where(larger, s, holder)
+
+
+AVERAGE = Aggregation(begin=lambda shape: (tf.zeros(shape),),
+                      add=lambda state, s, values, weight: (state[0] + weight * values,),
+                      gradient=lambda upstream, state, s, weight: weight * upstream)
+# The state is the largest value and the index of its sample, the first one in a tie.
+MAX = Aggregation(begin=lambda shape: (tf.zeros(shape), tf.fill(shape, -1)), add=_add_larger,
+                  gradient=lambda upstream, state, s, weight: tf.where(state[1] == s, upstream, 0.))
+AGGREGATIONS = {'average': AVERAGE, 'max': MAX}
+
+
+def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, engine: str,
+              aggregation: Aggregation = AVERAGE) -> tf.Tensor:
+    """Return the pooled feature maps [K, P, P, C], differentiable with respect to `features`.
+
+    Args:
+        features: L feature maps float32 [B, h, w, C].
+        plan: positions of the samples.
+        size: rows and columns of bins.
+        samples: number of samples in each bin; 0 if it differs between boxes.
+        engine: 'op' or 'xla'.
+        aggregation: AVERAGE or MAX.
+    """
+    forward, backward = {'op': (_forward_op, _backward_op), 'xla': (_forward_xla, _backward_xla)}[engine]
+
+    @tf.custom_gradient
+    def pool(*maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+        state = forward(maps, plan, size, samples, aggregation)
+        return state[0], lambda upstream: backward(upstream, state, maps, plan, samples, aggregation)
+
+    return pool(*features)
+
+
+def _over_samples(start: State, plan: SamplingPlan, samples: int, step: Callable[[tf.Tensor | int, State], State]
+                  ) -> State:
+    """Return the state after step(s, state) for every sample s; with `samples` 0, up to the largest number of a box."""
+    count = samples or tf.cast(tf.reduce_max(tf.reduce_prod(plan.ratio, axis=-1)), tf.int32)
+    # One sample at a time: unrolled or parallel iterations would keep all samples in memory together.
+    return tf.while_loop(lambda s, _: s < count, lambda s, state: (s + 1, step(s, state)), (0, start),
+                         parallel_iterations=1)[1]
+
+
+# Engine 'op'. A sample up to one cell outside the feature map takes the value at its border, so each level is padded by
+# one repeated cell. Farther outside, crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level, so
+# the shapes inside are dynamic.
+
+_BORDER = [[0, 0], [1, 1], [1, 1], [0, 0]]
+
+
+def _crop_boxes(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: Dimension, width: Dimension
+                ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the boxes for crop_and_resize, [k, 4], and the weights of the samples, [k, 1, 1, 1].
+
+    A box reaches from the first to the last sample, in the padded level's cells, normalized to 0..1.
+    """
+    y, x, weight = plan.points(s, size)
+    corners = tf.stack([y[:, 0], x[:, 0], y[:, -1], x[:, -1]], axis=-1)
+    corners = tf.where(weight[:, None] > 0., corners, -9.)    # far outside, where the kernel reads nothing
+    last = tf.cast(tf.stack([height, width] * 2), tf.float32) + 1.
+    return (corners + 1.) / last, weight[:, None, None, None]
+
+
+def _on_level(plan: SamplingPlan, level: int) -> tuple[tf.Tensor, SamplingPlan]:
+    index = tf.where(plan.level == level)                                          # [k, 1]
+    return index, plan.take(index[:, 0])
+
+
+def _forward_op(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
+                ) -> State:
+    channels = maps[0].shape[-1]
+    whole = aggregation.begin([dimensions(plan.level)[0], *size, channels])
+    for level, feature in enumerate(maps):
+        index, part = _on_level(plan, level)
+        padded = tf.pad(feature, _BORDER, 'SYMMETRIC')
+
+        start = aggregation.begin([tf.shape(index)[0], *size, channels])
+
+        def step(s: tf.Tensor | int, state: State, padded: tf.Tensor = padded, part: SamplingPlan = part,
+                 feature: tf.Tensor = feature, start: State = start) -> State:
+            crops, weight = _crop_boxes(part, s, size, *dimensions(feature)[1:3])
+            values = tf.image.crop_and_resize(padded, crops, part.image, size)
+            state = aggregation.add(state, s, values, weight)
+            # Loop variables must keep their static shapes.
+            return tuple(tf.ensure_shape(each, first.shape) for each, first in zip(state, start, strict=True))
+
+        last = _over_samples(start, part, samples, step)
+        whole = tuple(tf.tensor_scatter_nd_update(all_, index, some) for all_, some in zip(whole, last, strict=True))
+    return whole
+
+
+def _backward_op(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
+                 aggregation: Aggregation) -> list[tf.Tensor]:
+    size, gradients = (upstream.shape[1], upstream.shape[2]), []
+    for level, feature in enumerate(maps):
+        batch, height, width, channels = dimensions(feature)
+        index, part = _on_level(plan, level)
+        cotangent, last = tf.gather_nd(upstream, index), tuple(tf.gather_nd(each, index) for each in state)
+        shape = [batch, height + 2, width + 2, channels]
+        start = tf.zeros(shape)
+
+        def step(s: tf.Tensor | int, totals: State, part: SamplingPlan = part, cotangent: tf.Tensor = cotangent,
+                 last: State = last, shape: list[Dimension] = shape, start: tf.Tensor = start) -> State:
+            crops, weight = _crop_boxes(part, s, size, shape[1] - 2, shape[2] - 2)
+            gradient = aggregation.gradient(cotangent, last, s, weight)
+            return (totals[0] + tf.ensure_shape(tf.raw_ops.CropAndResizeGradImage(
+                grads=gradient, boxes=crops, box_ind=part.image, image_size=shape, T=tf.float32), start.shape),)
+
+        total = _over_samples((start,), part, samples, step)[0]
+        gradients.append(tf.raw_ops.MirrorPadGrad(input=total, paddings=_BORDER, mode='SYMMETRIC'))
+    return gradients
+
+
+# Engine 'xla'. One table has a row for each cell of all levels; a sample reads four rows.
+
+class _Corners(NamedTuple):
+    """The two cells around a coordinate, and their weights (0 outside the feature map): each [K, P]."""
+    low: tf.Tensor
+    high: tf.Tensor
+    low_weight: tf.Tensor
+    high_weight: tf.Tensor
+
+
+def _corners(position: tf.Tensor, cells: tf.Tensor) -> _Corners:
+    """Return the cells around `position` [K, P] on an axis of `cells` cells, float32 [K, 1]."""
+    inside = tf.cast((position >= -1.) & (position <= cells), tf.float32)
+    position = tf.clip_by_value(position, 0., cells - 1.)
+    low = tf.floor(position)
+    high = tf.minimum(low + 1., cells - 1.)
+    fraction = position - low
+    return _Corners(tf.cast(low, tf.int32), tf.cast(high, tf.int32), (1. - fraction) * inside, fraction * inside)
+
+
+def _rows(maps: Sequence[tf.Tensor], plan: SamplingPlan, s: tf.Tensor | int, size: Size
+          ) -> tuple[list[tuple[tf.Tensor, tf.Tensor]], tf.Tensor]:
+    """Return four pairs (row of the table [K, P, P], weight [K, P, P, 1]) for the s-th sample, and the sample's weight.
+
+    The weight of the sample in its bin is [K, 1, 1, 1].
+    """
+    height, width, offset = cells.extent(maps, plan.level)
+    y, x, weight = plan.points(s, size)
+    rows, columns = _corners(y, tf.cast(height, tf.float32)), _corners(x, tf.cast(width, tf.float32))
+    origin = offset + plan.image[:, None] * height * width
+    pairs = []
+    for row, row_weight in ((rows.low, rows.low_weight), (rows.high, rows.high_weight)):
+        for column, column_weight in ((columns.low, columns.low_weight), (columns.high, columns.high_weight)):
+            index = (origin + row * width)[:, :, None] + column[:, None, :]
+            pairs.append((index, (row_weight[:, :, None] * column_weight[:, None, :])[..., None]))
+    return pairs, weight[:, None, None, None]
+
+
+def _forward_xla(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
+                 ) -> State:
+    table = cells.table(maps)
+
+    def step(s: tf.Tensor | int, state: State) -> State:
+        pairs, weight = _rows(maps, plan, s, size)
+        values = tf.add_n([part * tf.gather(table, index) for index, part in pairs])
+        return aggregation.add(state, s, values, weight)
+
+    return _over_samples(aggregation.begin([dimensions(plan.level)[0], *size, table.shape[1]]), plan, samples, step)
+
+
+def _backward_xla(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
+                  aggregation: Aggregation) -> list[tf.Tensor]:
+    size = (upstream.shape[1], upstream.shape[2])
+
+    def step(s: tf.Tensor | int, totals: State) -> State:
+        total = totals[0]
+        pairs, weight = _rows(maps, plan, s, size)
+        gradient = aggregation.gradient(upstream, state, s, weight)
+        for index, part in pairs:
+            total = tf.tensor_scatter_nd_add(total, index[..., None], part * gradient)
+        return (total,)
+
+    return cells.split(_over_samples((tf.zeros_like(cells.table(maps)),), plan, samples, step)[0], maps)
