@@ -1,16 +1,16 @@
-"""Faster R-CNN by four-step alternating training (1506.01497, section 3.2): each step is a model directory of its own.
+"""Four-step alternating training of Faster R-CNN (1506.01497, section 3.2). Each step has its own model directory.
 
-The directory of a run holds, in the order in which they are made:
+The output directory holds, in the order of their creation:
 
-    step1_rpn/          an RPN, from ImageNet's or random weights
-    proposals/          step1_rpn.npz: what it proposes for the training set; step1_rpn.json: the set with that
-    step2_fast_rcnn/    a Fast R-CNN with a backbone of its own, trained on these
-    step3_rpn/          an RPN on the backbone of step 2, which stays as it is from here on
-    proposals/          step3_rpn.*: what that one proposes
-    step4_fast_rcnn/    the Fast R-CNN of step 2 goes on, its backbone frozen, on these
-    faster_rcnn/        the backbone, the RPN of step 3 and the heads of step 4, joined
+    step1_rpn/          an RPN, initialized with ImageNet or random weights
+    proposals/          step1_rpn.npz: its proposals for the training set; step1_rpn.json: the set with the proposals
+    step2_fast_rcnn/    a Fast R-CNN with its own backbone, trained on these proposals
+    step3_rpn/          an RPN on the backbone of step 2, which is frozen from here on
+    proposals/          step3_rpn.*: the same files for step 3
+    step4_fast_rcnn/    the Fast R-CNN of step 2, trained further with a frozen backbone on the proposals of step 3
+    faster_rcnn/        the backbone, the RPN of step 3 and the heads of step 4 in one model
 
-What is there is whole, so a run that was stopped goes on by being run again.
+A file or directory gets its name once it is complete, so the same call resumes an interrupted run.
 """
 from __future__ import annotations
 
@@ -36,79 +36,83 @@ JOINED = 'faster_rcnn'
 
 
 def train(config: Config, model_dir: str | os.PathLike[str]) -> None:
-    """Trains all steps to their end, each on what the one before has left; those that are done are not done again.
+    """Train all steps. Steps that are complete are not repeated.
 
     Args:
-        config: of the Faster R-CNN. Its `alternating` section says what differs in the steps, and after which to stop:
-            after the second there are two networks that share nothing (RPN* of table 6).
-        model_dir: directory of all steps; with all four, `faster_rcnn` in it is the model.
+        config: of the Faster R-CNN. Its section `alternating` holds the settings of each step and the number of steps.
+            After two steps the RPN and the Fast R-CNN share no layers (RPN* in table 6).
+        model_dir: directory for all steps. After four steps, its subdirectory `faster_rcnn` is the model.
 
     Raises:
-        ConfigError: settings that four steps cannot follow.
-        As `trainer.train`, `proposing.propose` and `data_tools.proposals.attach`.
+        ConfigError: settings that alternating training does not support.
+        As `trainer.train`, `export_proposals.propose` and `data_tools.proposals.attach`.
     """
     directory = pathlib.Path(model_dir)
-    count, settings = config.alternating.steps, _settings(config, directory)
+    count, configs = config.alternating.steps, _step_configs(config, directory)
     for index in range(count):
         print(f'step {index + 1} of {count}: {directory / STEPS[index]}', flush=True)
-        if settings[index].model.kind == 'fast_rcnn':
-            _attach(config, directory / STEPS[index - 1], pathlib.Path(str(settings[index].data.train)))
+        if configs[index].model.kind == 'fast_rcnn':
+            _attach_proposals(config, directory / STEPS[index - 1], pathlib.Path(str(configs[index].data.train)))
         if index >= 2:
-            _begin(directory / STEPS[index], settings[index], directory / STEPS[1])
-        trainer.train(settings[index], directory / STEPS[index], learnt=_is_built_on(directory, index))
-        gc.collect()    # a model refers to itself, and to much memory of a GPU
+            _initialize(directory / STEPS[index], configs[index], directory / STEPS[1])
+        trainer.train(configs[index], directory / STEPS[index], has_dependents=_has_dependents(directory, index))
+        gc.collect()    # a model is a reference cycle that holds much GPU memory
     if count == len(STEPS):
-        _begin(directory / JOINED, config, directory / STEPS[2], directory / STEPS[3])
+        _initialize(directory / JOINED, config, directory / STEPS[2], directory / STEPS[3])
         print(f'{directory / JOINED} is the model', flush=True)
 
 
-def _is_built_on(directory: pathlib.Path, index: int) -> bool:
-    """Whether a later step, or its proposals, came of this one."""
-    following = (directory / (*STEPS, JOINED)[index + 1], directory / 'proposals' / f'{STEPS[index]}.npz')
-    return any(path.exists() for path in following)
+def _has_dependents(directory: pathlib.Path, index: int) -> bool:
+    """Return whether the step's proposals or a later step exist."""
+    later = (directory / (*STEPS, JOINED)[index + 1], directory / 'proposals' / f'{STEPS[index]}.npz')
+    return any(path.exists() for path in later)
 
 
-def _settings(config: Config, directory: pathlib.Path) -> list[Config]:
-    """Of each step."""
+def _step_configs(config: Config, directory: pathlib.Path) -> list[Config]:
+    """Return the config of each step."""
     if config.model.kind != 'faster_rcnn':
-        raise ConfigError(f'model.kind is {config.model.kind}: expected faster_rcnn, which the steps come to')
+        raise ConfigError(f'model.kind is {config.model.kind}: expected faster_rcnn for alternating training')
     if config.train.strategy == 'multi_worker':
-        raise ConfigError('train.strategy is multi_worker: expected one machine for alternating training')
-    made = []
+        raise ConfigError('train.strategy is multi_worker: expected another, alternating training runs on one machine')
+    configs = []
     for index, name in enumerate(STEPS):
         kind = name.partition('_')[2]
         step = configuration.changed(config, [
             f'model.kind={kind}', f'model.backbone.frozen={index >= 2}', *getattr(config.alternating, kind)])
-        if step.model.kind != kind or _shared(step.model, config.model) != config.model:
-            raise ConfigError(f'alternating.{kind} changes a model that the steps share: expected of it keys of '
-                              'roi, and of rpn but convolutions and classifier; set others in their own section')
+        if step.model.kind != kind or _without_step_settings(step.model, config.model) != config.model:
+            raise ConfigError(f'alternating.{kind} changes a part of the model that all steps share: expected of '
+                              'model.* only keys of model.roi, and of model.rpn except convolutions and classifier; '
+                              'set others in the section model')
         step.alternating = AlternatingConfig()
         if kind == 'fast_rcnn':
             step.data.train = str(directory / 'proposals' / f'{STEPS[index - 1]}.json')
-            step.data.validation = None    # it has no proposals, so that a fast_rcnn cannot be evaluated on it
-        made.append(step)
-    return made
+            step.data.validation = None    # its records have no proposals for a fast_rcnn
+        configs.append(step)
+    return configs
 
 
-def _shared(step: ModelConfig, whole: ModelConfig) -> ModelConfig:
-    """The settings of a step's model, but for those that may be its own: as in the whole."""
+def _without_step_settings(step: ModelConfig, whole: ModelConfig) -> ModelConfig:
+    """Return the model settings of a step, with those that may differ between steps replaced by the whole model's."""
     rpn = dataclasses.replace(whole.rpn, convolutions=step.rpn.convolutions, classifier=step.rpn.classifier)
     backbone = dataclasses.replace(step.backbone, frozen=whole.backbone.frozen)
     return dataclasses.replace(step, kind=whole.kind, backbone=backbone, rpn=rpn, roi=whole.roi)
 
 
-def _attach(config: Config, model_dir: pathlib.Path, output: pathlib.Path) -> None:
-    """Makes the manifest `output`: the training set with the proposals of an RPN."""
+def _attach_proposals(config: Config, model_dir: pathlib.Path, output: pathlib.Path) -> None:
+    """Write the manifest `output`: the training set with the proposals of an RPN."""
     if output.is_file():
         return
-    found = output.with_suffix('.npz')
-    if not found.is_file():
-        propose(model_dir, str(config.data.train), found, training=True)
-    proposals.attach(str(config.data.train), found, output.parent, output.stem, config.model.rpn.post_nms_train)
+    file = output.with_suffix('.npz')
+    if not file.is_file():
+        propose(model_dir, str(config.data.train), file, training=True)
+    proposals.attach(str(config.data.train), file, output.parent, output.stem, config.model.rpn.post_nms_train)
 
 
-def _begin(directory: pathlib.Path, config: Config, *sources: pathlib.Path) -> None:
-    """A model directory with all that those of the sources have of its model; what is of none starts random."""
+def _initialize(directory: pathlib.Path, config: Config, *sources: pathlib.Path) -> None:
+    """Create a model directory with the weights of other model directories; later sources take precedence.
+
+    Weights that no source has are initialized at random.
+    """
     if directory.exists():
         return
     keras.utils.set_random_seed(config.train.seed)

@@ -1,4 +1,4 @@
-"""The checkpoints that a run writes into its model directory (`weights/model_directory.py`) and resumes from."""
+"""The checkpoints that training writes to a model directory (`weights/model_directory.py`) and resumes from."""
 from __future__ import annotations
 
 import contextlib
@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.files.text import error_line
-from mrcnn_tf.training.strategies import ALONE, Worker, average_statistics
+from mrcnn_tf.training.strategies import SINGLE_WORKER, Worker, average_statistics
 from mrcnn_tf.weights import checkpoint_files
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest, number_of, steps_in
 from mrcnn_tf.weights.model_directory import checkpoint_of, explained, restore_weights, write
@@ -19,10 +19,16 @@ _IMPORTED = 'step-0'
 
 
 class Checkpoints:
-    """The checkpoints of a model directory, for a compiled model whose optimizer has its slots."""
+    """Saves and restores the checkpoints of a model directory.
 
-    def __init__(self, model_dir: pathlib.Path, model: keras.Model, keep: int, worker: Worker = ALONE) -> None:
-        """keep: how many stay, the newest; the chief `worker` writes, and all take part."""
+    Args:
+        model_dir: the model directory.
+        model: a compiled model whose optimizer has its slots.
+        keep: the number of checkpoints to keep.
+        worker: of this process. All workers must call `save`; only the chief's files are kept.
+    """
+
+    def __init__(self, model_dir: pathlib.Path, model: keras.Model, keep: int, worker: Worker = SINGLE_WORKER) -> None:
         self.directory = model_dir / 'checkpoints'
         self._worker = worker
         self._keep = keep
@@ -31,10 +37,10 @@ class Checkpoints:
         self._damaged: set[int] = set()
 
     def restore(self) -> int:
-        """Restores the newest checkpoint that is whole, where there is one; returns its step, 0 without.
+        """Restore the newest complete checkpoint and return its step; return 0 if there is no checkpoint.
 
         Raises:
-            CheckpointError: none is whole, or it is of another architecture or optimizer.
+            CheckpointError: all are damaged, or the architecture or the optimizer is another.
         """
         newest = find_newest(self.directory)
         if newest is None:
@@ -48,17 +54,17 @@ class Checkpoints:
             try:
                 status.assert_consumed()
             finally:
-                status.expect_partial()    # or TensorFlow lists on stderr what was not consumed, below the one line
+                status.expect_partial()    # otherwise TensorFlow also lists on stderr what was not consumed
         return int(self._optimizer.iterations.numpy())
 
     def save(self, step: int) -> None:
-        """Writes step-N, then removes the oldest beyond `keep`; those found damaged by `restore` stay.
+        """Write step-N, then remove the oldest checkpoints beyond `keep`, except those that `restore` found damaged.
 
         Raises:
-            CheckpointError: the disk is full, no permission; the checkpoints before are as they were.
+            CheckpointError: the disk is full or not writable; earlier checkpoints are unchanged.
         """
         average_statistics(self._model)
-        # Every worker saves, because variables that are averaged when read need all of them; only the chief's stays.
+        # All workers save: reading a variable that is averaged over workers needs each of them.
         with contextlib.nullcontext(self.directory) if self._worker.is_chief else _scratch() as directory:
             try:
                 write(self._checkpoint, directory, step)
@@ -67,8 +73,8 @@ class Checkpoints:
                 checkpoint_files.write_list(directory, [*before[len(surplus):], step])
                 checkpoint_files.remove_steps(directory, surplus)
             except (OSError, tf.errors.OpError) as error:
-                raise CheckpointError(f'{directory}: step-{step} cannot be written ({error_line(error)}); the '
-                                      'checkpoints before are whole: make room and resume with the same command'
+                raise CheckpointError(f'{directory}: step-{step} cannot be written ({error_line(error)}); earlier '
+                                      'checkpoints are complete: free disk space and resume with the same command'
                                       ) from None
 
 

@@ -1,6 +1,6 @@
-"""The optimizers, and which variables they decay.
+"""Optimizers, and the variables to which weight decay applies.
 
-g: gradient, p: parameter, v: momentum. Both classes keep their slots in the model's checkpoint.
+g: gradient, p: parameter, v: momentum.
 """
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from mrcnn_tf.config import SolverConfig
 
 def build_optimizer(solver: SolverConfig, schedule: LearningRateSchedule, model: keras.Model
                     ) -> keras.optimizers.Optimizer:
-    """SGD or AdamW with all slots of a built model's trainable variables; call it in the strategy's scope."""
+    """Return SGD or AdamW with slots for the trainable variables of a built model.
+
+    Call it in the strategy's scope.
+    """
     if solver.optimizer == 'adamw':
-        # 1e-8 is the published epsilon (arXiv 1412.6980) and torch's; Keras's own is ten times that.
+        # 1e-8 is the published epsilon (arXiv 1412.6980) and PyTorch's default; Keras' default is 1e-7.
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=solver.weight_decay, epsilon=1e-8,
-                                           name='adamw')    # named, or a second one's checkpoint has other keys
+                                           name='adamw')    # fixed: the name is part of the checkpoint's keys
     else:
         optimizer = SGD(schedule, momentum=solver.momentum, weight_decay=solver.weight_decay, name='sgd')
     variables = model.trainable_variables
@@ -29,24 +32,26 @@ def build_optimizer(solver: SolverConfig, schedule: LearningRateSchedule, model:
 
 
 def is_decayed(variable: Any, decay_biases: bool) -> bool:
-    """Kernels always, biases by choice, norm parameters (every other vector: gamma, beta) never."""
+    """Return whether weight decay applies: to kernels always, to biases by choice, to gamma and beta never."""
     is_bias = variable.name.split('/')[-1].split(':')[0] == 'bias'    # Keras 2 names it layer/bias:0, Keras 3 bias
     return decay_biases if is_bias else len(variable.shape) > 1
 
 
 @keras.saving.register_keras_serializable('mrcnn_tf')
 class SGD(keras.optimizers.SGD):
-    """g <- g + weight_decay p;  v <- momentum v + g;  p <- p - rate v.
+    """SGD with momentum and weight decay as in Caffe and PyTorch, which the published training schedules assume.
 
-    The detectors' recipes mean this rule. Keras's own puts the rate into v, so that a drop of the rate is felt only
-    once the momentum has forgotten the old one, and decays p beside the momentum instead of through it.
+    g <- g + weight_decay p;  v <- momentum v + g;  p <- p - rate v.
+
+    Keras' SGD multiplies the rate into v, so a lower rate takes full effect only after the momentum has decayed. It
+    also subtracts the weight decay from p directly instead of adding it to g.
     """
 
     def __init__(self, learning_rate: Any, momentum: float = 0.9, weight_decay: float = 0.0, **kwargs: Any) -> None:
         super().__init__(learning_rate, momentum=momentum, weight_decay=weight_decay, **kwargs)
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any = None) -> None:
-        """One variable, on one device. Keras 3 hands the rate over, Keras 2 keeps it."""
+        """Update one variable. Keras 3 passes the learning rate; Keras 2 keeps it in the optimizer."""
         rate = tf.cast(self.learning_rate if learning_rate is None else learning_rate, variable.dtype)
         momentum = self.momentums[self._index(variable)]
         if self._use_weight_decay(variable):
@@ -59,4 +64,4 @@ class SGD(keras.optimizers.SGD):
         return (self._trainable_variables_indices if keras_3 else self._index_dict)[self._var_key(variable)]
 
     def _apply_weight_decay(self, variables: Any) -> None:
-        """Nothing: Keras would decay before the step; here the decay is part of the gradient."""
+        """Do nothing: weight decay is part of the gradient, and Keras must not apply it again."""

@@ -1,6 +1,6 @@
-"""The learning rate as a function of the step.
+"""Learning rate schedules.
 
-step: optimizer updates done before this one, from 0. r: global batch over the solver's reference batch.
+step: the number of optimizer updates done before this one, from 0. r: global batch size / solver.reference_batch.
 """
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mrcnn_tf.config import SolverConfig
 
 
 def scaled(solver: SolverConfig, global_batch: int) -> SolverConfig:
-    """The solver for this batch: learning rate times r, steps, milestones and warm-up over r, rounded up.
+    """Return the solver settings for a batch size: learning rate x r; steps, milestones and warm-up / r, rounded up.
 
-    The linear rule of Goyal et al. (arXiv 1706.02677, 2.1); the same images are seen at the same rates.
+    This is the linear scaling rule of Goyal et al. (arXiv 1706.02677, section 2.1).
     """
     if not solver.scale_with_batch:
         return solver
 
     def over_r(steps: int) -> int:
-        return -(-steps * solver.reference_batch // global_batch)    # in integers, where nothing is rounded twice
+        return -(-steps * solver.reference_batch // global_batch)    # integer arithmetic rounds only once
 
     return dataclasses.replace(
         solver,
@@ -36,7 +36,7 @@ def scaled(solver: SolverConfig, global_batch: int) -> SolverConfig:
 
 
 def learning_rate(solver: SolverConfig, global_batch: int) -> LearningRateSchedule:
-    """The schedule of `solver`, scaled to the batch and warmed up."""
+    """Return the learning rate schedule for a batch size, with warm-up."""
     solver = scaled(solver, global_batch)
     base: LearningRateSchedule
     if solver.schedule == 'cosine':
@@ -48,7 +48,7 @@ def learning_rate(solver: SolverConfig, global_batch: int) -> LearningRateSchedu
 
 @keras.saving.register_keras_serializable('mrcnn_tf')
 class Steps(LearningRateSchedule):
-    """rate x gamma^(milestones reached): the milestone's own step already runs at the lower rate."""
+    """rate x gamma^(number of milestones <= step)."""
 
     def __init__(self, rate: float, milestones: Sequence[int], gamma: float) -> None:
         self.rate, self.milestones, self.gamma = rate, list(milestones), gamma
@@ -64,7 +64,7 @@ class Steps(LearningRateSchedule):
 
 @keras.saving.register_keras_serializable('mrcnn_tf')
 class Cosine(LearningRateSchedule):
-    """rate x (1 + cos(pi x min(1, step / steps))) / 2: SGDR (arXiv 1608.03983, eq. 5), one cycle down to 0."""
+    """rate x (1 + cos(pi x min(1, step / steps))) / 2: one cycle of SGDR (arXiv 1608.03983, eq. 5) down to 0."""
 
     def __init__(self, rate: float, steps: int) -> None:
         self.rate, self.steps = rate, steps

@@ -1,4 +1,4 @@
-"""Where the replicas of a step run, and which worker of a cluster this process is."""
+"""Distribution strategies, and the place of this process in a cluster."""
 from __future__ import annotations
 
 import json
@@ -16,12 +16,12 @@ _EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type
 
 
 class StrategyError(ValueError):
-    """Devices or a cluster that cannot be used as asked; the message is one line."""
+    """The devices or the cluster cannot be used; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """This process in its cluster; alone without one. The first worker is the chief: it prints and writes."""
+    """This process in its cluster. The first worker is the chief: it prints, and writes the model directory."""
     index: int = 0
     count: int = 1
 
@@ -30,25 +30,26 @@ class Worker:
         return self.index == 0
 
 
-ALONE = Worker()
+SINGLE_WORKER = Worker()
 
 
 def find_worker(train: TrainConfig) -> Worker:
-    """This process's place, from TF_CONFIG under multi_worker.
+    """Return the worker that this process is: from TF_CONFIG with multi_worker, otherwise a single one.
 
     Raises:
         StrategyError: TF_CONFIG is missing or does not describe a cluster and a task in it.
     """
-    return _worker_of(os.environ.get('TF_CONFIG', '')) if train.strategy == 'multi_worker' else ALONE
+    return _worker_of(os.environ.get('TF_CONFIG', '')) if train.strategy == 'multi_worker' else SINGLE_WORKER
 
 
 def make_strategy(train: TrainConfig) -> tf.distribute.Strategy:
-    """The strategy named; auto is mirrored where several GPUs are visible, else one device.
+    """Return the strategy of `train.strategy`; auto is mirrored if several GPUs are visible, otherwise one_device.
 
-    multi_worker must come before anything else that TensorFlow does in this process; it waits for all workers.
+    With multi_worker, the call must precede every other operation of TensorFlow in the process, and blocks until all
+    workers have joined.
 
     Raises:
-        StrategyError: as `find_worker`; multi_worker after TensorFlow has begun.
+        StrategyError: as `find_worker`, or multi_worker after TensorFlow has started.
     """
     if train.strategy == 'multi_worker':
         return _multi_worker(find_worker(train))
@@ -59,7 +60,7 @@ def make_strategy(train: TrainConfig) -> tf.distribute.Strategy:
 
 
 def mean_over_workers(strategy: tf.distribute.Strategy, value: float) -> float:
-    """What all workers must know alike; each calls it at the same step. Alone, the value itself."""
+    """Return the mean of a value over all workers, each of which must call this at the same step."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return value
     each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(value, tf.float64))
@@ -67,10 +68,10 @@ def mean_over_workers(strategy: tf.distribute.Strategy, value: float) -> float:
 
 
 def average_statistics(model: keras.Model) -> None:
-    """Gives all replicas the mean of the moving statistics that each of them has kept of its own images.
+    """Set the moving statistics of batch normalization on all replicas to their mean over the replicas.
 
-    Every worker calls it at the same step. Keras 2 would average them when they are read, one by one; Keras 3 would
-    not. Synchronised and frozen statistics are the same everywhere and are left alone.
+    Each worker must call this at the same step. Keras 2 averages such variables one by one when they are read; Keras 3
+    does not. Synchronized and frozen statistics are equal on all replicas already.
     """
     strategy = model.distribute_strategy
     statistics = [variable for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)
@@ -80,7 +81,7 @@ def average_statistics(model: keras.Model) -> None:
 
     @tf.function(autograph=False)
     def mean() -> tf.Tensor:
-        # As one vector: one exchange between the replicas.
+        # Concatenated, for a single all-reduce.
         each = strategy.run(lambda: tf.concat([tf.convert_to_tensor(variable) for variable in statistics], axis=0))
         return strategy.reduce('mean', each, axis=None)
 
@@ -90,7 +91,7 @@ def average_statistics(model: keras.Model) -> None:
 
 
 def _multi_worker(worker: Worker) -> tf.distribute.Strategy:
-    print(f'worker {worker.index + 1} of {worker.count}: waiting for all to join', flush=True)
+    print(f'worker {worker.index + 1} of {worker.count}: waiting for all workers to join', flush=True)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
@@ -98,18 +99,18 @@ def _multi_worker(worker: Worker) -> tf.distribute.Strategy:
 
 
 def _worker_of(text: str) -> Worker:
-    """Index and count as TensorFlow orders them: the chief, then the workers."""
+    """Parse TF_CONFIG. TensorFlow numbers the chief first, then the workers."""
     if not text.strip():
         raise StrategyError(f'train.strategy=multi_worker needs the environment variable TF_CONFIG, such as {_EXAMPLE}')
     try:
         config = json.loads(text)
         cluster, kind, index = config['cluster'], config['task']['type'], int(config['task']['index'])
         chiefs, workers = _addresses(cluster, 'chief'), _addresses(cluster, 'worker')
-        in_kind = {'chief': chiefs, 'worker': workers}[kind]
-        if not 0 <= index < len(in_kind):
-            raise ValueError(f'task index {index} of {len(in_kind)} in cluster.{kind}')
+        tasks = {'chief': chiefs, 'worker': workers}[kind]
+        if not 0 <= index < len(tasks):
+            raise ValueError(f'task.index is {index} and cluster.{kind} has {len(tasks)} tasks')
     except (ValueError, TypeError, KeyError) as error:
-        reason = f'no key or value {error}' if isinstance(error, KeyError) else error_line(error)
+        reason = f'key or value {error} is missing' if isinstance(error, KeyError) else error_line(error)
         raise StrategyError(f'TF_CONFIG: {reason}; expected a JSON object such as {_EXAMPLE}') from None
     return Worker(index + (len(chiefs) if kind == 'worker' else 0), len(chiefs) + len(workers))
 

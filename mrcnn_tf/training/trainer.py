@@ -1,6 +1,6 @@
-"""From a config and a manifest to a trained model directory, on one device, several, or several machines.
+"""Training of a model directory from a config, on one device, several devices or several machines.
 
-B: global batch; R: replicas of this process. step: optimizer updates done.
+B: global batch size; R: replicas of this process. step: the number of optimizer updates done.
 """
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.training import resuming, schedules
 from mrcnn_tf.training.callbacks import (
-    Interruption,
-    NonFiniteStop,
-    PositivesStop,
-    Save,
-    Scalars,
-    Show,
+    DeferredSignals,
+    ProgressBar,
+    SaveCheckpoints,
+    TensorBoardScalars,
+    TerminateOnNonFinite,
+    TerminateWithoutPositives,
     TrainingError,
     step_of,
 )
@@ -41,25 +41,28 @@ from mrcnn_tf.weights.keras_applications import load_imagenet
 from mrcnn_tf.weights.model_directory import create
 
 
-def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool = False, learnt: bool = False) -> None:
-    """Trains to the last step of the schedule, from the newest checkpoint where the directory has one.
+def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool = False,
+          has_dependents: bool = False) -> None:
+    """Train a model to the last step of its schedule, or resume from the newest checkpoint of the directory.
 
-    Under multi_worker each process calls this, with one `model_dir` that all can read; the first one writes.
+    With train.strategy=multi_worker, each process calls this with the same `model_dir` on storage that all workers
+    share; the first worker (the chief) writes.
 
     Args:
-        allow_changes, learnt: which settings may differ from those of a run that is resumed, see `resuming.check`.
+        config: all settings.
+        model_dir: the model directory; created if it does not exist.
+        allow_changes, has_dependents: which settings may change when a run is resumed, see `resuming.check`.
 
     Raises:
-        ManifestError, InputError: a manifest or records that cannot be used.
-        StrategyError: the devices or the cluster are not there.
-        CheckpointError: the directory holds a run with settings that may not change, or no checkpoint that is whole,
-            or cannot be written.
-        TrainingError: sets that do not fit the settings or each other, too few devices, a loss that is not finite,
-            steps without a positive sample, too little memory, a signal (then all is saved, and the same call resumes).
+        ManifestError, InputError: a manifest or its records cannot be used.
+        StrategyError: the devices or the cluster are not available.
+        CheckpointError: settings differ that may not change, no checkpoint is complete, or none can be written.
+        TrainingError: the sets do not match the settings or each other; too few devices; a loss is not finite; no step
+            has a positive sample; out of memory; a signal (everything is saved, and the same call resumes).
     """
     directory = pathlib.Path(model_dir)
     manifest, categories = read_sets(config, directory)
-    changes = resuming.check(directory, config, allow_changes, learnt)
+    changes = resuming.check(directory, config, allow_changes, has_dependents)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     worker = find_worker(config.train)
@@ -73,7 +76,7 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
         if worker.is_chief:
             create(directory, config, categories)
         if changes:
-            run.say(f'{directory / "config.yaml"}: changed: {resuming.described(changes)}')
+            run.say(f'{directory / "config.yaml"}: changed: {resuming.describe(changes)}')
         run.say(_heading(run, manifest, step_of(model)))
         begun = time.perf_counter()
         if step_of(model) < run.steps:
@@ -84,12 +87,16 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same from the first step to the last."""
+    """The constants of a training run.
+
+    Attributes:
+        labels: the model's label for each label of the records, including 0 (background).
+    """
     config: Config
     directory: pathlib.Path
     worker: Worker
     strategy: tf.distribute.Strategy
-    labels: list[int]      # of the model for each label of the data, 0 included
+    labels: list[int]
 
     @property
     def steps(self) -> int:
@@ -105,11 +112,13 @@ class _Run:
         return choice == 'on' or (choice == 'auto' and bool(tf.config.list_physical_devices('GPU')))
 
     def check_batch(self) -> None:
+        """Raise TrainingError if the batch cannot be split evenly among the replicas."""
         batch, replicas = self.config.data.batch_size, self.strategy.num_replicas_in_sync
         if batch % replicas:
             raise TrainingError(f'data.batch_size is {batch}: expected a multiple of the {replicas} replicas')
 
     def say(self, line: str) -> None:
+        """Print a line, on the chief only."""
         if self.worker.is_chief:
             print(line, flush=True)
 
@@ -121,7 +130,7 @@ def _labels(manifest: Manifest, categories: Sequence[Category]) -> list[int]:
 
 @contextlib.contextmanager
 def _precision(name: str) -> Iterator[None]:
-    """The policy is global in Keras: a model built after training should not inherit it."""
+    """Set Keras' dtype policy and restore it afterwards: it is global, and later models should not inherit it."""
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(name)
     try:
@@ -131,7 +140,7 @@ def _precision(name: str) -> Iterator[None]:
 
 
 def _build(run: _Run) -> Detector:
-    """The compiled model, with initial weights and optimizer slots."""
+    """Return the compiled model with initial weights and optimizer slots."""
     config = run.config
     with run.strategy.scope():
         model = build_detector(config.model, engine='xla' if run.jit_compile else 'op')
@@ -143,16 +152,18 @@ def _build(run: _Run) -> Detector:
 
 
 def _restore(run: _Run, checkpoints: Checkpoints) -> None:
+    """Restore the newest checkpoint, if any, and check that all workers read the same one."""
     step = checkpoints.restore()
     if mean_over_workers(run.strategy, step) != step:
-        raise TrainingError(f'worker {run.worker.index} finds step {step} in {run.directory} and another does not; '
-                            'give a --model-dir on storage that all workers share')
+        raise TrainingError(f'worker {run.worker.index} reads step {step} from {run.directory} and another worker does '
+                            'not; give a --model-dir on storage that all workers share')
     if step > run.steps:
-        raise TrainingError(f'{run.directory} is at step {step}, beyond the {run.steps} that solver.steps comes to; '
-                            'give more solver.steps to train on')
+        raise TrainingError(f'{run.directory} is at step {step}, after the last step {run.steps} of the schedule; '
+                            'raise solver.steps to train longer')
 
 
 def _heading(run: _Run, manifest: Manifest, step: int) -> str:
+    """Return the first line of the log: images, steps, batch, precision."""
     images = f'{manifest.counts.images} images of {run.config.data.train}'
     steps = f'resumes at step {step} of {run.steps}' if step else f'{run.steps} steps'
     batch = f'of {run.config.data.batch_size} images on {run.strategy.num_replicas_in_sync} replica(s)'
@@ -161,64 +172,72 @@ def _heading(run: _Run, manifest: Manifest, step: int) -> str:
 
 def _fit(run: _Run, model: Detector, checkpoints: Checkpoints) -> None:
     start = step_of(model)
-    with Interruption() as interruption, contextlib.ExitStack() as stack:
-        save = Save(checkpoints, run.config.train.checkpoint_every, run.steps, _stop_test(run, interruption))
-        callbacks = [NonFiniteStop(), PositivesStop(run.config.train.stop_without_positives), save,
+    with DeferredSignals() as signals, contextlib.ExitStack() as stack:
+        save = SaveCheckpoints(checkpoints, run.config.train.checkpoint_every, run.steps, _stop_condition(run, signals))
+        callbacks = [TerminateOnNonFinite(), TerminateWithoutPositives(run.config.train.stop_without_positives), save,
                      *(_reports(run, stack) if run.worker.is_chief else [])]
-        with _explained(run, model):
-            # Everything here counts in steps, so all of them are one epoch of Keras's.
+        with _one_line_errors(run, model):
+            # All intervals are counted in steps, so the whole run is one epoch for Keras.
             model.fit(_distributed(run, start), steps_per_epoch=run.steps - start, callbacks=callbacks,
                       shuffle=False, verbose=0)
     if step_of(model) < run.steps:
-        raise TrainingError(f'stopped by {interruption.name or "another worker"} at step {step_of(model)} of '
-                            f'{run.steps}, which is saved in {run.directory}; the same command goes on from there')
+        raise TrainingError(f'stopped by {signals.name or "another worker"} at step {step_of(model)} of {run.steps}, '
+                            f'which is saved in {run.directory}; resume with the same command')
 
 
 def _reports(run: _Run, stack: contextlib.ExitStack) -> list[keras.callbacks.Callback]:
-    every = (run.config.train.log_every, run.steps, run.config.data.batch_size)
-    return [Scalars(run.directory / 'logs', run.schedule, *every), stack.enter_context(Show(*every))]
+    """Return the callbacks that only the chief uses."""
+    intervals = (run.config.train.log_every, run.steps, run.config.data.batch_size)
+    return [TensorBoardScalars(run.directory / 'logs', run.schedule, *intervals),
+            stack.enter_context(ProgressBar(*intervals))]
 
 
-def _stop_test(run: _Run, interruption: Interruption) -> Callable[[int], bool]:
-    """Whether to stop after a step: at once when alone; workers ask each other every `train.log_every` steps."""
-    def stop(step: int) -> bool:
-        ask = run.worker.count == 1 or step % run.config.train.log_every == 0
-        return ask and mean_over_workers(run.strategy, float(bool(interruption.name))) > 0
-    return stop
+def _stop_condition(run: _Run, signals: DeferredSignals) -> Callable[[int], bool]:
+    """Return a function of the step that is true if a signal was received by any worker.
+
+    Workers exchange this only every `train.log_every` steps.
+    """
+    def should_stop(step: int) -> bool:
+        exchange = run.worker.count == 1 or step % run.config.train.log_every == 0
+        return exchange and mean_over_workers(run.strategy, float(bool(signals.name))) > 0
+    return should_stop
 
 
 def _distributed(run: _Run, start: int) -> tf.data.Dataset:
-    """This worker's batches from step `start` on, cut into one part a replica: all replicas get the same canvas."""
+    """Return this worker's batches from step `start` on.
+
+    Each batch is split into one part per replica, so that all replicas of a step have the same canvas.
+    """
     parts = run.strategy.num_replicas_in_sync // run.worker.count
 
     def local(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         dataset = training_dataset(str(run.config.data.train), run.config, start, (run.worker.index, run.worker.count))
         if run.labels != list(range(len(run.labels))):
             dataset = dataset.map(lambda batch: {**batch, 'labels': tf.gather(run.labels, batch['labels'])})
-        return dataset if parts == 1 else dataset.map(lambda batch: _cut(batch, parts)).unbatch().prefetch(parts)
+        return dataset if parts == 1 else dataset.map(lambda batch: _split(batch, parts)).unbatch().prefetch(parts)
 
     return local() if run.strategy.num_replicas_in_sync == 1 else run.strategy.distribute_datasets_from_function(local)
 
 
-def _cut(batch: dict[str, tf.Tensor], parts: int) -> dict[str, tf.Tensor]:
+def _split(batch: dict[str, tf.Tensor], parts: int) -> dict[str, tf.Tensor]:
     """[B, ...] -> [R, B / R, ...], R = parts."""
     return {key: tf.reshape(value, tf.concat([[parts, value.shape[0] // parts], tf.shape(value)[1:]], axis=0))
             for key, value in batch.items()}
 
 
 @contextlib.contextmanager
-def _explained(run: _Run, model: Detector) -> Iterator[None]:
-    """Turns what TensorFlow raises in a step into one line, where the user can mend it."""
+def _one_line_errors(run: _Run, model: Detector) -> Iterator[None]:
+    """Replace TensorFlow's errors in a step by errors of one line where the user can fix the cause."""
     try:
         yield
     except tf.errors.ResourceExhaustedError:
         raise TrainingError(f'out of memory after {step_of(model)} steps; lower data.batch_size, or data.short_sides, '
                             'data.long_side and data.canvases') from None
     except tf.errors.UnavailableError:
-        raise TrainingError('another worker is gone, its own output tells why; start all again with the same command, '
-                            'they go on from the newest checkpoint') from None
+        raise TrainingError('another worker ended, see its output; start all workers again with the same command to '
+                            'resume from the newest checkpoint') from None
     except tf.errors.OpError as error:
-        explained = explain(error, str(run.config.data.train))
-        if explained is error:
+        diagnosed = explain(error, str(run.config.data.train))
+        if diagnosed is error:
             raise
-        raise explained from None
+        raise diagnosed from None

@@ -22,7 +22,7 @@ from data_tools.issues import Unusable
 from data_tools.sharding import writer
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, ManifestError, Shard, Source
-from tests.cli.test_cli import mrcnn
+from tests.cli.runner import mrcnn
 
 SHARDS = [f'train-0000{k}-of-00003.tfrecord' for k in range(3)]
 

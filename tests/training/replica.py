@@ -1,6 +1,6 @@
-"""Run as a process: `replica TOY_OR_DETECTOR DATA MODEL_DIR WEIGHTS.npz [override ...]` trains, leaves all weights.
+"""A script: `replica toy|detector DATA MODEL_DIR WEIGHTS.npz [override ...]` trains and writes the weights.
 
-Under train.strategy=mirrored the CPU is split in two devices. With SIGNAL=SIGTERM@N in the environment the process
+With train.strategy=mirrored, the CPU is split into two devices. With SIGNAL=SIGTERM@N in the environment, the process
 sends itself that signal in step N.
 """
 from __future__ import annotations

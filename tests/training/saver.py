@@ -1,4 +1,4 @@
-"""Run as a process: `saver DIR forever` saves step after step until killed, `saver DIR full` finds the disk full."""
+"""A script: `saver DIR forever` saves checkpoints until it is killed; `saver DIR full` saves on a full disk."""
 from __future__ import annotations
 
 import pathlib
@@ -16,7 +16,7 @@ from tests.training.toy import ToyModel
 
 
 def main(directory: str, how: str) -> None:
-    model = ToyModel(width=40000)    # a megabyte and more: a save takes long enough to be caught
+    model = ToyModel(width=40000)    # over 1 MB, so that a save can be interrupted
     model.compile(build_optimizer(SolverConfig(), Steps(0.1, [], 0.1), model))
     checkpoints = Checkpoints(pathlib.Path(directory), model, keep=2)
     for step in range(1, 10 ** 6 if how == 'forever' else 3):
@@ -24,7 +24,7 @@ def main(directory: str, how: str) -> None:
         model.first.set_weights([kernel, np.full_like(bias, step)])
         checkpoints.save(step)
         if how == 'full':
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)    # a write beyond the limit fails, as on a full disk
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)    # makes a write beyond the limit fail as on a full disk
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 

@@ -1,4 +1,4 @@
-"""Four-step alternating training: what each step is given, what is shared at the end, and going on where it stopped."""
+"""Four-step alternating training: the config of each step, the shared backbone, and resuming."""
 from __future__ import annotations
 
 import pathlib
@@ -22,12 +22,12 @@ from tests.training.tiny import CATEGORIES, tiny_config, write_data
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch) -> None:
-    """A block a stage: there are many models to build."""
+    """One block per stage, because these tests build many models."""
     monkeypatch.setitem(resnet.FORMS, 'resnet18', resnet.Form((1, 1, 1, 1), False))
 
 
 def small_config(directory: pathlib.Path, *overrides: str) -> Config:
-    """One map of stride 16, and res5 as a head."""
+    """C4: one feature map of stride 16, and res5 in the head."""
     return tiny_config(
         directory, 'model.kind=faster_rcnn', 'model.backbone.maps=c4', 'model.anchors.sizes=[[16,32]]',
         'model.box_head.pool_size=4', 'model.box_head.fully_connected=0', 'model.rpn.post_nms_test=10',
@@ -36,9 +36,9 @@ def small_config(directory: pathlib.Path, *overrides: str) -> Config:
         'alternating.rpn=[solver.steps=3,model.rpn.positive_iou=0.6]', *overrides)
 
 
-def test_what_each_step_is_given(tmp_path) -> None:
+def test_the_config_of_each_step(tmp_path) -> None:
     config = small_config(tmp_path, 'data.validation=val.json')
-    first, second, third, fourth = alternating._settings(config, tmp_path / 'run')
+    first, second, third, fourth = alternating._step_configs(config, tmp_path / 'run')
     assert [each.model.kind for each in (first, second, third, fourth)] == ['rpn', 'fast_rcnn'] * 2
     assert [each.model.backbone.frozen for each in (first, second, third, fourth)] == [False, False, True, True]
     assert [each.model.rpn.positive_iou for each in (first, second, third, fourth)] == [.6, .7] * 2
@@ -47,38 +47,39 @@ def test_what_each_step_is_given(tmp_path) -> None:
     assert second.data.train == str(tmp_path / 'run' / 'proposals' / 'step1_rpn.json')
     assert fourth.data.train == str(tmp_path / 'run' / 'proposals' / 'step3_rpn.json')
     assert first.data.validation == third.data.validation == 'val.json'
-    assert second.data.validation is fourth.data.validation is None                        # it has no proposals
+    assert second.data.validation is fourth.data.validation is None    # its records have no proposals
     assert config == small_config(tmp_path, 'data.validation=val.json')
 
 
-def test_a_step_is_built_on_once_a_later_one_is_begun(tmp_path) -> None:
-    begun = tmp_path / STEPS[0], tmp_path / 'proposals' / f'{STEPS[0]}.npz', tmp_path / STEPS[2]
-    assert not any(alternating._is_built_on(tmp_path, index) for index in range(4))
-    for path in begun:
+def test_a_step_has_dependents_once_its_proposals_or_a_later_step_exist(tmp_path) -> None:
+    existing = tmp_path / STEPS[0], tmp_path / 'proposals' / f'{STEPS[0]}.npz', tmp_path / STEPS[2]
+    assert not any(alternating._has_dependents(tmp_path, index) for index in range(4))
+    for path in existing:
         path.mkdir(parents=True)
-    assert [alternating._is_built_on(tmp_path, index) for index in range(4)] == [True, True, False, False]
+    assert [alternating._has_dependents(tmp_path, index) for index in range(4)] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(('override', 'message'), [
     ('model.kind=fast_rcnn', 'model.kind is fast_rcnn: expected faster_rcnn'),
-    ('train.strategy=multi_worker', 'train.strategy is multi_worker: expected one machine'),
-    ('alternating.rpn=[model.kind=faster_rcnn]', 'alternating.rpn changes a model that the steps share'),
-    ('alternating.rpn=[model.rpn.convolutions=2]', 'alternating.rpn changes a model that the steps share'),
-    ('alternating.fast_rcnn=[model.box_head.width=9]', 'alternating.fast_rcnn changes a model that the steps share')])
-def test_what_four_steps_cannot_do(tmp_path, override, message) -> None:
+    ('train.strategy=multi_worker', 'train.strategy is multi_worker: expected another'),
+    ('alternating.rpn=[model.kind=faster_rcnn]', 'alternating.rpn changes a part of the model that all steps share'),
+    ('alternating.rpn=[model.rpn.convolutions=2]', 'alternating.rpn changes a part of the model that all steps share'),
+    ('alternating.fast_rcnn=[model.box_head.width=9]', 'alternating.fast_rcnn changes a part of the model')],
+    ids=['kind', 'strategy', 'kind of a step', 'layers of the RPN', 'layers of the head'])
+def test_settings_that_alternating_training_does_not_support(tmp_path, override, message) -> None:
     with pytest.raises(ConfigError, match=message):
         alternating.train(small_config(tmp_path, override), tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
 
 
 def same(first: pathlib.Path, second: pathlib.Path, part: str) -> bool:
-    """Whether the newest checkpoints of two directories hold the same weights of a part."""
-    ours, theirs = (of_part(directory, part) for directory in (first, second))
-    assert ours and sorted(ours) == sorted(theirs)
-    return all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    """Return whether the newest checkpoints of two directories have equal weights in a part of the model."""
+    one, other = (weights_of(directory, part) for directory in (first, second))
+    assert one and sorted(one) == sorted(other)
+    return all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def of_part(directory: pathlib.Path, part: str) -> dict[str, np.ndarray]:
+def weights_of(directory: pathlib.Path, part: str) -> dict[str, np.ndarray]:
     reader = tf.train.load_checkpoint(str(find_newest(directory / 'checkpoints')))
     return {name.partition(part)[2]: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
             if name.startswith('model/') and part in name}
@@ -89,40 +90,40 @@ def files_of(directory: pathlib.Path) -> dict[pathlib.Path, int]:
 
 
 @pytest.mark.slow
-def test_joining(tmp_path) -> None:
-    """The RPN's head from the one, all else from the other, whose backbone is the same in a real run; done once."""
+def test_the_joined_model_has_the_rpn_of_one_model_and_the_rest_of_the_other(tmp_path) -> None:
+    """In a real run both have the same backbone. The model is joined only once."""
     write_data(tmp_path)
     config = small_config(tmp_path)
-    settings = alternating._settings(config, tmp_path)
+    configs = alternating._step_configs(config, tmp_path)
     rpn, fast = tmp_path / 'rpn', tmp_path / 'fast'
-    for directory, each in zip((rpn, fast), settings[2:], strict=True):
+    for directory, each in zip((rpn, fast), configs[2:], strict=True):
         save_imported(directory, build_detector(each.model), each, CATEGORIES)
-    alternating._begin(tmp_path / 'joined', config, rpn, fast)
+    alternating._initialize(tmp_path / 'joined', config, rpn, fast)
     assert same(tmp_path / 'joined', rpn, 'rpn_head') and not same(tmp_path / 'joined', rpn, 'backbone')
     assert all(same(tmp_path / 'joined', fast, part) for part in ('backbone', 'res5_head', 'box_head'))
-    joined, there, categories = restore_model(tmp_path / 'joined')
-    assert there == config and categories == CATEGORIES
-    found = joined(next(iter(evaluation_dataset(tmp_path / 'train.json', there, 1))))
-    assert found['valid'].numpy().any()
+    joined, joined_config, categories = restore_model(tmp_path / 'joined')
+    assert joined_config == config and categories == CATEGORIES
+    detections = joined(next(iter(evaluation_dataset(tmp_path / 'train.json', joined_config, 1))))
+    assert detections['valid'].numpy().any()
     before = files_of(tmp_path)
-    alternating._begin(tmp_path / 'joined', config, rpn, fast)
+    alternating._initialize(tmp_path / 'joined', config, rpn, fast)
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.parametrize('maps', [['model.backbone.maps=fpn', 'model.anchors.sizes=[[8],[16],[32],[64],[128]]'], []])
-def test_a_frozen_trunk(tmp_path, maps) -> None:
-    """With its pyramid; what is of the RPN stays to be trained."""
+@pytest.mark.parametrize('maps', [['model.backbone.maps=fpn', 'model.anchors.sizes=[[8],[16],[32],[64],[128]]'], []],
+                         ids=['fpn', 'c4'])
+def test_only_the_rpn_head_is_trained_with_a_frozen_backbone_and_neck(tmp_path, maps) -> None:
     model = build_detector(small_config(tmp_path, 'model.kind=rpn', 'model.backbone.frozen=true', *maps).model)
     assert {id(v) for v in model.trainable_variables} == {id(v) for v in model.proposer.head.weights}
 
 
 @pytest.mark.slow
-def test_all_four_steps_stopped_in_the_third(tmp_path, monkeypatch, capsys) -> None:
-    """The same command goes on; nothing is done twice, and in the end the backbone is shared."""
+def test_four_steps_that_are_interrupted_in_the_third_and_resumed(tmp_path, monkeypatch, capsys) -> None:
+    """No step is repeated, and the final models share the backbone."""
     write_data(tmp_path)
     config, run = small_config(tmp_path), tmp_path / 'run'
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, '_stop_test', lambda of, _: lambda step: of.directory.name == STEPS[2])
+        patch.setattr(trainer, '_stop_condition', lambda run, _: lambda step: run.directory.name == STEPS[2])
         with pytest.raises(TrainingError, match='at step 1 of 3, which is saved'):
             alternating.train(config, run)
     assert sorted(path.name for path in run.iterdir()) == ['proposals', *STEPS[:3]]

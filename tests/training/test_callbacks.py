@@ -1,4 +1,4 @@
-"""Callbacks fed by hand, step by step, as `fit` would."""
+"""Callbacks, called by hand as `fit` would call them."""
 from __future__ import annotations
 
 import io
@@ -15,12 +15,20 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mrcnn_tf.training import callbacks as module
-from mrcnn_tf.training.callbacks import Interruption, NonFiniteStop, PositivesStop, Save, Scalars, Show, TrainingError
+from mrcnn_tf.training.callbacks import (
+    DeferredSignals,
+    ProgressBar,
+    SaveCheckpoints,
+    TensorBoardScalars,
+    TerminateOnNonFinite,
+    TerminateWithoutPositives,
+    TrainingError,
+)
 from mrcnn_tf.training.schedules import Steps
 
 
 class Model:
-    """What callbacks see of a model."""
+    """The attributes of a model that callbacks use."""
     def __init__(self) -> None:
         self.optimizer = SimpleNamespace(iterations=tf.Variable(0))
         self.distribute_strategy = tf.distribute.get_strategy()
@@ -36,49 +44,49 @@ def after_step(callback: object, model: Model, **logs: float) -> None:
 
 
 class Clock:
-    """A perf_counter that says what the test wants."""
+    """Replaces time.perf_counter by an attribute that the test sets."""
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr(module.time, 'perf_counter', lambda: self.now)
 
 
-@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
-def test_the_first_loss_that_is_not_finite_is_named(value: float) -> None:
-    stop, model = NonFiniteStop(), Model()
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf], ids=str)
+def test_a_loss_that_is_not_finite_stops_training_with_its_name(value: float) -> None:
+    stop, model = TerminateOnNonFinite(), Model()
     after_step(stop, model, loss=3.0, loss_mask=2.0, loss_classifier=1.0)
     with pytest.raises(TrainingError) as error:
         after_step(stop, model, loss=value, loss_mask=value, loss_classifier=1.0)
     message = str(error.value)
-    assert f'step 2: loss_mask is {value} on the images [41, 42]' in message
+    assert f'step 2: loss_mask is {value} on images [41, 42]' in message
     assert 'loss_classifier' not in message and '\n' not in message and 'solver.learning_rate' in message
 
 
-def test_steps_without_a_positive_stop(caplog: pytest.LogCaptureFixture) -> None:
-    stop, model = PositivesStop(3), Model()
+def test_consecutive_steps_without_a_positive_stop_training(caplog: pytest.LogCaptureFixture) -> None:
+    stop, model = TerminateWithoutPositives(3), Model()
     stop.set_params({'steps': 7})
     for positives in (0., 0., 1., 0., 0.):
         after_step(stop, model, loss=1., positive_anchors=positives, positive_rois=0.)
     with pytest.raises(TrainingError) as error:
         after_step(stop, model, loss=1., positive_anchors=0., positive_rois=0.)
     message = str(error.value)
-    assert message.startswith('step 6: none of the last 3 steps had a positive anchor or RoI, the last of them on the '
+    assert message.startswith('step 6: none of the last 3 steps had a positive anchor or RoI; the last step used '
                               'images [41, 42]; ')
     assert 'train.stop_without_positives' in message and '\n' not in message
     stop.on_train_end()
     assert not caplog.messages
 
 
-def test_a_run_too_short_to_be_stopped_says_that_it_learnt_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    stop, model = PositivesStop(0), Model()
+def test_a_short_run_without_a_positive_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    stop, model = TerminateWithoutPositives(0), Model()
     stop.set_params({'steps': 2})
     for _ in range(2):
         after_step(stop, model, loss=1., positive_rois=0.)
     stop.on_train_end()
-    assert caplog.messages == ['none of the 2 steps had a positive anchor or RoI: nothing but background was learnt']
+    assert caplog.messages == ['none of the 2 steps had a positive anchor or RoI: the model learned only background']
 
 
-class Saved:
-    """Checkpoints that note what is saved."""
+class RecordedCheckpoints:
+    """Records the steps of its saves."""
     def __init__(self) -> None:
         self.steps: list[int] = []
 
@@ -86,18 +94,18 @@ class Saved:
         self.steps.append(step)
 
 
-def test_saved_every_three_and_at_the_end() -> None:
-    checkpoints, model = Saved(), Model()
-    save = Save(checkpoints, 3, 7, lambda step: False)
+def test_checkpoints_are_saved_at_intervals_and_at_the_end() -> None:
+    checkpoints, model = RecordedCheckpoints(), Model()
+    save = SaveCheckpoints(checkpoints, 3, 7, lambda step: False)
     for _ in range(7):
         after_step(save, model, loss=1.0)
     assert checkpoints.steps == [3, 6, 7]
     assert not model.stop_training
 
 
-def test_an_interruption_saves_and_stops() -> None:
-    checkpoints, model = Saved(), Model()
-    save = Save(checkpoints, 3, 7, lambda step: step == 2)
+def test_the_stop_condition_saves_and_stops() -> None:
+    checkpoints, model = RecordedCheckpoints(), Model()
+    save = SaveCheckpoints(checkpoints, 3, 7, lambda step: step == 2)
     after_step(save, model, loss=1.0)
     assert not model.stop_training
     after_step(save, model, loss=1.0)
@@ -106,27 +114,27 @@ def test_an_interruption_saves_and_stops() -> None:
 
 
 def test_weights_that_are_not_finite_are_not_saved() -> None:
-    checkpoints, model = Saved(), Model()
+    checkpoints, model = RecordedCheckpoints(), Model()
     model.trainable_variables[0].assign([1.0, math.nan])
     with pytest.raises(TrainingError, match='step 1: weights of kernel'):
-        after_step(Save(checkpoints, 1, 7, lambda step: False), model, loss=1.0)
+        after_step(SaveCheckpoints(checkpoints, 1, 7, lambda step: False), model, loss=1.0)
     assert checkpoints.steps == []
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_waits_and_the_second_acts(number: signal.Signals) -> None:
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_the_first_signal_is_deferred_and_the_second_acts_at_once(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with Interruption() as interruption:
+    with DeferredSignals() as signals:
         os.kill(os.getpid(), number)
-        assert interruption.name == number.name
+        assert signals.name == number.name
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
 
 
-def test_scalars_are_means_of_their_steps(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scalars_are_means_over_the_interval(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, model = Clock(monkeypatch), Model()
-    scalars = Scalars(tmp_path, Steps(0.5, [2, 4], 0.1), every=2, total=5, batch_size=8)
+    scalars = TensorBoardScalars(tmp_path, Steps(0.5, [2, 4], 0.1), every=2, total=5, batch_size=8)
     for seconds, loss in ((60.0, 1.0), (2.0, 3.0), (4.0, 5.0), (4.0, 6.0), (1.0, 7.0)):
         clock.now += seconds
         after_step(scalars, model, loss=loss, loss_mask=loss / 2)
@@ -135,48 +143,49 @@ def test_scalars_are_means_of_their_steps(tmp_path: pathlib.Path, monkeypatch: p
         return {event.step: tf.make_ndarray(event.tensor_proto).item() for event in events.Tensors(tag)}
     assert read('loss') == {2: 2.0, 4: 5.5, 5: 7.0}
     assert read('loss_mask') == {2: 1.0, 4: 2.75, 5: 3.5}
-    # The first minute compiled: 8 images in 2 s, then 16 in 8 s, then 8 in 1 s.
+    # The first step, of a minute, is not timed. Then 8 images in 2 s, 16 in 8 s, 8 in 1 s.
     assert read('images_per_second') == {2: 4.0, 4: 2.0, 5: 8.0}
     np.testing.assert_allclose(list(read('learning_rate').values()), [0.5, 0.05, 0.005], rtol=1e-6)
 
 
-def test_lines_away_from_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_printed_as_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, model, stream = Clock(monkeypatch), Model(), io.StringIO()
-    with Show(every=2, total=100, batch_size=8, console=Console(file=stream)) as show:
-        show.set_model(model)
-        show.on_train_begin()
+    with ProgressBar(every=2, total=100, batch_size=8, console=Console(file=stream)) as bar:
+        bar.set_model(model)
+        bar.on_train_begin()
         for seconds, loss in ((60.0, 1.0), (2.0, 3.0), (2.0, 5.0)):
             clock.now += seconds
-            after_step(show, model, loss=loss, loss_mask=loss / 2, positive_rois=3.0)
-    # 98 steps of 2 s are left.
+            after_step(bar, model, loss=loss, loss_mask=loss / 2, positive_rois=3.0)
+    # 98 steps of 2 s remain.
     assert stream.getvalue().splitlines() == [
-        'first step, with its compilation: 60.0 s',
+        'first step, including compilation: 60.0 s',
         'step 2/100  4.00 images/s  0:03:16 left  loss 2.0000 (mask 1.000)']
 
 
-def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('TERM', 'xterm')
     clock, model, stream = Clock(monkeypatch), Model(), io.StringIO()
-    with Show(every=1, total=3, batch_size=8, console=Console(file=stream, force_terminal=True, width=200)) as show:
-        show.set_model(model)
-        show.on_train_begin()
+    console = Console(file=stream, force_terminal=True, width=200)
+    with ProgressBar(every=1, total=3, batch_size=8, console=console) as bar:
+        bar.set_model(model)
+        bar.on_train_begin()
         for _ in range(2):
             clock.now += 4.0
-            after_step(show, model, loss=1.0, loss_mask=0.5)
+            after_step(bar, model, loss=1.0, loss_mask=0.5)
     text = stream.getvalue()
     assert '2/3' in text and '2.00 images/s  0:00:04 left  loss 1.0000 (mask 0.500)' in text
-    assert text.rindex('\x1b[?25h') > text.rindex('\x1b[?25l')    # the cursor is back
+    assert text.rindex('\x1b[?25h') > text.rindex('\x1b[?25l')    # the cursor is shown again
 
 
-def test_losses_that_cannot_be_written_stop_in_one_line(
+def test_a_full_disk_for_tensorboard_is_one_line(
         tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, f'{tmp_path}/events; No space left on device')
 
-    scalars, model = Scalars(tmp_path, Steps(0.5, [2, 4], 0.1), every=1, total=5, batch_size=8), Model()
+    scalars, model = TensorBoardScalars(tmp_path, Steps(0.5, [2, 4], 0.1), every=1, total=5, batch_size=8), Model()
     monkeypatch.setattr(tf.summary, 'scalar', full)
     with pytest.raises(TrainingError, match=f'^{tmp_path}: the losses cannot be written .No space left on device.'):
         after_step(scalars, model, loss=1.0)
     monkeypatch.setattr(tf.summary, 'create_file_writer', full)
     with pytest.raises(TrainingError, match='^[^\\n]*: the losses cannot be written'):
-        Scalars(tmp_path, Steps(0.5, [2, 4], 0.1), every=1, total=5, batch_size=8)
+        TensorBoardScalars(tmp_path, Steps(0.5, [2, 4], 0.1), every=1, total=5, batch_size=8)

@@ -1,4 +1,4 @@
-"""Several replicas learn what one does: two devices of a process, and two processes on loopback."""
+"""Training on replicas equals training on one device: two devices of one process, and two processes on loopback."""
 from __future__ import annotations
 
 import json
@@ -14,19 +14,19 @@ import pytest
 
 from tests.training.tiny import write_data
 
-TIMEOUT = 900    # s: a detector compiles for half a minute, on a machine that is free
+TIMEOUT = 900    # s: compiling a detector takes half a minute on an idle machine
 DETECTOR = ('solver.steps=3', 'data.batch_size=2', 'solver.scale_with_batch=false', 'solver.learning_rate=0.01',
             'solver.clip_norm=1', 'model.backbone.norm=sync')
 
 
 class Replica(NamedTuple):
-    """A process and where it prints."""
+    """A process and the file of its output."""
     process: subprocess.Popen[bytes]
     log: pathlib.Path
 
 
 class Replicas:
-    """Starts `replica` processes over one data set and one model directory."""
+    """Starts processes of `replica` on one data set; workers share a model directory."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.directory = directory
@@ -35,7 +35,7 @@ class Replicas:
     def run(self, name: str, kind: str, *overrides: str, **environment: str) -> Replica:
         model_dir = self.directory / name.split('-')[0]
         arguments = [kind, str(self.directory), str(model_dir), str(self.directory / f'{name}.npz'), *overrides]
-        # Into a file: workers wait for each other, and one whose full pipe nobody empties would stop all.
+        # To a file: workers wait for each other, so one that blocks on a full pipe would block all.
         with (self.directory / f'{name}.log').open('w') as log:
             process = subprocess.Popen(
                 [sys.executable, '-m', f'{__package__}.replica', *arguments], stdout=log, stderr=subprocess.STDOUT,
@@ -43,7 +43,7 @@ class Replicas:
         return Replica(process, pathlib.Path(log.name))
 
     def run_workers(self, name: str, kind: str, *overrides: str, sent: str = '') -> list[Replica]:
-        """Two processes; `sent`, such as SIGTERM@2, is for the second in that step."""
+        """Start two processes; the second sends itself the signal `sent`, such as SIGTERM@2, in that step."""
         cluster = {'worker': [f'localhost:{port}' for port in free_ports(2)]}
         return [self.run(
             f'{name}-{index}', kind, 'train.strategy=multi_worker', *overrides,
@@ -51,7 +51,7 @@ class Replicas:
             **({'SIGNAL': sent} if sent and index else {})) for index in range(2)]
 
     def trained(self, name: str) -> dict[str, np.ndarray]:
-        """step, and before_i and after_i of each weight i, that a process left."""
+        """Return step, and before_i and after_i of each weight i, as a process wrote them."""
         with np.load(self.directory / f'{name}.npz') as arrays:
             return dict(arrays)
 
@@ -65,7 +65,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def finish(*replicas: Replica, codes: tuple[int, ...] = ()) -> list[str]:
-    """What the processes print, once all have ended, with these codes or else well."""
+    """Wait for the processes, check their exit codes (default: 0), and return their outputs."""
     try:
         for replica in replicas:
             replica.process.wait(timeout=TIMEOUT)
@@ -78,8 +78,8 @@ def finish(*replicas: Replica, codes: tuple[int, ...] = ()) -> list[str]:
     return outputs
 
 
-def assert_learnt_the_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray], tolerance: float) -> None:
-    """Each weight begins alike and changes alike: the changes differ by at most this part of their norm."""
+def assert_trained_equally(one: dict[str, np.ndarray], other: dict[str, np.ndarray], tolerance: float) -> None:
+    """Check that initial weights are equal and their changes differ by at most `tolerance` of their norm."""
     assert one.keys() == other.keys() and len(one) > 8
     assert one['step'] == other['step']
     for key, before in one.items():
@@ -96,7 +96,7 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Replicas:
 
 @pytest.fixture(scope='module')
 def one(replicas: Replicas) -> dict[str, np.ndarray]:
-    """The toy after six steps on one device."""
+    """The weights of the toy model after six steps on one device."""
     finish(replicas.run('one', 'toy'))
     trained = replicas.trained('one')
     assert trained['step'] == 6
@@ -104,45 +104,45 @@ def one(replicas: Replicas) -> dict[str, np.ndarray]:
     return trained
 
 
-def test_replicas_learn_what_one_device_does(replicas: Replicas, one: dict[str, np.ndarray]) -> None:
-    """The toy's loss is a mean over images, so equal batches mean equal weights however they are split."""
+def test_replicas_train_as_one_device_does(replicas: Replicas, one: dict[str, np.ndarray]) -> None:
+    """The toy's loss is a mean over images, so the weights do not depend on how a batch is split."""
     finish(*replicas.run_workers('cluster', 'toy'), replicas.run('mirrored', 'toy', 'train.strategy=mirrored'))
     for name in ('cluster-0', 'cluster-1', 'mirrored'):
-        assert_learnt_the_same(replicas.trained(name), one, 1e-4)
+        assert_trained_equally(replicas.trained(name), one, 1e-4)
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_worker_stops_all_and_all_resume(replicas: Replicas, one: dict[str, np.ndarray]) -> None:
     outputs = finish(*replicas.run_workers('stopped', 'toy', sent='SIGTERM@2'), codes=(1, 1))
-    assert 'stopped by another worker at step 4 of 6' in outputs[0]    # workers ask each other every 2 steps
+    assert 'stopped by another worker at step 4 of 6' in outputs[0]    # workers exchange signals every 2 steps
     assert 'stopped by SIGTERM at step 4 of 6' in outputs[1]
     finish(*replicas.run_workers('stopped', 'toy'))
     for name in ('stopped-0', 'stopped-1'):
-        assert_learnt_the_same(replicas.trained(name), one, 1e-4)
+        assert_trained_equally(replicas.trained(name), one, 1e-4)
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_the_other_and_both_resume(replicas: Replicas, one: dict[str, np.ndarray]) -> None:
+def test_a_killed_worker_stops_the_other_and_both_resume(replicas: Replicas, one: dict[str, np.ndarray]) -> None:
     outputs = finish(*replicas.run_workers('killed', 'toy', sent='SIGKILL@4'), codes=(1, -9))
-    assert 'TrainingError: another worker is gone' in outputs[0]
+    assert 'TrainingError: another worker ended' in outputs[0]
     finish(*replicas.run_workers('killed', 'toy'))
     for name in ('killed-0', 'killed-1'):
-        assert_learnt_the_same(replicas.trained(name), one, 1e-4)
+        assert_trained_equally(replicas.trained(name), one, 1e-4)
 
 
 @pytest.mark.slow
-def test_workers_on_different_canvases_learn_the_same(replicas: Replicas) -> None:
-    """Each worker fills its own canvases, so in a step their graphs may differ; their weights may not."""
+def test_workers_with_different_canvases_keep_equal_weights(replicas: Replicas) -> None:
+    """Each worker batches its own canvases, so in one step their graphs may differ, but their weights must not."""
     finish(*replicas.run_workers('canvases', 'toy', 'data.short_sides=[64,96]', 'data.long_side=96',
                                  'data.canvases=[[64,64],[96,96]]'))
-    assert_learnt_the_same(replicas.trained('canvases-0'), replicas.trained('canvases-1'), 0.0)
+    assert_trained_equally(replicas.trained('canvases-0'), replicas.trained('canvases-1'), 0.0)
 
 
 @pytest.mark.slow
 def test_two_workers_train_the_detector_as_two_devices_do(replicas: Replicas) -> None:
-    """One image a replica: both cut the global batch, and draw their samples, alike."""
+    """One image per replica: both split the global batch and sample anchors and RoIs equally."""
     finish(replicas.run('devices', 'detector', 'train.strategy=mirrored', *DETECTOR))
     finish(*replicas.run_workers('workers', 'detector', *DETECTOR))
     assert replicas.trained('devices')['step'] == 3
     for name in ('workers-0', 'workers-1'):
-        assert_learnt_the_same(replicas.trained(name), replicas.trained('devices'), 0.02)
+        assert_trained_equally(replicas.trained(name), replicas.trained('devices'), 0.02)

@@ -1,4 +1,4 @@
-"""Whole runs: real records and input, and the toy where the detector itself does not matter."""
+"""Training runs on real records: of the detector, and of a toy model where the detector does not matter."""
 from __future__ import annotations
 
 import os
@@ -11,13 +11,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mrcnn_tf.config import ModelConfig
+from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.input.damage import InputError
+from mrcnn_tf.layers.backbones import resnet
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import TrainingError, step_of
 from mrcnn_tf.weights import model_directory
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest
 from mrcnn_tf.weights.model_directory import read, restore_model
+from mrcnn_tf.weights.rules import variable_path
 from tests.training.tiny import tiny_config, write_data
 from tests.training.toy import ToyModel
 
@@ -30,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 class Built(list[ToyModel]):
-    """The toys that train() has built."""
+    """Replaces build_detector: builds toys, prepares each with `prepare`, and keeps them in a list."""
     prepare: Any = staticmethod(lambda model: None)
 
     def __call__(self, config: Any, engine: str = 'op') -> ToyModel:
@@ -53,35 +58,60 @@ def assert_equal(model: keras.Model, other: keras.Model) -> None:
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
+def test_the_detector_is_trained(data: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mask R-CNN: two steps change the weights of all parts, write all losses, and save a checkpoint."""
+    monkeypatch.setitem(resnet.FORMS, 'resnet18', resnet.Form((1, 1, 1, 1), False))    # one block per stage is fast
+    models: list[Detector] = []
+    initial: list[np.ndarray] = []
+
+    def build(model: ModelConfig, engine: str) -> Detector:
+        models.append(build_detector(model, engine))
+        initial.extend(variable.numpy() for variable in models[0].trainable_variables)
+        return models[0]
+
+    monkeypatch.setattr(trainer, 'build_detector', build)
+    config = tiny_config(data, 'data.batch_size=2', 'solver.reference_batch=2', 'solver.steps=2', 'train.log_every=1',
+                         'solver.warmup_steps=0', 'solver.milestones=[]', 'solver.weight_decay=0')
+    trainer.train(config, tmp_path)
+    changed = {variable_path(variable).split('/')[0] for variable, before in zip(
+        models[0].trainable_variables, initial, strict=True) if (variable.numpy() != before).any()}
+    assert changed == {'backbone', 'rpn_head', 'box_head', 'mask_head'}
+    assert find_newest(tmp_path / 'checkpoints').name == 'step-2'
+    events = EventAccumulator(str(tmp_path / 'logs')).Reload()
+    for name in ('objectness', 'rpn_box_reg', 'classifier', 'box_reg', 'mask'):
+        losses = [tf.make_ndarray(event.tensor_proto).item() for event in events.Tensors(f'loss_{name}')]
+        assert len(losses) == 2 and np.isfinite(losses).all()
+
+
 @pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
-def test_a_run_that_failed_and_resumes_ends_where_an_unbroken_one_does(
+def test_a_run_resumed_after_a_failure_equals_an_uninterrupted_one(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, optimizer: str) -> None:
     config = tiny_config(data, f'solver.optimizer={optimizer}')
-    trainer.train(config, tmp_path / 'unbroken')
+    trainer.train(config, tmp_path / 'uninterrupted')
     built.prepare = lambda model: setattr(model, 'poison_at', 4)
-    with pytest.raises(TrainingError, match=r'step 5: loss_mask is inf on the images \[\d+, \d+, \d+, \d+\]'):
-        trainer.train(config, tmp_path / 'broken')
-    assert find_newest(tmp_path / 'broken' / 'checkpoints').name == 'step-3'
+    with pytest.raises(TrainingError, match=r'step 5: loss_mask is inf on images \[\d+, \d+, \d+, \d+\]'):
+        trainer.train(config, tmp_path / 'interrupted')
+    assert find_newest(tmp_path / 'interrupted' / 'checkpoints').name == 'step-3'
     built.prepare = lambda model: None
-    trainer.train(config, tmp_path / 'broken')
+    trainer.train(config, tmp_path / 'interrupted')
     assert step_of(built[-1]) == 6
     assert_equal(built[0], built[-1])
 
 
-def test_a_signal_saves_and_the_same_call_goes_on(
+def test_a_signal_saves_and_the_same_call_resumes(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny_config(data)
-    trainer.train(config, tmp_path / 'unbroken')
+    trainer.train(config, tmp_path / 'uninterrupted')
     built.prepare = lambda model: setattr(model, 'before_step', {1: lambda: os.kill(os.getpid(), signal.SIGTERM)})
-    with pytest.raises(TrainingError, match='stopped by SIGTERM at step 2 of 6.*the same command goes on'):
-        trainer.train(config, tmp_path / 'broken')
+    with pytest.raises(TrainingError, match='stopped by SIGTERM at step 2 of 6.*resume with the same command'):
+        trainer.train(config, tmp_path / 'interrupted')
     built.prepare = lambda model: None
-    trainer.train(config, tmp_path / 'broken')
+    trainer.train(config, tmp_path / 'interrupted')
     assert_equal(built[0], built[-1])
     assert 'resumes at step 2 of 6' in capsys.readouterr().out
 
 
-def test_a_trained_directory_is_left_as_it_is(
+def test_a_trained_model_is_not_trained_again(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, capsys: pytest.CaptureFixture[str]) -> None:
     trainer.train(tiny_config(data), tmp_path)
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / 'checkpoints').iterdir())
@@ -90,23 +120,23 @@ def test_a_trained_directory_is_left_as_it_is(
     assert capsys.readouterr().out.count('is trained: step 6 of 6') == 2
 
 
-def test_a_finished_run_is_lengthened(
+def test_a_finished_run_can_be_lengthened(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, capsys: pytest.CaptureFixture[str]) -> None:
-    """At a constant rate twice 3 steps come to what 6 are."""
+    """With a constant rate, 3 steps and then 6 equal 6 steps at once."""
     constant = 'solver.schedule=constant'
     trainer.train(tiny_config(data, constant), tmp_path / 'whole')
     trainer.train(tiny_config(data, constant, 'solver.steps=3', 'train.log_every=1'), tmp_path / 'run')
     trainer.train(tiny_config(data, constant), tmp_path / 'run')
     assert_equal(built[0], built[-1])
-    said = capsys.readouterr().out
-    assert f'{tmp_path}/run/config.yaml: changed: solver.steps 3 -> 6, train.log_every 1 -> 2\n' in said
+    printed = capsys.readouterr().out
+    assert f'{tmp_path}/run/config.yaml: changed: solver.steps 3 -> 6, train.log_every 1 -> 2\n' in printed
     assert read(tmp_path / 'run')[0] == tiny_config(data, constant)
-    with pytest.raises(TrainingError, match='run is at step 6, beyond the 3 that solver.steps comes to; give more'):
+    with pytest.raises(TrainingError, match='run is at step 6, after the last step 3 of the schedule; raise'):
         trainer.train(tiny_config(data, constant, 'solver.steps=3'), tmp_path / 'run')
     assert read(tmp_path / 'run')[0].solver.steps == 6
 
 
-def test_other_settings_change_on_demand_and_never_to_another_model(
+def test_other_settings_may_change_on_request_but_not_the_model(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
     trainer.train(tiny_config(data, 'solver.steps=2'), tmp_path)
     with pytest.raises(CheckpointError, match='seed 0 -> 1; these may change: solver.steps 2 -> 4; add --allow-'):
@@ -118,7 +148,7 @@ def test_other_settings_change_on_demand_and_never_to_another_model(
     assert step_of(built[-1]) == 4 and read(tmp_path)[0].train.seed == 1
 
 
-def test_a_damaged_checkpoint_costs_the_steps_after_the_one_before(
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, caplog: pytest.LogCaptureFixture) -> None:
     trainer.train(tiny_config(data), tmp_path)
     (tmp_path / 'checkpoints' / 'checkpoint').unlink()
@@ -129,30 +159,31 @@ def test_a_damaged_checkpoint_costs_the_steps_after_the_one_before(
     assert find_newest(tmp_path / 'checkpoints').name == 'step-6'
 
 
-def test_steps_without_positives_stop_the_run(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+def test_a_run_without_positives_is_stopped(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
     built.prepare = lambda model: setattr(model, 'positives', 0.)
     with pytest.raises(TrainingError, match=r'step 4: none of the last 4 steps had a positive anchor or RoI'):
         trainer.train(tiny_config(data, 'train.stop_without_positives=4'), tmp_path)
     assert find_newest(tmp_path / 'checkpoints').name == 'step-3'
 
 
-def test_steps_scale_with_the_batch(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+def test_steps_are_scaled_with_the_batch(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
     trainer.train(tiny_config(data, 'data.batch_size=8'), tmp_path)
     assert step_of(built[-1]) == 3
 
 
-def test_what_is_trained_is_what_is_restored(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+def test_the_trained_weights_are_restored(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
     config = tiny_config(data, 'train.precision=mixed_bfloat16')
     trainer.train(config, tmp_path)
-    model, config_there, categories = restore_model(tmp_path)
-    assert config_there == config
+    model, restored_config, categories = restore_model(tmp_path)
+    assert restored_config == config
     assert [category.name for category in categories] == ['low', 'high']
     for a, b in zip(built[0].get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert built[0].first.compute_dtype == 'bfloat16' and model.first.compute_dtype == 'float32'
 
 
-def test_nothing_to_restore_yet(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+def test_a_directory_without_a_checkpoint_cannot_be_restored(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
     built.prepare = lambda model: setattr(model, 'poison_at', 0)
     with pytest.raises(TrainingError):
         trainer.train(tiny_config(data), tmp_path)
@@ -162,8 +193,9 @@ def test_nothing_to_restore_yet(data: pathlib.Path, tmp_path: pathlib.Path, buil
 
 @pytest.mark.parametrize('override, reason', [
     ('data.train=null', 'data.train is not set; give data.train='),
-    ('model.num_classes=3', 'has 2 categories and model.num_classes is 3; set model.num_classes=2')])
-def test_settings_that_do_not_fit_the_data(
+    ('model.num_classes=3', 'has 2 categories and model.num_classes is 3; set model.num_classes=2')],
+    ids=['no training set', 'number of classes'])
+def test_settings_that_do_not_match_the_data_are_an_error(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, override: str, reason: str) -> None:
     with pytest.raises(TrainingError) as error:
         trainer.train(tiny_config(data, override), tmp_path / 'run')
@@ -171,21 +203,21 @@ def test_settings_that_do_not_fit_the_data(
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_batch_that_replicas_cannot_share(
+def test_a_batch_that_cannot_be_split_among_replicas_is_an_error(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, 'make_strategy', lambda train: SimpleNamespace(num_replicas_in_sync=3))
     with pytest.raises(TrainingError, match='data.batch_size is 4: expected a multiple of the 3 replicas'):
         trainer.train(tiny_config(data), tmp_path)
 
 
-def test_records_without_proposals_are_refused_before_anything_is_made(
+def test_records_without_proposals_are_an_error_before_anything_is_written(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
     with pytest.raises(InputError, match='train.json: its records have no proposals; attach some with `mrcnn convert'):
         trainer.train(tiny_config(data, 'model.kind=fast_rcnn'), tmp_path / 'run')
     assert not built and not (tmp_path / 'run').exists()
 
 
-def test_a_damaged_record_is_named(tmp_path: pathlib.Path, built: Built) -> None:
+def test_the_error_about_a_damaged_record_names_its_shard(tmp_path: pathlib.Path, built: Built) -> None:
     write_data(tmp_path)
     shard = tmp_path / 'train-0.tfrecord'
     content = bytearray(shard.read_bytes())
@@ -196,7 +228,7 @@ def test_a_damaged_record_is_named(tmp_path: pathlib.Path, built: Built) -> None
     assert str(shard) in str(error.value) and '\n' not in str(error.value)
 
 
-def test_too_little_memory_is_one_line(
+def test_out_of_memory_is_an_error_of_one_line(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
     def exhaust() -> None:
         raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor\nand more')

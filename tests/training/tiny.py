@@ -1,4 +1,4 @@
-"""Sixteen images of 64 x 64 px with one or two bright rectangles each, and the smallest config that trains on them."""
+"""A data set of sixteen images of 64 x 64 px, each with one or two bright rectangles, and a small config for it."""
 from __future__ import annotations
 
 import io
@@ -29,14 +29,14 @@ SETTINGS = (
 
 
 def tiny_config(directory: pathlib.Path, *overrides: str) -> Config:
-    """Without the settings of the mask head where an override asks for another kind of model."""
+    """Return the small config; an override of model.kind removes the settings of the mask head."""
     other = any(each.startswith('model.kind=') for each in overrides)
     settings = [each for each in SETTINGS if not (other and each.startswith('model.mask_head.'))]
     return configuration.load('base', [*settings, f'data.train={directory}/train.json', *overrides])
 
 
 def write_data(directory: pathlib.Path) -> None:
-    """Writes train.json and its shard."""
+    """Write train.json and its shard."""
     examples = [_example(i) for i in range(16)]
     with tf.io.TFRecordWriter(str(directory / 'train-0.tfrecord')) as writer:
         for example in examples:

@@ -1,7 +1,7 @@
-"""A detector's interface on two small layers: build_detector, compile, fit, last_image_ids, five losses, a count.
+"""A model of two small layers with the interface that the trainer uses: compile, fit, last_image_ids, five losses.
 
-What a step computes depends on the batch, the seed and the step, as in the real model, so that a resume which misses
-one of the three gives other weights.
+As in the detector, a step depends on the batch, the seed and the step, so a resume that loses one of them gives other
+weights.
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg
 
 
 def batches(start_step: int = 0, batch: int = 4, rows: slice = slice(None)) -> tf.data.Dataset:
-    """An endless set from batch `start_step` on: images [batch, 1, 1, 3] and ids; `rows` of each batch."""
+    """Return an infinite dataset from batch `start_step` on: `rows` of images [batch, 1, 1, 3] and ids [batch]."""
     def batch_of(step: tf.Tensor) -> dict[str, tf.Tensor]:
         images = tf.random.stateless_uniform([batch, 1, 1, 3], [1, step], maxval=255.0)
         return {'images': images[rows], 'image_ids': (step * batch + tf.range(batch, dtype=tf.int64))[rows]}
@@ -23,17 +23,17 @@ def batches(start_step: int = 0, batch: int = 4, rows: slice = slice(None)) -> t
 
 
 class ToyModel(keras.Model):
-    """images [B, H, W, 3], 0..255 -> [B, 2], drawn to noise by five losses of unequal weight."""
+    """images [B, H, W, 3], 0..255 -> [B, 2], trained to match noise by five losses of different weight."""
 
     classifies = True
 
     def __init__(self, width: int = 4) -> None:
         super().__init__(name='toy')
         self.first = keras.layers.Dense(width, activation='tanh', name='first')
-        self.rest = [keras.layers.Dense(2, name='second')]    # in a list, as the real model's blocks are
-        self.positives = 1.                                   # of every step
-        self.poison_at = -1                                   # the step (from 0) whose loss is not finite
-        self.before_step: dict[int, Callable[[], None]] = {}  # by step, what happens at its beginning
+        self.rest = [keras.layers.Dense(2, name='second')]    # in a list, as the blocks of the detector are
+        self.positives = 1.                                   # positive RoIs of each step
+        self.poison_at = -1                                   # the step (from 0) with an infinite loss
+        self.before_step: dict[int, Callable[[], None]] = {}  # called at the beginning of a step
         self(tf.zeros([1, 1, 1, 3]))
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -45,7 +45,7 @@ class ToyModel(keras.Model):
         self.seed = seed
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Keras 3 would reduce a batch of dictionaries; the model is built."""
+        """Do nothing: the model is built, and Keras 3 cannot trace a batch that is a dictionary."""
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
         step = tf.function(self._step)

@@ -15,7 +15,7 @@ from data_tools.formats import coco, shapes
 from data_tools.formats.shapes import DrawnSet
 from data_tools.issues import ConversionError
 from data_tools.sharding import beam, writer
-from tests.cli.test_cli import mrcnn
+from tests.cli.runner import mrcnn
 
 LIMITS = (3, 2 ** 28, 1)     # images and bytes a shard, processes
 

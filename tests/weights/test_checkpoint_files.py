@@ -1,4 +1,4 @@
-"""Checkpoint files cut, changed, missing or of others: what counts, what is said, what is removed."""
+"""Checkpoint files that are truncated, changed, missing or foreign."""
 from __future__ import annotations
 
 import pathlib
@@ -34,21 +34,21 @@ def names(directory: pathlib.Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
 
-def test_steps_are_ordered_as_numbers_and_names_of_others_are_none(directory: pathlib.Path) -> None:
+def test_steps_are_ordered_by_number_and_foreign_names_are_ignored(directory: pathlib.Path) -> None:
     for name in ('step-best.index', 'step-007.index', 'step-9.index.copy', 'my-step-8.index', 'step-30_temp'):
         (directory / name).touch()
     assert module.steps_in(directory) == [3, 20]
     assert module.find_newest(directory) == directory / 'step-20'
 
 
-def test_nothing_yet(tmp_path: pathlib.Path) -> None:
+def test_a_directory_without_checkpoints(tmp_path: pathlib.Path) -> None:
     assert module.find_newest(tmp_path / 'missing') is None
     (tmp_path / 'step-best.index').touch()
     assert module.find_newest(tmp_path) is None
 
 
 @pytest.mark.parametrize('part', PARTS)
-def test_every_cut_is_noticed(directory: pathlib.Path, part: str) -> None:
+def test_every_truncation_is_detected(directory: pathlib.Path, part: str) -> None:
     path = directory / f'step-20.{part}'
     content = path.read_bytes()
     for length in range(0, len(content), 7):
@@ -58,19 +58,19 @@ def test_every_cut_is_noticed(directory: pathlib.Path, part: str) -> None:
 
 
 @pytest.mark.parametrize('part', PARTS)
-def test_a_changed_byte_is_noticed_or_changes_nothing(directory: pathlib.Path, part: str) -> None:
+def test_a_changed_byte_is_detected_or_harmless(directory: pathlib.Path, part: str) -> None:
     path = directory / f'step-20.{part}'
     content = path.read_bytes()
-    noticed = 0
+    detected = 0
     for at in range(0, len(content), 5):
         path.write_bytes(content[:at] + bytes([content[at] ^ 255]) + content[at + 1:])
         if module.damage(directory / 'step-20'):
-            noticed += 1
-        else:    # in what the index has beside its entries
+            detected += 1
+        else:    # a byte of the index that belongs to no entry
             reader = tf.train.load_checkpoint(str(directory / 'step-20'))
             np.testing.assert_array_equal(reader.get_tensor('model/kernel/.ATTRIBUTES/VARIABLE_VALUE'), VALUES)
             assert part == 'index'
-    assert noticed > len(content) / 5 * (.6 if part == 'index' else .99)
+    assert detected > len(content) / 5 * (.6 if part == 'index' else .99)
 
 
 @pytest.mark.parametrize(('part', 'reason'), [
@@ -84,7 +84,7 @@ def test_a_missing_part_falls_back_with_a_warning(
     assert message.endswith('; falling back to step-3') and '\n' not in message
 
 
-def test_all_damaged_is_refused(directory: pathlib.Path) -> None:
+def test_only_damaged_checkpoints_are_an_error(directory: pathlib.Path) -> None:
     (directory / 'step-20.index').unlink()
     (directory / 'step-3.data-00000-of-00001').write_bytes(b'')
     with pytest.raises(CheckpointError) as error:
@@ -94,13 +94,13 @@ def test_all_damaged_is_refused(directory: pathlib.Path) -> None:
     assert 'no whole checkpoint is left; copy one back, or remove' in message and '\n' not in message
 
 
-def test_a_list_alone_is_not_a_fresh_start(tmp_path: pathlib.Path) -> None:
+def test_a_list_without_checkpoints_is_an_error(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'checkpoint').touch()
     with pytest.raises(CheckpointError, match='checkpoint is there but no checkpoint, .* remove .* to start again'):
         module.find_newest(tmp_path)
 
 
-def test_only_what_this_project_writes_is_removed(directory: pathlib.Path) -> None:
+def test_only_files_of_this_project_are_removed(directory: pathlib.Path) -> None:
     others = {'step-best.index', 'step-20.index.copy', 'step-20-mine.index', 'step-3x_temp', 'my-backup'}
     for name in others - {'my-backup'}:
         (directory / name).touch()
