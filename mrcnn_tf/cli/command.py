@@ -1,4 +1,4 @@
-"""What every command line of this package shares: errors in one line, and TensorFlow keeps quiet about itself."""
+"""The decorator of all commands: it prints errors as one line and filters TensorFlow's log messages."""
 from __future__ import annotations
 
 import contextlib
@@ -17,8 +17,8 @@ from mrcnn_tf.files.text import error_text, one_line
 
 P = ParamSpec('P')
 
-# What TensorFlow's C++ says of itself, whatever TF_CPP_MIN_LOG_LEVEL is: its informations and warnings, and errors
-# about the graphics card of a machine that has none. Errors of the work at hand arrive as exceptions.
+# Log lines of TensorFlow's C++ code that TF_CPP_MIN_LOG_LEVEL does not suppress: information, warnings, and errors
+# about a missing GPU. Errors of an operation are raised as exceptions.
 _NOISE = (r'^([IW]\d{4} \d\d:|\d{4}-\d\d-\d\d \d\d:[\d:.]+: [IW] |WARNING: All log messages before absl::Init'
           r'|.*(Unable to register cu|failed call to cuInit|Premature end of JPEG|Improper call to JPEG'
           r'|oneDNN supports DT_UINT8))')
@@ -34,11 +34,14 @@ for line in sys.stdin.buffer:
     if text != line:
         break
 """
-_END = 'mrcnn: this was all\n'
+_END = 'mrcnn: end of output\n'
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """What the user can mend becomes one line and exit code 1, Ctrl-C a line and 130; a defect keeps its traceback."""
+    """Wrap a command: an error that the user can fix becomes one line and exit code 1, Ctrl-C becomes 130.
+
+    A defect of the program keeps its traceback.
+    """
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
@@ -47,7 +50,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             _leave('interrupted', 130)
         except (OSError, ValueError) as error:
-            if not _mendable(error):
+            if not _is_user_error(error):
                 raise
             _leave(f'error: {one_line(error_text(error))}', 1)
 
@@ -56,7 +59,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Keeps what TensorFlow says of itself out of the way, unless the user has set TF_CPP_MIN_LOG_LEVEL."""
+    """A context that suppresses TensorFlow's log messages, unless the user has set TF_CPP_MIN_LOG_LEVEL."""
     logging.basicConfig()
     for handler in logging.root.handlers:
         handler.setFormatter(_OneLine('mrcnn: %(message)s'))
@@ -72,17 +75,17 @@ def quiet_tensorflow() -> Iterator[None]:
 
 
 class _OneLine(logging.Formatter):
-    """Warnings name files and categories, which may hold anything."""
+    """Formats a message as one line: names of files and categories may contain any character."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:    # noqa: N802    # the traceback of a defect follows it
+    def formatMessage(self, record: logging.LogRecord) -> str:    # noqa: N802    # does not affect a traceback
         return one_line(super().formatMessage(record))
 
 
 @contextlib.contextmanager
 def _filtered_stderr() -> Iterator[None]:
-    """Sends what C++ writes to stderr through a process that drops the noise; Python's goes on directly.
+    """Filter what C++ code writes to stderr in another process. Python's sys.stderr is not filtered.
 
-    A process, not a thread: what C++ says before it aborts still arrives.
+    A process rather than a thread, so that messages before an abort are still printed.
     """
     direct = os.dup(2)
     python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(2), 'w', buffering=1, errors='backslashreplace')
@@ -94,7 +97,7 @@ def _filtered_stderr() -> Iterator[None]:
             yield
         finally:
             sys.stderr.flush()
-            # Said, not left to the end of the pipe: helpers of multiprocessing hold it open until this process ends.
+            # A closed pipe would not end the filter: helper processes of multiprocessing keep the pipe open.
             with contextlib.suppress(OSError):
                 os.write(2, _END.encode())
             os.dup2(direct, 2)
@@ -102,8 +105,8 @@ def _filtered_stderr() -> Iterator[None]:
             sys.stderr = python_stderr
 
 
-def _mendable(error: Exception) -> bool:
-    """An error of the system, such as a full disk, or one of this package that says what to do."""
+def _is_user_error(error: Exception) -> bool:
+    """Return whether an error is one of the system, such as a full disk, or one of this package."""
     return isinstance(error, OSError) or type(error).__module__.split('.')[0] in ('mrcnn_tf', 'data_tools')
 
 

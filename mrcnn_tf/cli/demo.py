@@ -1,7 +1,7 @@
-"""The whole way in a few minutes on a laptop: draw, convert, train, evaluate, export, predict with the export, look.
+"""The whole workflow on generated data, in minutes on a laptop: convert, train, evaluate, export, predict.
 
-Each stage is what a user's own data goes through; nothing is simplified but the data. The directory of a demo holds
-data/ (drawn pictures and shards), model/ (a model directory), saved_model/1/, metrics.json and prediction.png.
+Each stage uses the same functions as for a user's data. The output directory holds data/ (images and shards), model/ (a
+model directory), saved_model/1/, metrics.json and prediction.png.
 """
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mrcnn_tf.evaluation.coco import Metrics, table
 from mrcnn_tf.evaluation.run import evaluate
 from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.ground_truth import ground_truth
-from mrcnn_tf.serving import alone, predictor
+from mrcnn_tf.serving import predictor, run_saved_model
 from mrcnn_tf.serving.export import export
 from mrcnn_tf.training import schedules
 from mrcnn_tf.training.optimizers import build_optimizer
@@ -37,53 +37,54 @@ from mrcnn_tf.training.trainer import train
 
 CONFIG = 'shapes_r18_fpn'
 SETS = (('train', 240, 1), ('val', 40, 2))    # name, images, seed
-SHOWN = 6                                     # images in the picture
+PICTURED = 6                                  # images in prediction.png
 TIMED_STEPS = 16
-LEAST_STEPS = 20
+MIN_STEPS = 20
 
 _MARK = '.mrcnn_demo'
-_MADE = ('data', 'model', 'saved_model', 'metrics.json', 'prediction.png')
-# Largest difference between the model and its export: px, and of scores. The graphs are optimized in different ways.
-_SAME = (0.1, 1e-3)
+_OUTPUTS = ('data', 'model', 'saved_model', 'metrics.json', 'prediction.png')
+# The largest allowed difference between model and export, of boxes (px) and scores: their graphs are optimized
+# differently.
+_TOLERANCE = (0.1, 1e-3)
 
 
 class DemoError(ValueError):
-    """A directory that cannot be used; the message is one line with the remedy."""
+    """The output directory cannot be used; the message is one line with the remedy."""
 
 
 def run(output: str | pathlib.Path, minutes: float) -> Metrics:
-    """Goes the whole way, and says at each stage what it does.
+    """Run all stages and print each.
 
     Args:
-        output: directory, made where it is missing; what an earlier demo made there is replaced.
-        minutes: to train, with the compilation of the first step.
+        output: the output directory; created if it does not exist. The files of an earlier demo are replaced.
+        minutes: duration of training, including compilation.
 
     Returns:
-        COCO's numbers of the validation set, as in metrics.json.
+        COCO's metrics on the validation set, as in metrics.json.
 
     Raises:
-        DemoError: `output` is a directory with other things in it.
-        OSError: the disk is full, no permission.
+        DemoError: `output` contains files that no demo wrote.
+        OSError: the disk is full or not writable.
     """
     directory, stages = pathlib.Path(output), _Stages(7)
     _claim(directory)
-    stages.begin('draws pictures with shapes, in COCO\'s format, and converts them to TFRecord')
+    stages.begin('generate images of shapes in COCO\'s format and convert them to TFRecord')
     for name, images, seed in SETS:
-        drawn = shapes.draw(directory / 'data' / name, images, seed)
-        coco.convert(drawn.annotations, drawn.images, directory / 'data', name)
-    stages.begin('measures how long a step of training takes here')
+        generated = shapes.draw(directory / 'data' / name, images, seed)
+        coco.convert(generated.annotations, generated.images, directory / 'data', name)
+    stages.begin('measure the duration of a training step')
     settings = _settings(directory, minutes)
-    stages.begin(f'trains {settings.solver.steps} steps, about {minutes:g} minutes')
+    stages.begin(f'train {settings.solver.steps} steps, about {minutes:g} minutes')
     train(settings, directory / 'model')
-    stages.begin('evaluates')
+    stages.begin('evaluate')
     metrics = evaluate(directory / 'model')
     print(table(metrics))
-    stages.begin('exports a SavedModel')
+    stages.begin('export a SavedModel')
     version = export(directory / 'model', directory / 'saved_model')
-    stages.begin('predicts with it where this package cannot be imported')
-    served = _predict_alone(version, _pictures(directory))
+    stages.begin('predict with the SavedModel in a process without this package')
+    served = _predict_with_saved_model(version, _pictures(directory))
     _check_same(served, predictor.load_predictor(directory / 'model')(_pictures(directory)))
-    stages.begin('draws truth beside prediction')
+    stages.begin('draw ground truth beside predictions')
     _draw(directory, served)
     files.write_json(directory / 'metrics.json', {**metrics, 'steps': settings.solver.steps, 'seconds': stages.seconds})
     print(f'{directory}: metrics.json, prediction.png, saved_model/{version.name}/; mask AP50 '
@@ -92,14 +93,14 @@ def run(output: str | pathlib.Path, minutes: float) -> Metrics:
 
 
 class _Stages:
-    """Prints what begins, and when."""
+    """Prints the number, time and name of each stage."""
 
     def __init__(self, count: int) -> None:
         self._count, self._number, self._begun = count, 0, time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Since the first stage."""
+        """The time since the first stage, s."""
         return round(time.monotonic() - self._begun, 1)
 
     def begin(self, what: str) -> None:
@@ -108,22 +109,22 @@ class _Stages:
 
 
 def _claim(directory: pathlib.Path) -> None:
-    """An empty directory, marked as a demo's; removes nothing that no demo made."""
+    """Create the directory with a mark, or remove the outputs of an earlier demo in a marked one."""
     if directory.is_dir() and any(directory.iterdir()) and not (directory / _MARK).is_file():
-        raise DemoError(f'{directory}: holds other things than a demo; choose another --output')
+        raise DemoError(f'{directory}: contains files that no demo wrote; choose another --output')
     directory.mkdir(parents=True, exist_ok=True)
     (directory / _MARK).touch()
-    for name in _MADE:
+    for name in _OUTPUTS:
         files.remove(directory / name)
 
 
 def _settings(directory: pathlib.Path, minutes: float) -> Config:
-    """The packaged config for the drawn data, with as many steps as fit."""
+    """Return the packaged config with the generated data and as many steps as fit the time."""
     settings = configuration.load(CONFIG)
     settings.data.train, settings.data.validation = (str(directory / 'data' / f'{name}.json') for name, *_ in SETS)
     first, each = _seconds_of_steps(settings)
-    steps = max(LEAST_STEPS, int((60 * minutes - first) / each))
-    print(f'the first step takes {first:.1f} s, each other {each:.2f} s')
+    steps = max(MIN_STEPS, int((60 * minutes - first) / each))
+    print(f'first step: {first:.1f} s, each further step: {each:.2f} s')
     solver = settings.solver
     solver.steps, solver.warmup_steps = steps, min(solver.warmup_steps, steps // 5)
     settings.train.checkpoint_every = steps
@@ -131,69 +132,72 @@ def _settings(directory: pathlib.Path, minutes: float) -> Config:
 
 
 def _seconds_of_steps(settings: Config) -> tuple[float, float]:
-    """Of the first step, which compiles, and of those after it, on a model that is then thrown away."""
+    """Return the duration of the first step, which compiles, and of each further one. The model is discarded."""
     model = build_detector(settings.model)
     schedule = schedules.learning_rate(settings.solver, settings.data.batch_size)
     model.compile(build_optimizer(settings.solver, schedule, model), settings.solver.clip_norm)
     step, batches = model.make_train_function(), iter(training_dataset(str(settings.data.train), settings))
     times = [time.monotonic()]
     for _ in range(1 + TIMED_STEPS):
-        step(batches)['loss'].numpy()    # waits for it
+        step(batches)['loss'].numpy()    # waits for the step
         times.append(time.monotonic())
     keras.backend.clear_session()
     return times[1] - times[0], (times[-1] - times[1]) / TIMED_STEPS
 
 
 def _pictures(directory: pathlib.Path) -> list[pathlib.Path]:
-    """The drawn validation pictures, in order of their ids."""
+    """Return the validation images in the order of their ids."""
     return sorted((directory / 'data' / 'val' / 'images').iterdir())
 
 
-def _predict_alone(version: pathlib.Path, paths: Sequence[pathlib.Path]) -> list[Instances]:
-    """What a process that has nothing but TensorFlow and the SavedModel finds in the images, in one request."""
+def _predict_with_saved_model(version: pathlib.Path, paths: Sequence[pathlib.Path]) -> list[Instances]:
+    """Return the predictions of a process that has only TensorFlow and the SavedModel, for one request."""
     with tempfile.TemporaryDirectory() as scratch:
-        found = pathlib.Path(scratch) / 'found.npz'
-        subprocess.run([sys.executable, '-I', alone.__file__, str(version), str(found), *map(str, paths)], check=True)
-        with np.load(found) as arrays:
+        output = pathlib.Path(scratch) / 'outputs.npz'
+        script = [sys.executable, '-I', run_saved_model.__file__]
+        subprocess.run([*script, str(version), str(output), *map(str, paths)], check=True)
+        with np.load(output) as arrays:
             columns = dict(arrays)
     return [Instances(*(columns[name][i][valid] for name in ('boxes', 'scores', 'labels', 'masks')))
             for i, valid in enumerate(columns['valid'])]
 
 
 def _check_same(served: Sequence[Instances], expected: Sequence[Instances]) -> None:
-    """Raises RuntimeError where the export and the model differ in a detection of some confidence."""
+    """Raise RuntimeError if the export and the model differ in a detection with a score of at least 0.5."""
     pairs = [pair for a, b in zip(served, expected, strict=True) for pair in ((a, b), (b, a))]
-    lost = sum(not _has(others, i, these) for these, others in pairs for i in range((these.scores >= 0.5).sum()))
-    if lost:
-        raise RuntimeError(f'{lost} detections of the SavedModel and the model in this process differ')
-    print(f'{sum(map(len, served))} detections in {len(served)} pictures, as the model in this process finds')
+    missing = sum(not _has(others, i, these) for these, others in pairs for i in range((these.scores >= 0.5).sum()))
+    if missing:
+        raise RuntimeError(f'{missing} detections of the SavedModel and the model in this process differ')
+    print(f'{sum(map(len, served))} detections in {len(served)} images, equal to those of the model in this process')
 
 
 def _has(others: Instances, i: int, these: Instances) -> bool:
-    """Whether `others` has the i-th of `these`."""
-    near = (abs(others.boxes - these.boxes[i]) < _SAME[0]).all(axis=1)
-    like = (abs(others.scores - these.scores[i]) < _SAME[1]) & (others.labels == these.labels[i])
-    return bool((near & like).any())
+    """Return whether `others` has a detection equal to the i-th of `these`."""
+    near = (abs(others.boxes - these.boxes[i]) < _TOLERANCE[0]).all(axis=1)
+    equal = (abs(others.scores - these.scores[i]) < _TOLERANCE[1]) & (others.labels == these.labels[i])
+    return bool((near & equal).any())
 
 
 def _draw(directory: pathlib.Path, served: Sequence[Instances]) -> None:
-    """prediction.png: pairs of truth and prediction, two pairs a row."""
-    first = itertools.islice(zip(_truths(directory), _pictures(directory), served, strict=True), SHOWN)
-    pairs = [_pair(truth, predictor.read_image(path), found) for truth, path, found in first]
-    sheet = np.concatenate([np.concatenate(pairs[i:i + 2], axis=1) for i in range(0, SHOWN, 2)])
+    """Write prediction.png: pairs of ground truth and prediction, two pairs per row."""
+    first = itertools.islice(zip(_ground_truth(directory), _pictures(directory), served, strict=True), PICTURED)
+    pairs = [_pair(expected, predictor.read_image(path), predicted) for expected, path, predicted in first]
+    sheet = np.concatenate([np.concatenate(pairs[i:i + 2], axis=1) for i in range(0, PICTURED, 2)])
     with files.atomic_path(directory / 'prediction.png') as temporary:
         Image.fromarray(sheet).save(temporary)
 
 
-def _pair(truth: Instances, image: np.ndarray, found: Instances) -> np.ndarray:
-    pictures = [visualize.draw(image, truth, shapes.CLASSES, confidence=False),
-                visualize.draw(image, found, shapes.CLASSES)]
+def _pair(expected: Instances, image: np.ndarray, predicted: Instances) -> np.ndarray:
+    """Return a picture of ground truth and prediction, side by side."""
+    pictures = [visualize.draw(image, expected, shapes.CLASSES, confidence=False),
+                visualize.draw(image, predicted, shapes.CLASSES)]
     sheet = Image.fromarray(visualize.side_by_side(pictures, ('ground truth', 'prediction')))
-    return np.asarray(sheet.reduce(2))    # they were enlarged for legible text
+    return np.asarray(sheet.reduce(2))    # `draw` has enlarged them for the text
 
 
-def _truths(directory: pathlib.Path) -> Iterator[Instances]:
-    for truth in ground_truth(directory / 'data' / 'val.json'):
-        masks = np.array([tf.io.decode_png(png).numpy()[:, :, 0] > 0 for png in truth['masks']], bool)
-        yield Instances(truth['boxes'], np.ones(len(truth['labels']), np.float32), truth['labels'],
-                        masks.reshape(-1, truth['height'], truth['width']))
+def _ground_truth(directory: pathlib.Path) -> Iterator[Instances]:
+    """Yield the objects of each validation image."""
+    for record in ground_truth(directory / 'data' / 'val.json'):
+        masks = np.array([tf.io.decode_png(png).numpy()[:, :, 0] > 0 for png in record['masks']], bool)
+        yield Instances(record['boxes'], np.ones(len(record['labels']), np.float32), record['labels'],
+                        masks.reshape(-1, record['height'], record['width']))

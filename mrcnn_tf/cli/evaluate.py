@@ -24,8 +24,8 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directo
              data: Annotated[pathlib.Path | None, typer.Option(
                  help="Manifest NAME.json of the set; if not given, the model's data.validation.")] = None,
              metric: Annotated[Metric, typer.Option(
-                 help="coco: COCO's metrics. voc2007, voc2012: VOC's mean average precision, by eleven points or by "
-                      "the area. cityscapes: Cityscapes' mask AP (extra `cityscapes`). recall: that of proposals.",
+                 help="coco: COCO's metrics. voc2007, voc2012: VOC's mean average precision, over eleven points or "
+                      "as the area. cityscapes: Cityscapes' mask AP (extra `cityscapes`). recall: recall of proposals.",
              )] = Metric.coco,
              ) -> None:
     """Evaluate a model on a set.

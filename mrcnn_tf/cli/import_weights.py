@@ -1,4 +1,4 @@
-"""`mrcnn import-weights FRAMEWORK`: make a model directory from published weights, or from a model trained here.
+"""`mrcnn import-weights FRAMEWORK`: create a model directory from published weights or from a trained model.
 
 TensorFlow takes seconds to import, so modules that need it are imported inside the functions.
 """
@@ -11,14 +11,15 @@ import typer
 
 from mrcnn_tf.cli.command import command
 
-import_app = typer.Typer(no_args_is_help=True, help='Make a model directory from published weights.')
+import_app = typer.Typer(no_args_is_help=True, help='Create a model directory from published weights.')
 
-_Output = Annotated[pathlib.Path, typer.Option(help='Model directory to make; it must not exist.')]
+_Output = Annotated[pathlib.Path, typer.Option(help='Model directory to create; it must not exist.')]
 _Classes = Annotated[str | None, typer.Option(
-    help='Manifest NAME.json, or a number of classes. The predictors start fresh with these classes, for fine-tuning.')]
+    help='Manifest NAME.json, or a number of classes. The predictors get these classes and are initialized at random, '
+         'for fine-tuning.')]
 _ClassMap = Annotated[str | None, typer.Option(
-    help='Which of --classes start with the predictors of which class of the weights: cityscapes-from-coco, or a YAML '
-         'file with lines such as "car: car" and "rider: null".')]
+    help='For each of --classes, the class of the weights whose predictors it is initialized with: '
+         'cityscapes-from-coco, or a YAML file with lines such as "car: car" and "rider: null".')]
 _NormEpsilon = Annotated[float | None, typer.Option(
     min=0, help='Epsilon of batch normalization, which files of the first recipe do not store: 0 for the published '
                 'weights and models fine-tuned from them, 1e-5 for a model trained from an ImageNet backbone.')]
@@ -84,9 +85,9 @@ def detectron2(file: Annotated[pathlib.Path, typer.Argument(help='.pkl of the mo
 @command
 def model(directory: Annotated[pathlib.Path, typer.Argument(help='Model directory that `mrcnn train` wrote.')],
           output: _Output, classes: _Classes = None, class_map: _ClassMap = None, overrides: _Overrides = None) -> None:
-    """Start from a model that was trained here.
+    """Import a model that `mrcnn train` has trained.
 
-    The new model directory has its weights, for training with other classes.
+    The new model directory has the weights of the model, for training with other classes.
 
     \b
     Example:
@@ -106,7 +107,7 @@ def keras_applications(name: Annotated[str, typer.Argument(help='resnet50, resne
                        output: _Output, classes: _Classes = None, overrides: _Overrides = None) -> None:
     """Import ImageNet weights for the backbone.
 
-    With vgg16, the hidden layers of the box head are imported too. All other layers start fresh.
+    With vgg16, the hidden layers of the box head are imported too. All other layers are initialized at random.
 
     \b
     Example:

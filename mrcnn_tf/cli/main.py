@@ -1,6 +1,6 @@
-"""The `mrcnn` command. Each sub-command is a few lines around a function that does the work.
+"""The `mrcnn` command. Each subcommand is a thin wrapper of a function.
 
-TensorFlow takes seconds to import, so each command imports it when needed: help and wrong settings answer at once.
+TensorFlow takes seconds to import, so commands import it only after their settings are checked.
 """
 from __future__ import annotations
 

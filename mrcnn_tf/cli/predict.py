@@ -51,14 +51,14 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
     from mrcnn_tf.serving import predict_files, predictor
 
     paths = predict_files.find_images(images)
-    done = predict_files.predict_to_directory(paths, predictor.load_predictor(model), output, threshold,
-                                              lambda paths: track(paths, len(paths), 'predicted'))
-    typer.echo(f'{len(done.pictures)} pictures and json files in {output}')
-    if done.without:
-        best = f'the best score is {done.best_below:.3f}' if done.best_below else 'the model finds nothing there'
-        typer.echo(f'on {len(done.without)} of them nothing reaches the threshold of {threshold}, such as on '
-                   f'{one_line(done.without[0])}: {best}')
-    for reason in done.failed.values():
+    report = predict_files.predict_to_directory(paths, predictor.load_predictor(model), output, threshold,
+                                                lambda paths: track(paths, len(paths), 'predicted'))
+    typer.echo(f'{len(report.pictures)} pictures and json files in {output}')
+    if report.without_detections:
+        best = f'{report.best_score_below:.3f}' if report.best_score_below else 'none'
+        typer.echo(f'{len(report.without_detections)} of them without a detection of score {threshold} or more '
+                   f'(best score: {best}), such as {one_line(report.without_detections[0])}')
+    for reason in report.failed.values():
         typer.echo(f'mrcnn: {one_line(reason)}', err=True)
-    if done.failed:
-        raise predictor.InferenceError(f'{len(done.failed)} of {len(paths)} files could not be used, listed above')
+    if report.failed:
+        raise predictor.InferenceError(f'{len(report.failed)} of {len(paths)} files could not be used, see above')

@@ -63,7 +63,7 @@ def recall(manifest: Annotated[pathlib.Path, typer.Argument(
         help='NAME.json of a set whose records have proposals.')]) -> None:
     """Print the recall of a set's proposals.
 
-    The proposals are those in the records; their recall is given at 50 to 2000 boxes and each IoU.
+    The proposals are those in the records. Prints the recall of the best 50 to 2000 proposals at each IoU.
 
     \b
     Example:
@@ -72,4 +72,4 @@ def recall(manifest: Annotated[pathlib.Path, typer.Argument(
     from mrcnn_tf.evaluation import recall
     from mrcnn_tf.evaluation.coco import read_manifest
 
-    typer.echo(recall.table(recall.average_recall(read_manifest(manifest), recall.stored(manifest))))
+    typer.echo(recall.table(recall.average_recall(read_manifest(manifest), recall.read_proposals(manifest))))

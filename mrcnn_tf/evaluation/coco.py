@@ -1,10 +1,10 @@
-"""COCO average precision by pycocotools: ground truth from a manifest or a COCO file, detections image by image.
+"""COCO average precision, computed by pycocotools. Ground truth is read from a manifest or a COCO file.
 
-AP is the mean over IoU 0.50:0.05:0.95, over 101 recalls and over the categories that have objects; AP50 and AP75 are of
-one IoU; APs, APm, APl count objects below 32^2, up to 96^2 and above in px^2; AR is the mean over IoU and categories of
-the recall reached. These take the best 100 detections of an image and category (AR1, AR10: 1 and 10). Crowds are
-neither found nor missed; for masks, neither are objects of which only the box is known: a detection whose mask lies
-within that box is ignored. A number that does not exist, such as APl where no object is large, is None.
+AP is the mean over IoU 0.50:0.05:0.95, 101 recalls and the categories that have objects. AP50 and AP75 are at one IoU.
+APs, APm and APl are of objects below 32^2, up to 96^2 and above 96^2 px^2. AR is the mean of the maximum recall over
+IoU and categories. All use the best 100 detections of an image and category (AR1, AR10: 1, 10). Crowds are ignored.
+The mask metrics also ignore objects that have only a box, and detections whose mask lies within such a box. A metric
+without objects, such as APl if no object is large, is None.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 Metrics = dict[str, float | None]
 
-_REMEDY = 'convert the file with `mrcnn convert coco` and give the manifest, or mend it'
+_REMEDY = 'convert the file with `mrcnn convert coco` and give the manifest, or fix it'
 _KINDS = ('bbox', 'segm')
 _LIMITS = (1, 10, 100)
 _AREAS = ('all', 'small', 'medium', 'large')
@@ -42,38 +42,38 @@ _EVERY, _HALF, _THREE_QUARTERS = slice(0, 10), slice(0, 1), slice(5, 6)
 _IOUS = {(0, 10): '0.50:0.95', (0, 1): '0.50', (5, 6): '0.75'}
 
 
-class _Number(NamedTuple):
-    """What one of COCO's numbers is the mean of: indices into pycocotools' arrays."""
+class _Metric(NamedTuple):
+    """A metric of COCO, as indices into the arrays of pycocotools whose mean it is."""
     recall: bool
     ious: slice
     area: int = 0
     limit: int = 2
 
 
-_NUMBERS = {
-    'AP': _Number(False, _EVERY), 'AP50': _Number(False, _HALF), 'AP75': _Number(False, _THREE_QUARTERS),
-    'APs': _Number(False, _EVERY, 1), 'APm': _Number(False, _EVERY, 2), 'APl': _Number(False, _EVERY, 3),
-    'AR1': _Number(True, _EVERY, 0, 0), 'AR10': _Number(True, _EVERY, 0, 1), 'AR100': _Number(True, _EVERY),
-    'ARs': _Number(True, _EVERY, 1), 'ARm': _Number(True, _EVERY, 2), 'ARl': _Number(True, _EVERY, 3)}
-_MORE = {'AP': 'AP', 'AP50': 'AP50', 'AP75': 'AP75', 'AR': 'AR100'}    # also given at a limit above 100, as AP@200, ...
+_METRICS = {
+    'AP': _Metric(False, _EVERY), 'AP50': _Metric(False, _HALF), 'AP75': _Metric(False, _THREE_QUARTERS),
+    'APs': _Metric(False, _EVERY, 1), 'APm': _Metric(False, _EVERY, 2), 'APl': _Metric(False, _EVERY, 3),
+    'AR1': _Metric(True, _EVERY, 0, 0), 'AR10': _Metric(True, _EVERY, 0, 1), 'AR100': _Metric(True, _EVERY),
+    'ARs': _Metric(True, _EVERY, 1), 'ARm': _Metric(True, _EVERY, 2), 'ARl': _Metric(True, _EVERY, 3)}
+_AT_LIMIT = {'AP': 'AP', 'AP50': 'AP50', 'AP75': 'AP75', 'AR': 'AR100'}    # also at a limit above 100, as AP@200, ...
 
 
 class EvaluationError(ValueError):
-    """Ground truth or detections that cannot be compared; the message is one line: where, what, the remedy."""
+    """Ground truth or detections cannot be evaluated; the message is one line: where, what, the remedy."""
 
 
 @dataclasses.dataclass
 class GroundTruth:
-    """What a set says is on its images.
+    """The annotated objects of a set.
 
     Attributes:
-        source: the file, for messages.
-        sizes: height and width, px, by image id.
-        categories: (id, name) of the data set.
-        annotations: COCO's: image_id, category_id, bbox [x, y, width, height] in px, area, iscrowd and, where the set
-            has masks, segmentation as RLE, but of an object with a box only; of records also difficult, VOC's mark.
-        has_masks: some annotation has one.
-        source_ids: the data set's id as text, by image id; empty where a file does not tell.
+        source: the path of the file, for messages.
+        sizes: height and width in px, by image id.
+        categories: (id, name) of each category.
+        annotations: as in COCO: image_id, category_id, bbox [x, y, width, height] in px, area, iscrowd, and
+            segmentation as RLE unless the object has only a box. Those of records also have difficult (VOC).
+        has_masks: whether any annotation has a mask.
+        source_ids: the data set's image id as text, by image id; empty for a COCO file.
     """
     source: str
     sizes: dict[int, tuple[int, int]]
@@ -84,28 +84,28 @@ class GroundTruth:
 
 
 def read_manifest(path: PathLike) -> GroundTruth:
-    """Ground truth of the records of a converted set, boxes and masks exact.
+    """Read the ground truth from the records of a converted set.
 
     Raises:
         ManifestError, InputError: the manifest or a shard cannot be used.
-        EvaluationError: two records of the same image id.
+        EvaluationError: two records have the same image id.
     """
     manifest = Manifest.read(path)
     truth = GroundTruth(str(path), {}, [(c.id, c.name) for c in manifest.categories], [], manifest.any_masks)
     for record in ground_truth(path):
         if record['image_id'] in truth.sizes:
-            raise EvaluationError(f'{path}: image id {record["image_id"]} is there twice; convert the data again')
+            raise EvaluationError(f'{path}: image id {record["image_id"]} occurs twice; convert the data again')
         truth.sizes[record['image_id']] = record['height'], record['width']
         truth.source_ids[record['image_id']] = record['source_id']
-        truth.annotations += _of_record(record, manifest.categories)
+        truth.annotations += _annotations(record, manifest.categories)
     return truth
 
 
 def read_coco(path: PathLike) -> GroundTruth:
-    """Ground truth of a COCO file (instances_*.json): polygons, RLE, crowds.
+    """Read the ground truth from a COCO file (instances_*.json).
 
     Raises:
-        EvaluationError: no such file, not JSON, not COCO's form, an annotation that cannot be used, naming it.
+        EvaluationError: the file does not exist or is not in COCO's format; an annotation cannot be used.
     """
     try:
         data = files.read_json(path)
@@ -119,49 +119,55 @@ def read_coco(path: PathLike) -> GroundTruth:
                               'instances_val2017.json') from None
     has_masks = not annotations or any(each.get('segmentation') for each in annotations)
     truth = GroundTruth(str(path), sizes, categories, [], has_masks)
-    truth.annotations += (_of_coco(each, truth) for each in annotations)
+    truth.annotations += (_checked(each, truth) for each in annotations)
     return truth
 
 
 class CocoEvaluator:
-    """Gathers the detections of each image of a set, once, then gives COCO's numbers and files.
+    """Collects the detections of all images of a set, computes COCO's metrics, and writes files.
 
-    The categories of the data must be among the model's, same id and name; detections of others do not count.
+    The model must have the categories of the set, with equal ids and names. Detections of other categories are ignored.
     """
 
     def __init__(self, truth: GroundTruth, categories: Sequence[Category], dialect: str) -> None:
-        """categories: the model's, in the order of labels 1..K; dialect: of pasting, `model.detections.paste`.
+        """Check the categories.
+
+        Args:
+            truth: the ground truth.
+            categories: of the model, in the order of its labels 1..K.
+            dialect: of mask pasting, `model.detections.paste`.
 
         Raises:
-            EvaluationError: a category of the data that the model does not have.
+            EvaluationError: the model does not have a category of the set.
         """
         known = {category.id: category.name for category in categories}
         for number, name in truth.categories:
             if known.get(number) != name:
-                raise EvaluationError(f'{truth.source}: category {number} {name!r} is {known.get(number)!r} in the '
-                                      'model; evaluate on data with the categories of its training')
+                known_as = repr(known[number]) if number in known else 'missing'
+                raise EvaluationError(f'{truth.source}: category {number} is {name!r}, and in the model it is '
+                                      f'{known_as}; evaluate on a set with the categories of the training set')
         self.truth, self.categories, self.dialect = truth, categories, dialect
         self.detections: list[dict[str, Any]] = []    # COCO's results
         self._added: set[int] = set()
         self._with_masks = truth.has_masks
 
     def add(self, image_id: int, instances: Instances) -> None:
-        """Takes the detections of one image, none too, boxes in px of the original image.
+        """Add the detections of one image, with boxes in px of the original image.
 
         Raises:
-            EvaluationError: an image that the set does not have or that was added before.
+            EvaluationError: the set does not have the image, or it was added before.
         """
         if image_id not in self.truth.sizes:
-            raise EvaluationError(f'{self.truth.source}: has no image {image_id}; evaluate on the data predicted for')
+            raise EvaluationError(f'{self.truth.source}: has no image {image_id}; evaluate on another set')
         if image_id in self._added:
-            raise EvaluationError(f'{self.truth.source}: image {image_id} was evaluated before; each counts once')
+            raise EvaluationError(f'{self.truth.source}: image {image_id} was added before; add each image once')
         self._added.add(image_id)
         self._with_masks &= instances.masks is not None
         self.detections += ({'image_id': image_id, **result} for result in
                             to_coco(instances, self.truth.sizes[image_id], self.categories, self.dialect))
 
     def evaluate(self, max_detections: int = 100) -> Metrics:
-        """COCO's numbers as bbox/AP, segm/AP, ...: see `average_precision`; segm where model and data have masks.
+        """Return bbox/AP, ..., and segm/AP, ... if both model and set have masks; see `average_precision`.
 
         Raises:
             EvaluationError: an image of the set was not added.
@@ -169,25 +175,25 @@ class CocoEvaluator:
         missing = sorted(set(self.truth.sizes) - self._added)
         if missing:
             raise EvaluationError(f'{self.truth.source}: {len(missing)} of {len(self.truth.sizes)} images were not '
-                                  f'evaluated, such as {missing[0]}; each must be added once')
+                                  f'added, such as image {missing[0]}; add each image once')
         if self._with_masks and self._boxes_only():
-            _log.warning('%s: %d of %d objects have a box and no mask: the segm numbers ignore them, and what is found '
+            _log.warning('%s: %d of %d objects have a box and no mask: the segm metrics ignore them, and detections '
                          'within their boxes', self.truth.source, self._boxes_only(), len(self.truth.annotations))
         metrics: Metrics = {}
         for kind in _KINDS[:1 + self._with_masks]:
-            numbers = average_precision(self.truth, self.detections, kind, max_detections)
-            metrics.update({f'{kind}/{name}': value for name, value in numbers.items()})
+            values = average_precision(self.truth, self.detections, kind, max_detections)
+            metrics.update({f'{kind}/{name}': value for name, value in values.items()})
         return metrics
 
     def _boxes_only(self) -> int:
-        """How many objects of a set with masks have none."""
+        """Return the number of objects without a mask in a set with masks."""
         return sum('segmentation' not in each for each in self.truth.annotations) if self.truth.has_masks else 0
 
     def write(self, directory: PathLike, metrics: Mapping[str, float | None]) -> None:
-        """Writes metrics.json (with counts of images, objects, detections) and detections.json, COCO's results.
+        """Write metrics.json, which also has counts, and detections.json in COCO's results format.
 
         Raises:
-            OSError: the disk is full, no permission.
+            OSError: the disk is full or not writable.
         """
         crowds = sum(each['iscrowd'] for each in self.truth.annotations)
         counts = {'images': len(self._added), 'objects': len(self.truth.annotations) - crowds, 'crowds': crowds,
@@ -198,25 +204,25 @@ class CocoEvaluator:
 
 def average_precision(truth: GroundTruth, detections: Iterable[Mapping[str, Any]], kind: str,
                       max_detections: int = 100) -> Metrics:
-    """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl, then AP/NAME of every category.
+    """Return AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl, and AP/NAME of each category.
 
     Args:
-        truth: ground truth.
-        detections: COCO's results: image_id, category_id, score, and bbox or segmentation.
+        truth: the ground truth.
+        detections: in COCO's results format: image_id, category_id, score, and bbox or segmentation.
         kind: 'bbox' or 'segm'.
-        max_detections: where it is above 100, say 200, also AP@200, AP50@200, AP75@200 and AR@200; the others stay as
-            they are.
+        max_detections: if it is above 100, for example 200, the result also has AP@200, AP50@200, AP75@200 and AR@200.
 
     Returns:
-        0..1, or None where there is nothing to count.
+        Values 0..1, or None without objects.
     """
     limits = [*_LIMITS, *([max_detections] if max_detections > _LIMITS[-1] else [])]
-    numbers = dict(_NUMBERS)
+    selected = dict(_METRICS)
     if len(limits) > len(_LIMITS):
-        numbers.update({f'{name}@{max_detections}': _NUMBERS[like]._replace(limit=3) for name, like in _MORE.items()})
+        selected.update({f'{name}@{max_detections}': _METRICS[like]._replace(limit=3)
+                         for name, like in _AT_LIMIT.items()})
     precision, recall = _accumulate(truth, detections, kind, limits)    # [T, R, K, A, M], [T, K, A, M]
-    means = {name: _mean((recall if number.recall else precision)[number.ious, ..., number.area, number.limit])
-             for name, number in numbers.items()}
+    means = {name: _mean((recall if metric.recall else precision)[metric.ious, ..., metric.area, metric.limit])
+             for name, metric in selected.items()}
     names = [name for _, name in sorted(truth.categories)]
     for k, (number, name) in enumerate(sorted(truth.categories)):
         means[f'AP/{name if names.count(name) == 1 else f"{name} ({number})"}'] = _mean(precision[:, :, k, 0, 2])
@@ -224,28 +230,27 @@ def average_precision(truth: GroundTruth, detections: Iterable[Mapping[str, Any]
 
 
 def table(metrics: Mapping[str, float | None]) -> str:
-    """The lines that COCO's tools print, a column for each of bbox and segm; '-' where there is nothing to count."""
+    """Return the lines that COCO's tools print, with a column for each of bbox and segm; '-' stands for None."""
     kinds = [kind for kind in _KINDS if f'{kind}/AP' in metrics]
-    rows = [(name, number, str(_LIMITS[number.limit])) for name, number in _NUMBERS.items()]
+    rows = [(name, metric, str(_LIMITS[metric.limit])) for name, metric in _METRICS.items()]
     for name, limit in (key.split('/')[1].split('@') for key in metrics if key.startswith('bbox/A') and '@' in key):
-        rows.append((f'{name}@{limit}', _NUMBERS[_MORE[name]], limit))
+        rows.append((f'{name}@{limit}', _METRICS[_AT_LIMIT[name]], limit))
     lines = [f'{"":70}' + ''.join(f'{kind:>7}' for kind in kinds)]
-    for name, number, limit in rows:
-        title = 'Average Recall    (AR)' if number.recall else 'Average Precision (AP)'
-        iou = _IOUS[number.ious.start, number.ious.stop]
-        lines.append(f'{title} @[ IoU={iou:<9} | area={_AREAS[number.area]:>6} | maxDets={limit:>3} ]  ' + ''.join(
+    for name, metric, limit in rows:
+        title = 'Average Recall    (AR)' if metric.recall else 'Average Precision (AP)'
+        iou = _IOUS[metric.ious.start, metric.ious.stop]
+        lines.append(f'{title} @[ IoU={iou:<9} | area={_AREAS[metric.area]:>6} | maxDets={limit:>3} ]  ' + ''.join(
             f'{_text(metrics[f"{kind}/{name}"]):>7}' for kind in kinds))
     return '\n'.join(lines)
 
 
 def _accumulate(truth: GroundTruth, detections: Iterable[Mapping[str, Any]], kind: str,
                 limits: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """pycocotools' precision [T IoUs, R recalls, K categories, A areas, M limits] and recall [T, K, A, M]; none is -1.
-    """
-    found = [{'image_id': each['image_id'], 'category_id': each['category_id'], 'score': each['score'], 'iscrowd': 0,
+    """Return precision [T IoUs, R recalls, K categories, A areas, M limits] and recall [T, K, A, M]; -1 is missing."""
+    results = [{'image_id': each['image_id'], 'category_id': each['category_id'], 'score': each['score'], 'iscrowd': 0,
               **_region(each, kind)} for each in detections]
-    with contextlib.redirect_stdout(io.StringIO()):    # it prints as it goes, and cannot be asked not to
-        evaluation = COCOeval(_index(truth, _expected(truth, kind)), _index(truth, found), kind)
+    with contextlib.redirect_stdout(io.StringIO()):    # pycocotools always prints
+        evaluation = COCOeval(_index(truth, _expected(truth, kind)), _index(truth, results), kind)
         evaluation.params.maxDets = limits
         evaluation.evaluate()
         evaluation.accumulate()
@@ -253,7 +258,7 @@ def _accumulate(truth: GroundTruth, detections: Iterable[Mapping[str, Any]], kin
 
 
 def _expected(truth: GroundTruth, kind: str) -> Iterable[Mapping[str, Any]]:
-    """The annotations to find. Of masks, an object with a box only is to pycocotools a crowd that fills its box."""
+    """Yield the annotations to detect. For masks, an object with only a box becomes a crowd that fills its box."""
     for each in truth.annotations:
         if kind == 'bbox' or 'segmentation' in each:
             yield each
@@ -265,7 +270,7 @@ def _expected(truth: GroundTruth, kind: str) -> Iterable[Mapping[str, Any]]:
 
 
 def _region(detection: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Box or mask with its own area: pycocotools' loadRes sorts masks into small and large by their boxes."""
+    """Return a detection's box or mask, and its area: COCO.loadRes would use the area of the box for masks too."""
     if kind == 'bbox':
         return {'bbox': detection['bbox'], 'area': detection['bbox'][2] * detection['bbox'][3]}
     return {'segmentation': detection['segmentation'], 'area': float(coco_mask.area(detection['segmentation']))}
@@ -276,13 +281,14 @@ def _index(truth: GroundTruth, annotations: Iterable[Mapping[str, Any]]) -> COCO
     index.dataset = {
         'images': [{'id': i, 'height': height, 'width': width} for i, (height, width) in truth.sizes.items()],
         'categories': [{'id': number, 'name': name} for number, name in truth.categories],
-        # Copies, which pycocotools marks; ids from 1, because it takes a match with number 0 for none.
+        # Copies, because pycocotools changes them. Ids start at 1, because it treats a match with id 0 as no match.
         'annotations': [{**each, 'id': i} for i, each in enumerate(annotations, 1)]}
     index.createIndex()
     return index
 
 
-def _of_record(record: Mapping[str, Any], categories: Sequence[Category]) -> list[dict[str, Any]]:
+def _annotations(record: Mapping[str, Any], categories: Sequence[Category]) -> list[dict[str, Any]]:
+    """Return the annotations of a record."""
     y1, x1, y2, x2 = record['boxes'].astype(np.float64).T.reshape(4, -1)
     annotations: list[dict[str, Any]] = [
         {'image_id': record['image_id'], 'category_id': categories[label - 1].id, 'bbox': box, 'area': area,
@@ -297,14 +303,15 @@ def _of_record(record: Mapping[str, Any], categories: Sequence[Category]) -> lis
     return annotations
 
 
-def _of_coco(annotation: Mapping[str, Any], truth: GroundTruth) -> dict[str, Any]:
+def _checked(annotation: Mapping[str, Any], truth: GroundTruth) -> dict[str, Any]:
+    """Return an annotation of a COCO file with its mask as RLE, or raise EvaluationError."""
     place = f'{truth.source}: annotation {annotation.get("id")}'
     try:
         image_id, category_id = annotation['image_id'], annotation['category_id']
         box = [float(each) for each in annotation['bbox']]
         area, crowd = float(annotation.get('area', box[2] * box[3])), int(annotation.get('iscrowd', 0))
     except (LookupError, TypeError, ValueError):
-        raise EvaluationError(f'{place}: image_id, category_id or bbox is missing or no number; {_REMEDY}') from None
+        raise EvaluationError(f'{place}: image_id, category_id or bbox is missing or not a number; {_REMEDY}') from None
     if image_id not in truth.sizes or category_id not in dict(truth.categories):
         raise EvaluationError(f'{place}: no image {image_id} or no category {category_id} in the file; {_REMEDY}')
     result = {'image_id': image_id, 'category_id': category_id, 'bbox': box, 'area': area, 'iscrowd': crowd}
@@ -314,13 +321,14 @@ def _of_coco(annotation: Mapping[str, Any], truth: GroundTruth) -> dict[str, Any
 
 
 def _rle(segmentation: Any, size: tuple[int, int], place: str) -> dict[str, Any]:
-    """Run-length code of polygons, or of one coded with or without compression."""
+    """Return the compressed RLE of polygons, or of a compressed or uncompressed RLE."""
     if isinstance(segmentation, list):
         if not segmentation or not all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in segmentation):
-            raise EvaluationError(f'{place}: a polygon without three points; {_REMEDY}')
+            raise EvaluationError(f'{place}: a polygon has fewer than three points or an odd number of coordinates; '
+                                  f'{_REMEDY}')
         return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
     if not isinstance(segmentation, dict) or 'counts' not in segmentation or segmentation.get('size') != list(size):
-        raise EvaluationError(f'{place}: its mask is no run-length code of {size[0]} x {size[1]} px; {_REMEDY}')
+        raise EvaluationError(f'{place}: its segmentation is not an RLE of {size[0]} x {size[1]} px; {_REMEDY}')
     return coco_mask.frPyObjects(segmentation, *size) if isinstance(segmentation['counts'], list) else segmentation
 
 

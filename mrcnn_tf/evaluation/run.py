@@ -105,7 +105,7 @@ def _recall(directory: pathlib.Path, model: Detector, config: Config, manifest: 
     if all(each['iscrowd'] or each.get('difficult') for each in truth.annotations):
         raise EvaluationError(f'{manifest}: no ground truth: it has no object that counts, so there is no recall; '
                               'give a set with annotations')
-    found = recall.stored(manifest)
+    found = recall.read_proposals(manifest)
     if 'proposals' not in model.inputs_read:
         detect = SingleView(lambda batch: model.propose(batch, limit=recall.LIMITS[-1]), config.data,
                             model.engine == 'xla')

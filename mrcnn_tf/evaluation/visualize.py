@@ -1,6 +1,6 @@
-"""Pictures: masks in colour with their contours, boxes, category and confidence; ground truth beside prediction.
+"""Drawing of instances on images: masks with contours, boxes, category names and scores.
 
-n instances, H x W the image in px, f the whole factor by which a small image is enlarged so that text is legible.
+n: instances; H, W: image size in px; f: the integer factor by which a small image is enlarged so that text is legible.
 Images are uint8 [H, W, 3], RGB.
 """
 from __future__ import annotations
@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.files.text import one_line
 
-_LEGIBLE = 1280         # px: images are enlarged as long as their longer side stays within it
-_ALPHA = 0.45           # of a mask over its image
-_GOLDEN = 0.618034      # consecutive multiples of the golden ratio are far apart on the circle of hues
+_LEGIBLE = 1280         # px, the maximum of the longer side of an enlarged image
+_ALPHA = 0.45           # opacity of a mask
+_GOLDEN = 0.618034      # consecutive multiples of the golden ratio are hues that differ much
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 
 Rectangle = tuple[float, float, float, float]    # left, top, right, bottom
@@ -24,35 +24,35 @@ Rectangle = tuple[float, float, float, float]    # left, top, right, bottom
 
 def draw(image: np.ndarray, instances: Instances, names: Sequence[str], threshold: float = 0.5,
          dialect: str = 'pixel_center', confidence: bool = True) -> np.ndarray:
-    """The image with its instances, best on top; images that are small are enlarged by a whole factor.
+    """Draw instances on an image, the best on top. A small image is enlarged by an integer factor.
 
     Args:
         image: uint8 [H, W, 3].
-        instances: in px of the image.
-        names: of the categories, by label - 1; a label beyond them is written as a number.
-        threshold: instances with a lower score are left out.
-        dialect: of pasting, `model.detections.paste`.
-        confidence: write the score behind the name; False for ground truth.
+        instances: the instances, in px of the image.
+        names: of the categories, by label - 1. A label without a name is written as a number.
+        threshold: instances with a lower score are not drawn.
+        dialect: of mask pasting, `model.detections.paste`.
+        confidence: whether to write the score after the name; False for ground truth.
 
     Returns:
         uint8 [f H, f W, 3].
 
     Raises:
-        ValueError: an image of another type or shape.
+        ValueError: the image has another type or shape.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f'image {image.dtype} {image.shape}: expected uint8 [height, width, 3]')
     height, width = image.shape[:2]
-    shown = instances[np.flatnonzero(instances.scores >= threshold)[::-1]]
-    colors = _colors(len(shown))[::-1]
+    drawn = instances[np.flatnonzero(instances.scores >= threshold)[::-1]]
+    colors = _colors(len(drawn))[::-1]
     factor = max(1, _LEGIBLE // max(height, width))
     pixels = np.array(Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BILINEAR))
-    if shown.masks is not None:
-        for mask, color in zip(shown.image_masks(height, width, dialect), colors, strict=True):
+    if drawn.masks is not None:
+        for mask, color in zip(drawn.image_masks(height, width, dialect), colors, strict=True):
             _tint(pixels, mask.repeat(factor, 0).repeat(factor, 1), color)
     texts = [_name(names, label) + (f' {score:.2f}' if confidence else '')
-             for label, score in zip(shown.labels.tolist(), shown.scores.tolist(), strict=True)]
-    return _annotate(Image.fromarray(pixels), shown.boxes * factor, texts, colors)
+             for label, score in zip(drawn.labels.tolist(), drawn.scores.tolist(), strict=True)]
+    return _annotate(Image.fromarray(pixels), drawn.boxes * factor, texts, colors)
 
 
 def side_by_side(pictures: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
@@ -76,13 +76,13 @@ def side_by_side(pictures: Sequence[np.ndarray], captions: Sequence[str]) -> np.
 
 
 def _colors(count: int) -> list[tuple[int, int, int]]:
-    """Distinct bright colours."""
+    """Return distinct bright colors."""
     hsv = [(i * _GOLDEN % 1, (0.95, 0.6)[i // 7 % 2], (1.0, 0.85)[i // 14 % 2]) for i in range(count)]
     return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(*each)) for each in hsv]    # type: ignore[misc]
 
 
 def _tint(pixels: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> None:
-    """Colours a mask [H, W] in place: half transparent inside, solid on its contour."""
+    """Color a mask [H, W] in place: half transparent inside, solid on its contour."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return
@@ -97,7 +97,7 @@ def _tint(pixels: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> 
 
 def _annotate(picture: Image.Image, boxes: np.ndarray, texts: Iterable[str],
               colors: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """The picture with boxes and texts; the last are the best, and choose the places of their texts first."""
+    """Draw boxes and texts. The last ones are the best, so their texts are placed first."""
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_font_size(max(picture.size)))
     corners = [(x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)) for y1, x1, y2, x2 in boxes.tolist()]
     for box, color in zip(corners, colors, strict=True):
@@ -111,7 +111,7 @@ def _annotate(picture: Image.Image, boxes: np.ndarray, texts: Iterable[str],
 
 
 def _place(box: Rectangle, text: Rectangle, size: tuple[int, int], taken: Sequence[Rectangle]) -> Rectangle:
-    """Where the text goes: above, below or in the box, where no other text is if there is such a place."""
+    """Return a rectangle for the text above, below or in the box, free of other texts if possible."""
     width, height = text[2] + 4, text[3] + 3
     x1, y1, x2, y2 = box
     places = [(x, y) for x in (x1, x2 - width) for y in (y1 - height, y2, y1, y2 - height)]
@@ -120,6 +120,7 @@ def _place(box: Rectangle, text: Rectangle, size: tuple[int, int], taken: Sequen
 
 
 def _shift_inside(rectangle: Rectangle, size: tuple[int, int]) -> Rectangle:
+    """Move a rectangle into the image; one that is larger starts at 0."""
     left, top, right, bottom = rectangle
     dx = max(0, -left) - max(0, right - size[0] + 1) if right - left < size[0] else -left
     dy = max(0, -top) - max(0, bottom - size[1] + 1) if bottom - top < size[1] else -top
@@ -131,7 +132,7 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
 
 
 def _contrast(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black on light colours, white on dark ones (luma of ITU-R BT.601)."""
+    """Return black for light colors and white for dark ones (luma of ITU-R BT.601)."""
     return _INK if np.dot(color, (0.299, 0.587, 0.114)) > 130 else _PAPER
 
 

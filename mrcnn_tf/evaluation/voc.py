@@ -1,8 +1,9 @@
 """PASCAL VOC's mean average precision (Everingham et al., IJCV 2010, 2015): IoU 0.5, difficult objects ignored.
 
-A detection is right if the object of its class and image that it overlaps most, by at least 0.5, is not taken yet; the
-best-scored detection takes it. What falls on a difficult object counts neither way. The area of a box is that of its
-continuous edges, which is what the development kit's "+ 1" on whole pixels comes to.
+A detection matches the object of its class and image with the largest IoU, if that is at least 0.5. Of several
+detections of an object, the one with the highest score is a true positive and the others are false positives. A
+detection that matches a difficult object is ignored. Box areas use continuous edges, as the "+ 1" of the
+development kit does for boxes of whole pixels.
 """
 from __future__ import annotations
 
@@ -17,26 +18,28 @@ from mrcnn_tf.files.text import one_line
 IOU = 0.5
 
 
-def mean_average_precision(truth: GroundTruth, detections: Sequence[Mapping[str, Any]], eleven_point: bool) -> Metrics:
-    """mAP and AP/NAME of every category, 0..1; None for a category without objects that count.
+def mean_average_precision(ground_truth: GroundTruth, detections: Sequence[Mapping[str, Any]],
+                           eleven_point: bool) -> Metrics:
+    """Return mAP, and AP/NAME of each category, 0..1; None for a category without objects that are not difficult.
 
     Args:
-        truth: with `difficult` in its annotations; crowds are taken as difficult.
+        ground_truth: its annotations may have `difficult`; crowds are treated as difficult.
         detections: COCO's results: image_id, category_id, score, bbox [x, y, width, height] in px.
-        eleven_point: VOC 2007's mean over recalls 0, 0.1, ... 1; else the area under the curve, as from 2010 on.
+        eleven_point: use the mean over recalls 0, 0.1, ... 1 of VOC 2007; otherwise the area under the curve, as since
+            VOC 2010.
     """
     metrics: Metrics = {'mAP': None}
-    for number, name in truth.categories:
-        objects = [each for each in truth.annotations if each['category_id'] == number]
-        found = [each for each in detections if each['category_id'] == number]
-        metrics[f'AP/{name}'] = _average_precision(objects, found, eleven_point)
+    for number, name in ground_truth.categories:
+        objects = [each for each in ground_truth.annotations if each['category_id'] == number]
+        of_category = [each for each in detections if each['category_id'] == number]
+        metrics[f'AP/{name}'] = _average_precision(objects, of_category, eleven_point)
     values = [value for value in metrics.values() if value is not None]
     metrics['mAP'] = float(np.mean(values)) if values else None
     return metrics
 
 
 def table(metrics: Metrics) -> str:
-    """A line for each category, and the mean, in per cent as the papers print them."""
+    """Return a table with a line for each category and the mean, in percent."""
     rows = [(one_line(name.removeprefix('voc/').removeprefix('AP/'), 60), value) for name, value in metrics.items()]
     width = max(len(name) for name, _ in rows)
     return '\n'.join(f'{name.ljust(width)}  {_percent(value):>5}' for name, value in rows)
@@ -48,14 +51,14 @@ def _percent(value: float | None) -> str:
 
 def _average_precision(objects: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]],
                        eleven_point: bool) -> float | None:
-    """Of one category."""
+    """Return the average precision of one category."""
     count = sum(not _ignored(each) for each in objects)
     if not count:
         return None
-    right, wrong = _judge(objects, detections)
-    recall = np.cumsum(right) / count
-    precision = np.cumsum(right) / np.maximum(np.cumsum(right) + np.cumsum(wrong), 1)
-    # The best precision at this recall or any higher.
+    positive, negative = _match(objects, detections)
+    recall = np.cumsum(positive) / count
+    precision = np.cumsum(positive) / np.maximum(np.cumsum(positive) + np.cumsum(negative), 1)
+    # The highest precision at this recall or a higher one.
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if eleven_point:
         reached = [envelope[recall >= level - 1e-12] for level in np.arange(11) / 10]
@@ -63,27 +66,27 @@ def _average_precision(objects: Sequence[Mapping[str, Any]], detections: Sequenc
     return float(np.sum(np.diff(recall, prepend=0.) * envelope))
 
 
-def _judge(objects: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]
+def _match(objects: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]
            ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each detection, the best-scored first, is right and whether it is wrong: bool [n] each."""
+    """Return which detections, by decreasing score, are true and which are false positives: bool [n] each."""
     of_image: dict[Any, list[Mapping[str, Any]]] = {}
     for each in objects:
         of_image.setdefault(each['image_id'], []).append(each)
-    taken: set[int] = set()
+    matched: set[int] = set()
     ordered = sorted(detections, key=lambda each: -each['score'])
-    right, wrong = np.zeros(len(ordered), bool), np.zeros(len(ordered), bool)
+    positive, negative = np.zeros(len(ordered), bool), np.zeros(len(ordered), bool)
     for k, detection in enumerate(ordered):
-        nearest = _nearest(detection, of_image.get(detection['image_id'], ()))
-        if nearest is None or (not _ignored(nearest) and id(nearest) in taken):
-            wrong[k] = True
-        elif not _ignored(nearest):
-            right[k] = True
-            taken.add(id(nearest))
-    return right, wrong
+        best = _best_match(detection, of_image.get(detection['image_id'], ()))
+        if best is None or (not _ignored(best) and id(best) in matched):
+            negative[k] = True
+        elif not _ignored(best):
+            positive[k] = True
+            matched.add(id(best))
+    return positive, negative
 
 
-def _nearest(detection: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The object of largest IoU, of equals the first, where that is enough."""
+def _best_match(detection: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the object with the largest IoU (the first one of equals), or None if that is below 0.5."""
     if not objects:
         return None
     overlaps = _iou(np.asarray(detection['bbox'], np.float64), np.asarray([o['bbox'] for o in objects], np.float64))

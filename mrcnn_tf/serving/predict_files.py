@@ -1,6 +1,6 @@
-"""`mrcnn predict`: from folders, patterns and lists to image files, and for each one a picture and a json file.
+"""Prediction on image files, for `mrcnn predict`: find the files, and write a picture and a JSON file for each.
 
-A file that cannot be predicted on does not stop the others: it is kept with its reason.
+A file that cannot be used does not stop the others; it is reported with the reason.
 """
 from __future__ import annotations
 
@@ -20,102 +20,104 @@ from mrcnn_tf.evaluation import visualize
 from mrcnn_tf.input import decoding
 from mrcnn_tf.serving.predictor import InferenceError, Predictor, read_image
 
-_LISTS = ('.txt', '.lst')    # suffixes of files that name images, one a line
+_LISTS = ('.txt', '.lst')    # suffixes of files that list images, one per line
 
 Paths = Iterable[str | os.PathLike[str]]
 
 
 @dataclass
-class Predicted:
-    """What became of the image files.
+class PredictionReport:
+    """The result of `predict_to_directory`.
 
     Attributes:
         pictures: paths of the pictures, in order.
-        failed: path of each file that could not be used, with its reason in one line that begins with the path.
-        without: images on which nothing reached the threshold.
-        best_below: the best score on these, None where nothing at all was found.
+        failed: the reason for each file that could not be used: one line that starts with the path.
+        without_detections: images without a detection that reaches the threshold.
+        best_score_below: the best score on these images, None if they have no detections at all.
     """
     pictures: list[pathlib.Path] = field(default_factory=list)
     failed: dict[pathlib.Path, str] = field(default_factory=dict)
-    without: list[pathlib.Path] = field(default_factory=list)
-    best_below: float | None = None
+    without_detections: list[pathlib.Path] = field(default_factory=list)
+    best_score_below: float | None = None
 
 
 def find_images(inputs: Paths) -> list[pathlib.Path]:
-    """Return the image files that inputs mean, each once, in the order given; the files of a folder by name.
+    """Return the image files of the inputs without duplicates, in the order of the inputs.
 
     Args:
-        inputs: an image file; a folder, of which all images are meant, by their suffix or without one by their
-            content, those of its folders not; a pattern such as
-            'photos/**/*.jpg'; or a text file (.txt, .lst) with a path in each line, relative to the working directory
-            or else to the text file. Images that are named but not there are returned too.
+        inputs: image files; directories, whose images (by suffix, or by content if there is no known suffix) are
+            returned by name, without those in subdirectories; patterns such as 'photos/**/*.jpg'; text files (.txt,
+            .lst) with one path per line, relative to the working directory or to the text file. Image files that do
+            not exist are returned too.
 
     Raises:
-        InferenceError: a folder without images, a pattern that nothing fits, a list that is none.
+        InferenceError: a directory has no images, a pattern has no match, or a list cannot be read or is empty.
     """
-    found = (path for each in inputs for path in _meant(os.fspath(each)))
-    return list({os.path.abspath(path): path for path in found}.values())
+    paths = (path for each in inputs for path in _expand(os.fspath(each)))
+    return list({os.path.abspath(path): path for path in paths}.values())
 
 
 def predict_to_directory(images: Paths, predictor: Predictor, output: str | os.PathLike[str], threshold: float = 0.5,
-                         track: Callable[[list[pathlib.Path]], Iterable[pathlib.Path]] = iter) -> Predicted:
-    """Write NAME.png, the picture, and NAME.json of every image NAME.* to a directory, each file whole or not at all.
+                         track: Callable[[list[pathlib.Path]], Iterable[pathlib.Path]] = iter) -> PredictionReport:
+    """Write for each image NAME.* the files NAME.png (a picture) and NAME.json to a directory.
 
-    The json holds image, height, width (px) and instances, best first: as COCO's results (category_id, bbox [x, y,
-    width, height] in px, score, segmentation as compressed RLE) with the name of the category. Of a photograph that the
-    model's rule turns these are in the pixels that viewers show, as the picture is. Of images with equal names the
-    later ones become NAME-2, NAME-3, ...; files of an earlier call are replaced.
+    The JSON file holds image, height, width (px) and instances, best first: COCO results (category_id, bbox [x, y,
+    width, height] in px, score, segmentation as compressed RLE) with the category name. If the model's data.exif
+    rotates a photograph, picture and instances are in the pixels of the rotated image. Later images with the same name
+    are written as NAME-2, NAME-3, ... Files of an earlier call are replaced. Each file is written completely or not at
+    all.
 
     Args:
-        images: paths of files.
+        images: paths of image files.
         predictor: see `load_predictor`.
-        output: directory, made where it is missing.
-        threshold: instances with a lower score are left out of both.
-        track: wraps the paths as they are worked through, such as a progress bar does.
+        output: the directory; created if it does not exist.
+        threshold: instances with a lower score are omitted.
+        track: wraps the iteration over the paths, for example with a progress bar.
 
     Returns:
-        What was written, and which files could not be used.
+        Which files were written, and which images could not be used.
 
     Raises:
-        InferenceError: a picture would replace an image; then nothing is written.
-        OSError: the disk is full, no permission to write.
+        InferenceError: a picture would replace an image; nothing is written.
+        OSError: the disk is full or not writable.
     """
     paths = [pathlib.Path(path) for path in images]
-    done = Predicted()
+    report = PredictionReport()
     for path, stem in zip(track(paths), _stems(paths, pathlib.Path(output)), strict=True):
         try:
-            _predict_one(path, stem, predictor, threshold, done)
+            _predict_one(path, stem, predictor, threshold, report)
         except InferenceError as error:
-            done.failed[path] = str(error)
-    return done
+            report.failed[path] = str(error)
+    return report
 
 
-def _meant(text: str) -> Iterable[pathlib.Path]:
+def _expand(text: str) -> Iterable[pathlib.Path]:
+    """Return the image files of one input."""
     path = pathlib.Path(text)
     if path.is_dir():
-        return _of_folder(path)
+        return _images_in(path)
     if path.is_file() and path.suffix.lower() in _LISTS:
-        return _of_list(path)
+        return _listed_in(path)
     if glob.has_magic(text) and not path.exists():
-        fitting = [pathlib.Path(each) for each in sorted(glob.glob(text, recursive=True))]
-        if not fitting:
-            raise InferenceError(f'{text}: no file fits this pattern; give image files, folders or a list of paths')
-        return [image for each in fitting for image in (_of_folder(each, needed=False) if each.is_dir() else [each])]
+        matches = [pathlib.Path(each) for each in sorted(glob.glob(text, recursive=True))]
+        if not matches:
+            raise InferenceError(f'{text}: no file matches this pattern; give image files, directories or a list')
+        return [image for each in matches for image in (_images_in(each, required=False) if each.is_dir() else [each])]
     return [path]
 
 
-def _of_folder(folder: pathlib.Path, needed: bool = True) -> list[pathlib.Path]:
-    """Images of any format: those that cannot be decoded or opened shall be named, not passed over."""
-    found = [path for path in sorted(folder.iterdir())
+def _images_in(folder: pathlib.Path, required: bool = True) -> list[pathlib.Path]:
+    """Return images of any format by name. Those that cannot be opened or decoded are reported later."""
+    images = [path for path in sorted(folder.iterdir())
              if not path.name.startswith('.') and not path.is_dir() and _is_image(path)]
-    if needed and not found:
-        raise InferenceError(f'{folder}: no image files in this folder; for those of its folders give a pattern such '
-                             f"as '{folder}/**/*.jpg'")
-    return found
+    if required and not images:
+        raise InferenceError(f'{folder}: has no image files; for images in its subdirectories give a pattern such as '
+                             f"'{folder}/**/*.jpg'")
+    return images
 
 
 def _is_image(path: pathlib.Path) -> bool:
-    """Whether a file is an image by its name, or by its content where its suffix says nothing."""
+    """Return whether a file is an image by its suffix or, if that is unknown, by its content."""
     kind = mimetypes.guess_type(path.name)[0]
     if kind is not None:
         return kind.startswith('image/')
@@ -126,25 +128,26 @@ def _is_image(path: pathlib.Path) -> bool:
         return False
 
 
-def _of_list(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def _listed_in(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield the paths in a text file."""
     try:
         lines = [line.strip() for line in files.read_text(path, 'utf-8-sig').splitlines()]
     except (OSError, UnicodeDecodeError):
-        raise InferenceError(f'{path}: cannot be read as text; give a list of paths in UTF-8, one a line') from None
-    named = [pathlib.Path(line) for line in lines if line and not line.startswith('#')]
-    if not named:
-        raise InferenceError(f'{path}: names no images; give a list of paths, one a line')
-    for each in named:
+        raise InferenceError(f'{path}: cannot be read as text; give a list of paths in UTF-8, one per line') from None
+    paths = [pathlib.Path(line) for line in lines if line and not line.startswith('#')]
+    if not paths:
+        raise InferenceError(f'{path}: lists no images; give a list of paths, one per line')
+    for each in paths:
         beside = path.parent / each
         yield beside if not each.exists() and beside.exists() else each
 
 
 def _stems(paths: Sequence[pathlib.Path], output: pathlib.Path) -> list[pathlib.Path]:
-    """For each image the path that its files get, without .png and .json; different ones."""
+    """Return for each image the path of its output files without suffix, all different."""
     inputs, stems, taken = {path.resolve() for path in paths}, [], set()
     for path in paths:
         name, count = path.stem, 1
-        while name.casefold() in taken:    # there are file systems without a difference between a and A
+        while name.casefold() in taken:    # some file systems do not distinguish upper and lower case
             count += 1
             name = f'{path.stem}-{count}'
         taken.add(name.casefold())
@@ -155,21 +158,22 @@ def _stems(paths: Sequence[pathlib.Path], output: pathlib.Path) -> list[pathlib.
 
 
 def _predict_one(path: pathlib.Path, stem: pathlib.Path, predictor: Predictor, threshold: float,
-                 done: Predicted) -> None:
+                 report: PredictionReport) -> None:
+    """Predict one image, write its files, and add them to the report."""
     image = read_image(path, predictor.rule)
-    every = predictor([path])[0]
-    found = every[every.scores >= threshold]
+    candidates = predictor([path])[0]
+    detections = candidates[candidates.scores >= threshold]
     size, names = (image.shape[0], image.shape[1]), [category.name for category in predictor.categories]
     results: list[dict[str, Any]] = [
         {**result, 'category': names[label - 1]} for label, result in
-        zip(found.labels.tolist(), to_coco(found, size, predictor.categories, predictor.paste), strict=True)]
+        zip(detections.labels.tolist(), to_coco(detections, size, predictor.categories, predictor.paste), strict=True)]
     picture = stem.with_name(f'{stem.name}.png')
     with files.atomic_path(picture) as temporary:
-        Image.fromarray(visualize.draw(image, found, names, threshold, predictor.paste)).save(temporary)
+        Image.fromarray(visualize.draw(image, detections, names, threshold, predictor.paste)).save(temporary)
     files.write_json(stem.with_name(f'{stem.name}.json'),
                      {'image': str(path), 'height': size[0], 'width': size[1], 'instances': results})
-    done.pictures.append(picture)
-    if not len(found):
-        done.without.append(path)
-        if len(every):
-            done.best_below = max(done.best_below or 0., float(every.scores.max()))
+    report.pictures.append(picture)
+    if not len(detections):
+        report.without_detections.append(path)
+        if len(candidates):
+            report.best_score_below = max(report.best_score_below or 0., float(candidates.scores.max()))

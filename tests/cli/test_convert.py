@@ -1,39 +1,21 @@
-"""`mrcnn convert` and `mrcnn validate`: what reaches the functions behind them, and what they print."""
+"""`mrcnn convert` and `mrcnn validate`: the arguments of the functions that they call, and what they print."""
 from __future__ import annotations
 
 import json
 import pathlib
 import re
-from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from data_tools import conversion
 from data_tools.conversion import Rules
 from data_tools.formats import cityscapes, coco_boxes, shapes
 from data_tools.formats.coco import Kept
 from data_tools.sharding import writer
-from mrcnn_tf.cli import convert, main
+from mrcnn_tf.cli import convert
 from mrcnn_tf.input.manifest import Counts, Manifest, Source
-
-
-def mrcnn(*arguments: object) -> Result:
-    return CliRunner().invoke(main.app, [str(argument) for argument in arguments])
-
-
-class Recorder:
-    """Takes the place of a function."""
-
-    def __init__(self, result: Any = None) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-        self._result = result
-
-    def __call__(self, *arguments: Any) -> Any:
-        self.calls.append(arguments)
-        return self._result
-
+from tests.cli.runner import Recorder, mrcnn
 
 EMPTY = Manifest('x', [], Counts(1, 1), 0, {}, {}, [], False, Source('coco', 'a.json', 'i'))
 
@@ -182,3 +164,15 @@ def test_options_that_do_not_go(drawn: shapes.DrawnSet, tmp_path: pathlib.Path, 
     result = mrcnn('convert', 'coco', '--annotations', drawn.annotations, '--images', drawn.images,
                    '--output', tmp_path / 'out', *more)
     assert (result.exit_code, result.stdout, result.stderr) == (1, '', f'mrcnn: error: {message}\n')
+
+
+def test_convert_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
+    attach = Recorder()
+    monkeypatch.setattr('data_tools.proposals.attach', attach)
+    needed = ['d/train.json', '--output', 'o', '--name', 'with']
+    assert mrcnn('convert', 'proposals', *needed).exit_code == 0
+    assert mrcnn('convert', 'proposals', *needed, '--proposals', 'p.mat', '--mode', 'quality', '--top', 100,
+                 '--images-per-shard', 5, '--shard-size', 3, '--workers', 2).exit_code == 0
+    old, new = pathlib.Path('d/train.json'), (pathlib.Path('o'), 'with')
+    assert attach.calls == [(old, None, *new, 2000, 'fast', writer.Options()),
+                            (old, pathlib.Path('p.mat'), *new, 100, 'quality', writer.Options(5, 3 * 2 ** 20, 2))]

@@ -177,7 +177,7 @@ def test_the_ground_truth_is_looked_for_where_the_official_scripts_look(
     assert cityscapes.instance_files(manifest, truth) == {1: stated}
     (tmp_path / 'here' / 'gtFine').rename(tmp_path / 'gtFine')
     monkeypatch.delenv('CITYSCAPES_DATASET', raising=False)
-    with pytest.raises(EvaluationError, match='gtFine/val is not there; set CITYSCAPES_DATASET to the directory that'):
+    with pytest.raises(EvaluationError, match='gtFine/val does not exist; set CITYSCAPES_DATASET to the directory'):
         cityscapes.instance_files(manifest, truth)
     monkeypatch.setenv('CITYSCAPES_DATASET', str(tmp_path))
     moved = tmp_path / 'gtFine' / 'val' / 'aachen' / stated.name
@@ -195,7 +195,7 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_predicted(
     described = Manifest.read(manifest)
     described.source.kind = 'coco'
     described.write(manifest)
-    with pytest.raises(EvaluationError, match='its source is coco with annotations .*; evaluate a set that `mrcnn'):
+    with pytest.raises(EvaluationError, match='its source is coco with annotations .*; use --metric coco or voc2012'):
         evaluate(manifest, tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, 'cityscapesscripts.evaluation', types.ModuleType('empty'))
     with pytest.raises(EvaluationError, match=r"is not installed; pip install 'mrcnn-tf\[cityscapes\]'"):
@@ -204,7 +204,7 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_predicted(
 
 
 @pytest.mark.parametrize(('pixels', 'message'), [
-    (np.zeros([WIDTH, HEIGHT]), 'is 80 x 40, its detections are of an image of 40 x 80; convert'),
+    (np.zeros([WIDTH, HEIGHT]), 'is 80 x 40 px, and its detections are for 40 x 80 px; convert'),
     (None, 'cannot be read')])
 def test_pictures_that_cannot_be_used(pixels: Any, message: str, tmp_path: pathlib.Path) -> None:
     path = tmp_path / 'a.png'
@@ -213,5 +213,5 @@ def test_pictures_that_cannot_be_used(pixels: Any, message: str, tmp_path: pathl
         cityscapes.average_precision({1: path}, [found(region(0, 0), .9)])
     assert '\n' not in str(error.value)
     Image.fromarray(np.zeros([HEIGHT, WIDTH, 3], np.uint8)).save(path)
-    with pytest.raises(EvaluationError, match='no grey picture of 16 bit'):
+    with pytest.raises(EvaluationError, match='not a 16-bit grayscale image'):
         cityscapes.average_precision({1: path}, [])

@@ -173,18 +173,19 @@ def test_detections_without_masks(evaluator):
 def test_each_image_counts_once(evaluator):
     it = evaluator([rectangle(0, 0, 40, 40, 1)], images=(1, 2, 5))
     it.add(2, instances([], []))
-    with pytest.raises(EvaluationError, match='truth.json: image 2 was evaluated before'):
+    with pytest.raises(EvaluationError, match='truth.json: image 2 was added before'):
         it.add(2, instances([], []))
     with pytest.raises(EvaluationError, match='truth.json: has no image 3'):
         it.add(3, instances([], []))
-    with pytest.raises(EvaluationError, match='2 of 3 images were not evaluated, such as 1'):
+    with pytest.raises(EvaluationError, match='2 of 3 images were not added, such as image 1'):
         it.evaluate()
 
 
 @pytest.mark.parametrize(('categories', 'message'), [
-    ([Category(1, 1, 'cat'), Category(2, 3, 'dog')], "category 7 'cat' is None in the model"),
-    ([Category(1, 7, 'dog'), Category(2, 3, 'cat')], "category 7 'cat' is 'dog' in the model"),
-    (CATEGORIES[:1], "category 3 'dog' is None in the model")])
+    ([Category(1, 1, 'cat'), Category(2, 3, 'dog')], "category 7 is 'cat', and in the model it is missing"),
+    ([Category(1, 7, 'dog'), Category(2, 3, 'cat')], "category 7 is 'cat', and in the model it is 'dog'"),
+    (CATEGORIES[:1], "category 3 is 'dog', and in the model it is missing")],
+    ids=['other id', 'exchanged names', 'fewer'])
 def test_categories_must_be_those_of_the_model(tmp_path, categories, message):
     truth = coco.read_coco(write_coco(tmp_path / 'truth.json', []))
     with pytest.raises(EvaluationError, match=message):
@@ -232,7 +233,7 @@ def test_an_object_with_a_box_only_is_ignored_by_the_numbers_of_masks(tmp_path, 
         metrics = it.evaluate()
         assert metrics['segm/AP'] == pytest.approx(segm), name
         assert metrics['bbox/AR100'] == pytest.approx(1. if other in boxes else .5), name
-    assert 'truth.json: 1 of 2 objects have a box and no mask: the segm numbers ignore them' in caplog.text
+    assert 'truth.json: 1 of 2 objects have a box and no mask: the segm metrics ignore them' in caplog.text
     it.write(tmp_path, metrics)
     assert json.loads((tmp_path / 'metrics.json').read_text())['objects_without_mask'] == 1
 
@@ -286,7 +287,7 @@ def test_ground_truth_of_objects_with_a_box_only(tmp_path):
 
 
 def test_records_of_one_id_are_an_error(tmp_path):
-    with pytest.raises(EvaluationError, match='val.json: image id 5 is there twice'):
+    with pytest.raises(EvaluationError, match='val.json: image id 5 occurs twice'):
         coco.read_manifest(manifest_of(tmp_path, [annotated(5), annotated(5)], has_masks=False))
 
 
@@ -302,10 +303,10 @@ def test_masks_in_every_form_of_coco(tmp_path):
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    ({'segmentation': [[1, 1, 5, 5]]}, 'annotation 4: a polygon without three points'),
-    ({'segmentation': [[1, 1, 5, 5, 1, 5, 3]]}, 'annotation 4: a polygon without three points'),
-    ({'segmentation': [3, 4]}, 'annotation 4: a polygon without three points'),
-    ({'segmentation': {'size': [3, 4], 'counts': '132'}}, 'annotation 4: its mask is no run-length code of 160 x 160'),
+    ({'segmentation': [[1, 1, 5, 5]]}, 'annotation 4: a polygon has fewer than three points'),
+    ({'segmentation': [[1, 1, 5, 5, 1, 5, 3]]}, 'annotation 4: a polygon has fewer than three points'),
+    ({'segmentation': [3, 4]}, 'annotation 4: a polygon has fewer than three points'),
+    ({'segmentation': {'size': [3, 4], 'counts': '132'}}, 'annotation 4: its segmentation is not an RLE of 160 x 160'),
     ({'bbox': [1, 2, 3]}, 'annotation 4: image_id, category_id or bbox is missing'),
     ({'bbox': [1, 2, 3, 'wide']}, 'annotation 4: image_id, category_id or bbox is missing'),
     ({'image_id': 77}, 'annotation 4: no image 77'),

@@ -156,4 +156,4 @@ def test_proposals_of_the_records(with_proposals: pathlib.Path, tmp_path: pathli
 def test_records_without_proposals(tmp_path: pathlib.Path) -> None:
     write_data(tmp_path)
     with pytest.raises(EvaluationError, match='train.json: its records have no proposals; attach some with `mrcnn'):
-        next(recall.stored(tmp_path / 'train.json'))
+        next(recall.read_proposals(tmp_path / 'train.json'))

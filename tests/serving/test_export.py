@@ -21,8 +21,8 @@ from mrcnn_tf import __version__
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.serving import alone, predictor
 from mrcnn_tf.serving import export as exporting
+from mrcnn_tf.serving import predictor, run_saved_model
 from mrcnn_tf.training import checkpoints
 from mrcnn_tf.weights import model_directory
 from mrcnn_tf.weights.rules import variable_path
@@ -188,10 +188,11 @@ def test_the_rule_of_the_model_is_that_of_its_signature(
 
 def test_it_needs_neither_this_package_nor_keras(
         saved: pathlib.Path, served: Outputs, pictures: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
-    assert {'mrcnn_tf', 'data_tools'} <= set(alone.BLOCKED)
+    assert {'mrcnn_tf', 'data_tools'} <= set(run_saved_model.BLOCKED)
     environment = {name: value for name, value in os.environ.items() if not name.startswith('PYTHON')}
-    subprocess.run([sys.executable, '-I', alone.__file__, str(saved), str(tmp_path / 'found.npz'), *map(str, pictures)],
-                   check=True, cwd=tmp_path, env=environment, timeout=300)
+    arguments = [str(saved), str(tmp_path / 'found.npz'), *map(str, pictures)]
+    subprocess.run([sys.executable, '-I', run_saved_model.__file__, *arguments], check=True, cwd=tmp_path,
+                   env=environment, timeout=300)
     with np.load(tmp_path / 'found.npz') as found:
         for name, value in served.items():
             np.testing.assert_array_equal(found[name], value, name)

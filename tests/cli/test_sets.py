@@ -1,0 +1,31 @@
+"""`mrcnn verify` and `mrcnn inspect`: the arguments of the functions that they call, and what they print."""
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from tests.cli.runner import Recorder, mrcnn
+
+
+def test_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_tools import verify as tool
+
+    good = tool.Report('d/train.json', 1, tool.Tally())
+    bad = tool.Report('d/train.json', 1, tool.Tally(problems=[tool.Problem('a.tfrecord', 3, 120, 'it is cut')]))
+    for report, arguments, code in ((good, [], 0), (bad, ['--sample', 0, '--workers', 3], 1), (bad, ['--json'], 1)):
+        verify = Recorder(report)
+        monkeypatch.setattr('data_tools.verify.verify', verify)
+        result = mrcnn('verify', 'd/train.json', *arguments)
+        assert result.exit_code == code
+        assert verify.calls == [(pathlib.Path('d/train.json'), *((0, 3) if '--sample' in arguments else (200, 1)))]
+        expected = report.json() if '--json' in arguments else report.text()
+        assert result.stdout == expected + '\n'
+
+
+def test_inspect(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Recorder()
+    monkeypatch.setattr('data_tools.inspect_page.write', write)
+    result = mrcnn('inspect', 'd/train.json', '--output', 'page.html', '--images', 3, '--max-pixels', 100)
+    assert (result.exit_code, result.stdout) == (0, 'page.html\n')
+    assert write.calls == [(pathlib.Path('d/train.json'), pathlib.Path('page.html'), 3, 100)]
