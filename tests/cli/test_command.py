@@ -11,7 +11,7 @@ from tests.cli.runner import Recorder, mrcnn, python
 
 @pytest.mark.parametrize(('error', 'line', 'code'), [
     (TrainingError('step 7: loss is nan; lower\nsolver.learning_rate'),
-     'error: step 7: loss is nan; lower solver.learning_rate', 1),
+     r'error: step 7: loss is nan; lower\nsolver.learning_rate', 1),
     (OSError(28, 'No space left on device', '/full/disk'), 'error: /full/disk: No space left on device', 1),
     (FileExistsError('saved/1: a directory of this name exists'), 'error: saved/1: a directory of this name exists', 1),
     (KeyboardInterrupt(), 'interrupted', 130)], ids=['ours', 'system', 'file', 'ctrl-c'])

@@ -1,4 +1,4 @@
-"""The demo: the whole way with a training of seconds; it neither overlooks a difference nor removes a thing."""
+"""The demo: the whole workflow with seconds of training, its comparison of export and model, and its directory."""
 from __future__ import annotations
 
 import dataclasses
@@ -14,7 +14,7 @@ from mrcnn_tf.detectors.instances import Instances
 
 
 @pytest.mark.slow
-def test_the_whole_way(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_runs(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = demo.run(tmp_path / 'demo', minutes=0.1)
     assert metrics['segm/AP50'] is not None and 'bbox/AP' in metrics
     written = json.loads((tmp_path / 'demo' / 'metrics.json').read_text())
@@ -24,7 +24,7 @@ def test_the_whole_way(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str
         assert picture.width > 2000 and len(picture.getcolors(2 ** 24)) > 1000
     printed = capsys.readouterr().out
     assert [f'[{i}/7]' in printed for i in range(1, 8)] == [True] * 7
-    assert 'detections in 40 pictures, as the model in this process finds' in printed
+    assert 'detections in 40 images, equal to those of the model in this process' in printed
 
 
 def instances() -> Instances:
@@ -32,16 +32,16 @@ def instances() -> Instances:
     return Instances(boxes, np.array([.9, .8, .3], np.float32), np.array([1, 2, 1], np.int32))
 
 
-def test_equal_detections_in_another_order_are_the_same() -> None:
+def test_the_order_of_detections_does_not_matter() -> None:
     demo._check_same([instances()], [instances()[[1, 0, 2]]])
-    demo._check_same([instances()[:2]], [instances()])    # what is hardly believed may come or go
+    demo._check_same([instances()[:2]], [instances()])    # detections below 0.5 are not compared
     demo._check_same([instances()[:0]], [instances()[:0]])
 
 
 @pytest.mark.parametrize('change', [
     {'boxes': instances().boxes + [[0, 0, 0, .2]]}, {'scores': instances().scores - .002},
     {'labels': np.array([1, 1, 1])}], ids=lambda change: next(iter(change)))
-def test_a_difference_is_noticed(change: dict[str, np.ndarray]) -> None:
+def test_a_difference_is_an_error(change: dict[str, np.ndarray]) -> None:
     other = dataclasses.replace(instances(), **change)
     for pair in (([instances()], [other]), ([other], [instances()])):
         with pytest.raises(RuntimeError, match='detections of the SavedModel and the model in this process differ'):
@@ -50,14 +50,14 @@ def test_a_difference_is_noticed(change: dict[str, np.ndarray]) -> None:
         demo._check_same([instances()[:1]], [instances()])
 
 
-def test_a_directory_with_other_things(tmp_path: pathlib.Path) -> None:
+def test_a_directory_with_other_files_is_an_error(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'data').mkdir()
-    with pytest.raises(demo.DemoError, match='holds other things than a demo; choose another --output'):
+    with pytest.raises(demo.DemoError, match='contains files that no demo wrote; choose another --output'):
         demo.run(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ['data']
 
 
-def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path: pathlib.Path) -> None:
+def test_only_the_files_of_an_earlier_demo_are_replaced(tmp_path: pathlib.Path) -> None:
     demo._claim(tmp_path / 'demo')
     (tmp_path / 'demo' / 'model').mkdir()
     (tmp_path / 'demo' / 'model' / 'config.yaml').write_text('')

@@ -1,4 +1,4 @@
-"""Cityscapes' average precision: by hand, and beside the official script on the same files."""
+"""Cityscapes' average precision, computed by hand and by the official script on the same files."""
 from __future__ import annotations
 
 import json
@@ -25,7 +25,7 @@ HEIGHT, WIDTH = 40, 80
 ROAD, PERSON, CAR, BICYCLE = 7, 24, 26, 33
 NAMES = ('person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle')
 BASE = 'aachen_000000_00000{}'
-# 12 x 12 px each but for one that is too small to count.
+# Objects of 12 x 12 px, and one that is too small to be evaluated.
 PIXELS = np.full([HEIGHT, WIDTH], ROAD, np.uint16)
 PIXELS[0:12, 0:12], PIXELS[0:12, 20:32], PIXELS[0:12, 40:52] = 26000, 26001, CAR     # two cars and a group of cars
 PIXELS[20:32, 0:12], PIXELS[20:32, 20:32], PIXELS[20:26, 40:46] = 0, 24000, 26002    # void, a person, a small car
@@ -48,7 +48,7 @@ def write(path: pathlib.Path, pixels: np.ndarray = PIXELS) -> pathlib.Path:
 
 
 def tree(root: pathlib.Path, *pixels: np.ndarray) -> pathlib.Path:
-    """A set of the pictures given, converted: val.json of a root in the official layout."""
+    """Convert a set of instance-id images and return its manifest; `root` has the official layout."""
     for number, each in enumerate(pixels or (PIXELS,), 1):
         picture = root / 'leftImg8bit' / 'val' / 'aachen' / f'{BASE.format(number)}_leftImg8bit.png'
         picture.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def tree(root: pathlib.Path, *pixels: np.ndarray) -> pathlib.Path:
     return root / 'out' / 'val.json'
 
 
-def test_by_hand(tmp_path: pathlib.Path) -> None:
+def test_average_precision_by_hand(tmp_path: pathlib.Path) -> None:
     """Cars: one found, a wrong one, one found with an IoU of 10 / 12; what lies on void, the group or the small car
     does not count. Up to 0.8 the curve goes through (recall, precision) 1/2, 1, then 1/2, 1/2, then 1, 2/3. The script
     weighs each of its points, and 0, 1 before them, by half of what recall rises from the one before it to the one
@@ -77,8 +77,8 @@ def test_by_hand(tmp_path: pathlib.Path) -> None:
     assert list(metrics) == ['AP', 'AP50', *(f'AP/{name}' for name in NAMES), *(f'AP50/{name}' for name in NAMES)]
 
 
-def test_nothing_is_found_and_nothing_is_there(tmp_path: pathlib.Path) -> None:
-    """Also where all that is found is left out, for which the official script has no answer."""
+def test_no_detections_and_no_instances(tmp_path: pathlib.Path) -> None:
+    """Also if all detections are ignored, for which the official script fails."""
     truth = {1: write(tmp_path / 'a.png')}
     for detections in ([], [found(region(20, 0), .9)], [found(region(0, 0), .9, 29)]):     # 29: a caravan
         metrics = cityscapes.average_precision(truth, detections)
@@ -88,7 +88,7 @@ def test_nothing_is_found_and_nothing_is_there(tmp_path: pathlib.Path) -> None:
 
 
 def scene(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[np.ndarray, float, int]]]:
-    """Objects of three classes, groups, void, caravans over each other, and what a fair detector makes of them."""
+    """Return overlapping objects of three classes, groups, void and caravans, and imperfect detections of them."""
     pixels, detections = np.full([HEIGHT, WIDTH], ROAD, np.uint16), []
     for number in range(14):
         category = int(rng.choice([PERSON, CAR, BICYCLE, 29, 0]))
@@ -102,9 +102,9 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[np.ndarray, 
 
 
 def by_the_official_script(root: pathlib.Path, scenes: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Its averages for these scenes, all by its own code, from the files that it asks for."""
-    monkeypatch.setattr(np, 'in1d', np.isin, raising=False)    # the script asks for it, NumPy 2.4 has dropped it
-    monkeypatch.setattr(official, 'writeDict2JSON', lambda *_: None)    # what it leaves behind, by now numpy's numbers
+    """Return the averages that the official script computes from files of the scenes."""
+    monkeypatch.setattr(np, 'in1d', np.isin, raising=False)    # the script uses it, and NumPy 2.4 has removed it
+    monkeypatch.setattr(official, 'writeDict2JSON', lambda *_: None)    # fails on numbers of NumPy
     (root / 'results').mkdir(parents=True)
     settings = official.CArgs()
     vars(settings).update(vars(official.args), predictionPath=str(root / 'results'), quiet=True, JSONOutput=False,
@@ -138,7 +138,7 @@ def test_equal_to_the_official_script(tmp_path: pathlib.Path, monkeypatch: pytes
 
 
 class Found:
-    """Takes the place of a model: finds in each of two images the objects of PIXELS."""
+    """Replaces `predictions`: returns the objects of PIXELS for each of two images."""
 
     def __call__(self, *_: Any) -> Any:
         masks = np.stack([number == PIXELS for number in (24000, 26000, 26001)])
@@ -155,21 +155,21 @@ def evaluate(manifest: pathlib.Path, directory: pathlib.Path, monkeypatch: pytes
     return run.evaluate(directory, manifest, 'cityscapes')
 
 
-def test_a_model_directory(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two images: all is found on the first, and all is wrong on the second, which is road alone."""
+def test_evaluation_of_a_model_directory(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All detections are right on the first image and wrong on the second, which is only road."""
     manifest = tree(tmp_path, PIXELS, np.full([HEIGHT, WIDTH], ROAD))
     metrics = evaluate(manifest, tmp_path, monkeypatch)
     assert metrics['cityscapes/AP50/person'] == metrics['cityscapes/AP/person']
     written = json.loads((tmp_path / 'metrics.json').read_text())
     assert written['images'] == 2 and written['cityscapes/AP'] == metrics['cityscapes/AP']
-    # A right and a wrong one of the same score: precision 1/2 at recall 1, and the point 0, 1, by 1/2 each.
+    # A true and a false positive of equal score: precision 1/2 at recall 1, and the point 0, 1, weight 1/2 each.
     assert metrics['cityscapes/AP/person'] == pytest.approx((1 / 2 + 1) / 2)
     lines = cityscapes.table(metrics).splitlines()
     assert lines[0].split() == ['AP', 'AP50'] and lines[1].split() == ['person', '75.0', '75.0']
     assert lines[2].split() == ['rider', '-', '-'] and lines[-1].split()[0] == 'mean' and len(lines) == 10
 
 
-def test_the_ground_truth_is_looked_for_where_the_official_scripts_look(
+def test_ground_truth_is_searched_where_the_official_scripts_search(
         tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = tree(tmp_path / 'here')
     truth = read_manifest(manifest)
@@ -187,7 +187,7 @@ def test_the_ground_truth_is_looked_for_where_the_official_scripts_look(
         cityscapes.instance_files(manifest, truth)
 
 
-def test_what_cannot_be_evaluated_is_said_before_anything_is_predicted(
+def test_a_set_that_cannot_be_evaluated_is_an_error_before_prediction(
         tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = tree(tmp_path)
     with pytest.raises(EvaluationError, match='compares masks, and model.kind=faster_rcnn has no mask head'):
@@ -205,8 +205,8 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_predicted(
 
 @pytest.mark.parametrize(('pixels', 'message'), [
     (np.zeros([WIDTH, HEIGHT]), 'is 80 x 40 px, and its detections are for 40 x 80 px; convert'),
-    (None, 'cannot be read')])
-def test_pictures_that_cannot_be_used(pixels: Any, message: str, tmp_path: pathlib.Path) -> None:
+    (None, 'cannot be read')], ids=['other size', 'no image'])
+def test_instance_files_that_cannot_be_used_are_an_error(pixels: Any, message: str, tmp_path: pathlib.Path) -> None:
     path = tmp_path / 'a.png'
     path.write_bytes(b'text') if pixels is None else write(path, pixels)
     with pytest.raises(EvaluationError, match=message) as error:

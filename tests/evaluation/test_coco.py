@@ -1,4 +1,4 @@
-"""COCO evaluation: numbers worked by hand, COCO's published table, pycocotools reading the files that are written."""
+"""COCO evaluation: metrics computed by hand, COCO's published table, and pycocotools on the written files."""
 from __future__ import annotations
 
 import contextlib
@@ -27,7 +27,7 @@ SIDE = 160
 
 
 def rectangle(x, y, width, height, number, image=1, category=7, **more):
-    """A COCO annotation whose mask fills its box, as a polygon."""
+    """Return a COCO annotation whose mask, a polygon, fills its box."""
     corners = [x, y, x + width, y, x + width, y + height, x, y + height]
     return {'id': number, 'image_id': image, 'category_id': category, 'bbox': [x, y, width, height],
             'area': width * height, 'iscrowd': 0, 'segmentation': [corners], **more}
@@ -41,7 +41,7 @@ def write_coco(path, annotations, images=(1,)):
 
 
 def instances(boxes, scores, labels=None, filled=None):
-    """Instances from [x, y, width, height], masks filling the boxes or those of `filled`."""
+    """Return instances from boxes [x, y, width, height]; masks fill the boxes or those of `filled`."""
     masks = np.zeros((len(boxes), SIDE, SIDE), bool)
     for mask, (x, y, width, height) in zip(masks, filled or boxes, strict=True):
         mask[y:y + height, x:x + width] = True
@@ -81,14 +81,14 @@ def test_iou_thresholds_by_hand(evaluator):
         assert [metrics[f'{kind}/{name}'] for name in ('AP', 'AP50', 'AP75', 'AR100')] == pytest.approx([.5, 1, 0, .5])
 
 
-def test_boxes_and_masks_are_counted_apart(evaluator):
+def test_boxes_and_masks_are_evaluated_separately(evaluator):
     it = evaluator([rectangle(0, 0, 40, 40, 1)])
     it.add(1, instances([[0, 0, 40, 40]], [.9], filled=[[60, 60, 40, 40]]))
     metrics = it.evaluate()
     assert (metrics['bbox/AP'], metrics['segm/AP']) == (pytest.approx(1), 0)
 
 
-def test_masks_are_sorted_by_their_own_area(evaluator):
+def test_masks_are_small_or_large_by_their_own_area(evaluator):
     it = evaluator([rectangle(0, 0, 20, 20, 1)])
     # the wrong one has a small mask in a large box: it spoils APs; by the area of its box it would not count there
     it.add(1, instances([[60, 60, 90, 90], [0, 0, 20, 20]], [.9, .8], filled=[[60, 60, 10, 10], [0, 0, 20, 20]]))
@@ -112,7 +112,7 @@ def test_more_than_100_detections(evaluator):
     assert 'maxDets=200' in lines[13] and lines[13].split()[-2:] == ['1.000', '1.000']
 
 
-def test_a_crowd_is_neither_found_nor_missed(evaluator):
+def test_crowds_are_ignored(evaluator):
     it = evaluator([rectangle(0, 0, 40, 40, 1), rectangle(80, 80, 60, 60, 2, iscrowd=1)])
     it.add(1, instances([[90, 90, 20, 20], [110, 110, 20, 20], [0, 0, 40, 40]], [.9, .8, .7]))
     metrics = it.evaluate()
@@ -146,7 +146,7 @@ def test_no_objects(evaluator, tmp_path):
     assert json.loads((tmp_path / 'metrics.json').read_text())['bbox/AP'] is None
 
 
-def test_false_positives_on_images_without_objects_count(evaluator):
+def test_false_positives_on_images_without_objects(evaluator):
     it = evaluator([rectangle(0, 0, 40, 40, 1)], images=(1, 2))
     it.add(2, instances([[0, 0, 40, 40]], [.9]))
     it.add(1, instances([[0, 0, 40, 40]], [.8]))
@@ -170,7 +170,7 @@ def test_detections_without_masks(evaluator):
     assert coco.table(metrics).splitlines()[0].split() == ['bbox']
 
 
-def test_each_image_counts_once(evaluator):
+def test_each_image_must_be_added_once(evaluator):
     it = evaluator([rectangle(0, 0, 40, 40, 1)], images=(1, 2, 5))
     it.add(2, instances([], []))
     with pytest.raises(EvaluationError, match='truth.json: image 2 was added before'):
@@ -186,13 +186,13 @@ def test_each_image_counts_once(evaluator):
     ([Category(1, 7, 'dog'), Category(2, 3, 'cat')], "category 7 is 'cat', and in the model it is 'dog'"),
     (CATEGORIES[:1], "category 3 is 'dog', and in the model it is missing")],
     ids=['other id', 'exchanged names', 'fewer'])
-def test_categories_must_be_those_of_the_model(tmp_path, categories, message):
+def test_categories_that_the_model_does_not_have_are_an_error(tmp_path, categories, message):
     truth = coco.read_coco(write_coco(tmp_path / 'truth.json', []))
     with pytest.raises(EvaluationError, match=message):
         CocoEvaluator(truth, categories, 'pixel_center')
 
 
-def test_files_read_by_pycocotools_give_the_same_numbers(evaluator, tmp_path, capsys):
+def test_pycocotools_computes_the_same_metrics_from_the_written_files(evaluator, tmp_path, capsys):
     boxes = [[10, 10, 40, 40], [90, 20, 41, 37], [30, 90, 33, 52]]
     it = evaluator([rectangle(*box, number) for number, box in enumerate(boxes, 1)])
     masks = np.random.default_rng(0).normal(.8, .3, (3, 28, 28)).clip(0, 1).astype(np.float32)
@@ -217,7 +217,7 @@ def test_files_read_by_pycocotools_give_the_same_numbers(evaluator, tmp_path, ca
 
 
 @pytest.mark.parametrize('missing', [[], None, ...], ids=('empty', 'null', 'absent'))
-def test_an_object_with_a_box_only_is_ignored_by_the_numbers_of_masks(tmp_path, caplog, missing):
+def test_mask_metrics_ignore_objects_with_only_a_box(tmp_path, caplog, missing):
     """Two objects, of which the second has no mask. Of masks: found or not found, it changes nothing, and what lies in
     its box is ignored; what lies elsewhere is wrong. Of boxes it is an object as any other."""
     bare = rectangle(100, 20, 40, 40, 2, segmentation=missing)
@@ -278,7 +278,7 @@ def test_ground_truth_of_records(tmp_path):
     assert [metrics['bbox/AP'], metrics['segm/AP']] == pytest.approx([1, 1]) and metrics['segm/AP/cat'] is None
 
 
-def test_ground_truth_of_objects_with_a_box_only(tmp_path):
+def test_ground_truth_of_objects_with_only_a_box(tmp_path):
     empty = records.encode_mask(np.zeros((SIDE, SIDE)))
     bare = dataclasses.replace(an_object(10, 20, 30, 40, 2), mask=empty, has_mask=False)
     truth = coco.read_manifest(manifest_of(tmp_path, [annotated(9, [bare, an_object(80, 80, 50, 50, 1)])]))
@@ -286,12 +286,12 @@ def test_ground_truth_of_objects_with_a_box_only(tmp_path):
     assert not coco.read_manifest(manifest_of(tmp_path, [annotated(9, [bare])])).has_masks
 
 
-def test_records_of_one_id_are_an_error(tmp_path):
+def test_records_with_the_same_id_are_an_error(tmp_path):
     with pytest.raises(EvaluationError, match='val.json: image id 5 occurs twice'):
         coco.read_manifest(manifest_of(tmp_path, [annotated(5), annotated(5)], has_masks=False))
 
 
-def test_masks_in_every_form_of_coco(tmp_path):
+def test_polygons_and_both_rle_formats(tmp_path):
     uncompressed = {'size': [SIDE, SIDE], 'counts': [0, 10, SIDE * SIDE - 10]}    # the first ten of the first column
     code = coco_mask.frPyObjects(uncompressed, SIDE, SIDE)['counts'].decode()
     compressed = {'size': [SIDE, SIDE], 'counts': code}
@@ -311,27 +311,28 @@ def test_masks_in_every_form_of_coco(tmp_path):
     ({'bbox': [1, 2, 3, 'wide']}, 'annotation 4: image_id, category_id or bbox is missing'),
     ({'image_id': 77}, 'annotation 4: no image 77'),
     ({'category_id': 77}, 'annotation 4: .* no category 77 in the file')])
-def test_a_bad_annotation_is_named(tmp_path, change, message):
+def test_an_invalid_annotation_is_named(tmp_path, change, message):
     with pytest.raises(EvaluationError, match=f'truth.json: {message}') as error:
         coco.read_coco(write_coco(tmp_path / 'truth.json', [rectangle(1, 1, 9, 9, 4, **change)]))
     assert '\n' not in str(error.value) and 'mrcnn convert' in str(error.value)
 
 
-@pytest.mark.parametrize('text', ['{', '[]', '{"images": []}', '{"images": [{"id": 1}]}', '3'])
-def test_a_file_that_is_not_cocos(tmp_path, text):
+@pytest.mark.parametrize('text', ['{', '[]', '{"images": []}', '{"images": [{"id": 1}]}', '3'],
+                         ids=['no JSON', 'list', 'no categories', 'no size', 'number'])
+def test_a_file_in_another_format_is_an_error(tmp_path, text):
     (tmp_path / 'truth.json').write_text(text)
     with pytest.raises(EvaluationError, match='truth.json: not COCO annotations'):
         coco.read_coco(tmp_path / 'truth.json')
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(EvaluationError, match='none.json: No such file'):
         coco.read_coco(tmp_path / 'none.json')
 
 
 @pytest.mark.skipif(not PARITY.is_dir(), reason='needs the evaluation parity set in ../shared/data')
 @pytest.mark.parametrize('kind', ['bbox', 'segm'])
-def test_published_numbers(kind):
+def test_published_metrics(kind):
     names = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl')
     text = (PARITY / 'val2014_fake_eval_res.txt').read_text().split(f'type={kind}')[1]
     published = [float(value) for value in re.findall(r'= (0\.\d{3})$', text, re.MULTILINE)][:12]
@@ -343,7 +344,7 @@ def test_published_numbers(kind):
 
 
 @pytest.mark.skipif(not PARITY.is_dir(), reason='needs the evaluation parity set in ../shared/data')
-def test_published_numbers_through_the_evaluator():
+def test_published_metrics_by_the_evaluator():
     data = json.loads((PARITY / 'instances_val2014_100.json').read_text())
     categories = [Category(k, c['id'], c['name']) for k, c in enumerate(data['categories'], 1)]
     labels = {c.id: c.label for c in categories}

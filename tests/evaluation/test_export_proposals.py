@@ -46,14 +46,14 @@ def test_a_set_gets_what_the_model_proposes(trained, tmp_path) -> None:
     np.testing.assert_array_equal(record['proposals'], given['0'].boxes)
 
 
-def test_what_proposes_nothing(trained, tmp_path, monkeypatch) -> None:
+def test_a_model_without_an_rpn_is_an_error(trained, tmp_path, monkeypatch) -> None:
     config = tiny_config(trained, 'model.kind=fast_rcnn')
     monkeypatch.setattr(export_proposals, 'restore_model', lambda directory: (build_detector(config.model), config, []))
-    with pytest.raises(export_proposals.ProposalError, match='run: a fast_rcnn proposes nothing; give an rpn or'):
+    with pytest.raises(export_proposals.ProposalError, match='run: a fast_rcnn has no RPN; give an rpn, '):
         export_proposals.propose('run', trained / 'train.json', tmp_path / 'found.npz')
 
 
-def test_a_name_of_another_format(trained, tmp_path) -> None:
+def test_another_file_format_is_an_error(trained, tmp_path) -> None:
     with pytest.raises(export_proposals.ProposalError, match='found.pkl: expected a name that ends in .npz'):
         export_proposals.propose(trained / 'rpn', trained / 'train.json', tmp_path / 'found.pkl')
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Recall of proposals: matchings and numbers worked by hand, and pycocotools without categories."""
+"""Recall of proposals, computed by hand and by pycocotools without categories."""
 from __future__ import annotations
 
 import contextlib
@@ -40,18 +40,19 @@ def boxes(*edges: tuple[float, float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(('overlaps', 'expected'), [
-    ([[.6, .55], [.9, 0]], [.9, .55]),          # the first box would take the first object if it chose first
-    ([[.9, .7], [.8, 0]], [.9, 0]),             # greedy: the other way round both were found
+    ([[.6, .55], [.9, 0]], [.9, .55]),          # the first proposal does not choose first
+    ([[.9, .7], [.8, 0]], [.9, 0]),             # greedy: the other assignment would match both
     ([[.7], [.8], [.8]], [.8]),
-    ([[.2, .6, .6]], [0, .6, 0])])
-def test_matching_by_hand(overlaps, expected) -> None:
+    ([[.2, .6, .6]], [0, .6, 0])],
+    ids=['largest IoU first', 'greedy', 'three proposals', 'three objects'])
+def test_matching(overlaps, expected) -> None:
     given = np.array(overlaps)
     assert recall.match(given).tolist() == expected
     assert (given == overlaps).all()
 
 
-def test_numbers_by_hand() -> None:
-    """The first object's box is the 50th, of IoU 1, the second's the 51st, of IoU 64 / 100; the third has none."""
+def test_recall_at_limits_and_ious() -> None:
+    """The 50th proposal matches the first object with IoU 1, the 51st the second with IoU 0.64; the third is missed."""
     objects = truth(thing(0.), thing(100., image=2), thing(300., side=40., image=2), images=3)
     elsewhere = [(200., 10.)]
     numbers = recall.average_recall(objects, [
@@ -63,7 +64,7 @@ def test_numbers_by_hand() -> None:
     assert numbers['recall/ARm@300'] == 0 and numbers['recall/ARl@300'] is None
 
 
-def test_crowds_and_difficult_objects_count_neither_way() -> None:
+def test_crowds_and_difficult_objects_are_ignored() -> None:
     objects = truth(thing(0.), thing(50., iscrowd=1), thing(100., difficult=True))
     numbers = recall.average_recall(objects, [(1, boxes((100., 10.), (50., 10.)))])
     assert numbers['recall/AR@300'] == 0
@@ -71,13 +72,13 @@ def test_crowds_and_difficult_objects_count_neither_way() -> None:
     assert set(numbers.values()) == {None}
 
 
-def test_an_image_without_proposals_is_told() -> None:
-    with pytest.raises(EvaluationError, match='here: 1 of 2 images have no proposals, such as 2; each must be added'):
+def test_a_missing_image_is_an_error() -> None:
+    with pytest.raises(EvaluationError, match='here: 1 of 2 images have no proposals, such as image 2; give'):
         recall.average_recall(truth(images=2), [(1, boxes())])
 
 
-def test_pycocotools_finds_the_same_where_no_box_reaches_two_objects() -> None:
-    """Sixteen objects an image, each in a cell of its own, of any class and size; boxes around them, in any order."""
+def test_recall_equals_that_of_pycocotools_if_no_proposal_overlaps_two_objects() -> None:
+    """Sixteen objects per image, each in its own cell, of random class and size; proposals in random order."""
     rng = np.random.default_rng(0)
     objects, proposals = [], {}
     for image in (1, 2, 3):
@@ -102,7 +103,7 @@ def test_pycocotools_finds_the_same_where_no_box_reaches_two_objects() -> None:
 
 
 def by_pycocotools(known: GroundTruth, proposals: dict[int, np.ndarray]) -> np.ndarray:
-    """Recall [T, A, M] with useCats = 0."""
+    """Return the recall [T, A, M] with useCats = 0."""
     found = [{'image_id': image, 'category_id': 1, 'iscrowd': 0, 'score': 1 - k / 1000,
               'bbox': [x1, y1, x2 - x1, y2 - y1], 'area': (x2 - x1) * (y2 - y1)}
              for image, each in proposals.items() for k, (y1, x1, y2, x2) in enumerate(each.astype(float).tolist())]
@@ -124,7 +125,7 @@ def by_pycocotools(known: GroundTruth, proposals: dict[int, np.ndarray]) -> np.n
 
 @pytest.fixture(scope='module')
 def with_proposals(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """train.json of 16 images, whose proposals are the objects themselves; those of the first image are missing."""
+    """Write a set of 16 images whose proposals are their objects, except that the first image has none."""
     directory = tmp_path_factory.mktemp('recall')
     write_data(directory)
     shard, manifest = directory / 'train-0.tfrecord', Manifest.read(directory / 'train.json')
@@ -140,8 +141,8 @@ def with_proposals(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return directory / 'train.json'
 
 
-def test_proposals_of_the_records(with_proposals: pathlib.Path, tmp_path: pathlib.Path, monkeypatch) -> None:
-    """All but one of 24 objects, by the command and for a model that reads them."""
+def test_recall_of_the_proposals_in_records(with_proposals: pathlib.Path, tmp_path: pathlib.Path, monkeypatch) -> None:
+    """All but one of 24 objects are recalled, by the command and for a fast_rcnn."""
     result = CliRunner().invoke(main.app, ['recall', str(with_proposals)])
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == ['boxes', *(f'R{iou}' for iou in range(50, 100, 5)), 'AR', 'ARs', 'ARm', 'ARl']
@@ -153,7 +154,7 @@ def test_proposals_of_the_records(with_proposals: pathlib.Path, tmp_path: pathli
     assert (tmp_path / 'metrics.json').is_file()
 
 
-def test_records_without_proposals(tmp_path: pathlib.Path) -> None:
+def test_records_without_proposals_are_an_error(tmp_path: pathlib.Path) -> None:
     write_data(tmp_path)
     with pytest.raises(EvaluationError, match='train.json: its records have no proposals; attach some with `mrcnn'):
         next(recall.read_proposals(tmp_path / 'train.json'))

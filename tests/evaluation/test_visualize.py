@@ -1,4 +1,4 @@
-"""Pictures: pixels where they are known by hand, texts on the picture, files of predictions."""
+"""Drawing: pixels computed by hand, and places of texts."""
 from __future__ import annotations
 
 import json
@@ -23,7 +23,7 @@ def grey(height, width, value=100):
     return np.full((height, width, 3), value, np.uint8)
 
 
-def test_a_large_image_keeps_its_size_and_what_is_not_drawn_on():
+def test_a_large_image_keeps_its_size_and_other_pixels():
     mask = np.zeros((1, 1300, 700), bool)
     mask[0, 600:700, 300:400] = True
     out = visualize.draw(grey(1300, 700), instances([[600, 300, 700, 400]], [.9], mask), NAMES)
@@ -67,13 +67,13 @@ def test_instances_below_the_threshold_are_left_out():
     assert (visualize.draw(grey(1300, 1300), found, NAMES, threshold=.4)[600:700, 600:700] != 100).any()
 
 
-@pytest.mark.parametrize('masks', [None, np.zeros((0, 28, 28), np.float32)])
-def test_nothing_found(masks):
+@pytest.mark.parametrize('masks', [None, np.zeros((0, 28, 28), np.float32)], ids=['no masks', 'zero masks'])
+def test_an_image_without_instances_is_unchanged(masks):
     assert (visualize.draw(grey(700, 700), instances([], [], masks), NAMES) == 100).all()
 
 
 @pytest.mark.parametrize('box', [[0, 0, 3, 3], [1297, 1297, 1300, 1300], [-50, -50, 2000, 2000], [10, 10, 10, 10],
-                                 [20, 20, 10, 10]])
+                                 [20, 20, 10, 10]], ids=['top left', 'bottom right', 'larger', 'empty', 'inverted'])
 def test_texts_stay_in_the_picture(box):
     out = visualize.draw(grey(1300, 1300), instances([box], [1.]), NAMES)
     letters = (out == [255, 255, 255]).all(2)    # white on red
@@ -115,8 +115,9 @@ def test_colors_are_distinct():
     assert np.abs(np.diff(colors, axis=0)).max(1).min() > 80    # one after the other
 
 
-@pytest.mark.parametrize(('shape', 'kind'), [((4, 4, 3), np.float32), ((4, 4), np.uint8), ((4, 4, 4), np.uint8)])
-def test_an_image_of_another_form(shape, kind):
+@pytest.mark.parametrize(('shape', 'kind'), [((4, 4, 3), np.float32), ((4, 4), np.uint8), ((4, 4, 4), np.uint8)],
+                         ids=['float', 'gray', 'four channels'])
+def test_an_image_of_another_shape_or_type_is_an_error(shape, kind):
     with pytest.raises(ValueError, match=r'image .* expected uint8 \[height, width, 3\]'):
         visualize.draw(np.zeros(shape, kind), instances([], []), NAMES)
 
