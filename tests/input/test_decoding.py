@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 
 from mrcnn_tf.input import decoding, images
 
-COLOURS = np.random.default_rng(0).integers(0, 256, (13, 21, 4), np.uint8)
-GREY = Image.fromarray(COLOURS[..., 0])
-RGB = Image.fromarray(COLOURS[..., :3])
-SMOOTH = RGB.resize((90, 70))      # not noise alone: what a JPEG's transform treats differently shows on edges too
+COLORS = np.random.default_rng(0).integers(0, 256, (13, 21, 4), np.uint8)
+GRAY = Image.fromarray(COLORS[..., 0])
+RGB = Image.fromarray(COLORS[..., :3])
+SMOOTH = RGB.resize((90, 70))      # differences between JPEG transforms show on edges, so not noise alone
 DEEP = Image.fromarray(np.array([[0, 257, 32896, 65535, 100]], np.uint16))      # 0, 1 x 257, 128 x 257, 255 x 257
 ORIENTATIONS = range(1, 9)
 
@@ -33,7 +33,7 @@ def save(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def exif(value: int, endian: str = '<') -> Image.Exif:
-    """Pillow's EXIF of an orientation, not as its only entry."""
+    """Pillow's EXIF with an orientation and another entry."""
     made = Image.Exif()
     made.endian = endian
     made[0x010f], made[0x0112] = 'a maker', value
@@ -47,7 +47,7 @@ def pillow(encoded: bytes, turned: bool = False) -> np.ndarray:
 
 @pytest.fixture(params=['eager', 'function', 'dataset'])
 def run(request: pytest.FixtureRequest) -> Run:
-    """What a function gives for each of several files; a graph is traced once for all of them."""
+    """Return the results of a function for several files; a graph is traced once for all of them."""
     def in_function(function: Callable[[tf.Tensor], tf.Tensor], files: list[bytes]) -> list[np.ndarray]:
         graph = tf.function(function, input_signature=[tf.TensorSpec([], tf.string)])
         return [graph(encoded).numpy() for encoded in files]
@@ -61,12 +61,12 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 FILES = {
     'jpeg': save(SMOOTH, 'JPEG', quality=80), 'jpeg-progressive': save(SMOOTH, 'JPEG', quality=95, progressive=True),
-    'jpeg-grey': save(SMOOTH.convert('L'), 'JPEG'), 'jpeg-cmyk': save(SMOOTH.convert('CMYK'), 'JPEG'),
-    'png': save(RGB, 'PNG'), 'png-grey': save(GREY, 'PNG'), 'png-alpha': save(Image.fromarray(COLOURS), 'PNG'),
-    'png-grey-alpha': save(Image.merge('LA', [GREY, GREY.rotate(180)]), 'PNG'),
+    'jpeg-gray': save(SMOOTH.convert('L'), 'JPEG'), 'jpeg-cmyk': save(SMOOTH.convert('CMYK'), 'JPEG'),
+    'png': save(RGB, 'PNG'), 'png-gray': save(GRAY, 'PNG'), 'png-alpha': save(Image.fromarray(COLORS), 'PNG'),
+    'png-gray-alpha': save(Image.merge('LA', [GRAY, GRAY.rotate(180)]), 'PNG'),
     'png-palette': save(RGB.quantize(8), 'PNG'),
     'png-palette-transparent': save(RGB.quantize(8), 'PNG', transparency=0),
-    'png-4bit': save(RGB.quantize(8), 'PNG', bits=4), 'png-1bit': save(GREY.convert('1'), 'PNG')}
+    'png-4bit': save(RGB.quantize(8), 'PNG', bits=4), 'png-1bit': save(GRAY.convert('1'), 'PNG')}
 
 
 def test_decode_gives_the_pixels_of_pillow(run: Run) -> None:
@@ -88,11 +88,11 @@ def test_decode_scales_16_bit_to_255(run: Run) -> None:
 
 
 @pytest.mark.parametrize('antialias', [False, True], ids=['plain', 'antialias'])
-@pytest.mark.parametrize('shape', [(13, 21), (7, 10), (40, 61)], ids=['as it is', 'smaller', 'larger'])
-@pytest.mark.parametrize('kind', ['8 bit', '16 bit'])
+@pytest.mark.parametrize('shape', [(13, 21), (7, 10), (40, 61)], ids=['same_size', 'smaller', 'larger'])
+@pytest.mark.parametrize('kind', ['8_bits', '16_bits'])
 def test_resizing_before_the_cast_gives_the_same_numbers(kind: str, shape: tuple[int, int], antialias: bool) -> None:
     noise = np.random.default_rng(1).integers(0, 65536, (13, 21), np.uint16)
-    encoded = save(RGB if kind == '8 bit' else Image.fromarray(noise), 'PNG')
+    encoded = save(RGB if kind == '8_bits' else Image.fromarray(noise), 'PNG')
 
     def resized(pixels: tf.Tensor) -> tf.Tensor:
         return images.resize(pixels, tf.constant(shape), antialias)
@@ -102,7 +102,7 @@ def test_resizing_before_the_cast_gives_the_same_numbers(kind: str, shape: tuple
     np.testing.assert_array_equal(first, resized(decoding.decode(encoded)))
 
 
-def test_8_bit_is_never_more_than_8_bit_before_it_is_used() -> None:
+def test_then_gets_8_bits_as_uint8_and_16_bits_as_float32() -> None:
     assert decoding.decode(FILES['png'], then=lambda pixels: pixels).dtype == tf.uint8
     assert decoding.decode(FILES['jpeg'], then=lambda pixels: pixels).dtype == tf.uint8
     assert decoding.decode(save(DEEP, 'PNG'), then=lambda pixels: pixels).dtype == tf.float32
@@ -115,7 +115,8 @@ def test_static_channels_in_a_dataset() -> None:
     assert turned.element_spec == tf.TensorSpec([None, None, 3], tf.float32)
 
 
-@pytest.mark.parametrize('encoded', [b'', b'\xff', b'GIF89a', save(GREY, 'BMP')], ids=['empty', 'a byte', 'gif', 'bmp'])
+@pytest.mark.parametrize('encoded', [b'', b'\xff', b'GIF89a', save(GRAY, 'BMP')],
+                         ids=['empty', 'one_byte', 'gif', 'bmp'])
 def test_other_formats_are_named(encoded: bytes) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError, match='photo 7: neither a JPEG nor a PNG; convert it to one'):
         decoding.decode(encoded, 'photo 7')
@@ -123,7 +124,7 @@ def test_other_formats_are_named(encoded: bytes) -> None:
 
 
 @pytest.mark.parametrize('encoded', [FILES['jpeg'][:900], FILES['png'][:200], b'\xff\xd8\xff', FILES['png'][:12]],
-                         ids=['jpeg', 'png', 'signature of a jpeg', 'signature of a png'])
+                         ids=['jpeg', 'png', 'jpeg_signature', 'png_signature'])
 def test_damaged_files_are_refused(run: Run, encoded: bytes) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError):
         run(decoding.decode, [encoded])
@@ -136,30 +137,31 @@ def test_the_size_is_read_from_the_header(name: str) -> None:
 
 
 def header(width: int, height: int) -> bytes:
-    """A PNG of 33 bytes that states its size and has no pixels."""
+    """A PNG of 33 bytes: a header with this size, and no pixels."""
     body = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
     return b'\x89PNG\r\n\x1a\n' + struct.pack('>I', 13) + body + struct.pack('>I', zlib.crc32(body))
 
 
-@pytest.mark.parametrize('width, height', [(12000, 12001), (2 ** 31 - 1, 2 ** 31 - 1)], ids=['large', 'beyond int32'])
+@pytest.mark.parametrize(('width', 'height'), [(12000, 12001), (2 ** 31 - 1, 2 ** 31 - 1)],
+                         ids=['large', 'beyond_int32'])
 def test_a_large_file_is_refused_before_it_is_decoded(run: Run, width: int, height: int) -> None:
     rule, encoded = decoding.Rule(max_pixels=50_000_000), header(width, height)
     text = (f'{width} px wide and {height} px high, which is {width * height} pixels; make it smaller, or raise '
             'max_pixels, which is 50000000')
-    found, = run(lambda data: decoding.refusal(data, rule), [encoded])
-    assert found.decode() == text
+    reason, = run(lambda data: decoding.refusal(data, rule), [encoded])
+    assert reason.decode() == text
     with pytest.raises(tf.errors.InvalidArgumentError, match=f'a.png: {text}'):
         run(lambda data: decoding.decode(data, 'a.png', rule), [encoded])
 
 
-def test_the_limit_of_pixels_is_the_last_that_is_let_in() -> None:
+def test_an_image_with_exactly_the_limit_of_pixels_is_accepted() -> None:
     for limit, refused in ((13 * 21, False), (13 * 21 - 1, True)):
         assert bool(decoding.refusal(FILES['png'], decoding.Rule(max_pixels=limit)).numpy()) == refused
         assert bool(decoding.refusal(save(RGB, 'JPEG'), decoding.Rule(max_pixels=limit)).numpy()) == refused
 
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
-def test_photographs_are_turned_as_pillow_turns_them(run: Run, kind: str) -> None:
+def test_photographs_are_rotated_as_by_pillow(run: Run, kind: str) -> None:
     files = [save(RGB, kind, exif=exif(value, endian)) for value in ORIENTATIONS for endian in '<>']
     assert run(decoding.orientation, files) == [value for value in ORIENTATIONS for _ in '<>']
     for encoded, turned in zip(files, run(lambda data: decoding.decode(data, rule=decoding.Rule('apply')), files),
@@ -167,14 +169,14 @@ def test_photographs_are_turned_as_pillow_turns_them(run: Run, kind: str) -> Non
         np.testing.assert_array_equal(turned, pillow(encoded, turned=True))
 
 
-def test_16_bit_is_turned_too() -> None:
+def test_16_bit_images_are_rotated_too() -> None:
     deep = Image.fromarray(np.arange(6, dtype=np.uint16).reshape(2, 3) * 257)
     turned = decoding.decode(save(deep, 'PNG', exif=exif(6)), rule=decoding.Rule('apply'))
     assert turned[..., 0].numpy().tolist() == [[3, 0], [4, 1], [5, 2]]
 
 
 @pytest.mark.parametrize('value', ORIENTATIONS)
-def test_what_the_rule_says_of_a_turned_photograph(value: int) -> None:
+def test_a_photograph_with_an_orientation_is_refused_only_by_the_rule_error(value: int) -> None:
     encoded = save(RGB, 'JPEG', exif=exif(value))
     np.testing.assert_array_equal(decoding.decode(encoded), pillow(encoded))      # a record's pixels are as stored
     text = decoding.refusal(encoded, decoding.Rule('error')).numpy().decode()
@@ -184,7 +186,7 @@ def test_what_the_rule_says_of_a_turned_photograph(value: int) -> None:
 
 
 def tiff(entries: bytes, count: int, start: int = 8) -> bytes:
-    """EXIF of one directory, the most significant byte first."""
+    """EXIF with one directory, big-endian."""
     return b'MM\0*' + struct.pack('>I', start) + struct.pack('>H', count) + entries
 
 
@@ -210,28 +212,28 @@ def png(name: bytes, body: bytes, before: bytes = b'IDAT') -> bytes:
 
 
 EXIF = b'Exif\0\0'
-STATED = {
+WITH_ORIENTATION = {
     'alone': (6, jpeg(segment(EXIF + SIX))),
-    'behind other segments': (6, jpeg(segment(bytes(60000), 0xe2), segment(b'http://ns.adobe.com/xap/1.0/\0<x/>'),
+    'after other segments': (6, jpeg(segment(bytes(60000), 0xe2), segment(b'http://ns.adobe.com/xap/1.0/\0<x/>'),
                                       segment(EXIF + SIX))),
-    'behind fill bytes': (6, jpeg(b'\xff\xff\xff', segment(EXIF + SIX))),
+    'after fill bytes': (6, jpeg(b'\xff\xff\xff', segment(EXIF + SIX))),
     'as a long': (6, jpeg(segment(EXIF + tiff(entry(kind=4, value=b'\0\0\0\6'), 1)))),
-    'directory further on': (6, jpeg(segment(EXIF + b'MM\0*\0\0\0\x0c' + bytes(4) + b'\0\1' + entry()))),
+    'later directory': (6, jpeg(segment(EXIF + b'MM\0*\0\0\0\x0c' + bytes(4) + b'\0\1' + entry()))),
     'the first of two': (6, jpeg(segment(EXIF + SIX), segment(EXIF + tiff(entry(value=b'\0\3\0\0'), 1)))),
-    'behind the pixels of a png': (6, png(b'eXIf', SIX, b'IEND')),
+    'after the pixels of a png': (6, png(b'eXIf', SIX, b'IEND')),
     'before the pixels of a png': (6, png(b'eXIf', SIX)),
     'no value': (1, jpeg(segment(EXIF + tiff(entry(value=b'\0\0\0\0'), 1)))),
     'nine': (1, jpeg(segment(EXIF + tiff(entry(value=b'\0\x09\0\0'), 1)))),
     'two values': (1, jpeg(segment(EXIF + tiff(entry(count=2), 1)))),
     'as a byte': (1, jpeg(segment(EXIF + tiff(entry(kind=1, value=b'\6\0\0\0'), 1)))),
     'no entries': (1, jpeg(segment(EXIF + tiff(b'', 0)))),
-    'fewer entries than stated': (1, jpeg(segment(EXIF + tiff(entry(tag=1), 60000)))),
+    'fewer entries than announced': (1, jpeg(segment(EXIF + tiff(entry(tag=1), 60000)))),
     'directory beyond the end': (1, jpeg(segment(EXIF + tiff(entry(), 1, 2 ** 32 - 1)))),
     'directory at its own start': (1, jpeg(segment(EXIF + tiff(entry(), 1, 0)))),
     'no TIFF': (1, jpeg(segment(EXIF + b'XX' + SIX[2:]))),
     'empty': (1, jpeg(segment(EXIF))),
     'another segment': (1, jpeg(segment(EXIF + SIX, 0xe2))),
-    'behind the start of the scan': (1, FILES['jpeg'] + segment(EXIF + SIX)),
+    'after the start of the scan': (1, FILES['jpeg'] + segment(EXIF + SIX)),
     'text in the pixels': (1, FILES['png'] + b'eXIf no TIFF'),
     'nothing': (1, b''), 'two bytes': (1, b'\xff\xd8'), 'a signature': (1, b'\xff\xd8\xff'), 'text': (1, b'hello'),
     'png signature': (1, b'\x89PNG\r\n\x1a\n'), 'segments without end': (1, b'\xff\xd8' + b'\xff\xe2\0\2' * 2 ** 16),
@@ -241,34 +243,34 @@ STATED = {
 }
 
 
-@pytest.mark.parametrize('name', STATED)
-def test_where_the_orientation_stands(name: str) -> None:
-    expected, encoded = STATED[name]
+@pytest.mark.parametrize('name', WITH_ORIENTATION)
+def test_places_of_the_orientation(name: str) -> None:
+    expected, encoded = WITH_ORIENTATION[name]
     assert decoding.orientation(encoded).numpy() == expected
 
 
-def test_whatever_the_bytes_are_an_orientation_comes_back() -> None:
-    """Where Pillow still reads an orientation in a damaged file, it is the same one."""
-    draw = random.Random(0)
+def test_any_bytes_have_an_orientation() -> None:
+    """If Pillow can still read the orientation of a damaged file, it is the same one."""
+    generator = random.Random(0)
     read = 0
     for _ in range(1000):
-        kind = draw.choice(['JPEG', 'PNG'])
-        data = bytearray(save(RGB, kind, exif=exif(draw.choice(ORIENTATIONS), draw.choice('<>'))))
+        kind = generator.choice(['JPEG', 'PNG'])
+        data = bytearray(save(RGB, kind, exif=exif(generator.choice(ORIENTATIONS), generator.choice('<>'))))
         at = data.index(b'Exif' if kind == 'JPEG' else b'eXIf')
-        for _ in range(draw.randint(1, 3)):
-            data[draw.randrange(max(at - 8, 0), at + 60)] = draw.randrange(256)
-        damaged = bytes(data[:draw.randrange(len(data))] if draw.random() < 0.2 else data)
-        found = int(decoding.orientation(damaged))
-        assert 1 <= found <= 8
-        expected = stated(damaged)
+        for _ in range(generator.randint(1, 3)):
+            data[generator.randrange(max(at - 8, 0), at + 60)] = generator.randrange(256)
+        damaged = bytes(data[:generator.randrange(len(data))] if generator.random() < 0.2 else data)
+        orientation = int(decoding.orientation(damaged))
+        assert 1 <= orientation <= 8
+        expected = pillow_orientation(damaged)
         if expected in ORIENTATIONS[1:]:
             read += 1
-            assert found == expected, damaged[at - 8:at + 60]
+            assert orientation == expected, damaged[at - 8:at + 60]
     assert read > 100
 
 
-def stated(encoded: bytes) -> int | None:
-    """Pillow's word, None where it does not read the file."""
+def pillow_orientation(encoded: bytes) -> int | None:
+    """Return the orientation by Pillow, None if it cannot read the file."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:

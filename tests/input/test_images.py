@@ -1,4 +1,4 @@
-"""Resizing by hand (torchvision's numbers: tests/parity), mask crops against a plain loop."""
+"""Resizing by hand (tests/parity compares with torchvision), canvases, and mask crops against a plain loop."""
 from __future__ import annotations
 
 import dataclasses
@@ -17,8 +17,8 @@ from mrcnn_tf.input import images, records
 
 
 @pytest.mark.parametrize(('short_side', 'long_side'), [(384, 384), (800, 1333), (24, 40), (50, 30)])
-def test_resized_shape_loses_the_pixels_that_torchvision_loses(short_side: int, long_side: int) -> None:
-    """Scale and product are float64 in its code, and rounded down."""
+def test_resized_shape_is_rounded_down_as_in_torchvision(short_side: int, long_side: int) -> None:
+    """Its code computes scale and product in float64 and rounds down."""
     sizes = np.array(list(itertools.product([*range(1, 130, 3), 333, 334, 480, 500, 612, 999, 6000], repeat=2)))
     shapes = images.resized_shape(sizes[:, 0], sizes[:, 1], short_side, long_side).numpy().T
     for size, shape in zip(sizes.tolist(), shapes.tolist(), strict=True):
@@ -28,7 +28,7 @@ def test_resized_shape_loses_the_pixels_that_torchvision_loses(short_side: int, 
 
 
 @pytest.mark.parametrize(('short_side', 'long_side'), [(384, 384), (800, 1333), (24, 40), (50, 30)])
-def test_rounded_shape_loses_no_pixel(short_side: int, long_side: int) -> None:
+def test_rounded_shape_is_exact(short_side: int, long_side: int) -> None:
     sizes = np.array(list(itertools.product([*range(1, 130, 3), 333, 480, 500, 612, 999, 6000], repeat=2)))
     shapes = images.resized_shape(sizes[:, 0], sizes[:, 1], short_side, long_side, rounded=True).numpy().T
     for size, shape in zip(sizes.tolist(), shapes.tolist(), strict=True):
@@ -42,13 +42,14 @@ def test_resized_shape_is_at_least_one_pixel() -> None:
 
 
 def test_resize_by_hand() -> None:
-    # Centres of four cells lie at -1/4, 1/4, 3/4, 5/4 of the two pixels; the outer ones are held at the edge.
+    # The centers of the four cells are at -1/4, 1/4, 3/4, 5/4 of the two pixels; the outer ones are clipped.
     image = tf.constant([0., 100.])[None, :, None] * tf.ones([1, 1, 3])
     np.testing.assert_allclose(images.resize(image, [1, 4])[0, :, 1], [0, 25, 75, 100], atol=1e-4)
 
 
 @pytest.mark.parametrize(('shape', 'expected'), [
-    ([800, 1300], 0), ([832, 1344], 0), ([1300, 800], 1), ([900, 900], 2), ([600, 600], 3), ([1088, 1088], 2)])
+    ([800, 1300], 0), ([832, 1344], 0), ([1300, 800], 1), ([900, 900], 2), ([600, 600], 3), ([1088, 1088], 2)],
+    ids=['landscape', 'exact', 'portrait', 'square', 'small', 'exact_square'])
 def test_choose_canvas_takes_the_smallest_that_holds(shape: list[int], expected: int) -> None:
     canvases = [[832, 1344], [1344, 832], [1088, 1088], [640, 640]]
     chosen = images.choose_canvas(tf.constant(shape), canvases)
@@ -67,12 +68,12 @@ def test_check_canvases() -> None:
         images.check_canvases(dataclasses.replace(nuclei, test_long_side=400), training=False)
     with pytest.raises(ConfigError, match=r'holds an image of 1333 x 800, which data.short_sides'):
         images.check_canvases(dataclasses.replace(DataConfig(), canvases=[[832, 1344]]), training=True)
-    # A short side above the long side never comes about.
+    # The short side never exceeds the long side.
     images.check_canvases(dataclasses.replace(nuclei, short_sides=[500]), training=True)
 
 
-def test_sizes_of_tests_and_of_training_are_checked_apart() -> None:
-    data = DataConfig(short_sides=[64], long_side=64, canvases=[[64, 64]])     # tests are left at 800 / 1333
+def test_sizes_of_training_and_of_evaluation_are_checked_separately() -> None:
+    data = DataConfig(short_sides=[64], long_side=64, canvases=[[64, 64]])     # evaluation stays at 800 / 1333
     images.check_canvases(data, training=True)
     with pytest.raises(ConfigError, match='data.test_short_side'):
         images.check_canvases(data, training=False)
@@ -115,14 +116,14 @@ def encode_masks(masks: Iterable[np.ndarray]) -> tf.Tensor:
 
 
 def crop_by_loop(mask: np.ndarray, box: np.ndarray, side: int) -> np.ndarray:
-    """Each sample for itself, in float64."""
+    """Return the crop, sample by sample, in float64."""
     crop = np.zeros([side, side])
     for i, j in np.ndindex(side, side):
         y = np.clip(box[0] + (i + .5) * (box[2] - box[0]) / side - .5, 0, mask.shape[0] - 1)
         x = np.clip(box[1] + (j + .5) * (box[3] - box[1]) / side - .5, 0, mask.shape[1] - 1)
         for row, column in itertools.product((math.floor(y), math.ceil(y)), (math.floor(x), math.ceil(x))):
             weight = (1 - abs(y - row)) * (1 - abs(x - column))
-            # Where y is whole, floor and ceil are one pixel: count it once.
+            # If y is an integer, floor and ceil are the same pixel: count it once.
             crop[i, j] += weight / (1 + (y == math.floor(y))) / (1 + (x == math.floor(x))) * mask[row, column]
     return crop
 
@@ -155,9 +156,9 @@ def test_crop_masks_is_full_up_to_the_border_of_the_image() -> None:
     np.testing.assert_array_equal(crops, np.full([1, 112, 112], 255))
 
 
-def test_crop_masks_of_no_objects() -> None:
+def test_crop_masks_without_objects() -> None:
     mask, box = records.encode_mask(np.ones([5, 6])), tf.constant([[0., 0., 5., 6.]])
-    dataset = tf.data.Dataset.range(2).map(      # of no and of one object
+    dataset = tf.data.Dataset.range(2).map(      # zero and one object
         lambda n: images.crop_masks(tf.fill([n], mask), tf.repeat(box, n, axis=0), tf.constant([5, 6]), 9))
     assert dataset.element_spec == tf.TensorSpec([None, 9, 9], tf.uint8)
     assert [crops.shape for crops in dataset] == [[0, 9, 9], [1, 9, 9]]
@@ -173,16 +174,18 @@ def test_crop_masks_refuses_a_mask_of_another_size() -> None:
     ((480, 640), (800, 1067)),                  # 640 * 5 / 3 = 1066.67
     ((427, 640), (800, 1199)),                  # 1199.06
     ((333, 500), (800, 1201)),                  # 1201.2
-    ((300, 900), (444, 1333)),                  # the long side binds: 300 * 1333 / 900 = 444.33
-    ((301, 602), (667, 1333))])                 # 666.5: halves up
+    ((300, 900), (444, 1333)),                  # limited by the long side: 300 * 1333 / 900 = 444.33
+    ((301, 602), (667, 1333))],                 # 666.5: halves up
+    ids=['up', 'down', 'nearest', 'long_side', 'half'])
 def test_sides_to_the_nearest_pixel(size, expected) -> None:
-    """int(side * scale + 0.5), as Detectron2's ResizeShortestEdge has it."""
+    """int(side * scale + 0.5), as in Detectron2's ResizeShortestEdge."""
     assert images.resized_shape(*size, 800, 1333, rounded=True).numpy().tolist() == list(expected)
 
 
-@pytest.mark.parametrize('shape', [(30, 41), (97, 130), (200, 260), (97, 300)])
-def test_antialiased_is_what_pillow_does(shape) -> None:
-    """Up, down and both; where the exact value is a half, Pillow's fixed point decides, and it may go the other way."""
+@pytest.mark.parametrize('shape', [(30, 41), (97, 130), (200, 260), (97, 300)],
+                         ids=['down', 'same_size', 'up', 'wider'])
+def test_antialiased_resize_equals_pillow(shape) -> None:
+    """Pillow's fixed-point arithmetic may round the other way if the exact value is a half."""
     image = np.random.default_rng(0).integers(0, 256, (97, 130, 3), np.uint8)
     expected = np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR), np.float32)
     ours = images.resize(tf.constant(image, tf.float32), tf.constant(shape), antialias=True)

@@ -77,7 +77,7 @@ def edit(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-@pytest.mark.parametrize('change, message', [
+@pytest.mark.parametrize(('change', 'message'), [
     (edit('format', value='other'), 'not a manifest'),
     (edit('version', value=2), 'version 2, this release reads 1'),
     (edit('name', value=None), 'name is missing'),
@@ -90,8 +90,9 @@ def edit(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     (edit('dropped', 'zero area', 0, 'detail', value=1), r'dropped.zero area\[0\].detail has a wrong type, int'),
     (edit('categories', 0, 'label', value=0), r'category labels are \[0, 2\], expected 1..K'),
     (edit('categories', value=[]), r'category labels are \[\]'),
-])
-def test_changed_manifest_is_one_clear_line(
+], ids=['format', 'version', 'missing_field', 'unknown_field', 'text_for_int', 'bool_for_int', 'count', 'shard_size',
+        'dict_for_list', 'int_for_text', 'label_0', 'no_categories'])
+def test_an_invalid_manifest_is_refused_in_one_line(
         tmp_path: pathlib.Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
     path = written(tmp_path)
     data = json.loads(path.read_text())
@@ -102,8 +103,9 @@ def test_changed_manifest_is_one_clear_line(
     assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('content', [b'', b'{"format": ', b'[]', b'\xff\xfe\x00', b'1'])
-def test_a_file_that_is_no_manifest(tmp_path: pathlib.Path, content: bytes) -> None:
+@pytest.mark.parametrize('content', [b'', b'{"format": ', b'[]', b'\xff\xfe\x00', b'1'],
+                         ids=['empty', 'truncated', 'list', 'binary', 'number'])
+def test_a_file_that_is_not_a_manifest_is_refused(tmp_path: pathlib.Path, content: bytes) -> None:
     path = tmp_path / 'train.json'
     path.write_bytes(content)
     with pytest.raises(ManifestError, match=f'^{path}: not .*mrcnn convert') as error:
@@ -111,7 +113,7 @@ def test_a_file_that_is_no_manifest(tmp_path: pathlib.Path, content: bytes) -> N
     assert '\n' not in str(error.value)
 
 
-def test_missing_manifest_and_directory(tmp_path: pathlib.Path) -> None:
+def test_a_missing_manifest_and_a_directory_are_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ManifestError, match='none.json: no such file; give the NAME.json'):
         Manifest.read(tmp_path / 'none.json')
     with pytest.raises(ManifestError, match='Is a directory; give the NAME.json'):
@@ -125,7 +127,7 @@ def test_a_set_without_objects_needs_no_categories(tmp_path: pathlib.Path) -> No
     assert Manifest.read(tmp_path / 'train.json') == test_set
 
 
-def test_missing_and_cut_shards(tmp_path: pathlib.Path) -> None:
+def test_missing_and_truncated_shards_are_named(tmp_path: pathlib.Path) -> None:
     path = written(tmp_path)
     shard = tmp_path / 'train-00001-of-00002.tfrecord'
     shard.write_bytes(b'12')
@@ -138,8 +140,9 @@ def test_missing_and_cut_shards(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize('file', [
     '../b.tfrecord', 'sub/../../b.tfrecord', '/etc/hostname', 'link.tfrecord', 'sub/b.tfrecord', './b.tfrecord', '..',
-    'b\0'])
-def test_a_shard_elsewhere_is_refused(file: str, tmp_path: pathlib.Path) -> None:
+    'b\0'],
+    ids=['parent', 'parent_of_a_child', 'absolute', 'link', 'child', 'dot', 'directory', 'null_byte'])
+def test_a_shard_in_another_directory_is_refused(file: str, tmp_path: pathlib.Path) -> None:
     path = written(tmp_path / 'set')
     (tmp_path / 'b.tfrecord').write_bytes(b'1234')
     (tmp_path / 'set' / 'link.tfrecord').symlink_to('../b.tfrecord')
@@ -159,7 +162,7 @@ def test_a_linked_directory_and_links_within_it_are_read(tmp_path: pathlib.Path)
     assert Manifest.read(tmp_path / 'link' / path.name) == manifest()
 
 
-def test_a_shard_that_is_no_file(tmp_path: pathlib.Path) -> None:
+def test_a_shard_that_is_not_a_file_is_refused(tmp_path: pathlib.Path) -> None:
     path = written(tmp_path)
     (tmp_path / 'train-00000-of-00002.tfrecord').unlink()
     os.mkfifo(tmp_path / 'train-00000-of-00002.tfrecord')
@@ -182,7 +185,7 @@ def test_categories_of_a_model_directory(tmp_path: pathlib.Path) -> None:
         read_categories(tmp_path / 'none.json')
 
 
-def test_a_manifest_of_before_proposals(tmp_path: pathlib.Path) -> None:
+def test_a_manifest_of_an_earlier_release_is_read(tmp_path: pathlib.Path) -> None:
     path = tmp_path / 'a.json'
     Manifest('a', [Category(1, 1, 'x')], Counts(), 0, {}, {}, [], False, Source('coco', '', '')).write(path)
     data = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Masks as PNG: what two independent decoders read back."""
+"""Masks as PNG, read by two independent decoders."""
 from __future__ import annotations
 
 import io
@@ -34,7 +34,7 @@ def check(pixels: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) ->
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_every_pixel_comes_back(data: st.DataObject) -> None:
+def test_every_pixel_is_read_as_it_was_written(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))
     down, across = data.draw(st.integers(0, height)), data.draw(st.integers(0, width))
     corner = data.draw(st.integers(0, height - down)), data.draw(st.integers(0, width - across))
@@ -42,7 +42,8 @@ def test_every_pixel_comes_back(data: st.DataObject) -> None:
     check(np.random.RandomState(seed).randint(0, 2, (down, across)).astype(np.uint8), corner, (height, width))
 
 
-@pytest.mark.parametrize('size', [(480, 640), (640, 427), (1024, 2048), (1, 5000), (5000, 1), (1, 1), (1023, 1023)])
+@pytest.mark.parametrize('size', [(480, 640), (640, 427), (1024, 2048), (1, 5000), (5000, 1), (1, 1), (1023, 1023)],
+                         ids=lambda size: f'{size[0]}x{size[1]}')
 def test_images_of_any_size(size: tuple[int, int]) -> None:
     height, width = size
     ones = np.ones(((height + 2) // 3, (width + 2) // 3), np.uint8)
@@ -58,7 +59,7 @@ def test_any_layout_of_memory() -> None:
     check(pixels[::2, ::-1], (3, 4), (50, 60))
 
 
-def test_it_is_smaller_than_what_pillow_writes() -> None:
+def test_a_mask_is_smaller_than_with_pillow() -> None:
     y, x = np.mgrid[:120, :90]
     pixels = ((y - 60) ** 2 / 3600 + (x - 45) ** 2 / 2025 <= 1).astype(np.uint8)
     stream = io.BytesIO()
@@ -73,7 +74,8 @@ def test_the_checksum_of_zeros() -> None:
 
 
 @pytest.mark.parametrize(('corner', 'size'), [
-    ((-1, 0), (9, 9)), ((0, 8), (9, 9)), ((8, 0), (9, 9)), ((0, 0), (1, 9)), ((0, 0), (0, 0))])
-def test_a_box_outside_the_image(corner: tuple[int, int], size: tuple[int, int]) -> None:
+    ((-1, 0), (9, 9)), ((0, 8), (9, 9)), ((8, 0), (9, 9)), ((0, 0), (1, 9)), ((0, 0), (0, 0))],
+    ids=['above', 'right', 'below', 'too_high', 'empty_image'])
+def test_a_box_that_exceeds_the_image_is_refused(corner: tuple[int, int], size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match='exceeds the image of'):
         mask_png.encode(np.ones((2, 2), np.uint8), corner, size)

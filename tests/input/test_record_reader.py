@@ -1,4 +1,4 @@
-"""Records in shards, outside of graphs."""
+"""Reading records from shards outside of a graph."""
 from __future__ import annotations
 
 import dataclasses
@@ -38,7 +38,7 @@ def serialized(**features: list[Any]) -> bytes:
 
 
 def model_garden(**changes: list[Any]) -> bytes:
-    """What tf-models-official 2.20 writes of an image of 100 x 200 with two objects."""
+    """The record that tf-models-official 2.20 writes for an image of 100 x 200 with two objects."""
     return serialized(**{
         'image/encoded': [b'\xff\xd8\xff...'], 'image/format': [b'jpg'], 'image/filename': [b'a.jpg'],
         'image/source_id': [b'139'], 'image/height': [100], 'image/width': [200],
@@ -55,15 +55,15 @@ def model_garden(**changes: list[Any]) -> bytes:
                  records.ObjectAnnotation((0, 0, 1, 1), 1, 'a', 1, mask=_MASK)]},
     {'proposals': records.Proposals(np.array([[0, 0.5, 1, 2]], np.float32), np.array([0.75], np.float32))},
     {'proposals': records.Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))},
-])
-def test_what_was_encoded_comes_back(changes: dict[str, Any]) -> None:
-    found, expected = record_reader.decode(records.encode(example(**changes))), example(**changes)
-    assert dataclasses.replace(found, proposals=None) == dataclasses.replace(expected, proposals=None)
-    assert (found.proposals is None) == (expected.proposals is None)
-    if expected.proposals is not None and found.proposals is not None:
-        np.testing.assert_array_equal(found.proposals.boxes, expected.proposals.boxes)
-        np.testing.assert_array_equal(found.proposals.scores, expected.proposals.scores)
-        assert found.proposals.boxes.dtype == found.proposals.scores.dtype == np.float32
+], ids=['plain', 'no_objects', 'optional_features', 'flags', 'box_only', 'proposals', 'no_proposals'])
+def test_decode_returns_what_was_encoded(changes: dict[str, Any]) -> None:
+    result, expected = record_reader.decode(records.encode(example(**changes))), example(**changes)
+    assert dataclasses.replace(result, proposals=None) == dataclasses.replace(expected, proposals=None)
+    assert (result.proposals is None) == (expected.proposals is None)
+    if expected.proposals is not None and result.proposals is not None:
+        np.testing.assert_array_equal(result.proposals.boxes, expected.proposals.boxes)
+        np.testing.assert_array_equal(result.proposals.scores, expected.proposals.scores)
+        assert result.proposals.boxes.dtype == result.proposals.scores.dtype == np.float32
 
 
 _SIDE = st.floats(0, 1000, width=32)
@@ -75,22 +75,23 @@ _SIDE = st.floats(0, 1000, width=32)
     name=st.text(), area=st.floats(0, 1e6, width=32), crowd=st.booleans(),
     annotation_id=st.integers(-2 ** 63, 2 ** 63 - 1), mask=st.just(_MASK)), max_size=4),
     filename=st.text(), source_id=st.text(), image_id=st.integers(-2 ** 63, 2 ** 63 - 1))
-def test_any_example_comes_back(objects: list[records.ObjectAnnotation], **fields: Any) -> None:
+def test_decode_returns_any_example(objects: list[records.ObjectAnnotation], **fields: Any) -> None:
     made = example(objects=objects, **fields)
     assert record_reader.decode(records.encode(made)) == made
 
 
-def test_features_of_others_are_kept() -> None:
+def test_unknown_features_are_kept() -> None:
     caption = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b'two dogs']))
     first = records.encode(example(extra={'image/caption': caption}))
-    found = record_reader.decode(first)
-    assert found.extra == {'image/caption': caption} and records.encode(found) == first
+    result = record_reader.decode(first)
+    assert result.extra == {'image/caption': caption} and records.encode(result) == first
 
 
-def test_model_gardens_records() -> None:
-    found = record_reader.decode(model_garden())
-    assert (found.source_id, found.image_id, found.format, found.height, found.width) == ('139', 139, 'jpeg', 100, 200)
-    assert found.objects == [
+def test_a_record_of_model_garden() -> None:
+    result = record_reader.decode(model_garden())
+    assert (result.source_id, result.image_id, result.format) == ('139', 139, 'jpeg')
+    assert (result.height, result.width) == (100, 200)
+    assert result.objects == [
         records.ObjectAnnotation((25.0, 25.0, 50.0, 50.0), 3, 'car', 12.5, False, 1),
         records.ObjectAnnotation((0.0, 0.0, 100.0, 200.0), 1, 'person', 100.0, True, 2)]
 
@@ -105,7 +106,7 @@ def test_model_gardens_records() -> None:
     (model_garden(**{'image/object/box': [0.5]}), '1 numbers in image/object/box for 2 objects'),
     (model_garden(**{'image/proposal/box': [0.5]}), '1 numbers in image/proposal/box for 0 scores'),
 ], ids=['nonsense', 'nothing', 'two-heights', 'width-of-bytes', 'areas', 'corners', 'boxes', 'proposals'])
-def test_a_record_that_is_none(data: bytes, named: str) -> None:
+def test_an_invalid_record_is_refused(data: bytes, named: str) -> None:
     with pytest.raises(RecordError) as caught:
         record_reader.decode(data, 'x.tfrecord: record 7')
     assert str(caught.value).startswith('x.tfrecord: record 7: ') and named in str(caught.value)
@@ -126,15 +127,15 @@ def _set(directory: pathlib.Path) -> pathlib.Path:
     return directory / 'set.json'
 
 
-def test_places_lead_to_the_records(tmp_path: pathlib.Path) -> None:
-    found = list(record_reader.places(_set(tmp_path)))
-    assert [(pathlib.Path(place.file).name, place.number) for place, _ in found] == [
+def test_read_returns_the_record_at_each_place(tmp_path: pathlib.Path) -> None:
+    result = list(record_reader.places(_set(tmp_path)))
+    assert [(pathlib.Path(place.file).name, place.number) for place, _ in result] == [
         ('a.tfrecord', 0), ('a.tfrecord', 1), ('b.tfrecord', 0)]
-    assert [record_reader.decode(record_reader.read(place)).image_id for place, _ in found] == [5, 6, 7]
-    assert all(record_reader.read(place) == record for place, record in found)
+    assert [record_reader.decode(record_reader.read(place)).image_id for place, _ in result] == [5, 6, 7]
+    assert all(record_reader.read(place) == record for place, record in result)
 
 
-def test_a_flipped_byte_is_named(tmp_path: pathlib.Path) -> None:
+def test_a_record_with_a_flipped_bit_is_named(tmp_path: pathlib.Path) -> None:
     manifest = _set(tmp_path)
     data = bytearray((tmp_path / 'a.tfrecord').read_bytes())
     data[-20] ^= 1

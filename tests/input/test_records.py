@@ -1,4 +1,4 @@
-"""The record's two sides."""
+"""`records.encode` and `records.parse`: what one writes, the other reads, and records of Model Garden."""
 from __future__ import annotations
 
 import dataclasses
@@ -36,7 +36,7 @@ def feature(values: list[Any]) -> tf.train.Feature:
 
 
 def foreign(**features: list[Any]) -> bytes:
-    """A record as Model Garden's converter writes it, without what is ours."""
+    """A record as Model Garden's converter writes it, without the additions of this project."""
     keys: dict[str, list[Any]] = {
         'image/encoded': [b'image bytes'], 'image/source_id': [b'000000000139'], 'image/height': [100],
         'image/width': [200], 'image/object/bbox/ymin': [0.25, 0.0], 'image/object/bbox/xmin': [0.1, 0.0],
@@ -83,7 +83,7 @@ def test_static_shapes_in_a_dataset() -> None:
 
 
 def test_an_object_with_a_box_only_has_an_empty_mask(parse: Parse) -> None:
-    """The feature is there only where it says something; Model Garden's reader decodes the empty mask as any other."""
+    """The record has the feature only if an object lacks a mask; Model Garden can decode the empty mask."""
     bare = dataclasses.replace(example().objects[0], mask=records.encode_mask(np.zeros([2, 3])), has_mask=False)
     mixed = example(objects=[bare, example().objects[1]])
     parsed = parse(records.encode(mixed), True)
@@ -117,7 +117,7 @@ def test_features_that_other_readers_expect() -> None:
     np.testing.assert_allclose(sides, [[0.05, 0], [1 / 3, 0], [0.95, 1], [1, 0.5]], rtol=1e-6)
 
 
-def test_what_only_some_sets_know(parse: Parse) -> None:
+def test_optional_features(parse: Parse) -> None:
     flags = ({'difficult': True, 'truncated': None}, {'difficult': False, 'truncated': True})
     objects = [dataclasses.replace(each, **more) for each, more in zip(example().objects, flags, strict=True)]
     record = records.encode(example(objects=objects, channels=1, dtype='uint16', split='train', city='ulm'))
@@ -137,21 +137,21 @@ def test_encode_gives_equal_bytes_for_equal_examples() -> None:
     assert records.encode(example()) == records.encode(example())
 
 
-def test_mask_is_a_grey_png_of_zeros_and_ones() -> None:
+def test_mask_is_a_gray_png_of_zeros_and_ones() -> None:
     image = Image.open(io.BytesIO(records.encode_mask(np.array([[False, True]]))))
     assert (image.format, image.mode, image.size) == ('PNG', 'L', (2, 1))
     decoded = tf.io.decode_png(records.encode_mask(MASK), channels=0)
     np.testing.assert_array_equal(decoded.numpy()[:, :, 0], [[0, 1, 1], [0, 0, 1]])
 
 
-@pytest.mark.parametrize('changes, message', [
+@pytest.mark.parametrize(('changes', 'message'), [
     ({'format': 'gif'}, "a.png: format 'gif', expected one of jpeg, png"),
     ({'dtype': 'int8'}, "a.png: dtype 'int8', expected one of uint8, uint16"),
     ({'objects': [records.ObjectAnnotation((0, 0, 1, 1), 0, 'x', 1.0)]}, 'a.png: annotation 0 has label 0'),
     ({'objects': [records.ObjectAnnotation((0, 0, 1, 1), 1, 'x', 1.0),
                   records.ObjectAnnotation((0, 0, 1, 1), 1, 'x', 1.0, mask=b'png')]},
      'a.png: some objects have a mask'),
-])
+], ids=['format', 'dtype', 'label', 'masks'])
 def test_encode_refuses(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         records.encode(example(**changes))
@@ -177,14 +177,14 @@ def test_image_id_without_a_number_is_a_stable_hash() -> None:
     assert int(records.parse(foreign(**{'image/source_id': [b'-7']}), False)['image_id']) == -7
 
 
-@pytest.mark.parametrize('features, with_masks, message', [
+@pytest.mark.parametrize(('features', 'with_masks', 'message'), [
     ({}, True, 'source_id 000000000139: masks of 0 objects, labels of 2; convert the data again'),
     ({'image/object/class/label': [3]}, False, 'boxes of 2 objects, labels of 1'),
     ({'image/object/is_crowd': [1]}, False, 'is_crowd of 1 objects, labels of 2'),
     ({'image/height': []}, False, 'image/height'),
     ({'image/encoded': []}, False, 'image/encoded'),
-])
-def test_broken_record_is_an_error_that_names_it(
+], ids=['no_masks', 'labels', 'crowd_flags', 'no_height', 'no_image'])
+def test_an_invalid_record_is_an_error_that_names_it(
         parse: Parse, features: dict[str, Any], with_masks: bool, message: str) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         parse(foreign(**features), with_masks)
@@ -193,7 +193,7 @@ def test_broken_record_is_an_error_that_names_it(
 PROPOSALS = records.Proposals(np.array([[0, 0.5, 1, 2], [1, 1, 2, 3]], np.float32), np.array([0.75, 0.5], np.float32))
 
 
-def test_proposals_come_back(parse: Parse) -> None:
+def test_proposals_are_read_as_they_were_written(parse: Parse) -> None:
     parsed = records.parse(records.encode(example(proposals=PROPOSALS)), False, with_proposals=True)
     np.testing.assert_array_equal(parsed['proposals'], [[0, 0.5, 1, 2], [1, 1, 2, 3]])
     np.testing.assert_array_equal(parsed['proposal_scores'], [0.75, 0.5])
@@ -208,7 +208,7 @@ def test_a_record_without_proposals_has_none() -> None:
 def test_proposals_of_unequal_length() -> None:
     with pytest.raises(ValueError, match=r'a.png: proposals of shape \(2, 4\) and scores of \(1,\)'):
         records.encode(example(proposals=records.Proposals(PROPOSALS.boxes, PROPOSALS.scores[:1])))
-    cut = records.encode(example(extra={
+    unequal = records.encode(example(extra={
         'image/proposal/box': feature([0.0] * 8), 'image/proposal/score': feature([1.0])}))
     with pytest.raises(tf.errors.InvalidArgumentError, match='42: proposals of 2 objects'):
-        records.parse(cut, False, with_proposals=True)
+        records.parse(unequal, False, with_proposals=True)
