@@ -1,4 +1,4 @@
-"""Anchors of every level: cases worked by hand (the reference's tables: tests/parity)."""
+"""Anchors of each level: cases worked by hand (tables of the reference implementation: tests/parity)."""
 from __future__ import annotations
 
 import dataclasses
@@ -51,7 +51,7 @@ def test_round_trip_through_the_config() -> None:
     assert not layer.weights
 
 
-def test_anchors_stay_float32_beside_maps_of_bfloat16() -> None:
+def test_anchors_of_bfloat16_feature_maps_are_float32() -> None:
     layer = AnchorGenerator([[33.]], [.7], strides=None)
     features = [tf.cast(x, tf.bfloat16) for x in maps((2, 3))]
     anchors = layer(features, canvas=(8, 12))
@@ -69,7 +69,7 @@ def test_the_order_of_one_cell_by_hand(order, expected) -> None:
     np.testing.assert_allclose(base_anchors(sizes, [.5, 2.], order=order), expected, rtol=1e-6)
 
 
-def test_the_two_dialects_of_a_stride_on_an_odd_grid() -> None:
+def test_the_two_dialects_of_a_stride_that_does_not_divide_the_canvas() -> None:
     """P6 of a canvas of 800 x 1088: 13 x 17 cells, 61 or 64 px apart from top to bottom, 64 across."""
     features = maps((13, 17))
     by_level = AnchorGenerator([[2.]], [1.], strides=[64])(features).numpy().reshape(13, 17, 4)
@@ -79,7 +79,7 @@ def test_the_two_dialects_of_a_stride_on_an_odd_grid() -> None:
 
 
 @pytest.mark.parametrize('strides', [None, [4, 8]], ids=['of_the_canvas', 'of_the_level'])
-def test_rows_and_columns_may_be_known_only_when_the_graph_runs(strides) -> None:
+def test_rows_and_columns_may_be_dynamic(strides) -> None:
     layer = AnchorGenerator([[8.], [16.]], [.5, 1.], strides)
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 1]), tf.TensorSpec([1, None, None, 1]),
@@ -129,7 +129,7 @@ def test_cells_of_images_by_hand() -> None:
 
 
 def test_the_given_lists_are_not_changed() -> None:
-    """They are a config's, which is compared and saved after the layer was made."""
+    """They belong to a config, which is compared and saved after the layer is constructed."""
     sizes = [[8., 16.]]
     AnchorGenerator(sizes, [1.], strides=None)
     assert type(sizes[0]) is list

@@ -1,4 +1,4 @@
-"""The heads' layouts, by weights set by hand, and their types under mixed precision."""
+"""The layouts of the heads, with weights set by hand; their types under mixed precision; wrong arguments."""
 from __future__ import annotations
 
 import keras
@@ -14,7 +14,7 @@ from tests.modes import MODES
 
 
 def test_rpn_head_by_hand() -> None:
-    """One channel in, 2 anchors a cell: outputs run by row, column, anchor, and a delta's four numbers lie together."""
+    """One input channel, 2 anchors a cell: outputs run by row, column, anchor; a delta's 4 numbers are adjacent."""
     head = RPNHead(1, 2)
     x = tf.constant([[[[1.], [2.], [3.]], [[4.], [5.], [6.]]]])                         # [1, 2, 3, 1]
     head([x])
@@ -30,7 +30,7 @@ def test_rpn_head_by_hand() -> None:
 
 
 def test_rpn_head_with_two_scores_per_anchor() -> None:
-    """Softmax over background and object: the logit is the difference, channel 2 a + 1 less channel 2 a."""
+    """Softmax over background and object: the logit is channel 2 a + 1 minus channel 2 a."""
     head = RPNHead(1, 2, classifier='softmax')
     x = tf.ones([1, 1, 1, 1])
     head([x])
@@ -54,14 +54,14 @@ def test_rpn_head_shares_its_weights_between_levels_and_has_a_relu() -> None:
 
 
 def test_box_head_by_hand() -> None:
-    """Pooled maps are flattened by row, column, channel; the first hidden layer picks one number each of them."""
+    """Pooled feature maps are flattened by row, column, channel; the first layer selects four of the eight numbers."""
     head = BoxHead(2, width=4)
     pooled = tf.reshape(tf.range(2. * 3 * 2 * 2 * 2), [2, 3, 2, 2, 2])                 # 8 numbers a RoI
     head(pooled)
     pick = np.zeros([8, 4], np.float32)
     pick[[0, 1, 2, 4], [0, 1, 2, 3]] = 1                                               # origin, channel, column, row
     head.hidden[0].set_weights([pick, np.zeros(4)])
-    head.hidden[1].set_weights([np.eye(4), np.array([0, 0, 0, -1e3])])                      # the last is rectified away
+    head.hidden[1].set_weights([np.eye(4), np.array([0, 0, 0, -1e3])])                      # ReLU makes the last one 0
     head.classes.set_weights([np.eye(4)[:, :3], np.array([.5, 0, 0])])
     head.deltas.set_weights([np.concatenate([np.eye(4), 10 * np.eye(4)], 1), np.zeros(8)])
     logits, deltas = head(pooled)
@@ -71,7 +71,7 @@ def test_box_head_by_hand() -> None:
 
 
 def test_box_head_sizes() -> None:
-    """Two hidden layers of the width given, K + 1 classes, 4 K deltas; agnostic of class 4."""
+    """Two fully connected layers of the given width, K + 1 classes, 4 K deltas; class-agnostic 4 deltas."""
     for agnostic, regressions in ((False, 7), (True, 1)):
         head = BoxHead(7, width=16, class_agnostic=agnostic)
         logits, deltas = head(tf.zeros([2, 5, 3, 3, 6]))
@@ -80,7 +80,7 @@ def test_box_head_sizes() -> None:
             (54, 16), (16,), (16, 16), (16,), (16, 8), (8,), (16, 4 * regressions), (4 * regressions,)]
 
 
-def test_without_hidden_layers_the_mean_of_the_map_is_classified() -> None:
+def test_without_fully_connected_layers_the_mean_is_classified() -> None:
     head = BoxHead(1, fully_connected=0)
     pooled = tf.constant([[[[[1.], [2.]], [[3.], [6.]]]]])
     head(pooled)
@@ -88,8 +88,8 @@ def test_without_hidden_layers_the_mean_of_the_map_is_classified() -> None:
     assert head(pooled)[0][0, 0].numpy().tolist() == [3, -6]
 
 
-def test_convolutions_come_before_the_hidden_layers() -> None:
-    """Biased without normalisation, unbiased with; the hidden layer sees their width."""
+def test_convolutions_come_before_the_fully_connected_layers() -> None:
+    """They have a bias without normalization and none with it; the fully connected layer has their width as input."""
     for norm, vectors in ((Norm('none'), 1), (Norm('batch'), 2)):
         head = BoxHead(3, width=7, fully_connected=1, convolutions=2, convolution_width=5, norm=norm)
         head(tf.zeros([1, 2, 3, 3, 4]))
@@ -98,8 +98,8 @@ def test_convolutions_come_before_the_hidden_layers() -> None:
         assert sum(tuple(v.shape) == (5,) for v in head.trainable_variables) == 2 * vectors
 
 
-def test_what_is_dropped_by_hand(monkeypatch) -> None:
-    """Draws below the rate; the rest is scaled by 1 / (1 - rate)."""
+def test_dropout_by_hand(monkeypatch) -> None:
+    """Elements whose random number is below the rate become 0; the others are scaled by 1 / (1 - rate)."""
     monkeypatch.setattr(rng, 'uniform', lambda shape, seed: tf.reshape(tf.constant([.1, .25, .3, .9]), shape))
     found = dropped(tf.constant([[3., 3.], [3., 6.]]), .25, tf.constant([0]))
     assert found.numpy().tolist() == [[0, 4], [4, 8]]
@@ -107,7 +107,7 @@ def test_what_is_dropped_by_hand(monkeypatch) -> None:
 
 @pytest.mark.parametrize('mode', MODES)
 def test_dropout_in_training_by_the_seed(mode) -> None:
-    """Behind both layers, drawn apart: a number arrives when it is kept twice, then four times as large."""
+    """Both layers have dropout with random numbers of their own: a value kept by both is four times as large."""
     head = BoxHead(400 - 1, width=400, dropout=.5)
     pooled = tf.ones([1, 2, 1, 1, 1])
     head(pooled)
@@ -119,11 +119,11 @@ def test_dropout_in_training_by_the_seed(mode) -> None:
     kept = [rng.uniform((2, 400), tf.constant([1, 2, number])).numpy() >= .5 for number in (0, 1)]
     np.testing.assert_array_equal(logits[0], np.where(kept[0] & kept[1], 4., 0.))
     assert .2 < (logits > 0).mean() < .3 and (run(tf.constant([1, 3])).numpy() != logits).any()
-    assert (head(pooled)[0].numpy() == 1).all()                            # none in inference
+    assert (head(pooled)[0].numpy() == 1).all()                            # no dropout in inference
 
 
-def test_res5_halves_the_map_of_each_roi() -> None:
-    """And freezes with the last stage only."""
+def test_res5_halves_the_feature_map_of_each_roi() -> None:
+    """It is frozen only with the last stage."""
     for frozen in (4, 5):
         head = Res5Head.of(BackboneConfig(name='resnet18', norm='batch', maps='c4', frozen_stages=frozen))
         assert head(tf.zeros([2, 3, 14, 14, 256])).shape == [2, 3, 7, 7, 512]
@@ -131,7 +131,7 @@ def test_res5_halves_the_map_of_each_roi() -> None:
 
 
 def test_mask_head_by_hand() -> None:
-    """A cell becomes 2 x 2: the deconvolution's kernel stands at each cell unflipped; then ReLU, then classes."""
+    """The transposed convolution turns a cell into 2 x 2, with its kernel not flipped; then ReLU, then classes."""
     head = MaskHead(2, width=1, convolutions=0)
     pooled = tf.constant([[[[[1.], [2.]], [[-3.], [4.]]]]])                           # [1, 1, 2, 2, 1]
     head(pooled)
@@ -152,7 +152,7 @@ def test_mask_head_sizes() -> None:
         assert kernels == [(3, 3, 6, 5), (3, 3, 5, 5), (3, 3, 5, 5), (2, 2, 5, 5), (1, 1, 5, channels)]
 
 
-def test_rois_do_not_see_each_other() -> None:
+def test_rois_are_independent() -> None:
     """Permuted RoIs give permuted results, in both heads."""
     pooled = tf.constant(np.random.default_rng(0).normal(size=(2, 4, 3, 3, 2)), tf.float32)
     order = [2, 0, 3, 1]

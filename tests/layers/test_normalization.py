@@ -1,4 +1,4 @@
-"""Normalisation by stored, by own and by common statistics (the reference's table: tests/parity)."""
+"""Normalization by stored statistics, by those of a batch and of all replicas (the reference: tests/parity)."""
 from __future__ import annotations
 
 import keras
@@ -9,7 +9,7 @@ from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.layers.normalization import FrozenBatchNormalization, Norm
 
 
-def test_a_stored_layer_of_keras_gives_the_same() -> None:
+def test_frozen_normalization_equals_that_of_keras() -> None:
     """Weights in Keras's order move between the frozen and the trained layer."""
     frozen, trained = FrozenBatchNormalization(1e-3), keras.layers.BatchNormalization(epsilon=1e-3)
     rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def test_layer_by_name() -> None:
         assert (layer.synchronized, layer.name) == (synchronized, 'n')
 
 
-def test_momentum_is_the_share_of_the_old_statistics() -> None:
+def test_momentum_is_the_weight_of_the_old_statistics() -> None:
     layer = Norm('batch', momentum=.75).layer('n')
     x = tf.constant([[[[3.]], [[5.]]]])                     # mean 4; the old one is 0
     layer(x, training=True)
@@ -71,7 +71,7 @@ def test_momentum_is_the_share_of_the_old_statistics() -> None:
 
 
 def test_group_normalization_by_hand() -> None:
-    """64 channels in 32 groups of two; a group is normalised over its channels and all cells: here -1 and 1."""
+    """64 channels in 32 groups of two; a group is normalized over its channels and all cells: here -1 and 1."""
     layer = Norm('group', epsilon=0.).layer('n')
     x = np.zeros([1, 2, 1, 64], np.float32)
     x[0, :, 0, ::2], x[0, :, 0, 1::2] = 3., 7.

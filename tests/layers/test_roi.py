@@ -1,4 +1,4 @@
-"""RoIAlign by hand and its two engines against each other; RoIPool by hand (the reference's tables: tests/parity)."""
+"""RoIAlign, RoIWarp and RoIPool by hand, and the two engines against each other (the reference: tests/parity)."""
 from __future__ import annotations
 
 import numpy as np
@@ -50,9 +50,9 @@ def test_engines_agree_over_levels(pyramid, random_boxes, aligned, ratio) -> Non
 
 @pytest.mark.parametrize('engine', ['op', 'xla'])
 @pytest.mark.parametrize('ratio', [1, 2, 0])
-def test_a_slope_is_read_exactly(engine, ratio) -> None:
-    """Bilinear samples of a plane are exact, so a bin's average is the plane at its centre: cell i of an aligned map
-    lies at pixel stride * (i + 1/2), of an unaligned one at stride * i."""
+def test_a_plane_is_sampled_exactly(engine, ratio) -> None:
+    """Bilinear samples of a plane are exact, so a bin's average is the plane at the bin's center. Aligned, cell i is at
+    pixel stride * (i + 1/2), else at stride * i."""
     y, x = np.meshgrid(np.arange(16.), np.arange(24.), indexing='ij')
     plane = tf.constant((3 * y - 2 * x + 5)[None, :, :, None], tf.float32)
     box = tf.constant([[[12., 20., 40., 68.]]])
@@ -64,8 +64,8 @@ def test_a_slope_is_read_exactly(engine, ratio) -> None:
 
 
 @pytest.mark.parametrize('engine', ['op', 'xla'])
-def test_every_box_is_read_from_its_image_and_level(engine) -> None:
-    """Maps that hold 10 * image + level; sides of 56, 112, 224 and 448 px begin at P2, P3, P4, P5 (FPN eq. 1)."""
+def test_each_box_is_pooled_from_its_image_and_level(engine) -> None:
+    """Feature maps of 10 * image + level; sides of 56, 112, 224 and 448 px begin at P2, P3, P4, P5 (FPN eq. 1)."""
     maps = [tf.constant([[[[float(level)]]], [[[10. + level]]]]) * tf.ones([1, 512 // s, 512 // s, 1])
             for level, s in enumerate((4, 8, 16, 32))]
     sides = [[20., 56., 112., 111.9, 224., 448.], [448., 300., 223.9, 112., 60., 0.]]
@@ -83,8 +83,8 @@ def test_levels_by_another_canonical_box() -> None:
 
 
 @pytest.mark.parametrize('engine', ['op', 'xla'])
-def test_cells_beyond_the_box_do_not_count(pyramid, engine) -> None:
-    """A canvas that grows at the right and the bottom changes no box within the old one."""
+def test_a_larger_canvas_does_not_change_the_result(pyramid, engine) -> None:
+    """A canvas that is larger at the right and bottom changes no box inside the smaller one."""
     boxes = tf.constant([[[3., 5., 50., 60.], [8., 30., 20., 41.]]] * 2)
     grown = [tf.pad(m, [[0, 0], [0, 4], [0, 4], [0, 0]], constant_values=9.) for m in pyramid]
     layer = roi.RoIAlign(4, (4, 8, 16), 0, True, engine, 40., 3)
@@ -101,20 +101,14 @@ def test_no_gradient_flows_into_the_boxes(pyramid, random_boxes, engine) -> None
 
 
 @pytest.mark.parametrize('engine', ['op', 'xla'])
-def test_maps_of_bfloat16_are_averaged_in_float32(pyramid, random_boxes, engine) -> None:
-    """And their gradients come back in bfloat16."""
+def test_bfloat16_feature_maps_are_averaged_in_float32(pyramid, random_boxes, engine) -> None:
+    """Their gradients are bfloat16."""
     layer = roi.RoIAlign(3, (4, 8, 16), 2, True, engine)
     rounded = [tf.cast(m, tf.bfloat16) for m in pyramid]
     out, *gradients = with_gradient(lambda *m: layer(m, random_boxes), *rounded, cotangent=tf.ones([2, 24, 3, 3, 3]))
     assert out.dtype == tf.float32
     assert [g.dtype for g in gradients] == [tf.bfloat16] * 3
     np.testing.assert_allclose(out, layer([tf.cast(m, tf.float32) for m in rounded], random_boxes), atol=1e-6)
-
-
-def test_the_layer_comes_back_from_its_config(pyramid, random_boxes) -> None:
-    layer = roi.RoIAlign(3, (4, 8, 16), 1, False, 'xla', canonical_size=40., canonical_level=3, name='pool')
-    twin = roi.RoIAlign.from_config(layer.get_config())
-    np.testing.assert_array_equal(twin(pyramid, random_boxes), layer(pyramid, random_boxes))
 
 
 @pytest.mark.parametrize(('layer', 'arguments', 'message'), [
@@ -266,12 +260,6 @@ def test_the_first_of_equal_cells_gets_the_gradient() -> None:
     _, gradient = with_gradient(lambda m: roi.RoIPool(1, (4,))([m], tf.constant([[[0., 0., 4., 8.]] * 2])), maps,
                                 cotangent=tf.fill([1, 2, 1, 1, 1], 3.))
     assert gradient[0, :, :, 0].numpy().tolist() == [[6, 0, 0], [0, 0, 0]]
-
-
-def test_the_pooling_layer_comes_back_from_its_config(pyramid, random_boxes) -> None:
-    layer = roi.RoIPool((3, 2), (4, 8, 16), canonical_size=40., canonical_level=3, name='pool')
-    twin = roi.RoIPool.from_config(layer.get_config())
-    np.testing.assert_array_equal(twin(pyramid, random_boxes), layer(pyramid, random_boxes))
 
 
 @pytest.mark.parametrize('mode', MODES)

@@ -1,4 +1,4 @@
-"""Areas, overlaps, coding and suppression: cases worked by hand, each engine in each mode (tables: tests/parity)."""
+"""Areas, overlaps, encoding and NMS: cases worked by hand, each engine in each mode (tables: tests/parity)."""
 from __future__ import annotations
 
 import math
@@ -51,11 +51,11 @@ def test_inside_each_image_of_a_batch() -> None:
 
 def test_coding_by_hand() -> None:
     """From 4 x 8 about (2, 4) to 8 x 4 about (4, 8): shifts of half a side, sides doubled and halved."""
-    box, goal = tensor([[0, 0, 4, 8]]), tensor([[0, 6, 8, 10]])
+    box, reference = tensor([[0, 0, 4, 8]]), tensor([[0, 6, 8, 10]])
     expected = [[.5, .5, math.log(2), -math.log(2)]]
-    np.testing.assert_allclose(boxes.encode(box, goal), expected, atol=1e-6)
-    np.testing.assert_allclose(boxes.encode(box, goal, TENS), np.array(expected) * TENS, atol=1e-6)
-    np.testing.assert_allclose(boxes.decode(tensor(expected), box), goal, atol=1e-5)
+    np.testing.assert_allclose(boxes.encode(box, reference), expected, atol=1e-6)
+    np.testing.assert_allclose(boxes.encode(box, reference, TENS), np.array(expected) * TENS, atol=1e-6)
+    np.testing.assert_allclose(boxes.decode(tensor(expected), box), reference, atol=1e-5)
 
 
 def test_decoding_undoes_encoding() -> None:
@@ -91,7 +91,7 @@ def run_nms(engine: str, mode: str, box_rows: np.ndarray, scores: np.ndarray, th
 
 @pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
 def test_a_chain_of_suppressions_frees_every_second_box(engine, mode) -> None:
-    """Each box of ten overlaps the next by 2/3, the one after by 3/7: the fallen do not suppress. Scores fall by
+    """Each box of ten overlaps the next by 2/3, the one after by 3/7: a dropped box drops no other. Scores fall by
     index in the first set and rise in the second; the third has its last three boxes as padding."""
     chain = [[0., 2. * i, 4., 2. * i + 10.] for i in range(10)]
     falling = np.arange(10.)[::-1]

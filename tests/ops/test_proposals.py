@@ -30,7 +30,7 @@ def apart(number: int, column: int = 0) -> list[list[float]]:
 
 @pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
 def test_proposals_by_hand(engine, mode) -> None:
-    """Suppression within a level, none across; both levels sorted together; zeros where there are no more."""
+    """NMS runs within a level, not across levels; both levels are sorted together; zeros fill the rest."""
     a, b, c = apart(3)
     near_a, near_c = [0., 0., 5., 5.5], [16., .5, 21., 5.]
     fine = [(1., a), (3., near_a), (-2., b)]
@@ -43,8 +43,8 @@ def test_proposals_by_hand(engine, mode) -> None:
 
 
 @pytest.mark.parametrize('engine', ['op', 'xla'])
-def test_the_limit_before_suppression_is_of_each_level(engine) -> None:
-    """Of each level the best two enter; a box suppressed there is not replaced by the third."""
+def test_the_limit_before_nms_is_per_level(engine) -> None:
+    """The best two of each level enter NMS; a box that NMS drops is not replaced by the third."""
     twins = [[0., 0., 5., 5.]] * 2
     fine = [(9., twins[0]), (8., twins[1]), (7., apart(2)[1])]
     coarse = [(float(i), box) for i, box in enumerate(apart(5, column=3))]
@@ -53,16 +53,16 @@ def test_the_limit_before_suppression_is_of_each_level(engine) -> None:
 
 
 @pytest.mark.parametrize('engine', ['op', 'xla'])
-def test_the_limit_after_suppression_is_of_the_image(engine) -> None:
+def test_the_limit_after_nms_is_per_image(engine) -> None:
     levels = [[(float(i), box) for i, box in enumerate(apart(5))], [(i + .5, box) for i, box in enumerate(apart(5, 2))]]
     assert propose(levels, engine, post_nms_test=4).logits.numpy().tolist() == [[4.5, 4, 3.5, 3]]
     assert propose(levels, engine, training=True).logits.numpy().tolist() == [[4.5, 4]]
     assert propose(levels, engine, training=True, pre_nms_train=1, post_nms_train=3).valid.numpy().tolist() == [
-        [True, True]]                                                     # no slots beyond one a level
+        [True, True]]                                                     # one slot per level
 
 
 @pytest.mark.parametrize('engine', ['op', 'xla'])
-def test_boxes_are_clipped_to_the_image_before_suppression(engine) -> None:
+def test_boxes_are_clipped_to_the_image_before_nms(engine) -> None:
     """Two boxes of IoU 5/25 become equal within the image of 100 x 50; one outside is gone."""
     level = [(2., [0., 40., 100., 55.]), (1., [0., 40., 100., 105.]), (5., [10., 60., 20., 70.])]
     found = propose([level], engine, sizes=(100, 50))
