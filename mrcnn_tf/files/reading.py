@@ -1,6 +1,6 @@
-"""Reads of regular files only, and names that stay inside a directory.
+"""Reading of regular files only, and file names that stay inside a directory.
 
-Every file whose name comes from a user or from data is opened here: a FIFO would block the reader, a device such as
+Every file whose name comes from a user or from data is opened here. A FIFO would block the reader, and a device such as
 /dev/zero would fill the memory.
 """
 from __future__ import annotations
@@ -13,18 +13,18 @@ import pathlib
 import stat
 from typing import Any
 
-LARGEST = 2 ** 31      # bytes of a file that is read as a whole; a TFRecord of TensorFlow holds no more
+LARGEST = 2 ** 31      # bytes of a file that is read at once; TensorFlow's TFRecords are no larger
 
 
 class OutsideError(ValueError):
-    """A file name that leads out of its directory; the message is one line with the remedy."""
+    """A file name leads out of its directory; the message is one line with the remedy."""
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a regular file, or a symlink to one, for reading bytes.
 
     Raises:
-        OSError: no such file, no permission, a directory, or not a regular file (a FIFO, a device, a socket).
+        OSError: there is no such file, permission is missing, or it is a directory, a FIFO, a device or a socket.
     """
     try:
         return open(path, 'rb', opener=_open_descriptor)
@@ -36,7 +36,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Return the bytes of a regular file of at most `LARGEST` bytes.
 
     Raises:
-        OSError: as `open_regular`, or the file is too large.
+        OSError: as for `open_regular`, or the file is too large.
     """
     with open_regular(path) as stream:
         if os.fstat(stream.fileno()).st_size > LARGEST:
@@ -48,18 +48,18 @@ def read_text(path: str | os.PathLike[str], encoding: str = 'utf-8') -> str:
     """Return the text of a regular file.
 
     Raises:
-        OSError: as `read_bytes`.
-        UnicodeDecodeError: another encoding.
+        OSError: as for `read_bytes`.
+        UnicodeDecodeError: the file has another encoding.
     """
     return read_bytes(path).decode(encoding)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Return the value that a JSON file holds.
+    """Return the value of a JSON file.
 
     Raises:
-        OSError: as `read_bytes`.
-        ValueError: not JSON in UTF-8, or nested too deeply.
+        OSError: as for `read_bytes`.
+        ValueError: the file is not JSON in UTF-8, or nested too deeply.
     """
     text = read_text(path)
     try:
@@ -69,15 +69,15 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def inside(directory: str | os.PathLike[str], name: str, follow: bool = False) -> pathlib.Path:
-    """Return the path of the file that data call `name`, after checking that it lies inside `directory`.
+    """Return the path of `name` in `directory`, after checking that it does not lead out of it.
 
     Args:
-        directory: chosen by the user; it may be a symlink itself.
-        name: relative to it; `..`, an absolute name and symlinks may lead out of it.
-        follow: take the file wherever it lies.
+        directory: chosen by the user; it may be a symlink.
+        name: from data; `..`, an absolute name or a symlink may lead out of the directory.
+        follow: skip the check.
 
     Raises:
-        OutsideError: it lies elsewhere and `follow` is False.
+        OutsideError: the path is outside the directory and `follow` is False.
     """
     path = pathlib.Path(directory) / name
     if follow:
@@ -87,7 +87,7 @@ def inside(directory: str | os.PathLike[str], name: str, follow: bool = False) -
     except (OSError, RuntimeError, ValueError) as error:      # a loop of symlinks, a NUL
         raise OutsideError(f'{path}: cannot be resolved ({error}); correct the name') from None
     if not target.is_relative_to(base):
-        raise OutsideError(f'{path}: leads out of {directory}, to {target}; give --follow to read it there')
+        raise OutsideError(f'{path}: leads out of {directory}, to {target}; give --follow to read it')
     return path
 
 

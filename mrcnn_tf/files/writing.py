@@ -1,4 +1,4 @@
-"""Atomic writes: a file or directory gets its final name only when it is whole and on the disk."""
+"""Atomic writes: a file or directory gets its final name only when it is complete and on the disk."""
 from __future__ import annotations
 
 import contextlib
@@ -13,14 +13,14 @@ from typing import Any
 
 @contextlib.contextmanager
 def atomic_path(final: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Gives a temporary path beside `final`; what the block makes there, a file or a directory, becomes `final`.
+    """Yield a temporary path beside `final`. The file or directory that the block writes there is renamed to `final`.
 
-    The name ends as `final` does, so that libraries which go by the suffix write the same format. Missing parent
-    directories are made. An existing file is replaced; an existing directory is not. When the block or the
-    renaming fails, the temporary is removed and `final` stays as it was.
+    The temporary name has the same suffix, from which libraries choose the format. Missing parent directories are
+    created. An existing file is replaced, an existing directory is not. If the block or the renaming fails, the
+    temporary file is removed and `final` is unchanged.
 
     Raises:
-        OSError: the disk is full, no permission, `final` is a directory that exists. It names `final`.
+        OSError: the disk is full, permission is missing, or `final` is an existing directory. It names `final`.
     """
     final = pathlib.Path(final)
     if final.is_dir():
@@ -33,7 +33,7 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         os.replace(temporary, final)
         _sync_one(final.parent)
     except BaseException as error:
-        with contextlib.suppress(OSError):      # on a read-only disk nothing can be removed; `error` is the cause
+        with contextlib.suppress(OSError):      # removal fails on a read-only disk; `error` is the cause
             remove(temporary)
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             raise type(error)(error.errno, os.strerror(error.errno), str(final)) from None
@@ -41,14 +41,14 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def write_json(path: str | os.PathLike[str], obj: Any, indent: int | None = 2) -> None:
-    """Writes `obj` as UTF-8 JSON, atomically; numpy scalars and arrays are written as plain numbers.
+    """Write `obj` as UTF-8 JSON, atomically. Numpy scalars and arrays become numbers and lists.
 
-    Bytes of a file name that are not UTF-8 are written as Python holds them, such as \\udcff, and are read back so.
+    Bytes of a file name that are not UTF-8 are written as Python represents them, such as \\udcff, and read back so.
 
     Raises:
-        ValueError: a number that JSON does not know (NaN, infinity).
-        TypeError: a value that JSON does not know.
-        OSError: as `atomic_path`.
+        ValueError: a number is not in JSON: NaN or infinity.
+        TypeError: a value has no JSON type.
+        OSError: as for `atomic_path`.
     """
     text = json.dumps(obj, indent=indent, allow_nan=False, ensure_ascii=False, default=_plain)
     with atomic_path(path) as temporary:
@@ -56,14 +56,14 @@ def write_json(path: str | os.PathLike[str], obj: Any, indent: int | None = 2) -
 
 
 def sync(path: pathlib.Path) -> None:
-    """Returns when the file, or all that the directory holds, is on the disk."""
+    """Flush a file, or a directory and all its files, to the disk."""
     for below in sorted(path.rglob('*')) if path.is_dir() else ():
         _sync_one(below)
     _sync_one(path)
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a file or a directory with all it holds; nothing there is fine."""
+    """Remove a file, or a directory with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

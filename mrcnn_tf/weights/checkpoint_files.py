@@ -1,8 +1,8 @@
-"""The files of checkpoints, `step-N.index` and `step-N.data-*`: which there are, which are whole, which are removed.
+"""Checkpoint files, `step-N.index` and `step-N.data-*`: finding the newest one, checking and removing them.
 
-N: optimizer updates done. The files themselves say which checkpoints there are. TensorFlow's list, the file
-`checkpoint`, is written for TensorFlow's own tools and never read, so that weights outlive a list that is lost.
-Only names that this project writes are looked at: `step-best.index`, say, is never removed.
+N is the number of optimizer updates. The names of the files determine which checkpoints exist. TensorFlow's list, the
+file `checkpoint`, is written for TensorFlow's own tools but never read, so weights survive the loss of the list. Files
+with other names, such as `step-best.index`, are ignored and never removed.
 """
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _log = logging.getLogger(__name__)
 
 _LIST = 'checkpoint'
 _FILE = re.compile(r'step-(0|[1-9]\d*)\.(?:index|data-\d{5}-of-\d{5})')
-_UNFINISHED = re.compile(r'step-\d+_temp')    # a directory that TensorFlow writes into and removes at the end
+_UNFINISHED = re.compile(r'step-\d+_temp')    # TensorFlow's temporary directory
 
 
 class CheckpointError(ValueError):
-    """A model directory that cannot be read or written as asked; the message is one line: where, why, remedy."""
+    """A model directory cannot be read or written; the message is one line with the path, the reason and the remedy."""
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:
-    """Return the steps of which there are files, whole or not, in ascending order."""
+    """Return the steps that have files, complete or not, in ascending order."""
     matches = (_FILE.fullmatch(path.name) for path in directory.glob('step-*'))
     return sorted({int(match[1]) for match in matches if match})
 
 
 def prefix_of(directory: pathlib.Path, step: int) -> pathlib.Path:
-    """Return what TensorFlow calls the checkpoint of a step."""
+    """Return TensorFlow's prefix for the checkpoint of a step."""
     return directory / f'step-{step}'
 
 
@@ -44,12 +44,12 @@ def number_of(prefix: pathlib.Path) -> int:
 
 
 def find_newest(directory: pathlib.Path) -> pathlib.Path | None:
-    """Return the prefix of the newest whole checkpoint; None where there never was one.
+    """Return the prefix of the newest complete checkpoint; None if none was ever written.
 
-    Reads every byte of it. Warns of each newer one that is damaged.
+    Verifies all its checksums, and logs a warning for each newer checkpoint that is damaged.
 
     Raises:
-        CheckpointError: none is whole, or the list of checkpoints is there and no checkpoint.
+        CheckpointError: all checkpoints are damaged, or only TensorFlow's list of them exists.
     """
     damaged: list[str] = []
     for step in reversed(steps_in(directory)):
@@ -61,29 +61,29 @@ def find_newest(directory: pathlib.Path) -> pathlib.Path | None:
             return prefix
         damaged.append(f'{prefix} is damaged ({reason})')
     if damaged:
-        raise CheckpointError(f'{"; ".join(damaged)}: no whole checkpoint is left; copy one back, or remove '
+        raise CheckpointError(f'{"; ".join(damaged)}: no complete checkpoint is left; copy one back, or remove '
                               f'{directory} to start again')
     if (directory / _LIST).exists():
-        raise CheckpointError(f'{directory / _LIST} is there but no checkpoint, step-N.index with step-N.data-*; '
+        raise CheckpointError(f'{directory / _LIST} exists, but no checkpoint, step-N.index with step-N.data-*; '
                               f'copy the files back, or remove {directory} to start again')
     return None
 
 
 def damage(prefix: pathlib.Path) -> str:
-    """Return why a checkpoint cannot be read, nothing where every checksum in it is right."""
+    """Return why a checkpoint cannot be read; '' if all its checksums are correct."""
     if not prefix.with_name(f'{prefix.name}.index').is_file():
         return f'{prefix.name}.index is missing'
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
-    except (tf.errors.OpError, RuntimeError, LookupError, ValueError) as error:    # as TensorFlow maps its codes
+    except (tf.errors.OpError, RuntimeError, LookupError, ValueError) as error:    # by TensorFlow's status code
         return error_line(error)
     return ''
 
 
 def write_list(directory: pathlib.Path, steps: Sequence[int]) -> None:
-    """Write TensorFlow's list of these checkpoints, the newest last, in one go."""
+    """Write TensorFlow's list of these checkpoints, the newest last, atomically."""
     names = [prefix_of(directory, step).name for step in steps]
     lines = [f'model_checkpoint_path: "{names[-1]}"', *(f'all_model_checkpoint_paths: "{name}"' for name in names)]
     with files.atomic_path(directory / _LIST) as temporary:
@@ -91,7 +91,7 @@ def write_list(directory: pathlib.Path, steps: Sequence[int]) -> None:
 
 
 def remove_unfinished(directory: pathlib.Path) -> None:
-    """Remove what saves that were killed have left."""
+    """Remove the temporary directories of interrupted saves."""
     for path in directory.glob('step-*'):
         if _UNFINISHED.fullmatch(path.name):
             files.remove(path)

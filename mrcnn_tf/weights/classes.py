@@ -1,6 +1,6 @@
-"""Which classes of a data set begin as classes that weights were trained on: for fine-tuning with other classes.
+"""Maps from the classes of a data set to classes of published weights, for fine-tuning on other classes.
 
-Only class-specific weights are concerned (scores, boxes, masks); all others are taken over as they are.
+A map applies to the weights that depend on the class (scores, boxes, masks); all others are copied unchanged.
 """
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.weights.rules import ClassMap, WeightsError
 
-# Cityscapes' 8 instance classes and the COCO class that each begins as. COCO has no riders: a person on a bicycle is a
-# person and a bicycle there, so a rider's weights begin at random (as the authors of Mask R-CNN report for their
-# Cityscapes results with COCO pre-training).
+# The COCO class whose weights initialize each instance class of Cityscapes. COCO annotates a rider as a person and a
+# bicycle, so the weights of riders are initialized at random, as in Mask R-CNN (appendix A).
 CITYSCAPES_FROM_COCO: dict[str, str | None] = {
     'person': 'person',
     'rider': None,
@@ -31,48 +30,52 @@ MAPS = {'cityscapes-from-coco': CITYSCAPES_FROM_COCO}
 
 
 def read_map(name: str | os.PathLike[str]) -> dict[str, str | None]:
-    """One of `MAPS`, or a YAML or JSON file: the class of the weights, or null, by the class of the data.
+    """Return a map of classes: one of `MAPS` by name, or that of a YAML or JSON file.
+
+    Returns:
+        For each class of the data its class in the weights, or None.
 
     Raises:
-        WeightsError: no such map or file, or it holds something else.
+        WeightsError: there is no such map or file, or the file does not contain a map.
     """
     if str(name) in MAPS:
         return MAPS[str(name)]
     try:
-        found = yaml.safe_load(read_text(name))
+        names = yaml.safe_load(read_text(name))
     except OSError as error:
         raise WeightsError(f'{name}: {error.strerror or error}; give {", ".join(MAPS)} or a YAML file') from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise WeightsError(f'{name}: no YAML ({error_line(error)})') from None
-    if not isinstance(found, dict) or not all(
-            isinstance(ours, str) and isinstance(theirs, str | None) for ours, theirs in found.items()):
+        raise WeightsError(f'{name}: not YAML ({error_line(error)})') from None
+    if not isinstance(names, dict) or not all(
+            isinstance(ours, str) and isinstance(theirs, str | None) for ours, theirs in names.items()):
         raise WeightsError(f'{name}: expected lines such as "rider: null" and "car: car", names in quotes where YAML '
                            'would read numbers')
-    return found
+    return names
 
 
 def class_map(target: Sequence[Category], source: Sequence[Category], names: Mapping[str, str | None]) -> ClassMap:
-    """What each category of `target` begins as; arguments and errors as `source_labels`."""
-    begins = (f'{each.name} as {names[each.name]}' if names.get(each.name) else f'{each.name} fresh' for each in target)
-    return ClassMap(tuple(source_labels(target, source, names)), ', '.join(begins))
+    """Return the label and the description of each category; arguments and errors as in `source_labels`."""
+    lines = (f'{each.name} as {names[each.name]}' if names.get(each.name) else f'{each.name} at random'
+             for each in target)
+    return ClassMap(tuple(source_labels(target, source, names)), ', '.join(lines))
 
 
 def source_labels(target: Sequence[Category], source: Sequence[Category], names: Mapping[str, str | None],
                   ) -> list[int | None]:
-    """For each category of `target`, in order, the label of `source` that it begins as; None: at random.
+    """Return, for each category of `target`, the label in `source` whose weights initialize it; None: at random.
 
     Args:
-        names: name in `source`, or None, by name in `target`, such as CITYSCAPES_FROM_COCO.
+        names: map of names in `target` to names in `source` or None, such as CITYSCAPES_FROM_COCO.
 
     Raises:
-        WeightsError: a target category that `names` lacks, a name that `source` lacks.
+        WeightsError: `names` lacks a category of `target`, or maps one to a name that `source` lacks.
     """
     labels = {category.name: category.label for category in source}
     for category in target:
         if category.name not in names:
-            raise WeightsError(f'class {category.name!r} is not in the map of classes; map it to a class or None')
+            raise WeightsError(f'class {category.name!r} is not in the map of classes; map it to a class or to None')
         wanted = names[category.name]
         if wanted is not None and wanted not in labels:
-            raise WeightsError(f'class {category.name!r} should begin as {wanted!r}, which the weights do not have; '
-                               'map it to one of theirs or None')
+            raise WeightsError(f'class {category.name!r} is mapped to {wanted!r}, which the weights do not have; '
+                               'map it to one of their classes or to None')
     return [None if name is None else labels[name] for name in (names[category.name] for category in target)]

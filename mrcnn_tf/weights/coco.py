@@ -1,4 +1,4 @@
-"""COCO's 80 categories, ids with gaps, for weights whose file does not name its classes."""
+"""COCO's 80 categories, whose ids have gaps, for weight files without class names."""
 from __future__ import annotations
 
 from mrcnn_tf.input.manifest import Category
@@ -18,9 +18,10 @@ COCO = {int(number): ' '.join(words) for number, *words in map(str.split, _IDS_A
 
 
 def categories(count: int) -> list[Category]:
-    """Names for `count` classes: COCO's 80 in order of their ids; 90, a class for each id up to the last; else numbers.
+    """Return categories for `count` classes.
 
-    Of the 90 the ten that COCO does not use are called 'unused 12', ...
+    80: those of COCO in the order of their ids. 90: one for each id, where the ten that COCO does not use are called
+    'unused 12', ... Otherwise: 'class 1', 'class 2', ...
     """
     if count == len(COCO):
         return [Category(label, number, COCO[number]) for label, number in enumerate(sorted(COCO), 1)]

@@ -1,7 +1,6 @@
-"""Weights under Detectron2's parameter names -> our model: RPN, Fast, Faster and Mask R-CNN with FPN, C4 and DC5,
-Cascade R-CNN with FPN.
+"""Import of Detectron2's weights: RPN, Fast, Faster and Mask R-CNN with FPN, C4 and DC5, and Cascade R-CNN with FPN.
 
-Theirs: the background's score comes last, ours first; no box and no mask for it; the layouts that `rules.py` turns.
+Their score of the background comes last, ours first. `rules.py` converts the layouts.
 """
 from __future__ import annotations
 
@@ -17,25 +16,25 @@ from mrcnn_tf.layers.heads import MaskHead, RPNHead
 from mrcnn_tf.weights import rules
 from mrcnn_tf.weights.rules import ClassMap, Convert, Line, Rule, State, WeightsError
 
-# Constants of the model that their files may carry.
+# Constants that their files may contain.
 _UNUSED = r'num_batches_tracked$|anchor_generator\.cell_anchors\.\d$|^pixel_(mean|std)$'
 _BACKGROUND_FIRST = Convert('background from last to first', lambda rows: np.roll(rows, 1, axis=0))
 
 
 def load_state_dict(model: Detector, state: State, classes: ClassMap | None = None) -> list[Line]:
-    """Fills every weight of `model`, of its predictors what `classes` says; returns the report.
+    """Fill every weight of `model`, with `classes` for its predictors, and return the report.
 
     Raises:
-        WeightsError: a parameter is missing, left over, of another shape or not finite; the model is unchanged then.
+        WeightsError: a parameter is missing, unused, of another shape or not finite. The model is unchanged.
     """
     return rules.fill_detector(model, list(correspondence(model)), state, classes, _UNUSED)
 
 
 def settings(state: State) -> tuple[str, list[str]]:
-    """The config of the package that these weights were trained with, and what they change in it.
+    """Return the packaged config of the model of these weights, and overrides for it.
 
     Raises:
-        WeightsError: the parameters are of no model that can be built here.
+        WeightsError: the parameters are not those of a supported model.
     """
     prefix = _backbone_prefix(state)
     maps = 'fpn' if prefix == 'backbone.bottom_up.' else 'c5' if f'{prefix}res5.0.conv1.weight' in state else 'c4'
@@ -96,7 +95,7 @@ def _get(state: State, name: str) -> np.ndarray:
 
 
 def correspondence(model: Detector) -> Iterator[Rule]:
-    """Each of our variables with their name for it."""
+    """Yield a rule for each variable of the model."""
     maps = model.settings.backbone.maps
     yield from _backbone_rules(model, 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.')
     if maps == 'fpn':
@@ -135,7 +134,7 @@ def _block(block: ResidualBlock, prefix: str) -> Iterator[Rule]:
 
 
 def _box_heads(branch: BoxBranch) -> Iterator[Rule]:
-    """A cascade's are numbered; with C4, res5 before it."""
+    """Yield the rules of the box heads, which Detectron2 numbers in a cascade, and of res5 with C4."""
     res5_head = branch.roi_features.res5_head
     for number, block in enumerate(res5_head.blocks if res5_head else ()):
         yield from _block(block, f'roi_heads.res5.{number}')

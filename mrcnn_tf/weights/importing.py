@@ -1,4 +1,4 @@
-"""Weights that others published, or an own model's -> a model directory that is one like any of ours."""
+"""Import of published weights, or those of an own model, into a new model directory."""
 from __future__ import annotations
 
 import os
@@ -22,38 +22,38 @@ PathLike = str | os.PathLike[str]
 def import_file(framework: str, path: PathLike, output: PathLike, classes: PathLike | None = None,
                 overrides: Sequence[str] = (), names: PathLike | None = None,
                 note: Callable[[str], object] = lambda line: None) -> list[Line]:
-    """Makes a model directory of a file with the weights of a Faster or Mask R-CNN, in the dialect of its framework.
+    """Import a weight file of a Faster or Mask R-CNN, with the dialect of its framework, and return the report.
 
     Args:
         framework: 'torchvision' or 'detectron2'.
         path: .pth, .safetensors, .npz or .pkl.
         output: the directory, which must not exist.
-        classes: a manifest or a number: the predictors get these classes and start fresh.
-        overrides: 'key=value' on top of the config that the weights call for.
-        names: a map of classes, as `read_map` takes it: those of `classes` that begin as classes of the weights.
-        note: called with a line where the file does not say a setting and `overrides` do not either.
+        classes: a manifest, or a number of classes: the predictors are initialized at random for these classes.
+        overrides: 'key=value' settings on top of the config of the weights.
+        names: a map of classes, as for `read_map`: the classes of `classes` that are initialized from the weights.
+        note: called with one line if neither the file nor `overrides` determine a setting.
 
     Returns:
-        The report, a line for each variable of the model.
+        One line for each variable of the model.
 
     Raises:
-        WeightsError, PickleError, ManifestError: the file, or the weights beside the classes, cannot be used.
-        OSError: the directory exists, the disk is full. Nothing is written then.
+        WeightsError, PickleError, ManifestError: the file or the classes cannot be used, or do not fit each other.
+        OSError: the directory exists or the disk is full. Nothing is written.
     """
     state = files.read(path)
     try:
-        source, found = FRAMEWORKS[framework].settings(state)
-        epsilon = configuration.load(source, [*found, *overrides]).model.backbone.norm_epsilon
+        source, settings = FRAMEWORKS[framework].settings(state)
+        epsilon = configuration.load(source, [*settings, *overrides]).model.backbone.norm_epsilon
         if vanishing := rules.vanishing_variance(state, epsilon):
             remedy = 'set it to 1e-5' if epsilon < 1e-5 else 'the file is damaged'
             raise WeightsError(f'with model.backbone.norm_epsilon={epsilon:g}, {vanishing}; {remedy}')
-        model, config, categories = _model(source, [*found, *overrides], classes)
-        published = configuration.load(source, found).model
+        model, config, categories = _model(source, [*settings, *overrides], classes)
+        published = configuration.load(source, settings).model
         if config.model.kind != published.kind:
-            raise WeightsError(f'model.kind is {config.model.kind}: expected {published.kind}, which the file has the '
-                               'weights of')
+            raise WeightsError(f'model.kind is {config.model.kind}: expected {published.kind}, the model of the '
+                               'file')
         known = coco.categories(published.num_classes)
-        report = FRAMEWORKS[framework].load_state_dict(model, state, _beginnings(categories, known, classes, names))
+        report = FRAMEWORKS[framework].load_state_dict(model, state, _class_map(categories, known, classes, names))
     except WeightsError as error:
         raise WeightsError(f'{path}: {error}') from None
     save_imported(pathlib.Path(output), model, config, categories)
@@ -65,16 +65,15 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
 
 def import_model(directory: PathLike, output: PathLike, classes: PathLike | None = None,
                  overrides: Sequence[str] = (), names: PathLike | None = None) -> list[Line]:
-    """Makes a model directory of the newest weights of another, to be trained on other classes.
+    """Import the newest weights of a model directory, for training on other classes, and return the report.
 
     Args:
-        directory: what `mrcnn train` wrote.
+        directory: a model directory of `mrcnn train`.
         output, classes, overrides, names: as `import_file`.
 
     Raises:
-        CheckpointError, ConfigError, ManifestError, WeightsError: the directory, or it beside the classes, cannot be
-            used.
-        OSError: the directory exists, the disk is full. Nothing is written then.
+        CheckpointError, ConfigError, ManifestError, WeightsError: the directory or the classes cannot be used.
+        OSError: the output directory exists or the disk is full. Nothing is written.
     """
     trained, _, known = restore_model(directory)
     state = {rules.variable_path(weight): rules.variable_value(weight) for weight in trained.weights}
@@ -82,7 +81,7 @@ def import_model(directory: PathLike, output: PathLike, classes: PathLike | None
                                        ['model.backbone.weights=none', *overrides], classes, known)
     filled = [Rule(weight, rules.variable_path(weight), rules.SAME) for weight in model.weights]
     try:
-        report = rules.fill_detector(model, filled, state, _beginnings(categories, known, classes, names))
+        report = rules.fill_detector(model, filled, state, _class_map(categories, known, classes, names))
     except WeightsError as error:
         raise WeightsError(f'{directory}: {error}') from None
     save_imported(pathlib.Path(output), model, config, categories)
@@ -91,18 +90,20 @@ def import_model(directory: PathLike, output: PathLike, classes: PathLike | None
 
 def import_imagenet(name: str, output: PathLike, classes: PathLike | None = None,
                     overrides: Sequence[str] = ()) -> list[Line]:
-    """Makes a model directory whose backbone has the ImageNet weights of keras.applications; the rest starts fresh.
+    """Make a model directory with the ImageNet weights of a backbone, and return the report.
+
+    All other weights are initialized at random.
 
     Args:
-        name: of the backbone: resnet50, resnet101, vgg16, inception_resnet_v2.
+        name: the backbone: resnet50, resnet101, vgg16, inception_resnet_v2.
         output, classes, overrides: as `import_file`.
 
     Raises:
-        WeightsError, ManifestError: no such weights, or they cannot be fetched.
-        OSError: the directory exists, the disk is full. Nothing is written then.
+        WeightsError, ManifestError: there are no such weights, or the download failed.
+        OSError: the directory exists or the disk is full. Nothing is written.
     """
-    source, found = keras_applications.settings(name)
-    model, config, categories = _model(source, [*found, *overrides], classes)
+    source, settings = keras_applications.settings(name)
+    model, config, categories = _model(source, [*settings, *overrides], classes)
     report = keras_applications.load_imagenet(model)
     save_imported(pathlib.Path(output), model, config, categories)
     return report
@@ -126,17 +127,17 @@ def _categories(classes: PathLike) -> list[Category]:
     return list(Manifest.read(classes).categories)
 
 
-def _beginnings(categories: Sequence[Category], known: Sequence[Category], classes: PathLike | None,
+def _class_map(categories: Sequence[Category], known: Sequence[Category], classes: PathLike | None,
                 names: PathLike | None) -> ClassMap | None:
     if classes is None and names is not None:
-        raise WeightsError(f'the map of classes {names} needs classes to map; give --classes NAME.json too')
+        raise WeightsError(f'the map of classes {names} needs the classes of the data; give --classes NAME.json too')
     if names is not None:
         return class_map(categories, known, read_map(names))
     return None if classes is None else ClassMap((None,) * len(categories), '')
 
 
 def table(report: Sequence[Line]) -> str:
-    """The report as text: of each variable theirs, ours, shape, smallest, largest, L2 norm and what was changed."""
+    """Return the report as a text table: parameter, variable, shape, minimum, maximum, L2 norm and conversion."""
     rows = [(line.source or '-', line.ours, 'x'.join(map(str, line.shape)) or 'scalar', f'{line.least:.4g}',
              f'{line.largest:.4g}', f'{line.norm:.5g}', line.change) for line in report]
     heading = ('theirs', 'ours', 'shape', 'min', 'max', 'norm', 'changed')
@@ -145,4 +146,5 @@ def table(report: Sequence[Line]) -> str:
              for row in [heading, *rows]]
     fresh = [line.ours for line in report if not line.source]
     filled = f'{len(report) - len(fresh)} of {len(report)} variables filled'
-    return '\n'.join([*map(one_line, lines), f'{filled}; fresh: {", ".join(fresh)}' if fresh else filled])
+    summary = f'{filled}; initialized at random: {", ".join(fresh)}' if fresh else filled
+    return '\n'.join([*map(one_line, lines), summary])

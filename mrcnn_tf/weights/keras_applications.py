@@ -1,8 +1,8 @@
-"""ImageNet weights of keras.applications -> the backbone of a model, and the hidden layers of VGG-16's box head.
+"""Import of the ImageNet weights of keras.applications: the backbone, and the hidden layers of VGG-16's box head.
 
-Their ResNets have a bias in each convolution before the normalisation, ours do not: x + b - mean = x - (mean - b).
-They were trained with BGR images less their mean, and strides in the 1x1 convolutions. Their Inception-ResNet-v2 was
-trained with RGB images of -1..1; its normalisation has no scale, ours has ones.
+Their ResNets have a bias in each convolution before the normalization; ours subtract it from the mean instead:
+x + b - mean = x - (mean - b). They were trained with BGR images minus the mean, and strides in the 1x1 convolutions.
+Their Inception-ResNet-v2 was trained with RGB images in -1..1; its normalization has no scale, ours has ones.
 """
 from __future__ import annotations
 
@@ -25,31 +25,30 @@ from mrcnn_tf.weights.rules import SAME, Convert, Line, Rule, WeightsError, fill
 SOURCES = {'resnet50': 'ResNet50', 'resnet101': 'ResNet101', 'vgg16': 'VGG16',
            'inception_resnet_v2': 'InceptionResNetV2'}
 _CAFFE_MEAN = [103.939, 116.779, 123.68]    # BGR
-_ANY = r''      # of theirs, the classifier and what belongs to heads may have no place here
-_ONES = Convert('ones, which theirs has not', np.ones_like)
-_LESS_BIAS = Convert('less the bias of the convolution', lambda pair: pair[0] - pair[1])
+_ANY = r''      # any of their parameters, such as the classifier, may be unused
+_ONES = Convert('ones, because theirs has no scale', np.ones_like)
+_LESS_BIAS = Convert('minus the bias of the convolution', lambda pair: pair[0] - pair[1])
 
 
 def settings(name: str) -> tuple[str, list[str]]:
-    """The config of the package for a backbone with these weights, and what it changes.
+    """Return the packaged config for a backbone with these weights, and overrides for it.
 
     Raises:
-        WeightsError: there are none of this name.
+        WeightsError: there are no weights of this name.
     """
     if name not in SOURCES:
-        raise WeightsError(f'keras.applications has weights for {", ".join(SOURCES)} here, not for {name}')
+        raise WeightsError(f'the ImageNet weights of {name} are not supported; give one of {", ".join(SOURCES)}')
     config = {'vgg16': 'faster_rcnn_vgg16', 'inception_resnet_v2': 'faster_rcnn_inception_resnet_v2'}.get(
         name, 'mask_rcnn_r50_fpn_1x')
-    # That recipe has the mean of Detectron2's weights.
+    # This config has the mean of Detectron2's weights.
     mean = [f'model.pixel_mean={_CAFFE_MEAN}'] if config == 'mask_rcnn_r50_fpn_1x' else []
     return config, [f'model.backbone.name={name}', 'model.backbone.weights=imagenet', *mean]
 
 
 def load_imagenet(model: Detector) -> list[Line]:
-    """Fills what ImageNet's classifier has of the model with weights that Keras downloads, or has in its cache.
+    """Fill the backbone with ImageNet weights, which Keras downloads or has in its cache, and return the report.
 
-    Returns:
-        The report; variables that start fresh are in it.
+    The report also lists the variables that are initialized at random.
 
     Raises:
         WeightsError: there are no weights for this backbone or dialect, or the download failed. The model is
@@ -66,7 +65,7 @@ def load_imagenet(model: Detector) -> list[Line]:
 
 
 def copy(source: keras.Model, model: Detector) -> list[Line]:
-    """Fills the backbone, and what else the source has, from a model of keras.applications; returns the report."""
+    """Fill the backbone from a model of keras.applications, with VGG-16 the box head too, and return the report."""
     rules = list(correspondence(model))
     filled = {id(rule.variable) for rule in rules}
     rest = [variable for variable in model.variables if id(variable) not in filled]
@@ -88,7 +87,7 @@ def _fetch(config: BackboneConfig) -> keras.Model:
 
 
 def state_of(source: keras.Model) -> dict[str, np.ndarray]:
-    """Its weights as 'layer/kernel'; a mean of normalisation is stacked on the bias that has to be taken from it."""
+    """Return weights by 'layer/kernel'. The mean of a normalization is stacked with the bias of its convolution."""
     numbered = _numbered([layer.name for layer in source.layers])
     state = {f'{numbered.get(layer.name, layer.name)}/{variable_path(variable).split("/")[-1]}': value
              for layer in source.layers
@@ -100,18 +99,18 @@ def state_of(source: keras.Model) -> dict[str, np.ndarray]:
 
 
 def _numbered(names: Sequence[str]) -> dict[str, str]:
-    """The names that Keras numbers over a whole session, in the order of making, numbered from 0: 'conv2d_0', ..."""
-    found = {}
+    """Return new names, 'conv2d_0', ..., for the layers that Keras numbers over the whole session, in their order."""
+    renamed = {}
     for kind in ('conv2d', 'batch_normalization'):
         numbers = sorted(int(match[1] or 0) for match in (re.fullmatch(rf'{kind}(?:_(\d+))?', name) for name in names)
                          if match)
-        found.update({f'{kind}_{number}' if number else kind: f'{kind}_{index}'
+        renamed.update({f'{kind}_{number}' if number else kind: f'{kind}_{index}'
                       for index, number in enumerate(numbers)})
-    return found
+    return renamed
 
 
 def correspondence(model: Detector) -> Iterator[Rule]:
-    """What ImageNet's classifier has of the model."""
+    """Yield a rule for each variable of the model that ImageNet's classifier has too."""
     backbone = model.backbone.body
     res5_head = model.box.roi_features.res5_head if model.box else None
     stages = [*backbone.stages, *([res5_head.blocks] if res5_head else [])]
@@ -140,7 +139,7 @@ def _resnet(stages: Sequence[Sequence[Any]]) -> Iterator[Rule]:
 
 
 def _inception_resnet(stages: Sequence[Sequence[Any]]) -> Iterator[Rule]:
-    """Only its last convolution and those that close a block have names there, the others are numbered."""
+    """Yield the rules of Inception-ResNet-v2, where Keras numbers all convolutions but the last ones of the blocks."""
     number = itertools.count()
     for layer in itertools.chain(*stages):
         for conv in [layer] if isinstance(layer, ConvNorm) else layer.convs:

@@ -1,7 +1,7 @@
-"""The model directory: config.yaml, categories.json and checkpoints/step-N of weights, optimizer slots and step.
+"""The model directory: config.yaml, categories.json and checkpoints/step-N.
 
-N: optimizer updates done; step-0 holds weights alone, those of an imported model. The newest checkpoint of which every
-checksum is right counts (`checkpoint_files.py`).
+N is the number of optimizer updates. A checkpoint holds weights, optimizer slots and step; step-0 holds only the
+weights of an imported model. The newest checkpoint with correct checksums is used (`checkpoint_files.py`).
 """
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from mrcnn_tf.input.manifest import Category, read_categories, write_categories
 from mrcnn_tf.weights import checkpoint_files
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest, prefix_of
 
-_PROPOSED = [Category(1, 1, 'object')]    # what an RPN tells from the background, whatever the data's categories are
+_PROPOSED = [Category(1, 1, 'object')]    # an RPN has one class, whatever the categories of the data
 
 
 def create(model_dir: pathlib.Path, config: Config, categories: Sequence[Category]) -> None:
-    """Writes config.yaml and categories.json.
+    """Write config.yaml and categories.json.
 
     Raises:
-        OSError: no permission, the disk is full.
+        OSError: permission is missing or the disk is full.
     """
     write_categories(model_dir / 'categories.json', categories)
     configuration.save(config, model_dir / 'config.yaml')    # last: a directory with a config is whole
 
 
 def read(model_dir: pathlib.Path) -> tuple[Config, list[Category]]:
-    """What `create` wrote.
+    """Return the config and the categories of a model directory.
 
     Raises:
-        CheckpointError: not a model directory.
-        ConfigError, ManifestError: one of the two files is damaged.
+        CheckpointError: it is not a model directory.
+        ConfigError, ManifestError: config.yaml or categories.json is damaged.
     """
     if not (model_dir / 'config.yaml').is_file():
         raise CheckpointError(f'{model_dir} has no config.yaml; give a model directory that `mrcnn train` wrote')
@@ -50,13 +50,13 @@ def read(model_dir: pathlib.Path) -> tuple[Config, list[Category]]:
 
 def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
                   ) -> tuple[Detector, Config, list[Category]]:
-    """The model of a directory with its newest weights, not compiled, its config and the categories of its detections.
+    """Return the model of a directory with its newest weights, its config and the categories of its detections.
 
     Args:
         engine: as `build_detector`.
 
     Raises:
-        CheckpointError: not a model directory, nothing saved yet, no checkpoint that is whole, one of another model.
+        CheckpointError: it is not a model directory, or has no complete checkpoint of this model.
         ConfigError, ManifestError: config.yaml or categories.json is damaged.
     """
     directory = pathlib.Path(model_dir)
@@ -71,10 +71,10 @@ def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
 
 
 def save_imported(model_dir: pathlib.Path, model: keras.Model, config: Config, categories: Sequence[Category]) -> None:
-    """Makes a model directory of weights that come from elsewhere; training goes on from there.
+    """Write a model directory with imported weights as step 0, from which training starts.
 
     Raises:
-        OSError: there is such a directory, the disk is full, no permission; nothing is left then.
+        OSError: the directory exists, the disk is full or permission is missing. Nothing is written.
     """
     with files.atomic_path(model_dir) as directory:
         directory.mkdir()
@@ -86,13 +86,18 @@ def save_imported(model_dir: pathlib.Path, model: keras.Model, config: Config, c
 
 
 def restore_weights(model: keras.Model, prefix: pathlib.Path) -> None:
+    """Load the weights of a checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model.
+    """
     with explained(prefix):
-        status = checkpoint_of(model=model.variables).restore(str(prefix)).expect_partial()    # no optimizer here
+        status = checkpoint_of(model=model.variables).restore(str(prefix)).expect_partial()    # of an optimizer
         status.assert_existing_objects_matched()
 
 
 def write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int) -> None:
-    """Writes the files of a checkpoint; where that fails none of them is left."""
+    """Write the files of a checkpoint; remove them if writing fails."""
     directory.mkdir(parents=True, exist_ok=True)
     try:
         checkpoint.write(str(prefix_of(directory, step)))
@@ -104,12 +109,12 @@ def write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int) -
 
 
 def checkpoint_of(**parts: Sequence[Any]) -> tf.train.Checkpoint:
-    """A checkpoint of variables under their paths.
+    """Return a checkpoint whose keys are the paths of the variables.
 
-    Given the model itself, TensorFlow would follow its attributes, and pass over what Keras 3 holds in lists.
+    `tf.train.Checkpoint(model=...)` would follow attributes instead, and miss the layers in lists with Keras 3.
     """
     checkpoint = tf.train.Checkpoint(**{name: _by_path(variables) for name, variables in parts.items()})
-    _ = checkpoint.save_counter    # exists once it is asked for, and `restore` expects it in the file
+    _ = checkpoint.save_counter    # accessing it creates it, and `restore` expects it in the file
     return checkpoint
 
 
@@ -123,7 +128,7 @@ def _by_path(variables: Sequence[Any]) -> dict[str, tf.Variable]:
 
 @contextlib.contextmanager
 def explained(prefix: pathlib.Path) -> Iterator[None]:
-    """Turns what TensorFlow raises for a checkpoint that is whole but of something else into one line."""
+    """Raise TensorFlow's errors about a checkpoint of another model or optimizer as a CheckpointError."""
     try:
         yield
     except (AssertionError, ValueError, LookupError, tf.errors.OpError) as error:

@@ -1,6 +1,6 @@
-"""Weights under torchvision's parameter names -> our model.
+"""Import of torchvision's weights: Faster and Mask R-CNN with FPN.
 
-Theirs: a box and a mask for the background too, which ours leave out, and the layouts that `rules.py` turns.
+Their predictors have a box and a mask for the background, ours do not. `rules.py` converts the layouts.
 """
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mrcnn_tf.layers.heads import BoxHead, MaskHead
 from mrcnn_tf.weights import rules
 from mrcnn_tf.weights.rules import ClassMap, Convert, Line, Rule, State, WeightsError
 
-# How older releases, and the files published for them, call some layers.
+# Names of layers in older releases and their published files, and the current names.
 _OLDER = ((r'(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$', r'\1.0.\2'),
           (r'rpn\.head\.conv\.(weight|bias)$', r'rpn.head.conv.0.0.\1'),
           (r'roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)$',
            lambda match: f'roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}'))
-_TRACKED = 'num_batches_tracked'    # a counter that frozen batch normalisation does not have
+_TRACKED = 'num_batches_tracked'    # a counter that frozen batch normalization does not have
 _UNUSED = f'{_TRACKED}$'
 _BLOCKS = {(2, False): 'resnet18', (6, False): 'resnet34', (6, True): 'resnet50', (23, True): 'resnet101'}
 _FOREGROUND = Convert('background left out', lambda rows: rows[1:])
@@ -27,33 +27,33 @@ _FOREGROUND_BOXES = Convert('background left out', lambda rows: rows[4:])
 
 
 def load_state_dict(model: Detector, state: State, classes: ClassMap | None = None) -> list[Line]:
-    """Fills every weight of `model`, of its predictors what `classes` says; returns the report.
+    """Fill every weight of `model`, with `classes` for its predictors, and return the report.
 
     Raises:
-        WeightsError: a parameter is missing, left over, of another shape or not finite; the model is unchanged then.
+        WeightsError: a parameter is missing, unused, of another shape or not finite. The model is unchanged.
     """
     return rules.fill_detector(model, list(correspondence(model)), renamed(state), classes, _UNUSED)
 
 
 def renamed(state: State) -> dict[str, np.ndarray]:
-    """The parameters under the names of current releases."""
-    found = {}
+    """Return the parameters under their names in current releases."""
+    current = {}
     for name, value in state.items():
         for pattern, replacement in _OLDER:
             name = re.sub(f'^{pattern}', replacement, name)
-        found[name] = value
-    return found
+        current[name] = value
+    return current
 
 
 def settings(state: State) -> tuple[str, list[str]]:
-    """The config of the package that these weights were trained with, and what they change in it.
+    """Return the packaged config of the model of these weights, and overrides for it.
 
     Raises:
-        WeightsError: the parameters are of no Faster or Mask R-CNN with a ResNet and FPN.
+        WeightsError: the parameters are not those of a Faster or Mask R-CNN with ResNet and FPN.
     """
     state = renamed(state)
-    found = (re.match(r'backbone\.body\.layer3\.(\d+)\.', name) for name in state)
-    numbers = [int(match[1]) for match in found if match]
+    matches = (re.match(r'backbone\.body\.layer3\.(\d+)\.', name) for name in state)
+    numbers = [int(match[1]) for match in matches if match]
     kind = (max(numbers, default=-1) + 1, 'backbone.body.layer1.0.conv3.weight' in state)
     if kind not in _BLOCKS or 'roi_heads.box_predictor.cls_score.bias' not in state:
         raise WeightsError('these are not the parameters of a Faster or Mask R-CNN of torchvision with ResNet and FPN')
@@ -66,31 +66,31 @@ def settings(state: State) -> tuple[str, list[str]]:
 
 
 def epsilon_note(state: State) -> str:
-    """Return one line on the epsilon of batch normalisation that `settings` chooses, '' where there is one alone.
+    """Return a note about the epsilon of batch normalization that `settings` chooses; '' for the second recipe.
 
-    torchvision sets it to 0 where it loads its published weights of the first recipe, and keeps 1e-5 in other models.
+    torchvision sets it to 0 for its published weights of the first recipe, and uses 1e-5 in all other models.
     """
     if settings(state)[0].endswith('_v2'):
         return ''
     reason = _reason_for_epsilon(state)
     if reason:
-        return f'The epsilon of batch normalisation is 1e-5: {reason}.'
-    return ('The file does not say the epsilon of batch normalisation. It is taken as 0, as in the published COCO '
+        return f'The epsilon of batch normalization is 1e-5: {reason}.'
+    return ('The file does not contain the epsilon of batch normalization. 0 is used, as in the published COCO '
             'weights and models fine-tuned from them. For a model trained from an ImageNet backbone, import the file '
             'again with --norm-epsilon 1e-5.')
 
 
 def _reason_for_epsilon(state: State) -> str:
-    """Why the epsilon must be 1e-5, '' where 0 is possible."""
+    """Return why the epsilon must be 1e-5; '' if it may be 0."""
     tracked = next((name for name in state if name.startswith('backbone.body.') and name.endswith(_TRACKED)), '')
     if tracked:
-        return f'{tracked} shows that batch normalisation was trained, and torchvision sets 0 for a frozen one only'
+        return f'{tracked} shows that batch normalization was trained, and torchvision uses 0 only if it is frozen'
     vanishing = rules.vanishing_variance(state, 0.)
     return f'with 0, {vanishing}' if vanishing else ''
 
 
 def correspondence(model: Detector) -> Iterator[Rule]:
-    """Each of our variables with their name for it."""
+    """Yield a rule for each variable of the model."""
     backbone, pyramid = model.backbone.body, model.backbone.pyramid
     yield from rules.conv_norm(backbone.stem, 'backbone.body.conv1', 'backbone.body.bn1')
     for stage, blocks in enumerate(backbone.stages, start=1):
@@ -116,7 +116,7 @@ def correspondence(model: Detector) -> Iterator[Rule]:
 
 
 def _box_head(head: BoxHead, side: int) -> Iterator[Rule]:
-    # The first recipe names two dense layers, the second counts: convolutions, a flattening, a dense layer.
+    # The first recipe names its two dense layers; the second one counts convolutions, a flattening and a dense layer.
     names = [f'{len(head.convs) + 1 + i}' for i in range(len(head.hidden))] if head.convs else ['fc6', 'fc7']
     for index, conv in enumerate(head.convs):
         yield from rules.conv_norm(conv, f'roi_heads.box_head.{index}.0', f'roi_heads.box_head.{index}.1')

@@ -14,14 +14,14 @@ from tests.config.refusal import refusal
 
 def _numeric(schema: Any, prefix: str = '') -> dict[str, str]:
     """Dotted name and declared type of every field that holds numbers."""
-    found = {}
+    fields = {}
     for f in dataclasses.fields(schema):
         inner: Any = f.default_factory
         if dataclasses.is_dataclass(inner):
-            found.update(_numeric(inner, f'{prefix}{f.name}.'))
+            fields.update(_numeric(inner, f'{prefix}{f.name}.'))
         elif 'int' in str(f.type) or 'float' in str(f.type):
-            found[prefix + f.name] = str(f.type)
-    return found
+            fields[prefix + f.name] = str(f.type)
+    return fields
 
 
 def _out_of_range(value: str, kind: str) -> str:

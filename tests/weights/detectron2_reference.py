@@ -1,9 +1,9 @@
-"""Detectron2's architectures in plain torch, for expected values: weights drawn by a formula, outputs kept in an .npz.
+"""Expected outputs of Detectron2's architectures, in plain PyTorch, with weights from a seeded random number generator.
 
-`python tests/weights/detectron2_reference.py` (needs torch and torchvision, nothing of this project) writes
-detectron2_reference.npz beside this file. Detectron2's files were read for it (modeling/backbone/resnet.py and fpn.py,
-modeling/roi_heads, modeling/proposal_generator/rpn.py): where strides and dilations stand, how weights are called,
-where the background goes. Boxes are x1, y1, x2, y2 as theirs; maps [N, C, H, W].
+`python tests/weights/detectron2_reference.py` writes detectron2_reference.npz beside this file. It needs torch and
+torchvision, and nothing of this project. Strides, dilations, names of weights and the position of the background
+follow Detectron2's modeling/backbone/resnet.py and fpn.py, modeling/roi_heads and modeling/proposal_generator/rpn.py.
+Boxes are x1, y1, x2, y2; feature maps are [N, C, H, W].
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 PATH = pathlib.Path(__file__).with_name('detectron2_reference.npz')
 CLASSES, WIDTH = 3, 16                                       # of the box head's hidden layers
-# Maps, depth, and the endings of the box heads' names; a cascade has several, and one box for all classes.
+# Feature maps, depth, and suffixes of the names of the box heads: several in a cascade, with class-agnostic boxes.
 CASES = {'c4': ('c4', 50, ['']), 'dc5': ('dc5', 50, ['']), 'x101': ('fpn', 101, ['']),
          'cascade': ('fpn', 50, ['.0', '.1', '.2'])}
 IMAGE = np.random.default_rng(5).integers(0, 256, (64, 96, 3)).astype(np.float32)      # RGB
@@ -39,15 +39,15 @@ def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _shapes(maps: str, depth: int, heads: list[str]) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def conv(name: str, outputs: int, inputs: int, kernel: int, norm: bool = True) -> None:
-        found[f'{name}.weight'] = (outputs, inputs, kernel, kernel)
+        shapes[f'{name}.weight'] = (outputs, inputs, kernel, kernel)
         if norm:
-            found.update({f'{name}.norm.{field}': (outputs,) for field in (
+            shapes.update({f'{name}.norm.{field}': (outputs,) for field in (
                 'weight', 'bias', 'running_mean', 'running_var')})
         else:
-            found[f'{name}.bias'] = (outputs,)
+            shapes[f'{name}.bias'] = (outputs,)
 
     def stage(prefix: str, index: int, blocks: int) -> None:
         width = (256 if depth == 101 else 64) * 2 ** index
@@ -61,7 +61,7 @@ def _shapes(maps: str, depth: int, heads: list[str]) -> dict[str, tuple[int, ...
             conv(f'{prefix}.{block}.conv3', outputs, width, 1)
 
     def dense(name: str, outputs: int, inputs: int) -> None:
-        found[f'{name}.weight'], found[f'{name}.bias'] = (outputs, inputs), (outputs,)
+        shapes[f'{name}.weight'], shapes[f'{name}.bias'] = (outputs, inputs), (outputs,)
 
     bottom_up = 'backbone.bottom_up.' if maps == 'fpn' else 'backbone.'
     conv(f'{bottom_up}stem.conv1', 64, 3, 7)
@@ -85,10 +85,10 @@ def _shapes(maps: str, depth: int, heads: list[str]) -> dict[str, tuple[int, ...
     for head in heads:
         dense(f'roi_heads.box_predictor{head}.cls_score', CLASSES + 1, read)
         dense(f'roi_heads.box_predictor{head}.bbox_pred', 4 * CLASSES if head == '' else 4, read)
-    found['roi_heads.mask_head.deconv.weight'] = (2048 if maps == 'c4' else 256, 256, 2, 2)
-    found['roi_heads.mask_head.deconv.bias'] = (256,)
+    shapes['roi_heads.mask_head.deconv.weight'] = (2048 if maps == 'c4' else 256, 256, 2, 2)
+    shapes['roi_heads.mask_head.deconv.bias'] = (256,)
     conv('roi_heads.mask_head.predictor', CLASSES, 256, 1, norm=False)
-    return found
+    return shapes
 
 
 class _Network:
@@ -128,21 +128,21 @@ class _Network:
         return x
 
     def image(self):
-        """BGR, normalised: [1, 3, H, W]."""
+        """Return the image, BGR and normalized: [1, 3, H, W]."""
         deviation = self.torch.tensor([57.375, 57.12, 58.395] if self.depth == 101 else [1., 1., 1.]).double()
         mean = self.torch.tensor([103.53, 116.28, 123.675]).double()
         return ((self.torch.from_numpy(IMAGE[..., ::-1].copy()).double() - mean) / deviation).permute(2, 0, 1)[None]
 
     def bottom_up(self, x):
-        """res2 to res5; to res4 with C4, whose res5 belongs to the heads."""
+        """Return the feature maps of res2 to res5; to res4 with C4, where the heads apply res5."""
         prefix = 'backbone.bottom_up.' if self.maps == 'fpn' else 'backbone.'
         x = self.functional.max_pool2d(self.conv(x, f'{prefix}stem.conv1', 2, relu=True), 3, 2, 1)
-        found = []
+        features = []
         for index in range(4 if self.maps != 'c4' else 3):
             dilated = self.maps == 'dc5' and index == 3
             x = self.stage(x, f'{prefix}res{index + 2}', 1 if index == 0 or dilated else 2, 2 if dilated else 1)
-            found.append(x)
-        return found
+            features.append(x)
+        return features
 
     def features(self):
         res = self.bottom_up(self.image())
@@ -156,7 +156,7 @@ class _Network:
         return [*pyramid, self.functional.max_pool2d(pyramid[-1], 1, 2, 0)]
 
     def proposals(self, features):
-        """One number for each anchor in the order row, column, anchor; four for its deltas."""
+        """Return a logit and four deltas per anchor, ordered by row, column, anchor."""
         head = 'proposal_generator.rpn_head'
         hidden = [self.conv(f, f'{head}.conv', relu=True) for f in features]
         logits, deltas = ([self.conv(h, f'{head}.{name}').permute(0, 2, 3, 1) for h in hidden]
@@ -167,13 +167,12 @@ class _Network:
     def pooled(self, features, size):
         from torchvision.ops import roi_align
 
-        # With FPN the RoIs' sides, 51 to 78 px, send all to P2.
+        # With FPN, all RoIs are pooled from P2: their sides are 51 to 78 px.
         scale = 1 / 4 if self.maps == 'fpn' else 1 / 16
         return roi_align(features[0], [self.torch.from_numpy(ROIS).double()], size, scale, 0, True)
 
     def heads(self, features):
-        """Classes with the background last, and boxes: of the RoIs by the first head, of the same by the second, ...;
-        masks of the first RoI."""
+        """Return classes, background last, and boxes of the RoIs, head by head, and the masks of the first RoI."""
         if self.maps == 'c4':
             masks = self.stage(self.pooled(features, 14), 'roi_heads.res5', 2)
             read = {'': masks.mean(dim=[2, 3])}
@@ -195,9 +194,9 @@ class _Network:
 def _compute(case: str) -> dict[str, np.ndarray]:
     network = _Network(case)
     features = network.features()
-    found = {f'feature_{k}': f[:, ::16] for k, f in enumerate(features)}                # one channel of sixteen
-    found.update(**network.proposals(features), **network.heads(features))
-    return {f'{case}/{name}': value.numpy().astype(np.float32) for name, value in found.items()}
+    outputs = {f'feature_{k}': f[:, ::16] for k, f in enumerate(features)}                # one channel of sixteen
+    outputs.update(**network.proposals(features), **network.heads(features))
+    return {f'{case}/{name}': value.numpy().astype(np.float32) for name, value in outputs.items()}
 
 
 if __name__ == '__main__':

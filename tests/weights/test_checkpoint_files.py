@@ -91,12 +91,12 @@ def test_only_damaged_checkpoints_are_an_error(directory: pathlib.Path) -> None:
         module.find_newest(directory)
     message = str(error.value)
     assert 'step-20 is damaged (step-20.index is missing)' in message and 'step-3 is damaged (' in message
-    assert 'no whole checkpoint is left; copy one back, or remove' in message and '\n' not in message
+    assert 'no complete checkpoint is left; copy one back, or remove' in message and '\n' not in message
 
 
 def test_a_list_without_checkpoints_is_an_error(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'checkpoint').touch()
-    with pytest.raises(CheckpointError, match='checkpoint is there but no checkpoint, .* remove .* to start again'):
+    with pytest.raises(CheckpointError, match='checkpoint exists, but no checkpoint, .* remove .* to start again'):
         module.find_newest(tmp_path)
 
 

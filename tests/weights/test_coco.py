@@ -1,4 +1,4 @@
-"""COCO's categories against what its annotations say."""
+"""COCO's categories, compared with its annotation files."""
 from __future__ import annotations
 
 import json
@@ -7,7 +7,7 @@ from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.weights import coco
 
 
-def test_names_and_ids(coco_dir) -> None:
+def test_names_and_ids_are_those_of_the_annotations(coco_dir) -> None:
     path = next((coco_dir / 'annotations').glob('instances_*.json'))
     listed = json.loads(path.read_text())['categories']
     assert {each['id']: each['name'] for each in listed} == coco.COCO

@@ -1,4 +1,4 @@
-"""Each kind of file, whole and damaged."""
+"""Weight files of each format, complete and damaged."""
 from __future__ import annotations
 
 import pickle
@@ -27,22 +27,22 @@ def write(path, arrays) -> None:
 
 
 @pytest.mark.parametrize('suffix', ['.npz', '.safetensors', '.pkl', '.pth'])
-def test_parameters_come_back(tmp_path, suffix) -> None:
+def test_parameters_are_read_by_name(tmp_path, suffix) -> None:
     path = tmp_path / f'weights{suffix}'
     write(path, ARRAYS)
-    found = files.read(path)
-    assert found.keys() == ARRAYS.keys()
+    parameters = files.read(path)
+    assert parameters.keys() == ARRAYS.keys()
     for name, value in ARRAYS.items():
-        np.testing.assert_array_equal(found[name], value)
+        np.testing.assert_array_equal(parameters[name], value)
 
 
 @pytest.mark.parametrize('suffix', ['.npz', '.safetensors', '.pkl', '.pth'])
 @pytest.mark.parametrize('keep', [0, 5, .5, .97])
-def test_a_cut_file(tmp_path, suffix, keep) -> None:
+def test_a_file_that_is_cut_off_is_refused(tmp_path, suffix, keep) -> None:
     path = tmp_path / f'weights{suffix}'
     write(path, ARRAYS)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:int(keep * len(whole)) if isinstance(keep, float) else keep])
+    content = path.read_bytes()
+    path.write_bytes(content[:int(keep * len(content)) if isinstance(keep, float) else keep])
     with pytest.raises((WeightsError, PickleError), match=f'^{path}: ') as error:
         files.read(path)
     assert '\n' not in str(error.value)
@@ -53,7 +53,7 @@ class _Foreign:
         return print, ('run',)
 
 
-def test_a_pickle_with_foreign_code_is_refused_by_name(tmp_path, capsys) -> None:
+def test_a_pickle_with_code_is_refused_by_name(tmp_path, capsys) -> None:
     path = tmp_path / 'weights.pkl'
     path.write_bytes(pickle.dumps({'model': {'a': _Foreign()}}))
     with pytest.raises(PickleError, match='builtins.*print'):
@@ -71,21 +71,21 @@ def test_objects_in_npz_are_refused(tmp_path) -> None:
 @pytest.mark.parametrize(('name', 'message'), [
     ('weights.h5', r'ends in one of \.npz, \.safetensors'), ('missing.npz', 'No such file'),
     ('there.npz', 'directory')])
-def test_no_such_file(tmp_path, name, message) -> None:
+def test_an_unreadable_file_is_refused(tmp_path, name, message) -> None:
     (tmp_path / 'there.npz').mkdir()
     with pytest.raises(WeightsError, match=message):
         files.read(tmp_path / name)
 
 
-def test_a_file_without_parameters(tmp_path) -> None:
+def test_a_file_without_parameters_is_refused(tmp_path) -> None:
     path = tmp_path / 'weights.pkl'
-    for value, message in (({'lr': .1}, 'holds no parameters'), ([1, 2], 'it holds a list, not parameters by name')):
+    for value, message in (({'lr': .1}, 'contains no parameters'), ([1, 2], 'contains a list, not parameters by name')):
         path.write_bytes(pickle.dumps(value))
         with pytest.raises(WeightsError, match=message):
             files.read(path)
 
 
-def test_without_torch(tmp_path, monkeypatch) -> None:
+def test_pth_files_need_pytorch(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(__import__('sys').modules, 'torch', None)
     path = tmp_path / 'weights.pth'
     path.write_bytes(b'x')

@@ -1,5 +1,8 @@
-"""Whole models with foreign weights against outputs that torch computed: Detectron2's C4, DC5, ResNeXt-101 FPN and
-cascade, and torchvision's second recipe. `detectron2_reference.py` and `torchvision_reference.py` made them."""
+"""Imported models, compared with outputs that PyTorch computed from the same weights.
+
+The models are Detectron2's C4, DC5, ResNeXt-101 FPN and cascade, and torchvision's second recipe.
+`detectron2_reference.py` and `torchvision_reference.py` made the outputs.
+"""
 from __future__ import annotations
 
 import numpy as np
@@ -26,14 +29,13 @@ def built(framework, state, *overrides) -> Detector:
 
 
 def outputs(model: Detector, image: np.ndarray, rois: np.ndarray) -> dict[str, np.ndarray]:
-    """What the reference keeps, in our layouts: maps channel last, y before x, no box of the background; of RoIs what
-    the first box head of a cascade says, then the next."""
+    """Return the outputs that the reference stores, in our layouts; those of a cascade's box heads are concatenated."""
     batch = {'images': tf.constant(image[None]), 'sizes': tf.constant([image.shape[:2]], tf.float32)}
     features = model.features(batch)
     _, logits, deltas = model.proposer.score(features, batch['images'])
     regions = tf.constant(rois[None][..., XY])
     pooled = model.box.roi_features.pool(features, regions)
-    classes, boxes = (tf.concat(found, 1) for found in zip(*(head(pooled) for head in model.box.heads), strict=True))
+    classes, boxes = (tf.concat(each, 1) for each in zip(*(head(pooled) for head in model.box.heads), strict=True))
     masks = model.branches[0].head(model.branches[0].roi_features.pool(features, regions[:, :1]))
     found = {f'feature_{k}': feature[..., ::16] for k, feature in enumerate(features)}
     found.update(logits=tf.concat(logits, 1)[0], deltas=tf.concat(deltas, 1)[0], classes=classes[0], boxes=boxes[0],
@@ -80,7 +82,7 @@ def test_torchvision_v2() -> None:
 
 
 def compare_detections(model: Detector, expected: dict[str, np.ndarray]) -> None:
-    """Every detection of the whole inference, resized and on a canvas that strides do not divide."""
+    """Compare all detections, with resizing and a canvas that the strides do not divide."""
     data = DataConfig(test_short_side=torchvision_reference.SHORT_SIDE)
     batch = images.batch_of_one(tf.constant(torchvision_reference.IMAGE), data)
     ((_, _, found),) = split_batch(model(batch), batch)

@@ -1,4 +1,4 @@
-"""From a file of weights to a model directory that is one of ours; what is refused, and that nothing is left then."""
+"""Import of weights into a model directory; a refused import leaves no files."""
 from __future__ import annotations
 
 import dataclasses
@@ -34,8 +34,8 @@ def imported(weights, tmp_path_factory):
     return output, report
 
 
-def test_the_directory_is_a_model(imported) -> None:
-    """The dialect is torchvision's, classes without names are numbered, and the values are the file's."""
+def test_an_imported_directory_is_a_model_directory(imported) -> None:
+    """The dialect is torchvision's, classes without names are numbered, and the values are those of the file."""
     directory, report = imported
     model, config, categories = restore_model(directory)
     assert (config.model.backbone.name, config.model.num_classes, config.model.kind) == ('resnet18', 3, 'mask_rcnn')
@@ -50,7 +50,7 @@ def test_the_directory_is_a_model(imported) -> None:
     assert len(report) == len(model.variables) == len(state)
 
 
-def test_the_report_as_a_table(imported) -> None:
+def test_table_lists_shape_range_and_norm(imported) -> None:
     lines = importing.table(imported[1]).splitlines()
     stem = small.state()['backbone.body.conv1.weight']
     row = next(line for line in lines if line.startswith('backbone.body.conv1.weight'))
@@ -61,7 +61,7 @@ def test_the_report_as_a_table(imported) -> None:
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """Pictures of three kinds of shapes, converted."""
+    """Return the manifest of converted images of three kinds of shapes."""
     folder = tmp_path_factory.mktemp('data')
     shapes.draw(folder / 'shapes', 4, seed=0)
     coco.convert(folder / 'shapes' / 'annotations.json', folder / 'shapes' / 'images', folder)
@@ -75,15 +75,15 @@ def tiny(data, *overrides) -> list[str]:
 
 
 @pytest.mark.slow
-def test_it_trains_on_new_classes(weights, data, tmp_path) -> None:
-    """All but the predictors come from the file; two steps of training go on from there, and from the same weights."""
+def test_an_imported_model_trains_on_new_classes(weights, data, tmp_path) -> None:
+    """All weights but those of the predictors come from the file, and two training steps start from them."""
     output = tmp_path / 'mine'
     settings = [*small.OVERRIDES, 'model.rpn.post_nms_train=20', 'model.roi.batch_per_image=8']
     report = importing.import_file('torchvision', weights, output, data, settings)
     fresh = sorted('/'.join(line.ours.split('/')[-3:]) for line in report if not line.source)
     assert fresh == ['box_head/classes/bias', 'box_head/classes/kernel', 'box_head/deltas/bias',
                      'box_head/deltas/kernel', 'mask_head/masks/bias', 'mask_head/masks/kernel']
-    assert 'fresh: ' in importing.table(report).splitlines()[-1]
+    assert 'initialized at random: ' in importing.table(report).splitlines()[-1]
     before, config, categories = restore_model(output)
     assert categories == Manifest.read(data).categories
     trainer.train(configuration.load(output / 'config.yaml', tiny(data, 'solver.learning_rate=1e-9')), output)
@@ -94,8 +94,8 @@ def test_it_trains_on_new_classes(weights, data, tmp_path) -> None:
 
 
 @pytest.mark.parametrize('source', ['file', pytest.param('model', marks=pytest.mark.slow)])
-def test_predictors_of_some_classes(source, weights, imported, data, tmp_path) -> None:
-    """Of circle, square and triangle the first begins as class 3, the last as class 1; background as background."""
+def test_predictors_of_mapped_classes_are_copied(source, weights, imported, data, tmp_path) -> None:
+    """Circle gets the weights of class 3, triangle those of class 1, background those of background."""
     names = [category.name for category in Manifest.read(data).categories]
     (tmp_path / 'map.yaml').write_text(f'{names[0]}: class 3\n{names[1]}: null\n{names[2]}: class 1\n')
     rest = tmp_path / 'mine', data, small.OVERRIDES, tmp_path / 'map.yaml'
@@ -113,7 +113,7 @@ def test_predictors_of_some_classes(source, weights, imported, data, tmp_path) -
     assert not np.isin(new.branches[0].head.masks.kernel.numpy()[..., 1],
                        old.branches[0].head.masks.kernel.numpy()).any()
     assert all(line.source for line in report) and len(report) == len(new.weights)
-    change = f'{names[0]} as class 3, {names[1]} fresh, {names[2]} as class 1'
+    change = f'{names[0]} as class 3, {names[1]} at random, {names[2]} as class 1'
     assert sum(line.change.endswith(change) for line in report) == 6
 
 
@@ -124,8 +124,8 @@ def test_a_map_of_classes_needs_classes(imported, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_it_trains_on_data_with_fewer_classes(weights, data, tmp_path) -> None:
-    """As COCO's 80 of torchvision's 90: labels go by the data set's ids."""
+def test_an_imported_model_trains_on_data_with_fewer_classes(weights, data, tmp_path) -> None:
+    """Labels follow the ids of the data set, as COCO's 80 classes in torchvision's 90."""
     output = tmp_path / 'more'
     importing.import_file('torchvision', weights, output, 5, [*small.OVERRIDES, 'model.rpn.post_nms_train=20',
                                                                    'model.roi.batch_per_image=8'])
@@ -154,10 +154,10 @@ def broken(kind: str) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(('kind', 'message'), [
-    ('NaN', 'backbone.body.bn1.weight holds values that are not finite'),
+    ('NaN', 'backbone.body.bn1.weight contains values that are not finite'),
     ('missing', 'no parameter roi_heads.box_head.fc7.bias'), ('left over', 'such as extra.weight'),
     ('shape', 'rpn.head.cls_logits.weight')])
-def test_weights_that_do_not_fit(tmp_path, kind, message) -> None:
+def test_weights_that_do_not_fit_are_refused(tmp_path, kind, message) -> None:
     path = tmp_path / 'weights.npz'
     np.savez(path, **broken(kind))
     with pytest.raises(WeightsError, match=f'^{path}: .*{message}') as error:
@@ -165,7 +165,7 @@ def test_weights_that_do_not_fit(tmp_path, kind, message) -> None:
     assert '\n' not in str(error.value) and not (tmp_path / 'out').exists()
 
 
-def test_another_framework_or_class_count(weights, tmp_path) -> None:
+def test_another_framework_or_class_count_is_refused(weights, tmp_path) -> None:
     with pytest.raises(WeightsError, match='Detectron2'):
         importing.import_file('detectron2', weights, tmp_path / 'out')
     with pytest.raises(WeightsError, match='cls_score'):
@@ -174,20 +174,20 @@ def test_another_framework_or_class_count(weights, tmp_path) -> None:
     assert not (tmp_path / 'out').exists()
 
 
-def test_a_model_that_the_file_does_not_fill(weights, tmp_path) -> None:
-    with pytest.raises(WeightsError, match=f'^{weights}: model.kind is rpn: expected mask_rcnn, which'):
+def test_another_kind_of_model_is_refused(weights, tmp_path) -> None:
+    with pytest.raises(WeightsError, match=f'^{weights}: model.kind is rpn: expected mask_rcnn, the model of'):
         importing.import_file('torchvision', weights, tmp_path / 'out', overrides=[*small.OVERRIDES,
                                                                                         'model.kind=rpn'])
 
 
-def test_nothing_is_overwritten(imported, weights) -> None:
+def test_an_existing_directory_is_not_overwritten(imported, weights) -> None:
     before = (imported[0] / 'config.yaml').read_bytes()
     with pytest.raises(FileExistsError, match='a directory of this name exists'):
         importing.import_file('torchvision', weights, imported[0], overrides=small.OVERRIDES)
     assert (imported[0] / 'config.yaml').read_bytes() == before
 
 
-def test_a_failure_while_writing_leaves_nothing(weights, tmp_path, monkeypatch) -> None:
+def test_a_failed_write_leaves_no_files(weights, tmp_path, monkeypatch) -> None:
     def full(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, 'no space left on device')
 
@@ -201,16 +201,16 @@ VARIANCE = 'backbone.body.bn1.running_var'
 
 
 @pytest.mark.parametrize(('options', 'epsilon', 'note'), [
-    ([], 0., True), (['--norm-epsilon', '1e-5'], 1e-5, False)], ids=['silent', 'option'])
-def test_the_epsilon_of_torchvision(tmp_path, options, epsilon, note) -> None:
-    """A variance of 1e-5 tells the two apart: the scale is the weight over its root, or over that of the double."""
+    ([], 0., True), (['--norm-epsilon', '1e-5'], 1e-5, False)], ids=['not given', 'given'])
+def test_norm_epsilon_is_chosen_or_given(tmp_path, options, epsilon, note) -> None:
+    """With a variance of 1e-5, the scale is the weight / sqrt(1e-5), or weight / sqrt(2e-5)."""
     state = small.state()
     state[VARIANCE] = np.full_like(state[VARIANCE], 1e-5)
     np.savez(tmp_path / 'weights.npz', **state)
     result = CliRunner().invoke(main.app, ['import-weights', 'torchvision', str(tmp_path / 'weights.npz'), '--output',
                                           str(tmp_path / 'out'), *options, *small.OVERRIDES])
     assert result.exit_code == 0
-    assert ('does not say the epsilon' in result.stdout.splitlines()[-1]) == note
+    assert ('does not contain the epsilon' in result.stdout.splitlines()[-1]) == note
     model, config, _ = restore_model(tmp_path / 'out')
     assert config.model.backbone.norm_epsilon == epsilon
     scale = state['backbone.body.bn1.weight'] / np.sqrt(1e-5 + epsilon)
@@ -220,7 +220,7 @@ def test_the_epsilon_of_torchvision(tmp_path, options, epsilon, note) -> None:
 
 
 @pytest.mark.parametrize(('value', 'epsilon', 'remedy'), [(0., '0', 'set it to 1e-5'), (-1., '1e-5', 'is damaged')])
-def test_an_impossible_epsilon(tmp_path, value, epsilon, remedy) -> None:
+def test_an_epsilon_that_divides_by_zero_is_refused(tmp_path, value, epsilon, remedy) -> None:
     state = small.state()
     state[VARIANCE][:2] = value
     path = tmp_path / 'weights.npz'

@@ -1,4 +1,4 @@
-"""The backbone computes what keras.applications computes with the same weights."""
+"""With imported weights, the backbones give the feature maps of keras.applications."""
 from __future__ import annotations
 
 import sys
@@ -29,8 +29,8 @@ def model_of(backbone: BackboneConfig, kind: str = 'faster_rcnn') -> Detector:
 
 
 @pytest.mark.parametrize('maps', ['fpn', 'c4'])
-def test_trunk_equals_keras_applications(maps):
-    """All four stages, with random weights, biases and statistics that are not trivial."""
+def test_resnet_equals_keras_applications(maps):
+    """All four stages, with random weights, biases and statistics."""
     source = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 96, 3))
     rng = np.random.default_rng(1)
     for layer in source.layers:
@@ -61,8 +61,10 @@ def test_trunk_equals_keras_applications(maps):
 
 
 def test_inception_resnet_equals_keras_applications(monkeypatch):
-    """Blocks of all kinds, the maps of stride 16 and 32, random weights, padded as theirs is. To save time, theirs and
-    ours have one block of a kind, and the last."""
+    """The feature maps of stride 16 and 32, with random weights and their padding.
+
+    To save time, both have one block of each kind, and the last one.
+    """
     module = sys.modules[keras.applications.InceptionResNetV2.__module__]
     monkeypatch.setattr(module, 'range', lambda start, _: range(start, start + 1), raising=False)
     monkeypatch.setattr(inception_resnet, 'REPEATS', (1, 1, 2))
@@ -94,8 +96,8 @@ def test_inception_resnet_equals_keras_applications(monkeypatch):
 
 
 @pytest.mark.slow
-def test_vgg16_has_the_hidden_layers_too():
-    """Their classifier gives the same numbers as our backbone, one 7 x 7 map and two hidden layers."""
+def test_vgg16_also_imports_the_hidden_layers():
+    """Their classifier gives the same numbers as our backbone with a 7 x 7 feature map and the two hidden layers."""
     source = keras.applications.VGG16(weights=None)
     rng = np.random.default_rng(1)
     for layer in source.layers:
@@ -122,8 +124,7 @@ LAST = {'resnet50': (('conv2_block3_out', 'conv3_block4_out', 'conv4_block6_out'
 @pytest.mark.slow
 @pytest.mark.parametrize('name', LAST)
 def test_from_a_photograph_to_the_features(monkeypatch, tmp_path, name):
-    """Their file into the model of the import, RGB of 0..255 and sides that no stride divides: our channel order, mean,
-    epsilon, strides and padding are theirs."""
+    """Channel order, mean, epsilon, strides and padding are theirs, for an image whose sides no stride divides."""
     outputs, with_head = LAST[name]
     build = getattr(keras.applications, keras_applications.SOURCES[name])
     source = build(weights=None, include_top=with_head)
@@ -166,14 +167,13 @@ def test_from_a_photograph_to_the_features(monkeypatch, tmp_path, name):
 
 
 @pytest.mark.parametrize('backbone', [BackboneConfig(name='resnet18'), BackboneConfig(stride_in_1x1=False)])
-def test_weights_that_do_not_exist(backbone):
+def test_backbones_without_imagenet_weights_are_refused(backbone):
     with pytest.raises(WeightsError, match='imagenet') as error:
         load_imagenet(model_of(backbone))
     assert '\n' not in str(error.value)
 
 
-def test_no_network(monkeypatch):
-    """One line that names the remedy."""
+def test_a_failed_download_names_the_remedy(monkeypatch):
     def fail(**_):
         raise Exception('URL fetch failure on https://example.invalid: None -- unreachable')  # noqa: TRY002
 

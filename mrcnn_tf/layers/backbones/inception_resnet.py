@@ -47,9 +47,9 @@ class Mixed(keras.layers.Layer):
         return [*itertools.chain(*self.branches), *([self.averaged] if self.averaged else [])]
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        found = [_run(convs, x, training) for convs in self.branches]
+        branches = [_run(convs, x, training) for convs in self.branches]
         pooled = self.averaged(tf.nn.avg_pool2d(x, 3, 1, 'SAME'), training=training) if self.averaged else _halved(x)
-        return tf.concat([*found, pooled], axis=-1)
+        return tf.concat([*branches, pooled], axis=-1)
 
 
 class Residual(keras.layers.Layer):
@@ -68,8 +68,8 @@ class Residual(keras.layers.Layer):
         return list(itertools.chain(*self.branches))
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        found = tf.concat([_run(convs, x, training) for convs in self.branches], axis=-1)
-        x = x + self.scale * self.up(found, training=training)
+        branches = tf.concat([_run(convs, x, training) for convs in self.branches], axis=-1)
+        x = x + self.scale * self.up(branches, training=training)
         return tf.nn.relu(x) if self.activate else x
 
 
