@@ -1,8 +1,7 @@
-"""A converted set as one HTML page: its numbers, what became of its annotations, and a sample of its images.
+"""Write an HTML page about a converted set: its statistics, its issues, and a sample of its images.
 
-The page has no script and fetches nothing, and says so to the browser (Content-Security-Policy); whatever comes from
-the data is escaped. Colours follow the browser's choice of light or dark. A click on a picture fills the window with
-it.
+The page has no script and loads nothing, which its Content-Security-Policy enforces, and text of the data is escaped.
+Its colors follow the browser's light or dark mode. A click on an image fills the window with it.
 """
 from __future__ import annotations
 
@@ -17,20 +16,21 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from data_tools import statistics as counting
-from data_tools.statistics import Tally
+from data_tools import statistics as stats
+from data_tools.issues import ACTIONS, describe
+from data_tools.statistics import ClassCounts, Statistics
 from mrcnn_tf import files
 from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.evaluation import visualize
 from mrcnn_tf.files.text import error_line, one_line
 from mrcnn_tf.input import decoding, record_reader
-from mrcnn_tf.input.manifest import Category, Incident, Manifest
+from mrcnn_tf.input.manifest import Category, IssueEntry, Manifest
 from mrcnn_tf.input.records import Annotated
 
-_SIDE = 1000         # px: pictures are made smaller until their longer side has it
-_NAMED = 40          # objects: with more on an image, names would hide it
-_CLASSES = 25        # rows before the rest is folded away
-_INCIDENTS = 10      # of a reason
+_SIDE = 1000         # px: the longer side of an image on the page
+_NAMED = 40          # objects: with more on an image, their names would hide it
+_CLASSES = 25        # rows before the rest is folded
+_ISSUES = 10         # of a reason
 _SIZES = 12
 
 _STYLE = """
@@ -73,27 +73,27 @@ figcaption { margin-top: .4rem; font-size: .85rem; color: var(--soft); } figcapt
 
 def write(manifest: str | os.PathLike[str], output: str | os.PathLike[str], sample: int = 24,
           max_pixels: int | None = decoding.DEFAULT.max_pixels) -> None:
-    """Writes the page of a set, whole or not at all; the same for the same set.
+    """Write the page of a set; it is the same for the same set.
 
     Args:
         manifest: of the set.
         output: the HTML file; an existing one is replaced.
-        sample: images shown, drawn by their ids.
+        sample: number of images shown; their ids decide which.
         max_pixels: of an image that is shown; None: no limit.
 
     Raises:
         ManifestError: the manifest cannot be used.
-        RecordError: a damaged shard, or a record or an image of the sample that cannot be decoded.
-        OSError: the disk is full, no permission.
+        RecordError: a shard is damaged, or a record or image of the sample cannot be decoded.
+        OSError: the disk is full, permission is denied.
     """
     described = Manifest.read(manifest)
-    text = page(described, counting.tally(manifest, sample), decoding.Rule(max_pixels=max_pixels))
+    text = page(described, stats.compute(manifest, sample), decoding.Rule(max_pixels=max_pixels))
     with files.atomic_path(output) as temporary:
         temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
-def page(manifest: Manifest, found: Tally, rule: decoding.Rule = decoding.AS_STORED) -> str:
-    """The HTML; rule: which images are decoded."""
+def page(manifest: Manifest, statistics: Statistics, rule: decoding.Rule = decoding.AS_STORED) -> str:
+    """Return the HTML; rule: which images are decoded."""
     name = escape(manifest.name)
     return '\n'.join((
         '<!DOCTYPE html>', '<html lang="en">', '<head>', '<meta charset="utf-8">',
@@ -101,9 +101,10 @@ def page(manifest: Manifest, found: Tally, rule: decoding.Rule = decoding.AS_STO
         'content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">', f'<title>{name}</title>',
         f'<style>{_STYLE}</style>', '</head>', '<body>', f'<h1>{name}</h1>', *_source(manifest), *_tiles(manifest),
-        '<h2>Distributions</h2>', '<div class="charts">', *_charts(manifest, found), '</div>',
-        '<h2>What became of the annotations</h2>', *_incidents(manifest),
-        f'<h2>{len(found.sample)} of {manifest.counts.images} images</h2>', *_pictures(manifest, found.sample, rule),
+        '<h2>Distributions</h2>', '<div class="charts">', *_charts(manifest, statistics), '</div>',
+        '<h2>Issues</h2>', *_issues(manifest),
+        f'<h2>{len(statistics.sample)} of {manifest.counts.images} images</h2>',
+        *_pictures(manifest, statistics.sample, rule),
         '</body>', '</html>', ''))
 
 
@@ -111,7 +112,7 @@ def _source(manifest: Manifest) -> Iterable[str]:
     source = manifest.source
     yield f'<p>{escape(source.kind)}: annotations {escape(source.annotations)}, images {escape(source.images)}</p>'
     if manifest.has_proposals:
-        yield (f'<p>Proposals, at most {manifest.max_proposals_per_image} an image, from '
+        yield (f'<p>Proposals: at most {manifest.max_proposals_per_image} per image, from '
                f'{escape(manifest.proposals_from or "the records")}</p>')
 
 
@@ -120,7 +121,7 @@ def _tiles(manifest: Manifest) -> Iterable[str]:
     tiles = (
         (_number(counts.images), 'images'), (_number(counts.images_without_objects), 'of them without objects'),
         (_number(counts.objects), 'objects'), (_number(counts.crowds), 'of them crowds'),
-        (_number(manifest.max_objects_per_image), 'objects at most on an image'),
+        (_number(manifest.max_objects_per_image), 'objects at most per image'),
         (_number(len(manifest.categories)), 'categories'), ('yes' if manifest.has_masks else 'no', 'masks'),
         *([(_number(counts.objects_without_mask), 'objects with a box only')] if counts.objects_without_mask else ()),
         (f'{size / 2 ** 20:,.1f}', f'MiB in {len(manifest.shards)} shards'))
@@ -129,21 +130,21 @@ def _tiles(manifest: Manifest) -> Iterable[str]:
     yield '</div>'
 
 
-def _charts(manifest: Manifest, found: Tally) -> Iterable[str]:
-    yield _chart('Objects by category', _classes(manifest.categories, found), 'objects (images)')
-    yield _chart('Objects by size: square root of the area, px', _bins(counting.SIDES, found.sides), 'objects')
-    yield _chart('Images by number of objects', _bins(counting.OBJECTS, found.per_image, whole=True), 'images')
-    yield _chart('Boxes by height / width', _ratios(found.box_ratios), 'objects')
-    yield _chart('Images by height / width', _ratios(found.image_ratios), 'images')
+def _charts(manifest: Manifest, statistics: Statistics) -> Iterable[str]:
+    yield _chart('Objects by category', _classes(manifest.categories, statistics), 'objects (images)')
+    yield _chart('Objects by size: square root of the area, px', _bins(stats.SIDES, statistics.sides), 'objects')
+    yield _chart('Images by number of objects', _bins(stats.OBJECTS, statistics.per_image, whole=True), 'images')
+    yield _chart('Boxes by height / width', _ratios(statistics.box_ratios), 'objects')
+    yield _chart('Images by height / width', _ratios(statistics.image_ratios), 'images')
     sizes = [(f'{height} x {width}', count, '') for (height, width), count in sorted(
-        found.sizes.items(), key=lambda item: (-item[1], item[0]))]
+        statistics.sizes.items(), key=lambda item: (-item[1], item[0]))]
     yield _chart('Images by height x width, px', sizes, 'images', _SIZES)
 
 
-def _classes(categories: Sequence[Category], found: Tally) -> list[tuple[str, int, str]]:
+def _classes(categories: Sequence[Category], statistics: Statistics) -> list[tuple[str, int, str]]:
     rows = []
     for category in categories:
-        of_class = found.classes.get(category.label, counting.OfClass())
+        of_class = statistics.classes.get(category.label, ClassCounts())
         crowds = f', {_number(of_class.crowds)} crowd{"s" * (of_class.crowds > 1)}' if of_class.crowds else ''
         rows.append((category.name, of_class.objects, f' ({_number(of_class.images)}{crowds})'))
     return sorted(rows, key=lambda row: -row[1])
@@ -165,7 +166,7 @@ def _ratios(counts: Sequence[int]) -> list[tuple[str, int, str]]:
 
 
 def _chart(title: str, rows: Sequence[tuple[str, int, str]], unit: str, shown: int = _CLASSES) -> str:
-    """Bars of (name, count, what stands behind the count); those beyond `shown` are folded."""
+    """Return a bar chart of (name, count, text behind the count); rows beyond `shown` are folded."""
     largest = max((count for _, count, _ in rows), default=0) or 1
     bars = [f'<tr class="{"some" if count else "none"}"><th>{escape(name)}</th><td><span class="bar" '
             f'style="width:{100 * count / largest:.1f}%"></span></td><td class="n">{_number(count)}{escape(more)}</td>'
@@ -180,30 +181,24 @@ def _table(rows: Iterable[str]) -> str:
     return f'<table class="bars">{"".join(rows)}</table>'
 
 
-def _incidents(manifest: Manifest) -> Iterable[str]:
-    rows = [_incident(action, reason, found) for action in ('dropped', 'repaired', 'kept')
-            for reason, found in sorted(getattr(manifest, action).items())]
+def _issues(manifest: Manifest) -> Iterable[str]:
+    rows = [_issue(action, reason, entries) for action in ACTIONS
+            for reason, entries in sorted(getattr(manifest, action).items())]
     if not rows:
-        yield '<p>All were used as they are.</p>'
+        yield '<p>None: all annotations are used as they are.</p>'
         return
     yield '<div class="card"><table class="list"><tr><th></th><th>reason</th><th class="n">count</th><th></th></tr>'
     yield from rows
     yield '</table></div>'
 
 
-def _incident(action: str, reason: str, found: Sequence[Incident]) -> str:
-    lines = ''.join(f'<div>{escape(_told(each))}</div>' for each in found[:_INCIDENTS])
-    left = f'<div>and {_number(len(found) - _INCIDENTS)} more, in the manifest</div>' if len(
-        found) > _INCIDENTS else ''
+def _issue(action: str, reason: str, entries: Sequence[IssueEntry]) -> str:
+    lines = ''.join(f'<div>{escape(describe(each))}</div>' for each in entries[:_ISSUES])
+    left = f'<div>and {_number(len(entries) - _ISSUES)} more, in the manifest</div>' if len(
+        entries) > _ISSUES else ''
     return (f'<tr><td>{"kept as it is" if action == "kept" else action}</td><td>{escape(reason)}</td>'
-            f'<td class="n">{_number(len(found))}</td>'
+            f'<td class="n">{_number(len(entries))}</td>'
             f'<td><details><summary>the first</summary>{lines}{left}</details></td></tr>')
-
-
-def _told(incident: Incident) -> str:
-    ids = [f'{what} {value}' for what, value in (
-        ('image', incident.image_id), ('annotation', incident.annotation_id)) if value is not None]
-    return ': '.join(part for part in (', '.join(ids), incident.detail) if part)
 
 
 def _pictures(manifest: Manifest, sample: Sequence[Annotated], rule: decoding.Rule) -> Iterable[str]:
@@ -221,7 +216,7 @@ def _pictures(manifest: Manifest, sample: Sequence[Annotated], rule: decoding.Ru
 
 
 def _picture(example: Annotated, names: Sequence[str], rule: decoding.Rule) -> bytes:
-    """JPEG of an image with its objects, the smallest on top."""
+    """Return a JPEG of an image with its objects, the smallest on top."""
     pixels = _pixels(example, rule)
     objects = sorted(example.objects, key=lambda each: each.area)
     scale = min(1.0, _SIDE / max(pixels.shape[:2]))
@@ -242,7 +237,7 @@ def _picture(example: Annotated, names: Sequence[str], rule: decoding.Rule) -> b
 
 
 def _pixels(example: Annotated, rule: decoding.Rule) -> np.ndarray:
-    """uint8 [height, width, 3] of the file, as training decodes it."""
+    """Return the image uint8 [height, width, 3], as training decodes it."""
     try:
         reason = decoding.refusal(example.encoded, rule).numpy().decode()
         if reason:
@@ -260,7 +255,7 @@ def _resized(png: bytes, size: tuple[int, int]) -> np.ndarray:
 
 
 def escape(text: Any) -> str:
-    """Text of the data for the page: neither markup nor controls, and no longer than a paragraph."""
+    """Return text of the data for the page: without markup and controls, at most 500 characters."""
     return escape_html(one_line(text, 500))
 
 

@@ -1,8 +1,8 @@
-"""Proposals by Selective Search (Uijlings et al., 2013) as OpenCV computes it; the extra `proposals` brings that.
+"""Proposals by OpenCV's Selective Search (Uijlings et al., 2013); the extra `proposals` installs OpenCV.
 
-m boxes of an image. OpenCV groups segments of colour greedily into ever larger regions, in several ways; each region
-gives a box. It draws the order of the boxes from the C library's random numbers, which differ from call to call; the
-order here is a function of the boxes alone, so that a set is the same whoever computes it, in however many processes.
+m boxes of an image. OpenCV greedily groups segments of color into larger and larger regions, in several ways, and each
+region gives a box. It orders the boxes by random numbers of the C library, which differ from call to call. The order
+here depends on the boxes only, so a set is the same on every machine and for any number of processes.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.issues import ConversionError, Unusable
+from data_tools.issues import ConversionError, InvalidDataError
 from mrcnn_tf.input.records import Proposals
 
 MODES = ('fast', 'quality')
@@ -19,49 +19,52 @@ _SEED = 0
 
 
 def check(mode: str) -> None:
-    """Raises ConversionError where the mode is unknown or OpenCV is missing."""
+    """Raise ConversionError if the mode is unknown or OpenCV is not installed."""
     if mode not in MODES:
-        raise ConversionError(f'mode {mode!r}: expected one of {", ".join(MODES)}')
+        raise ConversionError(f'mode is {mode!r}, expected one of {", ".join(MODES)}')
     _opencv()
 
 
 def propose(encoded: bytes, mode: str = 'fast') -> Proposals:
-    """All boxes of an image, best first; scores fall evenly from 1 to 1 / m.
+    """Return all boxes of an image, best first; the scores fall evenly from 1 to 1 / m.
 
     Args:
-        encoded: bytes of a JPEG or PNG; an EXIF orientation is not applied.
-        mode: 'fast' or 'quality', which groups in more ways and takes several times as long.
+        encoded: bytes of a JPEG or PNG; the EXIF orientation is not applied.
+        mode: 'fast', or 'quality', which groups in more ways and takes several times as long.
+
+    Returns:
+        boxes float32 [m, 4], y1, x1, y2, x2 in px with continuous edges, and scores float32 [m].
 
     Raises:
-        Unusable: OpenCV cannot decode the image.
-        ConversionError: OpenCV is missing.
+        InvalidDataError: OpenCV cannot decode the image.
+        ConversionError: OpenCV is not installed.
     """
     cv2 = _opencv()
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise Unusable('corrupt image', 'OpenCV cannot decode it')
+        raise InvalidDataError('corrupt image', 'OpenCV cannot decode it')
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(image)
     (search.switchToSelectiveSearchFast if mode == 'fast' else search.switchToSelectiveSearchQuality)()
-    boxes = ordered(np.asarray(search.process(), np.int64).reshape(-1, 4))
+    boxes = order_boxes(np.asarray(search.process(), np.int64).reshape(-1, 4))
     x, y, width, height = boxes.T
-    return Proposals(np.stack([y, x, y + height, x + width], axis=1).astype(np.float32), ranked(len(boxes)))
+    return Proposals(np.stack([y, x, y + height, x + width], axis=1).astype(np.float32), rank_scores(len(boxes)))
 
 
-def ordered(boxes: np.ndarray) -> np.ndarray:
-    """Boxes x, y, width, height in an order that mixes sizes and favours large ones.
+def order_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Return boxes int [m, 4] (x, y, width, height) in an order that mixes sizes and prefers large ones.
 
-    The paper (section 3.3) sorts regions by their position in the hierarchy, the whole image
-    first, times a random number. Here the position is that by area, and the numbers are always the same.
+    The paper (section 3.3) sorts regions by their position in the hierarchy, the whole image first, times a random
+    number. Here the position is the rank by area, and the random numbers have a fixed seed.
     """
     x, y, width, height = boxes.T
     boxes = boxes[np.lexsort((height, width, y, x, -width * height))]
-    draws = np.random.Generator(np.random.PCG64(_SEED)).random(len(boxes))
-    return boxes[np.argsort(np.arange(1, len(boxes) + 1) * draws, kind='stable')]
+    random = np.random.Generator(np.random.PCG64(_SEED)).random(len(boxes))
+    return boxes[np.argsort(np.arange(1, len(boxes) + 1) * random, kind='stable')]
 
 
-def ranked(count: int) -> np.ndarray:
-    """Scores float32 [count] of boxes of which only the order is known: they fall evenly from 1 to 1 / count."""
+def rank_scores(count: int) -> np.ndarray:
+    """Return scores float32 [count] for boxes of which only the order is known: evenly from 1 down to 1 / count."""
     return (np.arange(count, 0, -1) / max(count, 1)).astype(np.float32)
 
 
@@ -71,4 +74,4 @@ def _opencv() -> Any:
 
         if hasattr(cv2, 'ximgproc'):
             return cv2
-    raise ConversionError("Selective Search is in OpenCV's contributed modules; pip install 'mrcnn-tf[proposals]'")
+    raise ConversionError("Selective Search needs OpenCV's contributed modules: pip install 'mrcnn-tf[proposals]'")

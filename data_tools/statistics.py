@@ -1,7 +1,7 @@
-"""The numbers of a converted set, counted in one pass over its records, and a sample of its images.
+"""Statistics of a converted set, computed in one pass over its records, and a sample of its images.
 
-n objects of an image, N images of the sample. Sides and areas are in px of the image as stored. A histogram counts what
-lies from one edge on and below the next; what lies beyond the last edge is counted last.
+n objects of an image, N images of the sample. Sides and areas are in px of the image as stored. A bin of a histogram
+holds the values from its edge on and below the next edge; the last bin holds all values from the last edge on.
 """
 from __future__ import annotations
 
@@ -17,79 +17,83 @@ from dataclasses import dataclass, field
 from mrcnn_tf.input import record_reader
 from mrcnn_tf.input.records import Annotated
 
-# Square root of the area, px: COCO calls small what is below 32, large what is from 96 on.
+# Square root of the area, px. COCO calls objects below 32 small and those from 96 on large.
 SIDES = (0, 4, 8, 16, 32, 64, 96, 128, 256, 512, 1024)
 OBJECTS = (0, 1, 2, 3, 5, 9, 17, 33, 65, 129, 257)
 RATIOS = (0, 1 / 8, 1 / 4, 1 / 2, 1 / math.sqrt(2), math.sqrt(2), 2, 4, 8)     # height / width
 
 
 @dataclass
-class OfClass:
-    """Objects of a label."""
+class ClassCounts:
+    """Objects of one label."""
     objects: int = 0
-    crowds: int = 0     # among the objects
-    images: int = 0     # with at least one
+    crowds: int = 0     # included in the objects
+    images: int = 0     # with at least one of the objects
 
 
 @dataclass
-class Tally:
-    """Counts of a set; the histograms have a count for each of their edges."""
-    classes: dict[int, OfClass] = field(default_factory=dict)                      # by label
+class Statistics:
+    """Counts of a set; a histogram has one count for each of its edges."""
+    classes: dict[int, ClassCounts] = field(default_factory=dict)                  # by label
     sides: list[int] = field(default_factory=lambda: [0] * len(SIDES))             # objects by root of their area
-    per_image: list[int] = field(default_factory=lambda: [0] * len(OBJECTS))       # images by objects on them
+    per_image: list[int] = field(default_factory=lambda: [0] * len(OBJECTS))       # images by number of objects
     box_ratios: list[int] = field(default_factory=lambda: [0] * len(RATIOS))       # objects
     image_ratios: list[int] = field(default_factory=lambda: [0] * len(RATIOS))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)               # images by height, width
     sample: list[Annotated] = field(default_factory=list)
 
+    def add(self, example: Annotated) -> None:
+        """Add one record to the counts."""
+        objects = example.objects
+        for each in objects:
+            of_class = self.classes.setdefault(each.label, ClassCounts())
+            of_class.objects += 1
+            of_class.crowds += each.crowd
+        for label in {each.label for each in objects}:
+            self.classes[label].images += 1
+        sides = [(max(y2 - y1, 0), max(x2 - x1, 0)) for y1, x1, y2, x2 in (each.box for each in objects)]
+        self.sides = _sum(self.sides, histogram([math.sqrt(max(each.area, 0)) for each in objects], SIDES))
+        self.box_ratios = _sum(self.box_ratios, histogram([_ratio(*side) for side in sides], RATIOS))
+        self.image_ratios = _sum(self.image_ratios, histogram([_ratio(example.height, example.width)], RATIOS))
+        self.per_image = _sum(self.per_image, histogram([len(objects)], OBJECTS))
+        self.sizes[example.height, example.width] += 1
 
-def tally(manifest: str | os.PathLike[str], sample: int) -> Tally:
-    """Counts what the records hold, and keeps N images, the same for the same set whatever its shards.
+
+def compute(manifest: str | os.PathLike[str], sample: int) -> Statistics:
+    """Return the statistics of a set with a sample of N images.
+
+    Args:
+        manifest: of the set.
+        sample: N. The sample depends on the names of the images, not on the shards.
 
     Raises:
         ManifestError: the manifest cannot be used.
-        RecordError: a damaged shard, or a record that is none.
+        RecordError: a damaged shard or record.
     """
-    found = Tally()
-    chosen: list[tuple[int, int, Annotated]] = []      # a heap: the one to go next comes first
+    statistics = Statistics()
+    chosen: list[tuple[int, int, Annotated]] = []      # a heap; the image with the largest key is removed first
     for ordinal, (place, serialized) in enumerate(record_reader.places(manifest)):
         example = record_reader.decode(serialized, f'{place.file}: record {place.number}')
-        _add(found, example)
-        heapq.heappush(chosen, (-_draw(example, ordinal), -ordinal, example))
+        statistics.add(example)
+        heapq.heappush(chosen, (-_sampling_key(example, ordinal), -ordinal, example))
         if len(chosen) > sample:
             heapq.heappop(chosen)
-    found.sample = [example for *_, example in sorted(chosen, key=lambda each: -each[1])]
-    return found
+    statistics.sample = [example for *_, example in sorted(chosen, key=lambda each: -each[1])]
+    return statistics
 
 
 def histogram(values: Sequence[float], edges: Sequence[float]) -> list[int]:
-    """How many values lie from each edge on and below the next one; none may lie below the first."""
+    """Return the number of values in each bin; no value may be below the first edge."""
     counts = [0] * len(edges)
     for value in values:
         counts[bisect.bisect_right(edges, value) - 1] += 1
     return counts
 
 
-def _draw(example: Annotated, ordinal: int) -> int:
-    """A number that has nothing to do with the image's place or content, but is always the same."""
+def _sampling_key(example: Annotated, ordinal: int) -> int:
+    """Return a hash of the image's name: the images with the smallest keys are a reproducible random sample."""
     name = example.source_id or example.filename or str(ordinal)
     return int.from_bytes(hashlib.sha256(name.encode('utf-8', 'backslashreplace')).digest()[:8], 'big')
-
-
-def _add(found: Tally, example: Annotated) -> None:
-    objects = example.objects
-    for each in objects:
-        of_class = found.classes.setdefault(each.label, OfClass())
-        of_class.objects += 1
-        of_class.crowds += each.crowd
-    for label in {each.label for each in objects}:
-        found.classes[label].images += 1
-    boxes = [(max(y2 - y1, 0), max(x2 - x1, 0)) for y1, x1, y2, x2 in (each.box for each in objects)]
-    found.sides = _sum(found.sides, histogram([math.sqrt(max(each.area, 0)) for each in objects], SIDES))
-    found.box_ratios = _sum(found.box_ratios, histogram([_ratio(*sides) for sides in boxes], RATIOS))
-    found.image_ratios = _sum(found.image_ratios, histogram([_ratio(example.height, example.width)], RATIOS))
-    found.per_image = _sum(found.per_image, histogram([len(objects)], OBJECTS))
-    found.sizes[example.height, example.width] += 1
 
 
 def _ratio(height: float, width: float) -> float:

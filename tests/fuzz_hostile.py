@@ -32,7 +32,7 @@ from PIL import Image
 
 from data_tools import conversion, inspect_page, verify
 from data_tools.formats import coco
-from data_tools.issues import ConversionError
+from data_tools.issues import ConversionError, issue_line, list_issues
 from data_tools.sharding import writer
 from mrcnn_tf import config
 from mrcnn_tf.config import ConfigError
@@ -187,7 +187,7 @@ def _names(rng: random.Random, root: pathlib.Path) -> str:
     writer.summarize(manifest)
     for record in fuzz._records(root / 'out' / 'set.json'):
         assert record['encoded'] != (root / 'secret.png').read_bytes(), f'{record["filename"]!r} holds the secret'
-    return '\n'.join((*(conversion.line(*each) for each in conversion.problems(manifest)),
+    return '\n'.join((*(issue_line(*each) for each in list_issues(manifest)),
                       _looked_at(root / 'out' / 'set.json')))
 
 

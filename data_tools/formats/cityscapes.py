@@ -1,13 +1,13 @@
-"""Cityscapes: the pictures of leftImg8bit with the instances of gtFine or gtCoarse.
+"""Cityscapes: the images of leftImg8bit with the instances of gtFine or gtCoarse.
 
     ROOT/leftImg8bit/SPLIT/CITY/BASE_leftImg8bit.png
     ROOT/gtFine/SPLIT/CITY/BASE_gtFine_instanceIds.png, or BASE_gtFine_polygons.json where it is missing
 
-A pixel of instanceIds (16 bit) is 1000 times the id of its class plus the number of the instance; below 1000 it is a
-class, and where that has instances a group whose members nobody told apart: a crowd. Polygons are drawn in their
-order, so that later ones hide earlier ones; that is how the instanceIds were made.
+A pixel of instanceIds (16 bit) is 1000 times the id of its class plus the number of the instance. A value below 1000 is
+the id of a class; if that class has instances, the pixel belongs to a group of them, a crowd. Polygons are drawn in
+order, so later ones hide earlier ones, as they did when the instanceIds were made.
 
-Which classes there are is told by cityscapesscripts (extra `cityscapes`), whose table is not repeated here.
+The table of classes is that of cityscapesscripts (extra `cityscapes`).
 """
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_tools import conversion, images, objects
-from data_tools.conversion import DataSet, Item, Told
+from data_tools import data_set, images, objects
+from data_tools.data_set import ConvertedObject, DataSet, ImageAnnotations, Item
 from data_tools.file_names import inside
 from data_tools.images import ImageFile
-from data_tools.issues import ConversionError, Fault, Unusable
+from data_tools.issues import ConversionError, InvalidDataError, Issue
 from mrcnn_tf import files
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import records
@@ -33,42 +33,42 @@ from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 ANNOTATIONS = {'fine': 'gtFine', 'coarse': 'gtCoarse', 'none': ''}
 _PICTURES = 'leftImg8bit'
 _SUFFIX = f'_{_PICTURES}.png'
-_GROUPS_BELOW = 1000
-_ID_ROOM = 100_000               # annotation ids of an image: more than the largest instance id
-_BYTES_OF_MASKS = 60_000         # of an image's, roughly
-_FARTHEST = 1e6                  # px, beyond any picture
-_MOST_PIXELS = 10 ** 8
+_INSTANCES_FROM = 1000           # smaller values are groups
+_IDS_PER_IMAGE = 100_000         # annotation ids: more than the largest instance id
+_MASK_BYTES = 60_000             # of an image, approximately
+_FARTHEST = 1e6                  # px: farther than any image reaches
+_MAX_PIXELS = 10 ** 8
 
 
 class Table(NamedTuple):
-    """The official classes."""
-    ids: dict[str, int]                          # of all, by name
-    instances: frozenset[int]                    # ids of those with instances
-    evaluated: dict[int, Category]       # of the 8 with instances that the benchmark evaluates, by id
+    """The official table of classes."""
+    ids: dict[str, int]                          # of all classes, by name
+    instances: frozenset[int]                    # ids of the classes with instances
+    evaluated: dict[int, Category]       # the 8 classes that the instance benchmark evaluates, by id
 
 
 class Polygon(NamedTuple):
-    """An object of the polygon files."""
+    """An object of a polygon file."""
     label: str
     points: list[tuple[float, float]]    # x, y in px
 
 
 def find(root: str | os.PathLike[str], split: str, annotations: str = 'fine', masks: bool = True,
          follow: bool = False) -> DataSet:
-    """What the folders of a split hold.
+    """Return the data set of a split.
 
-    The categories are the 8 classes whose instances the benchmark evaluates, by its own ids (24 person, ...). The
-    records' `image/source_id` is the file's name up to `_leftImg8bit`.
+    The categories are the 8 classes whose instances the benchmark evaluates, with its ids (24 person, ...). The
+    `image/source_id` of a record is the name of the file up to `_leftImg8bit`.
 
     Args:
         root: directory of leftImg8bit and gtFine or gtCoarse.
         split: 'train', 'val', 'test', or 'train_extra', which has coarse annotations only.
-        annotations: 'fine', 'coarse', or 'none': a test set.
+        annotations: 'fine', 'coarse', or 'none' for a test set.
         masks: read masks; False: boxes only.
-        follow: read files that symlinks put outside of these folders.
+        follow: also read files that symlinks place outside these directories.
 
     Raises:
-        ConversionError: a folder is missing or empty, cityscapesscripts is not installed.
+        ConversionError: a directory is missing or empty, cityscapesscripts is not installed.
     """
     root = pathlib.Path(root)
     if annotations not in ANNOTATIONS:
@@ -76,8 +76,8 @@ def find(root: str | os.PathLike[str], split: str, annotations: str = 'fine', ma
     kind = ANNOTATIONS[annotations]
     paths = _paths(root / _PICTURES, split)
     if kind and not (root / kind / split).is_dir():
-        raise ConversionError(f'{root / kind / split}: no such directory; unpack {kind} there, or choose other '
-                              'annotations, none for a test set')
+        raise ConversionError(f'{root / kind / split}: no such directory; unpack {kind} there, or give other '
+                              'annotations: none for a test set')
     source = Cityscapes(root, split, kind, masks, official(), follow)
     head = Manifest(
         name='', categories=list(source.table.evaluated.values()), counts=Counts(), max_objects_per_image=0,
@@ -87,7 +87,7 @@ def find(root: str | os.PathLike[str], split: str, annotations: str = 'fine', ma
 
 
 def official() -> Table:
-    """The table of classes of cityscapesscripts.
+    """Return the table of classes of cityscapesscripts.
 
     Raises:
         ConversionError: cityscapesscripts is not installed.
@@ -95,7 +95,7 @@ def official() -> Table:
     try:
         from cityscapesscripts.helpers.labels import labels
     except ImportError:
-        raise ConversionError("cityscapesscripts, which holds the table of classes, is not installed; "
+        raise ConversionError("cityscapesscripts, which holds the table of classes, is not installed: "
                               "pip install 'mrcnn-tf[cityscapes]'") from None
     evaluated = sorted((label.id, label.name) for label in labels if label.hasInstances and not label.ignoreInEval)
     return Table({label.name: label.id for label in labels},
@@ -105,132 +105,135 @@ def official() -> Table:
 
 @dataclass(frozen=True)
 class Cityscapes:
-    """Annotations as Cityscapes' folders hold them."""
+    """Reads annotations of the directories of Cityscapes."""
     root: pathlib.Path
     split: str
-    kind: str                      # gtFine, gtCoarse, or empty: none
+    kind: str                      # gtFine, gtCoarse, or '': no annotations
     masks: bool
     table: Table
-    follow: bool = False           # files that lie elsewhere
+    follow: bool = False           # also read files outside the directories
 
     def item(self, number: int, path: pathlib.Path) -> Item:
-        """The picture with this ordinal."""
+        """Return the item of an image; number: its ordinal."""
         base, city = path.name[:-len(_SUFFIX)], path.parent.name
-        size, modified = conversion.held(path, *self._candidates(city, base))
-        return Item(base, number, f'{city}/{path.name}', size + (_BYTES_OF_MASKS if self.masks else 2000), modified,
+        size, modified = data_set.file_stamp(path, *self._candidates(city, base))
+        return Item(base, number, f'{city}/{path.name}', size + (_MASK_BYTES if self.masks else 2000), modified,
                     split=self.split, city=city)
 
     def path(self, item: Item) -> pathlib.Path:
-        """The image's file."""
+        """Return the path of the image."""
         return inside(self.root / _PICTURES / self.split, item.file_name, self.follow)
 
-    def tell(self, item: Item) -> Told:
-        """Which instances the picture shows."""
+    def read(self, item: Item) -> ImageAnnotations:
+        """Return the instances of an image."""
         if not self.kind:
-            return Told([], '')
+            return ImageAnnotations([], '')
         candidates = self._candidates(item.city, str(item.id))
         file = next((path for path in candidates if path.is_file()), None)
         if file is None:
-            raise Unusable('missing annotation file', str(candidates[0]))
+            raise InvalidDataError('missing annotation file', str(candidates[0]))
         inside(self.root / self.kind / self.split, f'{item.city}/{file.name}', self.follow)
-        pixels, odd = (_read_pixels(file), []) if file.suffix == '.png' else draw(*_read_polygons(file), self.table)
+        pixels, warnings = (
+            (_read_pixels(file), []) if file.suffix == '.png' else draw(*_read_polygons(file), self.table))
         values = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
         unknown = [value for value in values if _class(value) not in self.table.ids.values()]
         if unknown:
-            odd = [*odd, Fault('unknown instance ids', f'{unknown[:5]}')]
+            warnings = [*warnings, Issue('unknown instance ids', f'{unknown[:5]}')]
         evaluated = self.table.evaluated
-        found = [(value, (value, evaluated[_class(value)], pixels)) for value in values if _class(value) in evaluated]
+        instances = [(value, (value, evaluated[_class(value)], pixels))
+                     for value in values if _class(value) in evaluated]
         height, width = pixels.shape
-        return Told(found, str(file.relative_to(self.root)), (height, width), odd=odd)
+        return ImageAnnotations(instances, str(file.relative_to(self.root)), (height, width), warnings=warnings)
 
-    def annotate(self, item: Item, value: tuple[int, Category, np.ndarray], file: ImageFile,
-                 ) -> tuple[records.ObjectAnnotation, list[Fault], list[Fault]]:
-        """One instance or group as a record holds it."""
+    def convert_object(self, item: Item, value: tuple[int, Category, np.ndarray], file: ImageFile) -> ConvertedObject:
+        """Return one instance or group as a record holds it."""
         instance_id, category, pixels = value
         mask = pixels == instance_id
-        return records.ObjectAnnotation(
+        return ConvertedObject(records.ObjectAnnotation(
             box=objects.mask_box(mask), label=category.label, name=category.name, area=float(np.count_nonzero(mask)),
-            crowd=instance_id < _GROUPS_BELOW, annotation_id=item.number * _ID_ROOM + instance_id,
-            mask=records.encode_mask(mask) if self.masks else None), [], []
+            crowd=instance_id < _INSTANCES_FROM, annotation_id=item.number * _IDS_PER_IMAGE + instance_id,
+            mask=records.encode_mask(mask) if self.masks else None), [], [])
 
     def _candidates(self, city: str, base: str) -> list[pathlib.Path]:
-        """Where the annotations of a picture may lie; pixels come before the polygons that they were made of."""
+        """Return the paths that an image's annotations may have, instanceIds before polygons."""
         folder = self.root / self.kind / self.split / city
         return [folder / f'{base}_{self.kind}_{what}' for what in ('instanceIds.png', 'polygons.json')
                 ] if self.kind else []
 
 
-def draw(size: tuple[int, int], polygons: Sequence[Polygon], table: Table) -> tuple[np.ndarray, list[Fault]]:
-    """Instance ids of polygons drawn one over the other: int32 [height, width], and what could not be drawn.
+def draw(size: tuple[int, int], polygons: Sequence[Polygon], table: Table) -> tuple[np.ndarray, list[Issue]]:
+    """Return instance ids of polygons drawn over each other, int32 [height, width], and issues of those not drawn.
 
     Args:
-        size: height and width, px.
+        size: height and width of the image, px.
+        polygons: in order.
+        table: of classes.
     """
-    image, odd = Image.new('I', (size[1], size[0])), []
+    image, issues = Image.new('I', (size[1], size[0])), []
     drawer, counts = ImageDraw.Draw(image), dict.fromkeys(table.instances, 0)
     for label, points in polygons:
         group = label not in table.ids and label.endswith('group')
         label_id = table.ids.get(label[:-len('group')] if group else label)
         if label_id is None or len(points) < 3:
-            odd.append(Fault('unknown class', f'{label!r:.40}') if label_id is None else
-                       Fault('polygon with fewer than 3 points', f'{label}: {len(points)} points'))
+            issues.append(Issue('unknown class', f'{label!r:.40}') if label_id is None else
+                          Issue('polygon with fewer than 3 points', f'{label}: {len(points)} points'))
             continue
         value = label_id
         if label_id in table.instances and not group:
-            value = label_id * _GROUPS_BELOW + counts[label_id]
+            value = label_id * _INSTANCES_FROM + counts[label_id]
             counts[label_id] += 1
-        if value >= 0:      # the table has one class below 0, which is never drawn
+        if value >= 0:      # one class has a negative id and is not drawn
             drawer.polygon(points, fill=value)
-    return np.asarray(image, np.int32), odd
+    return np.asarray(image, np.int32), issues
 
 
 def _paths(directory: pathlib.Path, split: str) -> list[pathlib.Path]:
-    """The pictures of a split in order of their names."""
+    """Return the images of a split in order of their names."""
     folder = directory / split
     if not folder.is_dir():
         splits = sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
         there = f'; there are {", ".join(splits)}' if splits else ''
-        raise ConversionError(f'{folder}: no such directory{there}; give the root and a split of it')
+        raise ConversionError(f'{folder}: no such directory{there}; give a root that holds this split')
     paths = sorted(folder.glob(f'*/*{_SUFFIX}'))
     if not paths:
-        raise ConversionError(f'{folder}: no CITY/*{_SUFFIX} in it; unpack {_PICTURES} there')
+        raise ConversionError(f'{folder}: it holds no CITY/*{_SUFFIX}; unpack {_PICTURES} there')
     return paths
 
 
 def _class(value: int) -> int:
-    return value if value < _GROUPS_BELOW else value // _GROUPS_BELOW
+    return value if value < _INSTANCES_FROM else value // _INSTANCES_FROM
 
 
 def _read_pixels(path: pathlib.Path) -> np.ndarray:
-    """int32 [height, width]."""
+    """Return the instance ids of instanceIds.png, int32 [height, width]."""
     file = images.read(path)
     if file.format != 'png' or file.dtype != 'uint16' or file.channels != 1:
-        raise Unusable('malformed annotation', f'{path} is a {file.format} of {file.channels} channels of '
-                                               f'{file.dtype}, expected a grey one of uint16')
+        raise InvalidDataError('malformed annotation', f'{path} is a {file.format} of {file.channels} channels of '
+                                                       f'{file.dtype}, expected gray of uint16')
     return images.pixels(file, str(path)).astype(np.int32)
 
 
 def _read_polygons(path: pathlib.Path) -> tuple[tuple[int, int], list[Polygon]]:
-    """Height and width, and the objects that nobody has deleted."""
+    """Return height and width, and the objects that are not marked as deleted."""
     try:
         data = files.read_json(path)
         size = data['imgHeight'], data['imgWidth']
-        if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > _MOST_PIXELS:
+        if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > _MAX_PIXELS:
             raise ValueError(f'imgHeight and imgWidth are {size!r:.40}')
         return size, [_polygon(each) for each in data['objects'] if not each.get('deleted')]
     except OSError as error:
-        raise Unusable('unreadable annotation file', f'{path}: {error.strerror}') from None
+        raise InvalidDataError('unreadable annotation file', f'{path}: {error.strerror}') from None
     except KeyError as error:
-        raise Unusable('malformed annotation', f'{path}: no {error}') from None
+        raise InvalidDataError('malformed annotation', f'{path}: no {error}') from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise Unusable('malformed annotation', f'{path}: {error_line(error, 80)}') from None
+        raise InvalidDataError('malformed annotation', f'{path}: {error_line(error, 80)}') from None
 
 
 def _polygon(each: dict[str, Any]) -> Polygon:
     points = [(x, y) for x, y in each['polygon']]
-    # Not so for NaN either.
+    # Also False for NaN.
     if not all(type(v) in (int, float) and abs(v) <= _FARTHEST for point in points for v in point):
-        raise ValueError(f'a polygon of {each["label"]!r:.40} has coordinates that are no numbers or too far away')
+        raise ValueError(f'a polygon of {each["label"]!r:.40} has coordinates that are no numbers or beyond 1e6 px')
     if not isinstance(each['label'], str):
         raise ValueError(f'a label is {each["label"]!r:.40}')
     return Polygon(each['label'], points)

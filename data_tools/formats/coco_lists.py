@@ -1,7 +1,7 @@
-"""What a COCO json lists, read once from end to end: images, categories, and where each annotation stands.
+"""Read a COCO json once from end to end: its images, its categories, and the position of each annotation.
 
-A json may be larger than the memory, so of an annotation only its place is kept, with what is needed to tell whose it
-is. Ids are matched as numbers where they are not found as they are (`ids.py`).
+A json may be larger than the memory, so only the position and the ids of an annotation are kept. Ids that do not match
+as they are, are matched as numbers (`ids.py`).
 """
 from __future__ import annotations
 
@@ -15,46 +15,47 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_tools.formats import categories, coco_boxes, json_lists
+from data_tools.formats import categories, coco_box_survey, json_lists
 from data_tools.formats.categories import is_text
 from data_tools.formats.ids import Distinct, Ids, as_number
-from data_tools.issues import ConversionError, Fault, Log
+from data_tools.issues import ConversionError, Issue, IssueLog
 
-# What annotations of other tasks hold instead of boxes and masks.
+# Keys of annotations of other tasks, which have no boxes and masks.
 _OTHER_TASKS = {'keypoints': 'keypoints', 'caption': 'captions', 'segments_info': 'panoptic segments'}
-# Columns of Contents.annotations: numbers of its image_id and category_id; 1: a crowd; its id, or a hash of one that is
-# no number; first byte; length.
+# Columns of Contents.annotations: numbers of image_id and category_id; 1 for a crowd; id, or a hash of an id that is no
+# number; first byte and length in the json.
 IMAGE, CATEGORY, CROWD, ID, FIRST, LENGTH = range(6)
 _NO_ID = -2 ** 63
 
 
 class Listed(NamedTuple):
-    """What the json says of one image."""
+    """One image of the json."""
     id: int | str
     file_name: str
-    url: bool                            # it is the end of a URL, and the folder may be missing: LVIS's
-    size: Any                            # height, width, if they are numbers above 0; None: not stated
+    url: bool                            # the name is the end of a URL, and the folder may be missing, as for LVIS
+    size: Any                            # height, width; None: not stated
 
 
 class Version(NamedTuple):
-    """What tells a file from another or a later one."""
+    """Identifies the content of a file."""
     sha256: str
     modified: int                        # ns
 
 
 @dataclass
 class Contents:
-    """What is kept of a json that was read once."""
+    """What a json lists."""
     path: pathlib.Path
     version: Version = Version('', 0)
     images: list[Listed] = field(default_factory=list)
     categories: list[dict[str, Any]] = field(default_factory=list)
-    image_ids: Distinct = field(default_factory=Distinct)          # as annotations name them
+    image_ids: Distinct = field(default_factory=Distinct)          # as in the annotations
     category_ids: Distinct = field(default_factory=Distinct)
     annotations: np.ndarray = field(default_factory=lambda: np.empty([0, 6], np.int64))      # [annotations, columns]
-    keys: set[str] = field(default_factory=set)      # bbox, segmentation, of other tasks: that have a value somewhere
-    boxes: coco_boxes.Survey = field(default_factory=coco_boxes.Survey)
-    log: Log = field(default_factory=Log)
+    # Of annotations: bbox, segmentation and the keys of other tasks that have a value somewhere.
+    keys: set[str] = field(default_factory=set)
+    boxes: coco_box_survey.Survey = field(default_factory=coco_box_survey.Survey)
+    log: IssueLog = field(default_factory=IssueLog)
 
 
 def read(path: pathlib.Path) -> Contents:
@@ -64,12 +65,12 @@ def read(path: pathlib.Path) -> Contents:
         ConversionError: the json is missing, malformed or not COCO's.
     """
     contents, digest = Contents(path), hashlib.sha256()
-    found: Counter[str] = Counter()
+    lists: Counter[str] = Counter()      # how often each key occurs
     try:
         modified = path.stat().st_mtime_ns
         for key, elements in json_lists.members(path, digest):
             if elements is not None and key in _LISTS:
-                found[key] += 1
+                lists[key] += 1
                 _LISTS[key](contents, _objects(contents, key, elements))
             elif key in _LISTS:
                 raise ConversionError(f'{path}: {key!r} is no list; give an instances json of COCO')
@@ -79,30 +80,29 @@ def read(path: pathlib.Path) -> Contents:
         raise ConversionError(f'{path}: not JSON at {error}; correct it there, or copy the file again') from None
     except RecursionError as error:
         raise ConversionError(f'{path}: not JSON: {error}; copy the file again') from None
-    _check(contents, found)
+    _check(contents, lists)
     contents.version = Version(digest.hexdigest(), modified)
     return contents
 
 
 def owners(contents: Contents) -> np.ndarray:
-    """Return the index of the image of each annotation, -1 where there is none: these are logged as dropped."""
-    path, found = contents.path, _matched(contents, 'image', contents.image_ids,
-                                          [image.id for image in contents.images], IMAGE)
-    strays = np.flatnonzero(found < 0)
+    """Return the index of the image of each annotation; -1: it has none, which is logged as dropped."""
+    indices = _matched(contents, 'image', contents.image_ids, [image.id for image in contents.images], IMAGE)
+    strays = np.flatnonzero(indices < 0)
     for place, annotation in zip(strays.tolist(), elements_at(contents, strays), strict=True):
         image_id = annotation.get('image_id')
-        contents.log.drop(Fault('annotation for a missing image', f'image_id {image_id!r:.40} is not in the list'),
-                          image_id, name_of(annotation, place + 1), path.name)
-    return found
+        contents.log.drop(Issue('annotation for a missing image', f'image_id {image_id!r:.40} is not in the list'),
+                          image_id, name_of(annotation, place + 1), contents.path.name)
+    return indices
 
 
 def kinds(contents: Contents, listed: Sequence[categories.Listed]) -> np.ndarray:
-    """Return the index of the category of each annotation, -1 where there is none."""
+    """Return the index of the category of each annotation; -1: it has none."""
     return _matched(contents, 'category', contents.category_ids, [category.id for category in listed], CATEGORY)
 
 
 def note_equal_ids(contents: Contents) -> None:
-    """Logs each id that several annotations have."""
+    """Log a warning for each id that several annotations have."""
     given = contents.annotations[:, ID]
     order = np.argsort(given, kind='stable')
     given = given[order]
@@ -113,29 +113,30 @@ def note_equal_ids(contents: Contents) -> None:
     values = elements_at(contents, pairs.ravel())
     for (one, other), count in zip(pairs.tolist(), counts.tolist(), strict=True):
         name, same = next(values).get('id'), next(values).get('id')
-        if name == same or None is not as_number(name) == as_number(same):      # texts are compared by a hash
-            contents.log.keep(Fault('annotation id listed again', f'{count} annotations have it, the first are number '
-                                                                  f'{one + 1} and {other + 1} of the list'),
+        # Different texts may have equal hashes.
+        if name == same or None is not as_number(name) == as_number(same):
+            contents.log.keep(Issue('annotation id listed again', f'{count} annotations have it; the first two are '
+                                                                  f'number {one + 1} and {other + 1} of the list'),
                               None, name, contents.path.name)
 
 
 def elements_at(contents: Contents, annotations: np.ndarray) -> Iterator[dict[str, Any]]:
-    """The annotations of these indices, read again."""
+    """Yield the annotations with these indices, read again from the json."""
     return json_lists.read(contents.path, contents.annotations[annotations][:, [FIRST, LENGTH]].tolist())
 
 
 def name_of(annotation: dict[str, Any], ordinal: int) -> Any:
-    """Return what names an annotation in a report: its place in the list where it has no id."""
+    """Return the id of an annotation for a report; 'number N' of the list if it has none."""
     return f'number {ordinal}' if annotation.get('id') is None else annotation['id']
 
 
 def is_int64(value: Any) -> bool:
-    """Whether a record can hold it as a number."""
+    """Return whether a record can hold a value as a number."""
     return type(value) is int and -2 ** 63 <= value < 2 ** 63
 
 
 def _matched(contents: Contents, what: str, stated: Distinct, listed: Sequence[int | str], column: int) -> np.ndarray:
-    """Index in the list of what annotations state; a form other than the listed one is logged as repaired."""
+    """Return the index in `listed` of the id of each annotation; an id in another form is logged as repaired."""
     known, values = Ids(listed), stated.values()
     places = np.array([known.place(value) for value in values], np.int64)
     _check_start(contents.path, what, values, listed)
@@ -143,14 +144,14 @@ def _matched(contents: Contents, what: str, stated: Distinct, listed: Sequence[i
     for value, place, count in zip(values, places.tolist(), counts, strict=True):
         if known.changed(value, place):
             detail = f'{what}_id {value!r:.40} of {count} annotations is {what} {listed[place]!r:.40}'
-            contents.log.repair(Fault(categories.OTHER_FORM, detail), listed[place] if what == 'image' else None,
+            contents.log.repair(Issue(categories.OTHER_FORM, detail), listed[place] if what == 'image' else None,
                                 file=contents.path.name)
     return places[contents.annotations[:, column]]
 
 
 def _check_start(path: pathlib.Path, what: str, values: Sequence[Any], listed: Sequence[int | str]) -> None:
-    """Raise ConversionError where annotations count from one less or one more than the list: nearly all would match."""
-    numbers, ids = ({each for each in map(as_number, found) if each is not None} for found in (values, listed))
+    """Raise ConversionError if annotations count from one less or one more than the list: nearly all would match."""
+    numbers, ids = ({each for each in map(as_number, given) if each is not None} for given in (values, listed))
     first, last = min(ids, default=0), max(ids, default=0)
     if len(ids) != len(listed) or len(ids) != last - first + 1:
         return
@@ -163,20 +164,20 @@ def _check_start(path: pathlib.Path, what: str, values: Sequence[Any], listed: S
                 f'{what} {beyond}')
 
 
-def _check(contents: Contents, found: Counter[str]) -> None:
+def _check(contents: Contents, lists: Counter[str]) -> None:
     path = contents.path
     for key, what in _OTHER_TASKS.items():
         if key in contents.keys and not contents.keys & {'bbox', 'segmentation'}:
             raise ConversionError(f'{path}: its annotations are {what} and have neither "bbox" nor "segmentation", '
-                                  'so there is nothing to detect; give the instances json of these images')
+                                  'so there are no objects; give the instances json of these images')
     # A test set has no annotations and may have no categories.
     needed = ['images', *(['categories'] if len(contents.annotations) else [])]
     for key in _LISTS:
-        if found[key] > 1 or (key in needed and not found[key]):
-            raise ConversionError(f'{path}: {"two lists" if found[key] else "no list"} {key!r}; '
+        if lists[key] > 1 or (key in needed and not lists[key]):
+            raise ConversionError(f'{path}: {"two lists" if lists[key] else "no list"} {key!r}; '
                                   'give an instances json of COCO')
     if len(contents.annotations) and not contents.categories:
-        raise ConversionError(f'{path}: categories is empty; list at least one')
+        raise ConversionError(f'{path}: categories is empty; list at least one category')
     image_ids = [image.id for image in contents.images]
     if len(set(image_ids)) < len(image_ids):
         twice = Counter(image_ids).most_common(1)[0][0]
@@ -184,7 +185,7 @@ def _check(contents: Contents, found: Counter[str]) -> None:
 
 
 def _objects(contents: Contents, key: str, elements: Iterable[json_lists.Element]) -> Iterator[json_lists.Element]:
-    """The elements of a list, or of an object whose keys are the ids."""
+    """Yield the elements of a list, or the values of an object whose keys are the ids."""
     i = -1
     for i, element in enumerate(elements):
         if not isinstance(element.value, dict):
@@ -195,7 +196,7 @@ def _objects(contents: Contents, key: str, elements: Iterable[json_lists.Element
             element.value.setdefault('id', element.key)
         yield element
     if i >= 0 and element.key is not None:
-        contents.log.repair(Fault('object instead of a list', f'{key} is an object of {i + 1} values, whose keys are '
+        contents.log.repair(Issue('object instead of a list', f'{key} is an object of {i + 1} values, whose keys are '
                                                               'their ids'), None, file=contents.path.name)
 
 
@@ -206,7 +207,7 @@ def _list_images(contents: Contents, elements: Iterable[json_lists.Element]) -> 
         image_id = image.get('id')
         if type(image_id) is float and image_id.is_integer():
             image_id = int(image_id)
-            contents.log.repair(Fault(categories.OTHER_FORM, f'id {image["id"]} of images[{i}] is read as {image_id}'),
+            contents.log.repair(Issue(categories.OTHER_FORM, f'id {image["id"]} of images[{i}] is read as {image_id}'),
                                 image_id, file=path.name)
         if not (type(image_id) is int or is_text(image_id)) or not is_text(name) or not name:
             raise ConversionError(f'{path}: images[{i}] needs an "id", an int or text, and a text "file_name"')
@@ -215,7 +216,7 @@ def _list_images(contents: Contents, elements: Iterable[json_lists.Element]) -> 
 
 
 def _file_name(image: dict[str, Any]) -> tuple[bool, Any]:
-    """Whether there is but a URL, as in LVIS, and the name: folder and name at its end."""
+    """Return whether an image has only a URL, as in LVIS, and its name; from a URL, folder and name at its end."""
     if 'file_name' not in image and isinstance(image.get('coco_url'), str):
         return True, '/'.join(image['coco_url'].split('/')[-2:])
     return False, image.get('file_name')
@@ -226,16 +227,16 @@ def _list_categories(contents: Contents, elements: Iterable[json_lists.Element])
 
 
 def _list_annotations(contents: Contents, elements: Iterable[json_lists.Element]) -> None:
-    found, asked = array.array('q'), {'bbox', 'segmentation', *_OTHER_TASKS}
+    rows, keys = array.array('q'), {'bbox', 'segmentation', *_OTHER_TASKS}
     for annotation, first, length, _ in elements:
-        found.extend((contents.image_ids.number(annotation.get('image_id')),
-                      contents.category_ids.number(annotation.get('category_id')),
-                      is_crowd(annotation), _id(annotation.get('id')), first, length))
+        rows.extend((contents.image_ids.number(annotation.get('image_id')),
+                     contents.category_ids.number(annotation.get('category_id')),
+                     is_crowd(annotation), _id(annotation.get('id')), first, length))
         contents.boxes.add(annotation)
-        new = [key for key in asked if annotation.get(key)]
+        new = [key for key in keys if annotation.get(key)]
         contents.keys.update(new)
-        asked.difference_update(new)
-    contents.annotations = np.frombuffer(found, np.int64).reshape(-1, 6) if found else contents.annotations
+        keys.difference_update(new)
+    contents.annotations = np.frombuffer(rows, np.int64).reshape(-1, 6) if rows else contents.annotations
 
 
 def is_crowd(annotation: dict[str, Any]) -> bool:
@@ -245,7 +246,7 @@ def is_crowd(annotation: dict[str, Any]) -> bool:
 
 
 def _id(value: Any) -> int:
-    """A number for an annotation's id, the same for the same id."""
+    """Return a number for the id of an annotation, equal for equal ids."""
     if value is None:
         return _NO_ID
     number = as_number(value)

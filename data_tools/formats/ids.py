@@ -1,4 +1,4 @@
-"""Ids of annotations, images and categories: which of those listed is meant, where a tool wrote "1" or 1.0 for 1."""
+"""Ids of annotations, images and categories: match ids that a tool wrote as "1" or 1.0 with the listed id 1."""
 from __future__ import annotations
 
 import re
@@ -10,7 +10,7 @@ _WHOLE = re.compile(r'\s*([+-]?[0-9]{1,30})(\.0*)?\s*')
 
 
 def as_number(value: Any) -> int | None:
-    """Return the whole number that an id is, whether int, float or text; None where it is none."""
+    """Return the integer that an id, an int, float or text, stands for; None if it is no integer."""
     if type(value) is float and value.is_integer():
         return int(value)
     if isinstance(value, str):
@@ -20,7 +20,7 @@ def as_number(value: Any) -> int | None:
 
 
 class Ids:
-    """The ids of a list. An id is found as it is, or as the only one of the same number."""
+    """The ids of a list. An id matches an equal one, or the only one with the same number."""
 
     def __init__(self, listed: Sequence[int | str]) -> None:
         self.listed = listed
@@ -30,29 +30,29 @@ class Ids:
         self._by_number = {number: i for i, number in enumerate(numbers) if number is not None and counts[number] == 1}
 
     def place(self, stated: Any) -> int:
-        """Return the index of the id that is meant; -1 where none is."""
+        """Return the index of the matching id; -1 if there is none."""
         if type(stated) in (int, str) and stated in self._places:
             return self._places[stated]
         number = as_number(stated)
         return -1 if number is None else self._by_number.get(number, -1)
 
     def changed(self, stated: Any, place: int) -> bool:
-        """Whether an id that was found is listed in another form."""
+        """Return whether an id is listed in another form; place: from `place`."""
         return place >= 0 and (type(stated), stated) != (type(self.listed[place]), self.listed[place])
 
 
 class Distinct:
-    """Numbers the distinct ids that annotations name, as they come."""
+    """Numbers the distinct ids of annotations in order of their first use."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[type, Any], int] = {}
 
     def number(self, value: Any) -> int:
-        """Return the number of an id; the same for the same id."""
-        if not isinstance(value, (int, float, str)):      # others are no ids, and need not be hashable
+        """Return the number of an id; equal for equal ids."""
+        if not isinstance(value, (int, float, str)):      # other values are no ids and may not be hashable
             value = None
         return self._numbers.setdefault((type(value), value), len(self._numbers))
 
     def values(self) -> list[Any]:
-        """Return the ids by number; None for what can be no id."""
+        """Return the ids by number; None stands for a value that cannot be an id."""
         return [value for _, value in self._numbers]

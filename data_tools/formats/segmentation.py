@@ -1,7 +1,7 @@
-"""COCO segmentations to masks: polygons, and run lengths compressed or not, whether crowd or object.
+"""Decode COCO segmentations to masks: polygons and run lengths, compressed or not, of objects and crowds.
 
-Run lengths (RLE) count 0s and 1s in turn, beginning with 0s, down the columns from left to right. A mask is only ever
-made for the box around its pixels: of a whole image it would be most of the work.
+Run lengths (RLE) count 0s and 1s in turn, beginning with 0s, down the columns from left to right. A mask is decoded
+only for the box around its pixels, because most of the work would be the rest of the image.
 """
 from __future__ import annotations
 
@@ -13,54 +13,57 @@ from pycocotools import mask as coco_mask
 
 from data_tools.formats import segmentation_forms
 from data_tools.formats.segmentation_forms import FARTHEST, short
-from data_tools.issues import Fault, Unusable
+from data_tools.issues import InvalidDataError, Issue
 from mrcnn_tf.input import mask_png
 
 FORM = 'segmentation in another form'
-_LONGEST = 1e7    # px, of an outline: the rasteriser takes memory with its length
-_LONGEST_NUMBER = 60    # bits
+_LONGEST = 1e7    # px, of an outline: the memory of the rasterizer grows with its length
+_MAX_BITS = 60    # of a run length
 
 
 class Region(NamedTuple):
-    """The pixels of an object, of which there is at least one."""
+    """The mask of an object: at least one pixel."""
     pixels: np.ndarray    # uint8 [rows, columns], 0 or 1, of the tightest box
-    top: int              # px
+    top: int              # of the box, px
     left: int
     area: float           # px^2
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """y1, x1, y2, x2, px; it ends after the last pixel."""
+        """Return y1, x1, y2, x2 in px; the box ends after the last pixel."""
         rows, columns = self.pixels.shape
         return float(self.top), float(self.left), float(self.top + rows), float(self.left + columns)
 
     def png(self, height: int, width: int) -> bytes:
-        """The mask of the image as a record holds it."""
+        """Return the mask as a record holds it: a PNG of the whole image."""
         return mask_png.encode(self.pixels, (self.top, self.left), (height, width))
 
 
 def empty_png(height: int, width: int) -> bytes:
-    """The mask of no pixel as a record holds it."""
+    """Return a mask without pixels as a record holds it."""
     return mask_png.encode(np.empty([0, 0], np.uint8), (0, 0), (height, width))
 
 
 def is_missing(segmentation: Any) -> bool:
-    """Whether there is none: null, or a list, text or object that holds nothing."""
+    """Return whether there is no segmentation: null, or an empty list, text or object."""
     return segmentation in (None, '', [], {}, [[]], [{}], [None])
 
 
-def decode(segmentation: Any, height: int, width: int, fractions: bool = False) -> tuple[Region, list[Fault]]:
-    """The pixels in an image of height x width, and the faults of parts that had to be left out or are of another form.
+def decode(segmentation: Any, height: int, width: int, fractions: bool = False) -> tuple[Region, list[Issue]]:
+    """Return the mask, and the issues of parts that were dropped or are in another form.
 
     Args:
+        segmentation: as in the json.
+        height: of the image, px.
+        width: of the image, px.
         fractions: polygons within 0..1 are fractions of the image.
 
     Raises:
-        Unusable: none of it can be used, or it covers no pixel.
+        InvalidDataError: no part can be used, or the mask has no pixel.
     """
     parts, forms = segmentation_forms.parts(segmentation)
-    codes: list[dict[str, Any]] = []      # COCO's, compressed
-    faults: list[Fault] = []
+    codes: list[dict[str, Any]] = []      # compressed RLEs of COCO
+    issues: list[Issue] = []
     for part in parts:
         try:
             if isinstance(part, dict):
@@ -73,20 +76,22 @@ def decode(segmentation: Any, height: int, width: int, fractions: bool = False) 
                     more = ['fractions of the image']
                 codes += coco_mask.frPyObjects([polygon], height, width)
             forms += more
-        except Unusable as unusable:
-            faults.append(unusable.fault)
+        except InvalidDataError as error:
+            issues.append(error.issue)
     if not codes:
-        raise Unusable(*faults[0])
+        raise InvalidDataError(*issues[0])
     region = _region(_runs_of_text(coco_mask.merge(codes)['counts']), height)
-    return region, [*faults, *([Fault(FORM, '; '.join(dict.fromkeys(forms)))] if forms else [])]
+    return region, [*issues, *([Issue(FORM, '; '.join(dict.fromkeys(forms)))] if forms else [])]
 
 
 def counts_from_text(text: str) -> list[int]:
-    """Run lengths out of COCO's compressed text: 5 bits a character from '0' on, lowest first, bit 5 says that more
-    follow, bit 4 of the last is the sign; from the third (counting from 0) on, the difference to the last but one.
+    """Return the run lengths of COCO's compressed text.
+
+    A character has 5 bits of a number, lowest first, as the distance from '0'. Its bit 5 says that more follow, and bit
+    4 of the last one is the sign. From the fourth number on, it is the difference to the last but one.
 
     Raises:
-        ValueError: another character, an end within a number, a number beyond 60 bits.
+        ValueError: an unexpected character, an end within a number, a number of more than 60 bits.
     """
     counts: list[int] = []
     value = shift = 0
@@ -96,45 +101,45 @@ def counts_from_text(text: str) -> list[int]:
             raise ValueError(f'character {character!r}')
         value |= (code & 31) << shift
         shift += 5
-        if shift > _LONGEST_NUMBER:
-            raise ValueError('a number without end')
+        if shift > _MAX_BITS:
+            raise ValueError('a number has more than 60 bits')
         if not code & 32:
             value -= (code & 16) << (shift - 4)     # the sign bit is worth -2^shift
             counts.append(value + counts[-2] if len(counts) > 2 else value)
             value = shift = 0
     if shift:
-        raise ValueError('cut within a number')
+        raise ValueError('it ends within a number')
     return counts
 
 
 def _checked(polygon: Any) -> list[float]:
-    """The polygon, a list of x and y in turn; raises Unusable where it cannot be drawn."""
+    """Return a polygon, a list of x and y in turn; raises InvalidDataError if it cannot be drawn."""
     if not isinstance(polygon, list) or not {*map(type, polygon)} <= {int, float}:
-        raise Unusable('malformed polygon', f'expected a list of numbers, found {short(polygon)}')
-    if not all(map(math.inf.__gt__, map(abs, polygon))):      # no NaN either; an int may be too long for isfinite
-        raise Unusable('non-finite numbers', 'a coordinate of a polygon is NaN or infinite')
+        raise InvalidDataError('malformed polygon', f'expected a list of numbers, found {short(polygon)}')
+    if not all(map(math.inf.__gt__, map(abs, polygon))):      # also False for NaN; an int may be too large for isfinite
+        raise InvalidDataError('non-finite numbers', 'a coordinate of a polygon is NaN or infinite')
     if len(polygon) % 2:
-        raise Unusable('malformed polygon', f'{len(polygon)} coordinates are not x, y pairs')
+        raise InvalidDataError('malformed polygon', f'{len(polygon)} coordinates are not x, y pairs')
     if len(polygon) < 6:
-        raise Unusable('polygon with fewer than 3 points', f'{len(polygon) // 2} points')
+        raise InvalidDataError('polygon with fewer than 3 points', f'{len(polygon) // 2} points')
     if max(map(abs, polygon)) > FARTHEST:
-        raise Unusable('malformed polygon', f'a coordinate lies more than {FARTHEST:.0f} px away')
+        raise InvalidDataError('malformed polygon', f'a coordinate lies more than {FARTHEST:.0f} px away')
     if len(polygon) * max(map(abs, polygon)) > _LONGEST and _outline(polygon) > _LONGEST:
-        raise Unusable('malformed polygon', f'its outline is longer than {_LONGEST:.0f} px')
+        raise InvalidDataError('malformed polygon', f'its outline is longer than {_LONGEST:.0f} px')
     return polygon
 
 
 def _outline(polygon: list[float]) -> float:
-    """Length of the closed outline, px, along the longer axis of each edge."""
+    """Return the length of the closed outline, px, along the longer axis of each edge."""
     points = np.array(polygon, float).reshape(-1, 2)
     return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def _region(runs: np.ndarray, height: int) -> Region:
-    """The pixels of run lengths, int64, that fit the image."""
-    ones = 1 + 2 * runs[1::2].nonzero()[0]      # runs of 1s that have any
+    """Return the mask of run lengths, int64, that cover the image."""
+    ones = 1 + 2 * runs[1::2].nonzero()[0]      # runs of 1s that are not empty
     if not len(ones):
-        raise Unusable('empty mask', 'the segmentation covers no pixel')
+        raise InvalidDataError('empty mask', 'the segmentation covers no pixel')
     ends = runs[:ones[-1] + 1].cumsum()
     firsts, lasts = ends[ones - 1], ends[ones] - 1
     (first_columns, first_rows), (last_columns, last_rows) = np.divmod(firsts, height), np.divmod(lasts, height)
@@ -144,13 +149,13 @@ def _region(runs: np.ndarray, height: int) -> Region:
     values[1::2] = 1
     columns = values.repeat(around).reshape(-1, height)
     top, bottom = 0, height
-    if (first_columns == last_columns).all():      # else a run goes on from the last row to the first
+    if (first_columns == last_columns).all():      # else a run continues from the last row to the first
         top, bottom = int(first_rows.min()), int(last_rows.max()) + 1
     return Region(columns[:, top:bottom].T, top, left, float(runs[1::2].sum()))
 
 
 def _runs_of_text(text: bytes) -> np.ndarray:
-    """int64 run lengths out of the compressed text that pycocotools has just made: `counts_from_text` at once."""
+    """Return the run lengths, int64, of compressed text from pycocotools: a vectorized `counts_from_text`."""
     codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     lasts = (codes < 32).nonzero()[0]
     starts = np.concatenate(([0], lasts[:-1] + 1))
@@ -164,18 +169,19 @@ def _runs_of_text(text: bytes) -> np.ndarray:
 
 
 def _checked_runs(code: dict[str, Any], height: int, width: int) -> tuple[list[int], list[str]]:
-    """The run lengths of an RLE, and in which other form than COCO's they were written."""
+    """Return the run lengths of an RLE, and descriptions of forms that are not COCO's."""
     (size, of_size), (counts, of_counts) = segmentation_forms.size(code), segmentation_forms.counts(code)
     if size not in (None, [height, width]):
         exchanged = '; perhaps height and width are exchanged' if size == [width, height] else ''
-        raise Unusable('mask of another size', f'RLE is {short(size)} (height, width), the image [{height}, {width}]'
-                                               f'{exchanged}')
+        raise InvalidDataError('mask of another size', f'RLE is {short(size)} (height, width), the image [{height}, '
+                                                       f'{width}]'
+                                                       f'{exchanged}')
     runs = _counts(counts)
-    # pycocotools would read and write past its memory.
+    # Other runs would make pycocotools read and write outside its memory.
     if min(runs, default=0) < 0:
-        raise Unusable('malformed RLE', f'it has a run of {min(runs)} pixels')
+        raise InvalidDataError('malformed RLE', f'it has a run of {min(runs)} pixels')
     if sum(runs) != height * width:
-        raise Unusable('malformed RLE', f'its runs hold {sum(runs)} pixels, the image {height * width}')
+        raise InvalidDataError('malformed RLE', f'its runs hold {sum(runs)} pixels, the image {height * width}')
     return runs, [*of_size, *of_counts]
 
 
@@ -184,7 +190,7 @@ def _counts(counts: Any) -> list[int]:
         try:
             return counts_from_text(counts)
         except ValueError as error:
-            raise Unusable('malformed RLE', f'counts: {error}') from None
+            raise InvalidDataError('malformed RLE', f'counts: {error}') from None
     if isinstance(counts, list) and all(type(v) is int for v in counts):
         return counts
-    raise Unusable('malformed RLE', f'expected text or a list of ints as counts, found {short(counts)}')
+    raise InvalidDataError('malformed RLE', f'expected text or a list of ints as counts, found {short(counts)}')

@@ -1,4 +1,4 @@
-"""Segmentations as other tools write them, brought into COCO's form where they have one certain meaning.
+"""Convert segmentations in forms that other tools write to COCO's form, if their meaning is certain.
 
 COCO's form is a list of polygons, each a list of x and y in turn, or an object with the `size` [height, width] and the
 `counts` of an RLE.
@@ -9,20 +9,20 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from data_tools.issues import Unusable
+from data_tools.issues import InvalidDataError
 
-FARTHEST = 1e6           # px, beyond any image
-ONE = 1.001              # the largest fraction, rounded
-_DEEPEST = 5             # lists within lists
+FARTHEST = 1e6           # px: farther than any image reaches
+ONE = 1.001              # the largest fraction, with rounding
+_MAX_DEPTH = 5           # of nested lists
 
 
 def parts(segmentation: Any) -> tuple[list[Any], list[str]]:
-    """Return polygons, each a flat list if it is sound, and RLEs, and a description of each form that is not COCO's.
+    """Return the polygons and RLEs of an object, and a description of each form that is not COCO's.
 
-    The parts together are the object.
+    A valid polygon is a flat list.
 
     Raises:
-        Unusable: neither a list nor an object.
+        InvalidDataError: the segmentation is neither a list nor an object.
     """
     if isinstance(segmentation, dict):
         return [segmentation], []
@@ -32,38 +32,38 @@ def parts(segmentation: Any) -> tuple[list[Any], list[str]]:
         except (ValueError, RecursionError):
             segmentation = None
         if isinstance(segmentation, (list, dict)) and segmentation:
-            found, forms = parts(segmentation)
-            return found, ['the text of a list', *forms]
+            inner, forms = parts(segmentation)
+            return inner, ['the text of a list', *forms]
     if not isinstance(segmentation, list) or not segmentation:
-        raise Unusable('malformed segmentation', f'expected polygons or an RLE, found {short(segmentation)}')
+        raise InvalidDataError('malformed segmentation', f'expected polygons or an RLE, found {short(segmentation)}')
     return _of_list(segmentation, 1)
 
 
 def outline(segmentation: Any) -> tuple[float, float, float, float] | None:
-    """Return y1, x1, y2, x2 around the polygons of a segmentation; None where it has others than sound ones."""
+    """Return y1, x1, y2, x2 around the polygons of a segmentation; None if a part is no valid polygon."""
     try:
         polygons = parts(segmentation)[0]
-    except Unusable:
+    except InvalidDataError:
         return None
     if not all(isinstance(each, list) and each and not len(each) % 2 and _flat(each) for each in polygons):
         return None
     xs, ys = ([v for each in polygons for v in each[first::2]] for first in (0, 1))
-    if not all(map(FARTHEST.__gt__, map(abs, (*xs, *ys)))):      # no NaN either
+    if not all(map(FARTHEST.__gt__, map(abs, (*xs, *ys)))):      # also False for NaN
         return None
     return float(min(ys)), float(min(xs)), float(max(ys)), float(max(xs))
 
 
 def size(code: dict[str, Any]) -> tuple[Any, list[str]]:
-    """Return the size of an RLE, [height, width], or what stands there, and in which other form it was written."""
+    """Return the size of an RLE, [height, width] if it is valid, and a description of any other form."""
     stated = code.get('size')
     if stated is None:
         return None, ['an RLE without its size']
-    found = _whole(stated)
-    return found, ['an RLE with its size as texts'] if found != stated else []
+    sides = _whole(stated)
+    return sides, ['an RLE with its size as texts'] if sides != stated else []
 
 
 def counts(code: dict[str, Any]) -> tuple[Any, list[str]]:
-    """Return the counts of an RLE, a list of ints or a text, or what stands there, and in which other form it was."""
+    """Return the counts of an RLE, a list of ints or a text if they are valid, and a description of any other form."""
     stated: Any = code.get('counts')
     if isinstance(stated, str):
         text = stated.strip()
@@ -75,13 +75,13 @@ def counts(code: dict[str, Any]) -> tuple[Any, list[str]]:
             except (ValueError, RecursionError):
                 return stated, []
         return stated, []
-    found = _whole(stated)
-    same = found is stated or {*map(type, stated)} == {int}
-    return found, [] if same else ['an RLE with counts that are not written as ints']
+    numbers = _whole(stated)
+    same = numbers is stated or {*map(type, stated)} == {int}
+    return numbers, [] if same else ['an RLE with counts that are not written as ints']
 
 
 def short(value: Any) -> str:
-    """Return its text, cut."""
+    """Return the text of a value, shortened to 40 characters."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + '...'
 
@@ -91,17 +91,17 @@ def _of_list(value: list[Any], depth: int) -> tuple[list[Any], list[str]]:
         return [value], ['a polygon that is not in a list']
     if points := _points(value):
         return [points], ['a polygon as a list of points']
-    found: list[Any] = []
+    flat: list[Any] = []
     forms: list[str] = []
     for each in value:
         nested = isinstance(each, list) and bool(each) and {*map(type, each)} <= {list, dict}
-        if nested and depth < _DEEPEST:
+        if nested and depth < _MAX_DEPTH:
             inner, more = _of_list(each, depth + 1)
-            found, forms = found + inner, forms + (more or ['lists within a list'])
+            flat, forms = flat + inner, forms + (more or ['lists within a list'])
         else:
-            found.append(each)
+            flat.append(each)
             forms += ['an RLE in a list'] if isinstance(each, dict) else []
-    return found, forms
+    return flat, forms
 
 
 def _flat(value: Sequence[Any]) -> bool:
@@ -109,13 +109,13 @@ def _flat(value: Sequence[Any]) -> bool:
 
 
 def _points(value: list[Any]) -> list[float]:
-    """The x and y of at least three points in turn; empty where they are something else."""
-    found = [_point(each) for each in value] if len(value) > 2 else []
-    return [number for point in found for number in point] if all(found) else []
+    """Return x and y of at least three points in turn; empty if a value is no point."""
+    points = [_point(each) for each in value] if len(value) > 2 else []
+    return [number for point in points for number in point] if all(points) else []
 
 
 def _point(value: Any) -> list[float]:
-    """x and y of [x, y], of {"x": x, "y": y}, or of one of them in a list (OpenCV's contours)."""
+    """Return x and y of [x, y], of {"x": x, "y": y}, or of one of them in a list, as in OpenCV's contours."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, dict) and value.keys() == {'x', 'y'}:
@@ -124,9 +124,9 @@ def _point(value: Any) -> list[float]:
 
 
 def _whole(values: Any) -> Any:
-    """Numbers that are whole, and texts of digits, as ints; anything else as it is."""
+    """Return integral floats and texts of digits as ints; anything else as it is."""
     if not isinstance(values, list) or {*map(type, values)} == {int}:
         return values
-    found = [int(v) if (type(v) is float and v.is_integer()) or (isinstance(v, str) and v.isdecimal() and len(v) < 20)
-             else v for v in values]
-    return found if {*map(type, found)} <= {int} else values
+    numbers = [int(v) if (type(v) is float and v.is_integer()) or (isinstance(v, str) and v.isdecimal() and len(v) < 20)
+               else v for v in values]
+    return numbers if {*map(type, numbers)} <= {int} else values

@@ -1,8 +1,8 @@
-"""A small drawn data set in COCO's format: overlapping shapes on textured backgrounds, to see the whole way work.
+"""Draw a small data set in COCO's format for the demo and for tests: overlapping shapes on textured backgrounds.
 
-Colours and textures tell nothing of the class, only the outline does; later shapes hide earlier ones, and masks are
-exactly the pixels that remain visible. Everything follows from the seed, image by image. Points are (y, x) in px,
-pixel centres at halves.
+Only the outline of a shape depends on its class, not its color or texture. Later shapes hide earlier ones, and masks
+are exactly the visible pixels. Each image depends on the seed and its number only. Points are (y, x) in px, with pixel
+centers at halves.
 """
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ from pycocotools import mask as coco_mask
 from mrcnn_tf import files
 
 CLASSES = ('circle', 'rectangle', 'triangle')
-LEAST_VISIBLE = 0.4    # of its pixels; a shape that others hide further is left out, of the picture too
+MIN_VISIBLE = 0.4    # fraction of its pixels; a shape with fewer is not drawn
 
 
 class DrawnSet(NamedTuple):
-    """Where a drawn set lies: what `coco.convert` takes."""
+    """Paths of a drawn data set, as `coco.convert` takes them."""
     annotations: pathlib.Path
     images: pathlib.Path
 
 
 def draw(output: str | os.PathLike[str], images: int, seed: int, size: tuple[int, int] = (128, 128)) -> DrawnSet:
-    """Draws `images` pictures with 1 to 6 shapes each, sides an eighth to a half of the picture's shorter side.
+    """Draw images with 1 to 6 shapes each, an eighth to a half of the image's shorter side in size.
 
     Args:
-        output: directory for `images/*.png` and, written last, `annotations.json`; sets there are replaced.
-        size: height and width of the pictures, px, at least 32.
+        output: directory for `images/*.png` and, written last, `annotations.json`; a data set there is replaced.
+        images: number of images, at least 1.
+        seed: of the random numbers, 0 or more.
+        size: height and width of the images, px, at least 32.
 
     Raises:
-        ValueError: no images, pictures too small, a negative seed.
-        OSError: the disk is full, no permission.
+        ValueError: there are no images, they are too small, or the seed is negative.
+        OSError: the disk is full, permission is denied.
     """
     if images < 1 or min(size) < 32 or seed < 0:
         raise ValueError(f'cannot draw {images} images of {size[0]} x {size[1]} px from seed {seed}; '
-                         'at least 1 image of 32 x 32 px and a seed of 0 or more')
+                         'give at least 1 image of 32 x 32 px and a seed of 0 or more')
     drawn = DrawnSet(pathlib.Path(output) / 'annotations.json', pathlib.Path(output) / 'images')
     drawn.annotations.unlink(missing_ok=True)
     listed, annotations = [], []
@@ -59,8 +61,10 @@ def draw(output: str | os.PathLike[str], images: int, seed: int, size: tuple[int
 
 
 def draw_one(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[int], list[np.ndarray]]:
-    """One picture, uint8 [height, width, 3], the labels (1..3) of its shapes from the lowest up, and their masks,
-    bool [height, width], each the visible pixels.
+    """Return an image, and the labels (1..3) and visible masks of its shapes from the lowest up.
+
+    Returns:
+        The image uint8 [height, width, 3], the labels, and the masks bool [height, width].
     """
     picture = _background(rng, size)
     labels = [int(label) for label in rng.integers(1, len(CLASSES) + 1, rng.integers(1, 7))]
@@ -74,14 +78,15 @@ def draw_one(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarra
 
 
 def keep_visible(whole: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-    """The visible pixels of shapes laid one over the other, the last on top; None for one that is to be left out
-    because those above it hide nearly all. One that is left out hides nothing.
+    """Return the visible pixels of shapes drawn over each other, the last on top; None for a shape to leave out.
+
+    A shape is left out if those above it hide most of it; then it hides nothing.
     """
     visible: list[np.ndarray | None] = []
     covered = np.zeros_like(whole[0])
     for mask in reversed(whole):
         seen = mask & ~covered
-        stays = seen.sum() >= LEAST_VISIBLE * mask.sum()
+        stays = seen.sum() >= MIN_VISIBLE * mask.sum()
         visible.append(seen if stays else None)
         covered = covered | mask if stays else covered
     return visible[::-1]
@@ -95,10 +100,10 @@ def _annotation(image_id: int, label: int, mask: np.ndarray) -> dict[str, Any]:
 
 
 def _outline(rng: np.random.Generator, label: int, size: tuple[int, int]) -> np.ndarray:
-    """The pixels of a shape whose centre lies within the picture, bool [height, width]."""
+    """Return the pixels of a random shape whose center is within the image, bool [height, width]."""
     radius = rng.uniform(1 / 16, 1 / 4) * min(size)
-    centre = rng.uniform(0.6 * radius, np.array(size) - 0.6 * radius)
-    y, x = np.mgrid[:size[0], :size[1]] + 0.5 - centre[:, None, None]
+    center = rng.uniform(0.6 * radius, np.array(size) - 0.6 * radius)
+    y, x = np.mgrid[:size[0], :size[1]] + 0.5 - center[:, None, None]
     turn = rng.uniform(0, 2 * np.pi)
     u, v = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     if label == 1:
@@ -109,7 +114,7 @@ def _outline(rng: np.random.Generator, label: int, size: tuple[int, int]) -> np.
 
 
 def _triangle(u: np.ndarray, v: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Points within a triangle, its corners complex numbers u + iv in turning order."""
+    """Return which points are within a triangle; corners: complex numbers u + iv, in order around it."""
     inside = np.ones(u.shape, bool)
     for corner, following in zip(corners, np.roll(corners, -1), strict=True):
         edge = following - corner
@@ -118,7 +123,7 @@ def _triangle(u: np.ndarray, v: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Soft clouds of two colours, ripples and grain: float64 [height, width, 3] of 0..255."""
+    """Return clouds of two colors with ripples and noise: float64 [height, width, 3], 0..255."""
     low, high = rng.uniform(30, 225, (2, 3))
     clouds = 0.7 * _clouds(rng, size, 4) + 0.3 * _clouds(rng, size, 12)
     picture = low + (high - low) * clouds[..., None]
@@ -127,31 +132,31 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _paint(rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray) -> None:
-    """Fills the mask with a colour that stands out from what it covers, shaded, rippled, with grain and a rim."""
+    """Fill the mask with a color that differs from what it covers, with shade, ripples, noise and a darker edge."""
     candidates = rng.uniform(20, 235, (4, 3))
-    colour = candidates[np.linalg.norm(candidates - picture[mask].mean(axis=0), axis=1).argmax()]
+    color = candidates[np.linalg.norm(candidates - picture[mask].mean(axis=0), axis=1).argmax()]
     box = tuple(slice(where.min(), where.max() + 1) for where in mask.nonzero())
     inside, inner = mask[box], _inner(mask)[box]
     shade = 1 + 0.25 * (_clouds(rng, inside.shape, 3) - 0.5)
-    fill = colour * shade[..., None] + rng.uniform(0, 14) * _ripples(rng, inside.shape)[..., None]
+    fill = color * shade[..., None] + rng.uniform(0, 14) * _ripples(rng, inside.shape)[..., None]
     fill[~inner] *= 0.6
     picture[box][inside] = np.clip(fill + rng.normal(0, 6, fill.shape), 0, 255)[inside]
 
 
 def _inner(mask: np.ndarray) -> np.ndarray:
-    """Pixels whose four neighbours belong to the mask; beyond the picture it goes on."""
+    """Return the pixels whose four neighbors belong to the mask; the mask continues beyond the image."""
     padded = np.pad(mask, 1, mode='edge')
     return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
 def _clouds(rng: np.random.Generator, size: Sequence[int], cells: int) -> np.ndarray:
-    """Smooth noise of 0..1, [height, width], with about `cells` bumps along a side."""
+    """Return smooth noise, [height, width], 0..1, with about `cells` bumps along a side."""
     grid = Image.fromarray(rng.integers(0, 256, (cells, cells), np.uint8))
     return np.asarray(grid.resize((size[1], size[0]), Image.Resampling.BICUBIC)) / 255
 
 
 def _ripples(rng: np.random.Generator, size: Sequence[int]) -> np.ndarray:
-    """A plane wave of -1..1, [height, width], 5 to 16 px long."""
+    """Return a plane wave, [height, width], -1..1, with a length of 5 to 16 px."""
     wave = 2 * np.pi / rng.uniform(5, 16)
     turn, phase = rng.uniform(0, 2 * np.pi, 2)
     y, x = np.mgrid[:size[0], :size[1]]

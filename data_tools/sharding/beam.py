@@ -1,10 +1,10 @@
-"""Shards written by Apache Beam: on a cluster whose machines all see the output directory, or here, to try it.
+"""Shards written by Apache Beam: on a cluster whose machines all see the output directory, or on this machine.
 
-Beam takes the place of `processes.py` and of nothing else: the plan, the function that writes a shard, the notes of
-whole shards, resuming and publishing are the same, and so are the bytes. What a shard is made of is laid into the
-staging directory, so that the pipeline itself holds only a path and a checksum a shard, however large the set. The
-output directory may be one that others write to, and a pickle is a program: a worker unpickles only bytes that have the
-checksum which the pipeline brought, and its error comes back as JSON.
+Beam replaces `processes.py` only. The plan, the function that writes a shard, the notes, resuming and publishing are
+the same, and so are the bytes. The items of each shard are written to the staging directory, so the pipeline itself
+holds a path and a checksum per shard, however large the set is. Others may be able to write to the output directory,
+and a pickle can run code: a worker unpickles only bytes with the checksum from the pipeline, and it returns errors as
+JSON.
 """
 from __future__ import annotations
 
@@ -15,46 +15,48 @@ import logging
 import pathlib
 import pickle
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_tools.issues import ConversionError
 from data_tools.sharding import shards
 from mrcnn_tf import files
+from mrcnn_tf.files.progress import Update
 from mrcnn_tf.files.text import error_line
 
 EXTRA = "--runner beam needs Apache Beam: pip install 'mrcnn-tf[beam]'"
-_RAISED: dict[str, type[Exception]] = {'ConversionError': ConversionError, 'OSError': OSError}     # by a worker
-EVERY = 1.0     # seconds between looks at what is done
+_ERRORS: dict[str, type[Exception]] = {'ConversionError': ConversionError, 'OSError': OSError}     # of a worker
+EVERY = 1.0     # seconds between counts of the complete shards
 
 
 def run(make: shards.Make[Any], jobs: Sequence[shards.Job], options: Sequence[str],
-        show: Callable[[int], None]) -> list[shards.Part]:
-    """Writes the shards.
+        update: Update) -> list[shards.WrittenShard]:
+    """Write the shards.
 
     Args:
-        make: can be pickled.
-        options: Beam's own, such as '--runner=FlinkRunner'; without a runner, Beam's local one.
-        show: is told now and then the items of the shards that are whole.
+        make: returns the record of an item; can be pickled.
+        jobs: the shards to write.
+        options: of Beam, such as '--runner=FlinkRunner'; without a runner, Beam's local one runs.
+        update: called now and then with the number of items in complete shards.
 
     Raises:
-        ConversionError: Beam is not installed; a worker has other versions of what makes the bytes.
-        OSError: Beam failed, or the first that the disk raised.
-        WorkerError: the first that `make` raised otherwise.
+        ConversionError: Beam is not installed; a worker has other versions of the libraries that write the bytes.
+        OSError: Beam failed, or the first disk error of a worker.
+        WorkerError: the first other error of `make`.
     """
     apache_beam = _apache_beam()
-    parts = [(str(job.path), _lay(job)) for job in jobs]
+    parts = [(str(job.path), _write_items(job)) for job in jobs]
     write = functools.partial(_write, pickle.dumps(make, protocol=5), shards.VERSIONS)
-    with _shown(jobs, show), _failures(jobs):
+    with _progress(jobs, update), _first_error(jobs):
         with apache_beam.Pipeline(argv=list(options)) as pipeline:
             (pipeline | apache_beam.Create(parts) | apache_beam.Reshuffle()
              | apache_beam.Map(write))
-        return [shards.noted(job.path) for job in jobs]
+        return [shards.read_note(job.path) for job in jobs]
 
 
 def _apache_beam() -> Any:
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)      # it warns of Google's libraries, which nobody has asked for
+    logging.root.setLevel(logging.ERROR)      # it warns that libraries of Google Cloud are missing
     try:
         import apache_beam
     except ImportError:
@@ -68,8 +70,8 @@ class WorkerError(RuntimeError):
     """A defect that stopped a worker; the message names what it raised."""
 
 
-def _lay(job: shards.Job) -> str:
-    """Write the items of a job beside its shard and return their checksum."""
+def _write_items(job: shards.Job) -> str:
+    """Write the pickled items of a job beside its shard and return their sha256."""
     data = pickle.dumps(job.items, protocol=5)
     with files.atomic_path(_beside(job, '.items')) as temporary:
         temporary.write_bytes(data)
@@ -77,18 +79,18 @@ def _lay(job: shards.Job) -> str:
 
 
 def _write(make: bytes, versions: Mapping[str, str], part: tuple[str, str]) -> None:
-    """Of a worker: writes a shard. An error is laid beside it, where Beam would make a long text of it."""
+    """Write a shard in a worker. An error is written to a file beside it: Beam would wrap it in pages of text."""
     path, checksum = part
     job = shards.Job(pathlib.Path(path), [])
     try:
         _check_versions(versions)
         data = files.read_bytes(_beside(job, '.items'))
         if hashlib.sha256(data).hexdigest() != checksum:
-            raise ConversionError(f'{_beside(job, ".items")}: it was changed while the set was converted; give an '
-                                  'output directory that nobody else writes to')
+            raise ConversionError(f'{_beside(job, ".items")}: it was changed during the conversion; give an output '
+                                  'directory that nobody else writes to')
         shards.write(pickle.loads(make), shards.Job(job.path, pickle.loads(data)), lambda: None)
     except Exception as error:
-        kind = next((name for name, kind in _RAISED.items() if isinstance(error, kind)), '')
+        kind = next((name for name, kind in _ERRORS.items() if isinstance(error, kind)), '')
         message = str(error) if kind else f'{type(error).__name__}: {error}'
         files.write_json(_beside(job, '.error'), {'kind': kind, 'message': message})
 
@@ -96,8 +98,8 @@ def _write(make: bytes, versions: Mapping[str, str], part: tuple[str, str]) -> N
 def _check_versions(expected: Mapping[str, str]) -> None:
     for name, version in expected.items():
         if shards.VERSIONS[name] != version:
-            raise ConversionError(f'a worker of Beam has {name} {shards.VERSIONS[name]}, the machine that started it '
-                                  f'{version}; install the same there, for equal bytes')
+            raise ConversionError(f'a worker of Beam has {name} {shards.VERSIONS[name]}, this machine has {version}; '
+                                  'install the same version there, so that the bytes are equal')
 
 
 def _beside(job: shards.Job, suffix: str) -> pathlib.Path:
@@ -105,31 +107,31 @@ def _beside(job: shards.Job, suffix: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _failures(jobs: Sequence[shards.Job]) -> Iterator[None]:
-    """The first error of a worker, else Beam's own in one line."""
+def _first_error(jobs: Sequence[shards.Job]) -> Iterator[None]:
+    """Raise the first error of a worker; if there is none, Beam's own error as one line."""
     try:
         yield
     except Exception as error:
         for job in jobs:
             if _beside(job, '.error').exists():
-                told = files.read_json(_beside(job, '.error'))
-                raise _RAISED.get(told['kind'], WorkerError)(told['message']) from None
+                raised = files.read_json(_beside(job, '.error'))
+                raise _ERRORS.get(raised['kind'], WorkerError)(raised['message']) from None
         raise OSError(f'{jobs[0].path.parent.parent}: Beam failed: {error_line(error, 500)}') from error
 
 
 @contextlib.contextmanager
-def _shown(jobs: Sequence[shards.Job], show: Callable[[int], None]) -> Iterator[None]:
+def _progress(jobs: Sequence[shards.Job], update: Update) -> Iterator[None]:
     ended = threading.Event()
 
-    def look() -> None:
+    def count() -> None:
         while not ended.wait(EVERY):
-            show(sum(len(job.items) for job in jobs if shards.note_of(job.path).exists()))
+            update(sum(len(job.items) for job in jobs if shards.note_path(job.path).exists()))
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=count, daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-    show(sum(len(job.items) for job in jobs))
+    update(sum(len(job.items) for job in jobs))

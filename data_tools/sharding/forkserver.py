@@ -1,9 +1,8 @@
-"""How worker processes begin: on Linux out of one that has imported what they need, so that N of them import it once.
+"""How worker processes start: on Linux from a fork server that has imported what they need, once for all of them.
 
-That process, the fork server of multiprocessing, is a fresh one that never runs TensorFlow, only imports it: what it is
-forked into has none of the threads that do not survive a fork. It takes seconds to be ready, so whoever knows early
-that workers will be wanted starts it early; this module therefore imports nothing. It ends with the process that
-started it.
+The fork server of multiprocessing imports TensorFlow and never runs it, so it has none of the threads that do not
+survive a fork. It needs seconds to start. A caller that will need workers therefore starts it early, and this module
+imports nothing heavy. The fork server ends with the process that started it.
 """
 from __future__ import annotations
 
@@ -11,24 +10,23 @@ import multiprocessing
 import sys
 from multiprocessing.context import BaseContext
 
-_NEEDED = ['data_tools.formats.coco', 'data_tools.verify']
-_FORKS = sys.platform == 'linux'     # elsewhere, system libraries may not be forked
+_PRELOADED = ['data_tools.formats.coco', 'data_tools.verify']
+_CAN_FORK = sys.platform == 'linux'     # elsewhere, system libraries do not survive a fork
 
 
 def context() -> BaseContext:
-    """What makes worker processes."""
-    if not _FORKS:
+    """Return the context of multiprocessing that starts worker processes."""
+    if not _CAN_FORK:
         return multiprocessing.get_context('spawn')
-    made = multiprocessing.get_context('forkserver')
-    made.set_forkserver_preload(_NEEDED)
-    return made
+    server = multiprocessing.get_context('forkserver')
+    server.set_forkserver_preload(_PRELOADED)
+    return server
 
 
 def start(workers: int) -> None:
-    """Where more than one worker will be wanted, lets the process that they come from begin to import; returns at once.
-    """
+    """Start the fork server in the background if there will be more than one worker; return at once."""
     context()
-    if _FORKS and workers > 1:
+    if _CAN_FORK and workers > 1:
         from multiprocessing import forkserver
 
         forkserver.ensure_running()

@@ -1,4 +1,4 @@
-"""Work shared among processes of this machine, none of which outlives the run that started it."""
+"""Run jobs in processes of this machine; no process outlives the run that started it."""
 from __future__ import annotations
 
 import contextlib
@@ -13,44 +13,47 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from data_tools.sharding import forkserver
+from mrcnn_tf.files.progress import Update
 
 J = TypeVar('J')
 R = TypeVar('R')
-Work = Callable[[J, Callable[[], None]], R]     # is given a job and what to call after each step of it
+Work = Callable[[J, Callable[[], None]], R]     # takes a job and a function to call after each of its steps
 
 
 class StoppedError(Exception):
     """Another process failed, or the user stopped the run. Never leaves this module."""
 
 
-def run(work: Work[J, R], jobs: Sequence[J], workers: int, show: Callable[[int], None], died: str) -> list[R]:
-    """What `work` gives for each job, in order; at most `workers` are done at once, one alone in this process.
+def run(work: Work[J, R], jobs: Sequence[J], workers: int, update: Update, died: str) -> list[R]:
+    """Return the result of `work` for each job, in order.
 
     Args:
-        work: with jobs and results it can be pickled.
-        show: is told now and then the steps done so far.
-        died: the message of ChildProcessError.
+        work: function of a job; it, the jobs and the results can be pickled.
+        jobs: the jobs.
+        workers: largest number of processes; with one, the work is done in this process.
+        update: called now and then with the number of steps done so far.
+        died: message of ChildProcessError.
 
     Raises:
         ChildProcessError: a process died.
-        Exception: the first that `work` raised in any process; the others stop after their step.
+        Exception: the first that `work` raised in any process; the other processes stop after their step.
     """
     if workers > 1 and len(jobs) > 1:
-        return _in_processes(work, jobs, min(workers, len(jobs)), show, died)
+        return _in_processes(work, jobs, min(workers, len(jobs)), update, died)
     done = itertools.count(1)
-    return [work(job, lambda: show(next(done))) for job in jobs]
+    return [work(job, lambda: update(next(done))) for job in jobs]
 
 
-def _in_processes(work: Work[J, R], jobs: Sequence[J], workers: int, show: Callable[[int], None], died: str) -> list[R]:
+def _in_processes(work: Work[J, R], jobs: Sequence[J], workers: int, update: Update, died: str) -> list[R]:
     context = forkserver.context()
     done, stop = context.Value('q', 0), context.Event()
-    with futures.ProcessPoolExecutor(workers, context, _begin, (done, stop)) as pool, _stopping(pool, stop):
+    with futures.ProcessPoolExecutor(workers, context, _start_worker, (done, stop)) as pool, _stopping(pool, stop):
         try:
-            running = [pool.submit(_do, work, job) for job in jobs]
+            running = [pool.submit(_run_job, work, job) for job in jobs]
             while futures.wait(running, timeout=0.2, return_when=futures.FIRST_EXCEPTION).not_done:
-                show(done.value)
+                update(done.value)
                 _raise_first(running)
-            show(done.value)
+            update(done.value)
             return [each.result() for each in running]
         except BrokenProcessPool:
             raise ChildProcessError(died) from None
@@ -73,25 +76,25 @@ def _raise_first(running: Sequence[futures.Future[Any]]) -> None:
             each.result()
 
 
-_done: Any = None     # of a worker process: steps done, shared by all
-_stop: Any = None     # set when no more are wanted
+_done: Any = None     # in a worker process: the number of steps done, shared by all
+_stop: Any = None     # set when the workers have to stop
 
 
-def _begin(done: Any, stop: Any) -> None:
+def _start_worker(done: Any, stop: Any) -> None:
     global _done, _stop
     _done, _stop = done, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)      # Ctrl-C reaches all; the first process tells the others to stop
-    threading.Thread(target=_leave_with_the_first, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)      # Ctrl-C reaches all processes; the main process stops the others
+    threading.Thread(target=_exit_with_main, daemon=True).start()
 
 
-def _leave_with_the_first() -> None:
+def _exit_with_main() -> None:
     parent = multiprocessing.parent_process()
     assert parent
     parent.join()
     os._exit(1)
 
 
-def _do(work: Work[J, R], job: J) -> R:
+def _run_job(work: Work[J, R], job: J) -> R:
     return work(job, _advance)
 
 

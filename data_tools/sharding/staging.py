@@ -1,14 +1,14 @@
-"""Where a set is made before it gets its names, and what a run that was killed leaves to the next.
+"""The staging directory in which a set is written before it gets its final names, and what a killed run leaves in it.
 
     .NAME.partial/
-        journal.json      the fingerprint of input and options, the number of shards, and whether all are whole
-        00000.tfrecord    a shard, here only when it is whole
-        00000.json        what it holds, written after it
-        manifest.json     written when all shards are whole
-        old/              the set that had the name before
+        journal.json      the fingerprint of input and options, the number of shards, and whether all are complete
+        00000.tfrecord    a shard; it is here only if it is complete
+        00000.json        its note, written after it
+        manifest.json     written when all shards are complete
+        old/              the older set of this name
 
-From the moment that the journal says "publishing" the new set only has to be renamed, and whoever comes next does it:
-the manifest there was goes aside, then its shards, the new shards get their names, the new manifest comes last.
+Once the journal says "publishing", only renames are left, and the next run does those that a killed one did not: the
+old manifest moves to old/, then the old shards, the new shards get their names, and the new manifest comes last.
 """
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from mrcnn_tf.input.manifest import Manifest
 _VERSION = 1      # of the journal
 
 
-def fingerprint(*what: Any, items: Iterable[Any] = ()) -> str:
-    """sha256 of the pickles: the same for equal input, options and versions of what writes."""
+def fingerprint(*values: Any, items: Iterable[Any] = ()) -> str:
+    """Return the sha256 of the pickled arguments: equal for equal input, options and versions."""
     digest = hashlib.sha256()
-    for each in (*what, *items):
+    for each in (*values, *items):
         digest.update(pickle.dumps(each, protocol=5))
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
 def claim(output: pathlib.Path, name: str) -> Iterator[Staging]:
-    """The staging directory of a set, for this process alone, and nothing of it once no whole shard is in it.
+    """Yield the staging directory of a set, locked for this process; it is removed if no complete shard is left in it.
 
-    A set that a killed run had made and not wholly renamed gets its names first.
+    If a killed run completed a set and did not finish its renames, that set gets its names first.
 
     Raises:
-        OSError: another run has it, no permission.
+        OSError: another run holds the lock, permission is denied.
     """
     staging = Staging(output, name)
     with _locked(staging):
@@ -62,14 +62,14 @@ class Staging:
     def __init__(self, output: pathlib.Path, name: str) -> None:
         self.output, self.name = output, name
         self.directory = output / f'.{name}.partial'
-        self.published: str | None = None      # the fingerprint of a set that `finish` gave its names
-        self._gone = output / f'.{name}.gone'
+        self.published: str | None = None      # fingerprint of the set that `finish` published
+        self._trash = output / f'.{name}.gone'
         self._journal = self.directory / 'journal.json'
         self._manifest = self.directory / 'manifest.json'
         self._old = self.directory / 'old'
 
     def begin(self, fingerprint: str, count: int) -> None:
-        """Keeps the shards of an earlier run of the same fingerprint, and nothing else."""
+        """Keep the shards of an earlier run with the same fingerprint, and remove everything else."""
         journal = self._read()
         if (journal.get('fingerprint'), journal.get('shards')) != (fingerprint, count):
             self.clear()
@@ -77,19 +77,19 @@ class Staging:
         self._sweep()
 
     def clear(self) -> None:
-        """Forgets all shards."""
+        """Remove all shards."""
         for path in self.directory.iterdir():
             files.remove(path)
 
     def shard(self, index: int) -> pathlib.Path:
-        """Where a shard is written."""
+        """Return the path of a shard until it is published."""
         return self.directory / f'{index:05d}.tfrecord'
 
     def publish(self, manifest: Manifest) -> None:
-        """Gives all shards and the manifest their names, in place of an older set of this name.
+        """Give the shards and the manifest their final names, in place of an older set of this name.
 
         Raises:
-            OSError: the disk is full, no permission. The older set is there as it was; the next run goes on from here.
+            OSError: the disk is full, permission is denied. The older set is unchanged, and the next run publishes.
         """
         journal = self._read()
         manifest.write(self._manifest)
@@ -97,23 +97,23 @@ class Staging:
         self.finish()
 
     def finish(self) -> None:
-        """Renames what is left to be renamed of a set that is whole; nothing where none is."""
-        files.remove(self._gone)
+        """Do the renames that are left of a complete set; nothing if the set is not complete."""
+        files.remove(self._trash)
         journal = self._read()
         if not journal.get('publishing'):
             return
         finals = final_names(self.name, journal['shards'])
         try:
-            if self._manifest.exists():     # else all is done but the removal of this directory
+            if self._manifest.exists():     # else only the removal of this directory is left
                 self._rename(finals)
         except BaseException:
-            self._withdraw(finals)
+            self._roll_back(finals)
             raise
         self.published = journal['fingerprint']
         self._remove()
 
     def tidy(self) -> None:
-        """Removes what is half written, and the directory when no shard in it is whole."""
+        """Remove incomplete files, and the directory if it holds no complete shard."""
         if self.directory.exists():
             self._sweep()
             if not any(self.directory.glob('*.tfrecord')):
@@ -122,8 +122,8 @@ class Staging:
     def _sweep(self) -> None:
         kept = {self._journal, self._manifest, self._old}
         for path in self.directory.glob('*.tfrecord'):
-            if shards.note_of(path).exists():
-                kept |= {path, shards.note_of(path)}
+            if shards.note_path(path).exists():
+                kept |= {path, shards.note_path(path)}
         for path in self.directory.iterdir():
             if path not in kept:
                 files.remove(path)
@@ -151,11 +151,11 @@ class Staging:
         os.replace(self._manifest, self.output / f'{self.name}.json')
 
     def _new(self, finals: list[str]) -> set[str]:
-        """Names that shards of the new set have already."""
+        """Return the final names that shards of the new set already have."""
         return {final for index, final in enumerate(finals) if not self.shard(index).exists()}
 
-    def _withdraw(self, finals: list[str]) -> None:
-        """The older set as it was, and the new one back here, unless that has its manifest already."""
+    def _roll_back(self, finals: list[str]) -> None:
+        """Restore the older set and move the new one back here, unless the new manifest is already published."""
         if not self._manifest.exists():
             return
         for index, final in enumerate(finals):
@@ -165,21 +165,20 @@ class Staging:
             os.replace(path, self.output / path.name)
 
     def _remove(self) -> None:
-        os.replace(self.directory, self._gone)      # at once: a half removed journal would mislead the next run
-        files.remove(self._gone)
+        os.replace(self.directory, self._trash)      # atomic: a partly removed directory would mislead the next run
+        files.remove(self._trash)
 
 
 def final_names(name: str, count: int) -> list[str]:
-    """The file names of the shards of a set."""
+    """Return the file names of the shards of a set."""
     return [f'{name}-{index:05d}-of-{count:05d}.tfrecord' for index in range(count)]
 
 
 def _of_set(directory: pathlib.Path, name: str) -> list[pathlib.Path]:
-    """The manifest and shards in a directory that bear the name of the set, the manifest first."""
-    manifest = [directory / f'{name}.json']
+    """Return the manifest and shards of the set in a directory, the manifest first."""
     pattern = re.compile(re.escape(name) + r'-\d{5,}-of-\d{5,}\.tfrecord')
-    found = sorted(path for path in directory.iterdir() if pattern.fullmatch(path.name)) if directory.exists() else []
-    return [path for path in (*manifest, *found) if path.exists()]
+    paths = sorted(path for path in directory.iterdir() if pattern.fullmatch(path.name)) if directory.exists() else []
+    return [path for path in (directory / f'{name}.json', *paths) if path.exists()]
 
 
 @contextlib.contextmanager
@@ -189,7 +188,7 @@ def _locked(staging: Staging) -> Iterator[None]:
     try:
         if not _lock(descriptor, staging.directory):
             raise BlockingIOError(f'{staging.output}: another run is writing the set {staging.name!r} there; '
-                                  'wait for it or give another name')
+                                  'wait until it ends or give another name')
         yield
     finally:
         os.close(descriptor)
@@ -199,7 +198,7 @@ def _lock(descriptor: int, directory: pathlib.Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(descriptor), directory.stat())
-    except (BlockingIOError, FileNotFoundError):     # not found: the other run has just published
+    except (BlockingIOError, FileNotFoundError):     # not found: another run has just published
         return False
-    except OSError:      # a file system without locks
+    except OSError:      # the file system has no locks
         return True

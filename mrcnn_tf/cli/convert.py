@@ -1,4 +1,4 @@
-"""`mrcnn convert KIND` and `mrcnn validate KIND`: one function per kind of annotations defines both commands.
+"""`mrcnn convert FORMAT` and `mrcnn validate FORMAT`: one function per format of annotations defines both commands.
 
 TensorFlow takes seconds to import, so modules that need it are imported inside the functions.
 """
@@ -18,7 +18,7 @@ from data_tools.sharding import forkserver
 from mrcnn_tf.cli.command import command
 from mrcnn_tf.config import DataConfig
 
-DataSet = Any     # data_tools.conversion.DataSet, whose import would import TensorFlow
+DataSet = Any     # data_tools.data_set.DataSet, whose import would import TensorFlow
 
 convert_app = typer.Typer(no_args_is_help=True, help='Convert a data set to TFRecord shards.')
 validate_app = typer.Typer(no_args_is_help=True, help='List the problems of a data set.')
@@ -78,8 +78,8 @@ _AllowLoss = Annotated[bool, typer.Option('--allow-loss', help='Continue if more
 _Json = Annotated[bool, typer.Option('--json', help='Print a JSON report with every problem.')]
 
 
-def _kind(find: Callable[..., DataSet]) -> Callable[..., DataSet]:
-    """Register a function that finds a data set as `convert KIND` and `validate KIND`.
+def _format(find: Callable[..., DataSet]) -> Callable[..., DataSet]:
+    """Register a function that returns a data set as `convert FORMAT` and `validate FORMAT`.
 
     Each command has the options of the function, followed by those of `_convert` or `_validate`.
     """
@@ -95,7 +95,7 @@ def _joined(find: Callable[..., DataSet], follow: Callable[..., None]) -> Callab
     others = dict(list(inspect.signature(follow, eval_str=True).parameters.items())[1:])
 
     def run(**given: Any) -> None:
-        forkserver.start(given['workers'])      # their imports run while this process imports
+        forkserver.start(given['workers'])      # the fork server imports while this process does
         follow(find(**{name: given[name] for name in own}), **{name: given[name] for name in others})
 
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own.values(), *others.values())]
@@ -113,7 +113,7 @@ def _help(find: Callable[..., DataSet], verb: str) -> str:
     return does + text + more
 
 
-def _convert(found: DataSet,
+def _convert(data_set: DataSet,
              output: Annotated[pathlib.Path, typer.Option(help='Directory for the shards and the manifest.')],
              name: Annotated[str, typer.Option(help='Name of the set.')] = 'train',
              images_per_shard: ImagesPerShard = 1000, shard_size: ShardSize = 256, workers: _Workers = 1,
@@ -123,19 +123,20 @@ def _convert(found: DataSet,
              json: _Json = False, strict: _Strict = False, allow_loss: _AllowLoss = False,
              runner: _Runner = Runner.local, beam_option: _BeamOptions = None) -> None:
     from data_tools import conversion
+    from data_tools.examples import Rules
     from data_tools.issues import ConversionError
     from data_tools.sharding import writer
 
     if beam_option and runner != Runner.beam:
-        raise ConversionError(f'--beam-option={beam_option[0]}: nothing for --runner local; give --runner beam')
-    rules = conversion.Rules(exif.value, empty, strict, max_pixels, transcode, allow_loss)
+        raise ConversionError(f'--beam-option={beam_option[0]} needs --runner beam; --runner is local')
+    rules = Rules(exif.value, empty, strict, max_pixels, transcode, allow_loss)
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():     # the progress bar
         if dry_run:
-            manifest = conversion.check(found, rules, workers, name)
+            manifest = conversion.check(data_set, rules, workers, name)
         else:
             beam = tuple(beam_option or ()) if runner == Runner.beam else None
             options = writer.Options(images_per_shard, shard_size * 2 ** 20, workers, beam)
-            manifest = conversion.convert(found, output, name, rules, options)
+            manifest = conversion.convert(data_set, output, name, rules, options)
     if json:
         typer.echo(conversion.report(manifest))
     else:
@@ -144,25 +145,27 @@ def _convert(found: DataSet,
         conversion.check_convertible(manifest, rules)
 
 
-def _validate(found: DataSet, workers: _Workers = 1, exif: _Exif = Exif.error,
+def _validate(data_set: DataSet, workers: _Workers = 1, exif: _Exif = Exif.error,
               max_pixels: MaxPixels = DataConfig.max_pixels, transcode: _Transcode = False, json: _Json = False,
               strict: _Strict = False, allow_loss: _AllowLoss = False) -> None:
     from data_tools import conversion
+    from data_tools.examples import Rules
+    from data_tools.issues import issue_line, list_issues
     from data_tools.sharding import writer
 
-    rules = conversion.Rules(exif.value, strict=strict, max_pixels=max_pixels, transcode=transcode,
+    rules = Rules(exif.value, strict=strict, max_pixels=max_pixels, transcode=transcode,
                              allow_loss=allow_loss)
-    manifest = conversion.check(found, rules, workers)
+    manifest = conversion.check(data_set, rules, workers)
     if json:
         typer.echo(conversion.report(manifest))
     else:
-        for problem in conversion.problems(manifest):
-            typer.echo(conversion.line(*problem))
+        for issue in list_issues(manifest):
+            typer.echo(issue_line(*issue))
         writer.summarize(manifest)
     conversion.check_convertible(manifest, rules)
 
 
-@_kind
+@_format
 def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json; a test set has no annotations.')],
          images: Annotated[pathlib.Path, typer.Option(help='Directory of its images, JPEG or PNG.')],
          masks: Annotated[bool, typer.Option('--masks/--boxes', help='Store masks and boxes, or boxes only.')] = True,
@@ -187,10 +190,10 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json;
     from data_tools.formats import coco as source
 
     return source.find(annotations, images, masks, box_format.value if box_format else None, follow,
-                       source.Kept(categories, drop_unused_categories), crowds)
+                       source.CategoryFilter(categories, drop_unused_categories), crowds)
 
 
-@_kind
+@_format
 def cityscapes(root: Annotated[pathlib.Path, typer.Option(help='Directory of leftImg8bit and gtFine or gtCoarse.')],
                split: Annotated[str, typer.Option(help='train, val, test or train_extra.')],
                annotations: Annotated[CityscapesAnnotations, typer.Option(
@@ -208,7 +211,7 @@ def cityscapes(root: Annotated[pathlib.Path, typer.Option(help='Directory of lef
     return source.find(root, split, annotations.value, masks, follow)
 
 
-@_kind
+@_format
 def voc(root: Annotated[list[pathlib.Path], typer.Option(
             help='Directory of Annotations, ImageSets and JPEGImages, or of images with an xml file beside each. '
                  'Repeat it to join several.')],
@@ -253,7 +256,7 @@ def tfrecord(shards: Annotated[list[pathlib.Path], typer.Argument(help='Shards o
     """
     from data_tools.sharding import indexing
 
-    indexing.adopt(shards, name)
+    indexing.index(shards, name)
 
 
 @convert_app.command()

@@ -34,7 +34,7 @@ def verify(manifest: Annotated[pathlib.Path, typer.Argument(help='Manifest NAME.
     with contextlib.redirect_stdout(sys.stderr):     # the progress bar; stdout is for the report
         report = tool.verify(manifest, sample, workers)
     typer.echo(report.json() if json else report.text())
-    if report.tally.problems:
+    if report.findings.problems:
         raise typer.Exit(1)
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from mrcnn_tf import files
 from mrcnn_tf.files.text import one_line
 
-# Reasons of incidents that say what became of photographs whose EXIF says to turn them.
+# Reasons of issues of photographs with an EXIF orientation.
 EXIF_APPLIED = 'EXIF orientation applied'
 EXIF_IGNORED = 'EXIF orientation ignored'
 
@@ -35,12 +35,12 @@ class Category:
 
 
 @dataclass
-class Incident:
-    """Something that was dropped, repaired, or odd and kept; the ids are the data set's own."""
+class IssueEntry:
+    """An image or annotation that was dropped, repaired, or kept with a warning; the ids are the data set's own."""
     image_id: int | str | None
     annotation_id: int | str | None
     detail: str
-    file: str = ''                            # the image or the annotation file at fault, as the data set names it
+    file: str = ''                            # the image or annotation file with the issue, as the data set names it
     annotations: int = 0                      # of an image that was dropped
 
 
@@ -84,14 +84,14 @@ class Manifest:
     categories: list[Category]
     counts: Counts
     max_objects_per_image: int
-    dropped: dict[str, list[Incident]]        # by reason
-    repaired: dict[str, list[Incident]]
+    dropped: dict[str, list[IssueEntry]]        # by reason
+    repaired: dict[str, list[IssueEntry]]
     shards: list[Shard]
     has_masks: bool
     source: Source
     has_proposals: bool = False
     max_proposals_per_image: int = 0
-    kept: dict[str, list[Incident]] = field(default_factory=dict)    # odd, and in the records as it is
+    kept: dict[str, list[IssueEntry]] = field(default_factory=dict)    # looks wrong, and is in the records unchanged
     proposals_from: str = ''                  # file, or the method that computed them
     exif: str = ''                            # rule of conversion: error, apply, ignore; empty: not known
 

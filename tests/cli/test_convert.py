@@ -8,10 +8,10 @@ import re
 import pytest
 from PIL import Image
 
-from data_tools import conversion
-from data_tools.conversion import Rules
+from data_tools import examples
+from data_tools.examples import Rules
 from data_tools.formats import cityscapes, coco_boxes, shapes
-from data_tools.formats.coco import Kept
+from data_tools.formats.coco import CategoryFilter
 from data_tools.sharding import writer
 from mrcnn_tf.cli import convert
 from mrcnn_tf.input.manifest import Counts, Manifest, Source
@@ -42,9 +42,9 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
         assert result.exit_code == 0, result.output
     paths, output = (pathlib.Path('a.json'), pathlib.Path('i')), pathlib.Path('o')
     assert find.calls == [
-        (*paths, True, None, False, Kept(), True), (*paths, False, 'xyxy', False, Kept(), True),
-        *[(*paths, True, None, False, Kept(), True)] * 3,
-        (*paths, True, None, False, Kept(pathlib.Path('c.txt'), True), True)]
+        (*paths, True, None, False, CategoryFilter(), True), (*paths, False, 'xyxy', False, CategoryFilter(), True),
+        *[(*paths, True, None, False, CategoryFilter(), True)] * 3,
+        (*paths, True, None, False, CategoryFilter(pathlib.Path('c.txt'), True), True)]
     assert convert.calls == [
         ('found', output, 'train', Rules(), writer.Options()),
         ('found', output, 'val', Rules('apply', False, True), writer.Options(5, 3 * 2 ** 20, 2)),
@@ -78,7 +78,7 @@ def test_options_of_voc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_choices_are_those_of_the_converters() -> None:
-    assert tuple(each.value for each in convert.Exif) == conversion.EXIF
+    assert tuple(each.value for each in convert.Exif) == examples.EXIF
     assert tuple(each.value for each in convert.BoxFormat) == coco_boxes.NAMES
     assert [each.value for each in convert.CityscapesAnnotations] == list(cityscapes.ANNOTATIONS)
 
@@ -135,7 +135,7 @@ def test_strict_is_one_line_and_a_failure(drawn: shapes.DrawnSet, tmp_path: path
     result = mrcnn(verb, 'coco', '--annotations', drawn.annotations, '--images', drawn.images, '--strict', *more)
     assert (result.exit_code, result.stdout) == (1, '')
     assert re.fullmatch(r'mrcnn: error: annotations.json: image 1, annotation 1: would be dropped, box outside the '
-                        r'image: .*; mend it or convert without strict\n', result.stderr)
+                        r'image: .*; fix it or convert without --strict\n', result.stderr)
     assert not list(tmp_path.glob('out/*'))
 
 
@@ -148,7 +148,7 @@ def test_what_convert_would_stop_at_is_a_failure_beforehand(drawn: shapes.DrawnS
     source = ['coco', '--annotations', drawn.annotations, '--images', drawn.images]
     result = mrcnn(verb[0], *source, *verb[1:])
     assert result.exit_code == 1 and 'EXIF orientation' in result.stdout      # all of what was found, and then
-    assert re.search(r'mrcnn: error: 000002.png: image 2: stopped, EXIF orientation: .*: choose exif apply .*\n$',
+    assert re.search(r'mrcnn: error: 000002.png: image 2: stopped, EXIF orientation: .*: give exif apply .*\n$',
                      result.stderr)
     assert mrcnn(verb[0], *source, *verb[1:], '--exif', 'ignore').exit_code == 0
     for picture in drawn.images.iterdir():
@@ -158,8 +158,9 @@ def test_what_convert_would_stop_at_is_a_failure_beforehand(drawn: shapes.DrawnS
 
 
 @pytest.mark.parametrize(('more', 'message'), [
-    (['--beam-option=--runner=X'], '--beam-option=--runner=X: nothing for --runner local; give --runner beam'),
-    (['--dry-run', '--name', 'a/b'], "name 'a/b': use letters, digits, _, - and . only")])
+    (['--beam-option=--runner=X'], '--beam-option=--runner=X needs --runner beam; --runner is local'),
+    (['--dry-run', '--name', 'a/b'],
+     "name 'a/b': use letters, digits, _, - and . only, with no - or . at the beginning")])
 def test_options_that_do_not_go(drawn: shapes.DrawnSet, tmp_path: pathlib.Path, more: list[str], message: str) -> None:
     result = mrcnn('convert', 'coco', '--annotations', drawn.annotations, '--images', drawn.images,
                    '--output', tmp_path / 'out', *more)

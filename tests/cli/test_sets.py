@@ -11,8 +11,8 @@ from tests.cli.runner import Recorder, mrcnn
 def test_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     from data_tools import verify as tool
 
-    good = tool.Report('d/train.json', 1, tool.Tally())
-    bad = tool.Report('d/train.json', 1, tool.Tally(problems=[tool.Problem('a.tfrecord', 3, 120, 'it is cut')]))
+    good = tool.Report('d/train.json', 1, tool.Findings())
+    bad = tool.Report('d/train.json', 1, tool.Findings(problems=[tool.Problem('a.tfrecord', 3, 120, 'it is cut')]))
     for report, arguments, code in ((good, [], 0), (bad, ['--sample', 0, '--workers', 3], 1), (bad, ['--json'], 1)):
         verify = Recorder(report)
         monkeypatch.setattr('data_tools.verify.verify', verify)

@@ -1,15 +1,18 @@
-"""Damaged data sets by the thousand: each must end in one clear line, or in records that hold what the input says.
+"""Convert thousands of damaged data sets: each must end in one clear line, or in records that hold the annotations.
 
     python -m tests.data_tools.fuzz --cases 5000 --seed 1
 
-A case is a small sound set of one kind (COCO, VOC, Cityscapes) of which a file or two are damaged: json and xml in
-their structure or their bytes, png and jpeg in their bytes. What is asked of each: no exception but ConversionError,
-of one line; records that TensorFlow decodes, with boxes and masks inside of the image; every image and annotation
-either in the records, with the box and class that an independent reading of the same files gives, or counted as
-dropped; no more than some seconds. A case is repeated with --seed and --only.
+A case is a small valid set of one format (COCO, VOC, Cityscapes) with one or two damaged files: json and xml in their
+structure or their bytes, png and jpeg in their bytes. Each case must fulfil:
 
-With --images as many damaged png and jpeg files of all their sorts are checked alone: what the converters let in,
-TensorFlow has to decode, to the size and channels that were found.
+- The only exception is ConversionError, with one line.
+- TensorFlow decodes the records, and boxes and masks are inside the image.
+- Every image and annotation is in the records, with the box and class that an independent reader of the same files
+  gives, or it is counted as dropped.
+- It takes a few seconds at most.
+
+Repeat a case with --seed and --only. With --images, damaged png and jpeg files of all types are checked alone:
+TensorFlow must decode what the converters accept, with the size and channels that they report.
 """
 from __future__ import annotations
 
@@ -36,11 +39,12 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_tools import conversion
+from data_tools import conversion, examples
 from data_tools import images as image_files
-from data_tools.conversion import DataSet, Rules
+from data_tools.data_set import DataSet
+from data_tools.examples import Rules
 from data_tools.formats import cityscapes, coco, voc
-from data_tools.issues import ConversionError, Unusable
+from data_tools.issues import ConversionError, InvalidDataError
 from mrcnn_tf.input import decoding, records
 from mrcnn_tf.input.manifest import Counts, Manifest
 
@@ -57,7 +61,7 @@ VALUES: tuple[Any, ...] = (
 
 
 class Kind(NamedTuple):
-    """A kind of data set: its sound files, how it is found, and what the files say: expected objects by image."""
+    """A format: its valid files, how to find the data set, and the objects expected by image."""
     files: Callable[[], Files]
     find: Callable[[pathlib.Path], DataSet]
     truth: Callable[[Files], dict[str, list[Expected] | None]]
@@ -78,15 +82,15 @@ def main() -> None:
     parser.add_argument('--only', type=int, help='the number of the case to repeat')
     arguments = parser.parse_args()
     numbers = range(arguments.cases) if arguments.only is None else [arguments.only]
-    found = 0
+    failed = 0
     for ends, failures in (run(numbers, arguments.seed), run_images(range(arguments.images), arguments.seed)):
         for (kind, end), count in sorted(ends.items()):
             print(f'{kind:12}{end:40}{count:6}')
         for number, failure in failures.items():
             print(f'--- case {number} of seed {arguments.seed}\n{failure}')
         print(f'{sum(ends.values())} cases, {len(failures)} failures')
-        found += len(failures)
-    sys.exit(bool(found))
+        failed += len(failures)
+    sys.exit(bool(failed))
 
 
 def run(numbers: Any, seed: int) -> tuple[collections.Counter[tuple[str, str]], dict[int, str]]:
@@ -130,15 +134,15 @@ def run_images(numbers: Any, seed: int) -> tuple[collections.Counter[tuple[str, 
 def _image_end(data: bytes) -> str:
     try:
         file = image_files.check(data, 'a')
-    except Unusable as unusable:
-        assert '\n' not in unusable.fault.detail
+    except InvalidDataError as error:
+        assert '\n' not in error.issue.detail
         return 'refused'
     assert decoding.decode(data).shape == [file.height, file.width, 3]
     if file.format == 'png':
         channels = tf.io.decode_png(data, dtype=tf.uint16).shape[2]
         assert channels in (file.channels, file.channels + 1), channels    # a palette's colours may be transparent
     if file.orientation != 1:
-        with contextlib.suppress(Unusable):
+        with contextlib.suppress(InvalidDataError):
             turned = image_files.turn(file, 'a')
             assert decoding.decode(turned.data).shape == [*file.turned_size(), 3]
     return 'decoded'
@@ -183,11 +187,11 @@ def _end(kind: Kind, files: Files, rng: random.Random) -> str:
         for name, data in files.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(data)
-        rules = Rules(exif=rng.choice(conversion.EXIF), keep_empty=rng.random() < .8, strict=rng.random() < .1)
+        rules = Rules(exif=rng.choice(examples.EXIF), keep_empty=rng.random() < .8, strict=rng.random() < .1)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                found = kind.find(root)
-                manifest = conversion.convert(found, root / 'out', 'set', rules)
+                data_set = kind.find(root)
+                manifest = conversion.convert(data_set, root / 'out', 'set', rules)
         except ConversionError as error:
             text = str(error)
             assert '\n' not in text and len(text) > 20, f'not one clear line: {text!r}'
@@ -203,9 +207,9 @@ def _check(manifest: Manifest, path: pathlib.Path, files: Files,
            truth: dict[str, list[Expected] | None]) -> None:
     assert Manifest.read(path) == manifest
     counts, seen = Counts(), set()
-    dropped = collections.Counter(str(each.image_id) for found in manifest.dropped.values() for each in found
+    dropped = collections.Counter(str(each.image_id) for entries in manifest.dropped.values() for each in entries
                                   if each.annotation_id is not None)
-    of_image = {str(each.image_id) for found in manifest.dropped.values() for each in found
+    of_image = {str(each.image_id) for entries in manifest.dropped.values() for each in entries
                 if each.annotation_id is None and each.file != 'a.json'}
     for record in _records(path):
         source_id = record['source_id'].decode()
@@ -377,9 +381,9 @@ def _coco_truth(files: Files) -> dict[str, list[Expected] | None]:
     for each in data.get('annotations', []):
         image_id = each.get('image_id')
         if isinstance(image_id, (int, float, str)) and image_id in by_id:
-            found = truth[by_id[image_id]]
-            assert found is not None
-            found.append(Expected(_name(names, each), _coco_box(each)))
+            expected = truth[by_id[image_id]]
+            assert expected is not None
+            expected.append(Expected(_name(names, each), _coco_box(each)))
     return truth
 
 
@@ -482,7 +486,7 @@ def _of_polygons(data: bytes) -> list[Expected] | None:
         known = [each for each in tree['objects'] if not each.get('deleted') and len(each['polygon']) > 2
                  and (each['label'] in name2label or each['label'].removesuffix('group') in name2label)]
         annotation.fromJsonText(json.dumps({**tree, 'objects': [{**each, 'deleted': 0} for each in known]}))
-        with contextlib.redirect_stdout(io.StringIO()):     # it tells of polygons that it cannot draw
+        with contextlib.redirect_stdout(io.StringIO()):     # it prints the polygons that it cannot draw
             return _instances(np.asarray(createInstanceImage(annotation, 'ids')))
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
         return None
@@ -491,13 +495,13 @@ def _of_polygons(data: bytes) -> list[Expected] | None:
 def _instances(pixels: np.ndarray) -> list[Expected]:
     classes = {24: 'person', 25: 'rider', 26: 'car', 27: 'truck', 28: 'bus', 31: 'train', 32: 'motorcycle',
                33: 'bicycle'}
-    found = []
+    expected = []
     for value in np.unique(pixels):
         name = classes.get(int(value) if value < 1000 else int(value) // 1000)
         if name:
             y, x = (pixels == value).nonzero()
-            found.append(Expected(name, (y.min(), x.min(), y.max() + 1, x.max() + 1)))
-    return found
+            expected.append(Expected(name, (y.min(), x.min(), y.max() + 1, x.max() + 1)))
+    return expected
 
 
 def _find_voc(root: pathlib.Path) -> DataSet:

@@ -91,7 +91,7 @@ ROWS = [
     Row('voc-list-with-suffix', Counts(3, 0, 5, 0), _LISTED, kind='voc', source=_VOC, options=('--split', 'train'),
         says=("'im0.jpg' is read as 'im0'",)),
     Row('voc-own-classes', None, kind='voc', source=('--root', '{}', '--split', 'train'), says=(
-        "most objects are of none of VOC's 20 classes, but of 'cell' (5): write these names to a file, one a line, and "
+        "most objects have none of VOC's 20 classes, but 'cell' (5): write these names to a file, one per line, and "
         'give it as --classes',)),
     Row('voc-own-classes', Counts(3, 0, 5, 0), kind='voc', source=_VOC, options=('--split', 'train')),
     Row('backslash-names', Counts(3, 0, 5, 0), _NAMES,
@@ -104,14 +104,14 @@ ROWS = [
     Row('images-in-subfolder', Counts(3, 0, 5, 0), _NAMES,
         says=("'img_001.png' is 'Train/Data/img_001.png': it is in another folder",)),
     Row('corners-in-bbox', None, says=(
-        '3 of 5 boxes end beyond the image; they look like x1, y1, x2, y2: pass --box-format xyxy, or',)),
+        '3 of 5 boxes end beyond the image; they look like x1, y1, x2, y2: give --box-format xyxy, or',)),
     Row('corners-in-bbox', Counts(3, 0, 5, 0), options=('--box-format', 'xyxy')),
     Row('normalised-boxes', None, says=(
-        '5 of 5 boxes lie within 0..1; they look like fractions of the image: x, y, width, height: pass --box-format '
+        '5 of 5 boxes lie within 0..1; they look like fractions of the image: x, y, width, height: give --box-format '
         'normalized-xywh, or',)),
     Row('normalised-boxes', Counts(3, 0, 5, 0), options=('--box-format', 'normalized-xywh')),
     Row('rotated-boxes', Counts(3, 0, 5, 0), {'rotated box': 5, 'box clipped': 1}, says=(
-        'bbox is [8, 10, 20, 16], turned by 33 degrees: the upright box around it is taken',)),
+        'bbox is [8, 10, 20, 16], rotated by 33 degrees: the upright box around it is used',)),
     Row('rotated-boxes-five', Counts(3, 1, 3, 0), {'box with an angle of 0': 3}, {'rotated box': 2}, says=(
         'bbox is [20, 34, 25, 22, 30.0]: its fifth number may be an angle or a score',)),
     Row('zero-bbox-good-polygon', Counts(3, 0, 5, 0), {'box computed': 5}),
@@ -119,48 +119,58 @@ ROWS = [
     Row('rle-in-list', Counts(3, 0, 5, 0), {'segmentation in another form': 5}),
     Row('rle-odd-forms', Counts(3, 0, 5, 0), {'segmentation in another form': 3}),
     Row('masks-on-some', Counts(6, 0, 10, 0, 5), kept={'object without a mask': 5}, says=(
-        '5 of 10 objects have a box and no mask: training gives them box losses and no mask loss',)),
+        '5 of 10 objects have a box and no mask: they have box losses and no mask loss in training',)),
     Row('masks-on-some', Counts(6, 0, 10, 0), options=('--boxes',)),
     Row('text-image-ids', Counts(3, 0, 5, 0), {_FORM: 3}, says=("image_id '1' of 2 annotations is image 1",)),
     Row('text-category-ids', Counts(3, 0, 5, 0), {_FORM: 2}, says=("category_id '1' of 3 annotations is category 1",)),
     Row('annotations-as-object', Counts(3, 0, 5, 0), {'object instead of a list': 1},
         says=('annotations is an object of 5 values, whose keys are their ids',)),
     Row('file-listed-twice', Counts(3, 0, 5, 0), kept={'file of several images': 1},
-        says=("'img_001.png' is that of the images 1 and 2; in each, the objects of the others are background",)),
+        says=("'img_001.png' is the file of the images 1 and 2; in each, the objects of the others are background",)),
     Row('root-category', Counts(3, 0, 5, 0), kept={'supercategory in the list': 1},
         says=("category 0 'cells-aBcD' has no object and is the supercategory of all others; --drop-unused-",)),
     Row('root-category', Counts(3, 0, 5, 0), dropped={'category left out': 1}, options=('--drop-unused-categories',),
         says=("category 0 'cells-aBcD': no object",)),
     Row('annotations-of-other-split', None,
         says=('annotations.json: 4 of 5 objects are lost (4 annotation for a missing image); are they the annotations '
-              'of other images, such as another split?', 'image_id 501 is not in the list); --allow-loss goes on')),
+              'of other images, such as another split?', 'image_id 501 is not in the list); give --allow-loss to')),
     Row('annotations-of-other-split', Counts(3, 2, 1, 0), dropped={'annotation for a missing image': 4},
         kept={'category without objects': 1}, says=('4 of 5 objects are lost',), options=('--allow-loss',)),
     Row('all-crowd', Counts(3, 0, 5, 5), says=('all 5 objects are crowds, so none is a positive',)),
     Row('no-annotations', Counts(3, 3, 0, 0), says=('the set has no objects: it can serve as a test set and cannot',)),
     Row('resized-without-size', None,
-        says=('4 of 5 objects reach beyond their image; were the pictures resized after they were annotated?',)),
+        says=('4 of 5 objects reach beyond their image; were the images resized after they were annotated?',)),
     Row('width-height-exchanged', None, says=(
         'img_001.png: height 48, width 64; the annotations say height 64, width 48: exchanged', 'remove "width"')),
 ]
 
 
-@pytest.mark.parametrize('row', ROWS, ids=lambda row: ' '.join((row.name, *row.options)))
-def test_case(row: Row, tmp_path: pathlib.Path) -> None:
-    validated, converted = validate(row), convert(row, tmp_path)
-    for outcome in (validated, converted):
-        assert outcome.exit_code == int(row.counts is None), outcome.error
-        for each in row.says:
-            assert each in (outcome.error if row.counts is None else outcome.output)
-        lines = [line for line in outcome.error.splitlines() if not PROGRESS.fullmatch(line)]
-        assert len(lines) == int(row.counts is None), outcome.error
-    if row.counts is None:
-        assert converted.manifest is None and not list(tmp_path.iterdir())
-        return
+def name(row: Row) -> str:
+    return ' '.join((row.name, *row.options))
+
+
+def errors(outcome: Outcome) -> list[str]:
+    """Return the lines on stderr that are no progress."""
+    return [line for line in outcome.error.splitlines() if not PROGRESS.fullmatch(line)]
+
+
+@pytest.mark.parametrize('row', [row for row in ROWS if row.counts is None], ids=name)
+def test_a_case_that_is_refused(row: Row, tmp_path: pathlib.Path) -> None:
+    for outcome in (validate(row), converted := convert(row, tmp_path)):
+        assert outcome.exit_code == 1 and len(errors(outcome)) == 1, outcome.error
+        assert all(each in outcome.error for each in row.says), outcome.error
+    assert converted.manifest is None and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('row', [row for row in ROWS if row.counts is not None], ids=name)
+def test_a_case_that_is_converted(row: Row, tmp_path: pathlib.Path) -> None:
+    for outcome in (validate(row), converted := convert(row, tmp_path)):
+        assert (outcome.exit_code, errors(outcome)) == (0, [])
+        assert all(each in outcome.output for each in row.says), outcome.output
     assert converted.manifest is not None and converted.manifest.counts == row.counts
     for action in ('repaired', 'dropped', 'kept'):
-        found = {reason: len(incidents) for reason, incidents in getattr(converted.manifest, action).items()}
-        assert (action, found) == (action, getattr(row, action))
+        counts = {reason: len(issues) for reason, issues in getattr(converted.manifest, action).items()}
+        assert (action, counts) == (action, getattr(row, action))
 
 
 @pytest.mark.parametrize('row', [row for row in ROWS if row.counts == Counts(3, 0, 5, 0) and row.name in (

@@ -38,8 +38,8 @@ EXPORTS: dict[str, tuple[dict[str, int], bool]] = {
 
 def command(export: str) -> str:
     """The one command of the page for an export."""
-    [found] = [each for each in _COMMANDS if re.search(rf'--(annotations|root) {export}[/ ]', each)]
-    return found
+    [command] = [each for each in _COMMANDS if re.search(rf'--(annotations|root) {export}[/ ]', each)]
+    return command
 
 
 def test_each_command_has_an_export() -> None:
@@ -61,10 +61,10 @@ def test_export(export: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyP
     # Label Studio's VOC rounds down x and width, each by itself: 7.99.. is 7.
     tolerance = 1 if export == 'label_studio_voc' else 1e-4
     for record, expected in zip(parsed.as_numpy_iterator(), ({'red': RED, 'green': GREEN}, {'red': RED}), strict=True):
-        found = dict(zip((names[label] for label in record['labels']), record['boxes'], strict=True))
-        assert found.keys() == expected.keys()
+        boxes = dict(zip((names[label] for label in record['labels']), record['boxes'], strict=True))
+        assert boxes.keys() == expected.keys()
         for name, box in expected.items():
-            np.testing.assert_allclose(found[name], box, atol=tolerance)
+            np.testing.assert_allclose(boxes[name], box, atol=tolerance)
         assert not record['crowd'].any()
         if masks:      # a rectangle of 12 x 10 pixels
             red = record['masks'][[names[label] for label in record['labels']].index('red')]

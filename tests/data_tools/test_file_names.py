@@ -1,4 +1,4 @@
-"""Names as other systems write them: which file is taken, which are ambiguous, and what a miss shows."""
+"""File names as other systems write them: the file that is used, ambiguous names, and messages about missing ones."""
 from __future__ import annotations
 
 import os
@@ -8,8 +8,8 @@ import unicodedata
 
 import pytest
 
-from data_tools.file_names import FileNames, Found
-from data_tools.issues import Fault
+from data_tools.file_names import FileMatch, FileNames
+from data_tools.issues import Issue
 
 NFC, NFD = (unicodedata.normalize(form, 'Zelle_\u00fc.png') for form in ('NFC', 'NFD'))
 
@@ -49,14 +49,14 @@ def folder(path: pathlib.Path, *names: str) -> FileNames:
 ])
 def test_one_file_fits(tmp_path: pathlib.Path, stated: str, there: str, way: str) -> None:
     shown = stated.replace('\n', '\\n')
-    found = folder(tmp_path, there, 'other.png', '.hidden/a.png', 'sub/._a.png').find(stated)
-    assert found == Found(there, Fault('file found under another name', f"'{shown}' is '{there}': {way}"))
+    match = folder(tmp_path, there, 'other.png', '.hidden/a.png', 'sub/._a.png').find(stated)
+    assert match == FileMatch(there, Issue('file found under another name', f"'{shown}' is '{there}': {way}"))
 
 
 @pytest.mark.parametrize('stated', ['a.png', './a.png', 'sub/b.png', 'my%20c.png', 'd', 'x\\e.png'])
-def test_a_name_that_is_there_is_no_repair(tmp_path: pathlib.Path, stated: str) -> None:
+def test_an_existing_name_is_no_repair(tmp_path: pathlib.Path, stated: str) -> None:
     names = folder(tmp_path, 'a.png', 'sub/b.png', 'my%20c.png', 'my c.png', 'd', 'd.png', 'x\\e.png', 'e.png')
-    assert names.find(stated) == Found(stated)
+    assert names.find(stated) == FileMatch(stated)
     assert '_listing' not in vars(names)      # the folder was not listed
 
 
@@ -77,9 +77,9 @@ def test_the_closest_of_several(tmp_path: pathlib.Path, stated: str, there: list
     ('A.png', ['a.PNG', 'x/a.png'], "'a.PNG', 'x/a.png'"),
     ('https://h.org/a.png', [f'{i}/a.png' for i in range(5)], "'0/a.png', '1/a.png', '2/a.png' and 2 more"),
 ])
-def test_several_fit(tmp_path: pathlib.Path, stated: str, there: list[str], named: str) -> None:
-    assert folder(tmp_path, *there).find(stated) == Found(stated, missing=Fault(
-        'ambiguous file name', f"'{stated}' may be {named}; give the folder of the right one"))
+def test_several_files_fit(tmp_path: pathlib.Path, stated: str, there: list[str], named: str) -> None:
+    assert folder(tmp_path, *there).find(stated) == FileMatch(stated, missing=Issue(
+        'ambiguous file name', f"'{stated}' may be {named}; add the folder of the right one to the name"))
 
 
 @pytest.mark.parametrize('stated, there, nearest', [
@@ -87,23 +87,23 @@ def test_several_fit(tmp_path: pathlib.Path, stated: str, there: list[str], name
     ('train/001.png', ['val/001.png', 'val/002.png'], 'val/001.png'),      # of another split, and no other name for it
     ('x\\y\\cell7.png', ['sub/cell_7.png', 'dog.png'], 'sub/cell_7.png'),
 ])
-def test_a_miss_shows_the_nearest_name(tmp_path: pathlib.Path, stated: str, there: list[str], nearest: str) -> None:
-    assert folder(tmp_path, *there).find(stated) == Found(stated, missing=Fault(
+def test_a_missing_name_shows_the_nearest(tmp_path: pathlib.Path, stated: str, there: list[str], nearest: str) -> None:
+    assert folder(tmp_path, *there).find(stated) == FileMatch(stated, missing=Issue(
         'missing image file', f"'{stated}' is not in {tmp_path}; the nearest name is '{nearest}'"))
 
 
-def test_a_folder_that_holds_nothing_or_is_not_there(tmp_path: pathlib.Path) -> None:
+def test_an_empty_or_missing_folder(tmp_path: pathlib.Path) -> None:
     for path, hint in ((tmp_path, 'it holds no image'), (tmp_path / 'no', 'there is no such directory')):
-        assert FileNames(path).find('a.png').missing == Fault(
+        assert FileNames(path).find('a.png').missing == Issue(
             'missing image file', f"'a.png' is not in {path}; {hint}")
 
 
 def test_a_name_that_no_file_can_have(tmp_path: pathlib.Path) -> None:
     names = folder(tmp_path, 'a.png')
     for stated in ('\0', '', '.', '/', '..', 'x' * 100_000, '://', '?', '%', '%ff', 'a\nb'):
-        found = names.find(stated)
-        assert found.missing is not None and found.name == stated
-        assert '\n' not in found.missing.detail and len(found.missing.detail) < 600
+        match = names.find(stated)
+        assert match.missing is not None and match.name == stated
+        assert '\n' not in match.missing.detail and len(match.missing.detail) < 600
 
 
 def test_a_folder_of_a_hundred_thousand_files(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,18 +118,18 @@ def test_a_folder_of_a_hundred_thousand_files(tmp_path: pathlib.Path, monkeypatc
 
 
 @pytest.mark.parametrize('stated', ['../secret.png', 'link.png', 'folder/secret.png'])
-def test_a_file_elsewhere_is_read_on_request_only(stated: str, tmp_path: pathlib.Path) -> None:
+def test_a_file_outside_the_folder_is_read_on_request_only(stated: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / 'images').mkdir()
     (tmp_path / 'secret.png').touch()
     (tmp_path / 'images' / 'link.png').symlink_to('../secret.png')
     (tmp_path / 'images' / 'folder').symlink_to(tmp_path)
-    found = FileNames(tmp_path / 'images').find(stated)
-    assert found.missing and found.missing.reason == 'file outside of its directory'
-    assert f'to {tmp_path}/secret.png; give --follow' in found.missing.detail
+    match = FileNames(tmp_path / 'images').find(stated)
+    assert match.missing and match.missing.reason == 'file outside of its directory'
+    assert f'to {tmp_path}/secret.png; give --follow' in match.missing.detail
     assert FileNames(tmp_path / 'images', follow=True).find(stated) == (stated, None, None)
 
 
-def test_what_is_no_regular_file_is_not_taken(tmp_path: pathlib.Path) -> None:
+def test_only_regular_files_are_read(tmp_path: pathlib.Path) -> None:
     os.mkfifo(tmp_path / 'a.png')
     for follow in (False, True):
         missing = FileNames(tmp_path, follow=follow).find('a.png').missing

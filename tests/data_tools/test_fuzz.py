@@ -1,15 +1,15 @@
-"""A few of the cases of fuzz.py, which is run by the thousand by hand; and that it notices what it is there for."""
+"""A few cases of fuzz.py, and that it notices defects."""
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
 
-from data_tools import conversion, images, objects
+from data_tools import examples, images, objects
 from tests.data_tools import fuzz
 
 
-def test_damaged_sets_end_in_a_line_or_in_sound_records() -> None:
+def test_damaged_sets_end_in_one_line_or_in_valid_records() -> None:
     ends, failures = fuzz.run(range(45), seed=0)
     assert not failures, '\n'.join(failures.values())
     assert {end for _, end in ends} == {
@@ -35,13 +35,13 @@ def _forgotten(source: Any, item: Any, annotation: Any, *others: Any) -> Any:
     return None if annotation[0] in (1, 26000) else _object(source, item, annotation, *others)
 
 
-_clip, _object = objects.clip, conversion._object
+_clip, _object = objects.clip, examples._object
 
 
 @pytest.mark.parametrize(('module', 'name', 'instead', 'message'), [
     (objects, 'clip', _moved, 'is not what the files say'),
     (images, 'check', _unchecked, 'Invalid'),
-    (conversion, '_object', _forgotten, 'an annotation is neither written nor counted')])
+    (examples, '_object', _forgotten, 'an annotation is neither written nor counted')])
 def test_a_defect_is_noticed(
         monkeypatch: pytest.MonkeyPatch, module: Any, name: str, instead: Any, message: str) -> None:
     monkeypatch.setattr(module, name, instead)

@@ -1,4 +1,4 @@
-"""The page of a set: what it says, that nothing of the data gets out of its place, and that a browser shows it."""
+"""The page of a set: its text, its images, and that text of the data is escaped."""
 from __future__ import annotations
 
 import base64
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data_tools import inspect_page
-from data_tools.issues import Fault, Log
+from data_tools.issues import Issue, IssueLog
 from data_tools.sharding import writer
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
@@ -38,19 +38,19 @@ def _file(pixels: np.ndarray, kind: str) -> bytes:
     return stream.getvalue()
 
 
-def make(item: Item) -> tuple[Annotated, Log]:
+def make(item: Item) -> tuple[Annotated, IssueLog]:
     mask = np.zeros((60, 80), np.uint8)
     mask[10:30, 20:60] = 1
     objects = [ObjectAnnotation((10.0, 20.0, 30.0, 60.0), 1, _EVIL, 800.0, mask=records.encode_mask(mask)),
                ObjectAnnotation((0.0, 0.0, 60.0, 80.0), 2, 'dog', 4800.0, True, mask=records.encode_mask(mask ^ 1))]
-    log = Log()
-    log.drop(Fault(f'reason {_EVIL}', f'detail {_EVIL}'), f'{item.number} {_EVIL}', 7)
+    log = IssueLog()
+    log.drop(Issue(f'reason {_EVIL}', f'detail {_EVIL}'), f'{item.number} {_EVIL}', 7)
     picture = _file(np.full((60, 80, 3), 128, np.uint8), 'PNG')
     return Annotated(picture, 'png', f'{item.number}{_EVIL}.png', f'{item.number}{_EVIL}', item.number, 60, 80,
                      objects if item.number else []), log
 
 
-def make_bare(item: Item) -> tuple[Annotated, Log]:
+def make_bare(item: Item) -> tuple[Annotated, IssueLog]:
     """The first object has a box only."""
     made, log = make(item)
     for each in made.objects[:1]:
@@ -58,7 +58,7 @@ def make_bare(item: Item) -> tuple[Annotated, Log]:
     return made, log
 
 
-def make_damaged(item: Item) -> tuple[Annotated, Log]:
+def make_damaged(item: Item) -> tuple[Annotated, IssueLog]:
     made, log = make(item)
     made.encoded, made.source_id = made.encoded[:60], '42'
     return made, log
@@ -73,11 +73,11 @@ def manifest(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / 'data' / 'set.json'
 
 
-def test_what_the_page_says(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_text_of_the_page(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     inspect_page.write(manifest, tmp_path / 'page.html', 5)
     page = (tmp_path / 'page.html').read_text()
     for tile in ('<b>14</b>images', '<b>1</b>of them without objects', '<b>26</b>objects', '<b>13</b>of them crowds',
-                 '<b>2</b>objects at most on an image', '<b>2</b>categories', '<b>yes</b>masks'):
+                 '<b>2</b>objects at most per image', '<b>2</b>categories', '<b>yes</b>masks'):
         assert tile in page
     assert re.search(r'<th>dog</th>.{40,120}13 \(13, 13 crowds\)', page)
     assert re.search(r'<th>64 to 96</th>.{40,120}>13<', page)      # the root of 4800 is 69.3
@@ -95,8 +95,9 @@ def test_objects_with_a_box_only_are_counted(tmp_path: pathlib.Path) -> None:
 
 def test_the_pictures_hold_masks_boxes_and_names(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     inspect_page.write(manifest, tmp_path / 'page.html', 14)
-    found = re.findall('<figure>.*?base64,([^"]+)".*?</figure>', (tmp_path / 'page.html').read_text(), re.DOTALL)
-    empty, drawn = (np.asarray(Image.open(io.BytesIO(base64.b64decode(found[i]))).convert('RGB'), int) for i in (0, 1))
+    figures = re.findall('<figure>.*?base64,([^"]+)".*?</figure>', (tmp_path / 'page.html').read_text(), re.DOTALL)
+    empty, drawn = (np.asarray(Image.open(io.BytesIO(base64.b64decode(each))).convert('RGB'), int)
+                    for each in figures[:2])
     assert empty.shape == drawn.shape == (960, 1280, 3)      # enlarged 16 times: small images are to be seen
     assert np.abs(empty - 128).max() < 3                     # no objects, so the picture is as it is
     inside, around = drawn[400:440, 640], drawn[800:840, 640]
@@ -104,7 +105,7 @@ def test_the_pictures_hold_masks_boxes_and_names(manifest: pathlib.Path, tmp_pat
     assert np.abs(inside.mean(axis=0) - around.mean(axis=0)).max() > 30               # differently
 
 
-def test_nothing_of_the_data_is_markup_and_nothing_is_fetched(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_text_of_the_data_is_escaped_and_nothing_is_loaded(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     inspect_page.write(manifest, tmp_path / 'page.html', 14)
     page = (tmp_path / 'page.html').read_text()
     assert '<script' not in page and page.count('&lt;script&gt;') > 20
@@ -127,7 +128,7 @@ def test_a_damaged_image_is_named_and_no_page_is_left(manifest: pathlib.Path, tm
 
 
 @pytest.mark.skipif(_CHROMIUM is None, reason='no chromium; apt-get install chromium')
-def test_a_browser_shows_it(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_browser_shows_the_page(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     inspect_page.write(manifest, tmp_path / 'page.html', 3)
     command = [str(_CHROMIUM), '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
                '--disable-background-networking', '--disable-component-update', '--disable-sync',

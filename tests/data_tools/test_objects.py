@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_tools import objects
-from data_tools.issues import Unusable
+from data_tools.issues import InvalidDataError
 
 MASK = np.zeros([6, 9], bool)
 MASK[2:4, 3] = MASK[3, 3:8] = True     # rows 2..3, columns 3..7
@@ -44,14 +44,14 @@ def test_clip() -> None:
     ((1, 2, 1, 4), 'box without area'), ((1, 4, 3, 2), 'box without area'), ((10, 0, 11, 3), 'box outside the image'),
     ((0, -3, 3, 0), 'box outside the image'), ((float('nan'), 0, 1, 1), 'non-finite numbers'),
     ((0, 0, 1, 10 ** 400), 'non-finite numbers')])
-def test_boxes_that_cannot_be_used(box: objects.Box, reason: str) -> None:
-    with pytest.raises(Unusable) as error:
+def test_invalid_boxes(box: objects.Box, reason: str) -> None:
+    with pytest.raises(InvalidDataError) as error:
         objects.clip(box, (10, 10), 'b')
-    assert error.value.fault.reason == reason
+    assert error.value.issue.reason == reason
 
 
-def test_area() -> None:
+def test_areas() -> None:
     assert objects.area(None, 6.0) == (6.0, []) and objects.area(5, 6.0) == (5.0, [])
     for value in (0, -1, float('nan'), 10 ** 400, 'x', True):
-        found, [fault] = objects.area(value, 6.0)
-        assert (found, fault.reason) == (6.0, 'area computed')
+        area, [fault] = objects.area(value, 6.0)
+        assert (area, fault.reason) == (6.0, 'area computed')

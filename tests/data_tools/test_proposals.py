@@ -1,4 +1,4 @@
-"""Proposals joined to the records of a set."""
+"""Proposals added to the records of a set."""
 from __future__ import annotations
 
 import io
@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data_tools import proposals, selective_search
-from data_tools.issues import ConversionError, Log
+from data_tools.issues import ConversionError, IssueLog
 from data_tools.sharding import writer
 from mrcnn_tf.files.restricted_pickle import PickleError
 from mrcnn_tf.input import records
@@ -39,10 +40,10 @@ def _picture(seed: int) -> bytes:
     return stream.getvalue()
 
 
-def _make(item: _Item) -> tuple[Annotated, Log]:
+def _make(item: _Item) -> tuple[Annotated, IssueLog]:
     objects = [records.ObjectAnnotation((5.0, 10.0, 25.0, 30.0), 1, 'red', 400.0)]
     return Annotated(_picture(len(item.source_id)), 'png', f'{item.source_id}.png', item.source_id, 7, _HEIGHT, _WIDTH,
-                     objects), Log()
+                     objects), IssueLog()
 
 
 @pytest.fixture
@@ -58,8 +59,8 @@ def manifest(tmp_path: pathlib.Path) -> pathlib.Path:
 def _parsed(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Records by source id."""
     shards = tf.data.TFRecordDataset(Manifest.read(path).shard_paths(path))
-    found = [records.parse(each, False, with_proposals=True) for each in shards]
-    return {each['source_id'].numpy().decode(): {k: v.numpy() for k, v in each.items()} for each in found}
+    parsed = [records.parse(each, False, with_proposals=True) for each in shards]
+    return {each['source_id'].numpy().decode(): {k: v.numpy() for k, v in each.items()} for each in parsed}
 
 
 def _pickled(directory: pathlib.Path, **data: Any) -> pathlib.Path:
@@ -76,10 +77,10 @@ _SCORES = [np.array([0.5, 2.5, -1], np.float32), np.zeros(0, np.float32)]
 def test_detectron2(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     path = _pickled(tmp_path, ids=[139, 25], boxes=_BOXES, objectness_logits=_SCORES, bbox_mode=0)
     written = proposals.attach(manifest, path, tmp_path / 'out', 'set', top=2)
-    found = _parsed(tmp_path / 'out' / 'set.json')
-    np.testing.assert_array_equal(found['139']['proposals'], [[5, 10, 25, 30], [2, 1, 4, 3]])     # the two best
-    np.testing.assert_array_equal(found['139']['proposal_scores'], [2.5, 0.5])
-    assert found['25']['proposals'].shape == found['img_7']['proposals'].shape == (0, 4)
+    images = _parsed(tmp_path / 'out' / 'set.json')
+    np.testing.assert_array_equal(images['139']['proposals'], [[5, 10, 25, 30], [2, 1, 4, 3]])     # the two best
+    np.testing.assert_array_equal(images['139']['proposal_scores'], [2.5, 0.5])
+    assert images['25']['proposals'].shape == images['img_7']['proposals'].shape == (0, 4)
     assert written.has_proposals and written.max_proposals_per_image == 2 and written.proposals_from == str(path)
     assert [i.image_id for i in written.kept['no proposals for the image']] == ['img_7']
     assert written.dropped == {}
@@ -106,45 +107,22 @@ def test_the_same_bytes_from_any_number_of_processes(manifest: pathlib.Path, tmp
     assert len(one.shards) == 2 and one.shards == two.shards and one.kept == two.kept != {}
 
 
-def test_what_is_left_out_is_counted(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_dropped_and_clipped_proposals_are_counted(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     boxes = [[-5, 0, 10, 10], [1, 1, np.nan, 2], [3, 3, 3, 9], [70, 5, 80, 9], [1, 1, 2, 2], [4, 4, 5, 5]]
     scores = [1, 2, 3, 4, np.inf, 5]
     path = _pickled(tmp_path, ids=['139', 'unknown'], boxes=[np.array(boxes)] * 2, scores=[np.array(scores)] * 2)
     written = proposals.attach(manifest, path, tmp_path / 'out', 'set')
-    found = _parsed(tmp_path / 'out' / 'set.json')['139']
-    np.testing.assert_array_equal(found['proposals'], [[4, 4, 5, 5], [0, 0, 10, 10]])
-    np.testing.assert_array_equal(found['proposal_scores'], [5, 1])
-    told = {reason: [(i.image_id, i.detail) for i in of]
+    image = _parsed(tmp_path / 'out' / 'set.json')['139']
+    np.testing.assert_array_equal(image['proposals'], [[4, 4, 5, 5], [0, 0, 10, 10]])
+    np.testing.assert_array_equal(image['proposal_scores'], [5, 1])
+    issues = {reason: [(i.image_id, i.detail) for i in of]
             for reason, of in {**written.dropped, **written.repaired, **written.kept}.items()}
-    assert told == {
+    assert issues == {
         'non-finite proposals': [('139', '2 of 6')],
         'proposals without area in the image': [('139', '2 of 4')],
         'proposals for a missing image': [('unknown', '6 boxes')],
         'proposals clipped': [('139', '1 of 4')],
         'no proposals for the image': [('25', 'kept with none'), ('img_7', 'kept with none')]}
-
-
-def test_xywh_of_detectron2(tmp_path: pathlib.Path) -> None:
-    path = _pickled(tmp_path, ids=[1], boxes=[np.array([[10, 5, 20, 15]])], scores=[[1.0]], bbox_mode=np.int64(1))
-    np.testing.assert_array_equal(proposals.read(path)['1'].boxes, [[5, 10, 20, 30]])
-
-
-def _saved(directory: pathlib.Path, **arrays: Any) -> pathlib.Path:
-    np.savez(directory / 'p.npz', **arrays)
-    return directory / 'p.npz'
-
-
-@pytest.mark.parametrize(('order', 'boxes'), [
-    (None, [[5, 10, 20, 30]] * 3), ('yxyx', [[5, 10, 20, 30]] * 3), ('xyxy', [[10, 5, 30, 20]] * 3),
-    ('xywh', [[10, 5, 20, 15]] * 3)])
-def test_numpy(order: str | None, boxes: list[list[int]], tmp_path: pathlib.Path) -> None:
-    path = _saved(tmp_path, ids=['a', 'b', 'c'], counts=[2, 0, 1], boxes=boxes, **({'order': order} if order else {}))
-    found = proposals.read(path)
-    assert list(found) == ['a', 'b', 'c'] and [len(each.boxes) for each in found.values()] == [2, 0, 1]
-    np.testing.assert_array_equal(found['c'].boxes, [[5, 10, 20, 30]])
-    np.testing.assert_array_equal(found['a'].scores, [1, 0.5])      # by rank, where none are given
-    np.testing.assert_array_equal(proposals.read(_saved(
-        tmp_path, ids=[7.0], counts=[1], boxes=boxes[:1], scores=[0.25]))['7'].scores, [0.25])
 
 
 def test_selective_search_as_published(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -155,72 +133,26 @@ def test_selective_search_as_published(manifest: pathlib.Path, tmp_path: pathlib
     images[0, 0], images[1, 0] = 'img_7', '25'
     scipy_io.savemat(tmp_path / 'ss.mat', {'boxes': boxes, 'images': images})
     written = proposals.attach(manifest, tmp_path / 'ss.mat', tmp_path / 'out', 'set')
-    found = _parsed(tmp_path / 'out' / 'set.json')
-    np.testing.assert_array_equal(found['img_7']['proposals'], [[0, 0, 1, 1], [0, 0, 40, 60]])
-    np.testing.assert_array_equal(found['img_7']['proposal_scores'], [1, 0.5])
+    parsed = _parsed(tmp_path / 'out' / 'set.json')['img_7']
+    np.testing.assert_array_equal(parsed['proposals'], [[0, 0, 1, 1], [0, 0, 40, 60]])
+    np.testing.assert_array_equal(parsed['proposal_scores'], [1, 0.5])
     assert written.max_proposals_per_image == 2 and 'proposals clipped' not in written.repaired
 
 
-@pytest.mark.parametrize(('data', 'named'), [
-    ([1, 2], "no list 'ids' or 'indexes'"),
-    ({'ids': [1]}, "no list 'boxes'"),
-    ({'ids': [1], 'boxes': [], 'scores': []}, '1 ids, 0 lists of boxes and 0 of scores'),
-    ({'ids': [1], 'boxes': [[[1, 2, 3]]], 'scores': [[1]]}, 'image 1: boxes or scores are no numbers, or not four'),
-    ({'ids': [1], 'boxes': [[['a', 2, 3, 4]]], 'scores': [[1]]}, 'image 1: boxes or scores are no numbers'),
-    ({'ids': [1], 'boxes': [[[1, 2, 3, 4]]], 'scores': [[1, 2]]}, 'image 1: 1 boxes and 2 scores'),
-    ({'ids': [1, '1'], 'boxes': [[], []], 'scores': [[], []]}, 'image id 1 comes twice'),
-    ({'ids': [], 'boxes': [], 'scores': [], 'bbox_mode': 4}, 'bbox_mode is 4'),
-])
-def test_a_pickle_that_holds_something_else(data: Any, named: str, tmp_path: pathlib.Path) -> None:
-    path = tmp_path / 'a.pkl'
-    path.write_bytes(pickle.dumps(data))
-    with pytest.raises(ConversionError) as caught:
-        proposals.read(path)
-    assert str(caught.value).startswith(f'{path}: ') and named in str(caught.value)
-    assert '\n' not in str(caught.value)
-
-
-def test_a_pickle_that_asks_for_more(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_pickle_that_needs_more_than_arrays(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / 'a.pkl').write_bytes(pickle.dumps({'ids': [os.system]}))
     with pytest.raises(PickleError, match='system'):
         proposals.attach(manifest, tmp_path / 'a.pkl', tmp_path / 'out', 'set')
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.parametrize(('arrays', 'named'), [
-    ({'ids': [1]}, "no array 'boxes' or 'counts'"),
-    ({'ids': [1], 'counts': [2], 'boxes': np.zeros((1, 4))}, '1 ids, 1 counts of 2 boxes together, and 1 boxes'),
-    ({'ids': [1, 2], 'counts': [1], 'boxes': np.zeros((1, 4))}, '2 ids, 1 counts'),
-    ({'ids': [1, 2], 'counts': [2, -1], 'boxes': np.zeros((1, 4))}, '2 ids, 2 counts'),
-    ({'ids': [1], 'counts': [1], 'boxes': np.zeros((1, 4)), 'order': 'zyx'}, "order is 'zyx'"),
-    ({'ids': 5, 'counts': 3, 'boxes': 3.0}, '1 ids, 1 counts of 3 boxes together, and 1 boxes'),
-    ({'ids': 5, 'counts': 1, 'boxes': 3.0}, 'boxes or scores are no numbers, or not four to a box'),
-    ({'ids': np.array([{}], object)}, 'cannot be read'),
-])
-def test_an_npz_that_holds_something_else(arrays: Any, named: str, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ConversionError) as caught:
-        proposals.read(_saved(tmp_path, **arrays))
-    assert named in str(caught.value) and '\n' not in str(caught.value)
-
-
-@pytest.mark.parametrize('name', ['a.npz', 'a.mat', 'a.csv', 'none.npz'])
-def test_other_files(name: str, tmp_path: pathlib.Path) -> None:
-    if name.endswith('.mat'):
-        pytest.importorskip('scipy.io', reason="no scipy; pip install -e '.[proposals]'")
-    (tmp_path / 'a.npz').write_bytes(b'nonsense')
-    (tmp_path / 'a.mat').write_bytes(b'nonsense of more than a hundred and twenty-eight bytes' * 4)
-    with pytest.raises(ConversionError) as caught:
-        proposals.read(tmp_path / name)
-    assert str(caught.value).startswith(f'{tmp_path / name}: ') and '\n' not in str(caught.value)
-
-
 def test_proposals_of_another_set(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     path = _pickled(tmp_path, ids=[1], boxes=[[]], scores=[[]])
-    with pytest.raises(ConversionError, match=r'its image ids \(1\) are no source ids of .* \(139, 25, img_7\)'):
+    with pytest.raises(ConversionError, match=r'its image ids \(1\) are not ids of images of .* \(139, 25, img_7\)'):
         proposals.attach(manifest, path, tmp_path / 'out', 'set')
 
 
-def test_a_set_is_never_replaced_by_itself(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_set_cannot_replace_itself(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     path = _pickled(tmp_path, ids=[139], boxes=_BOXES[:1], scores=_SCORES[:1])
     before = sorted(each.name for each in manifest.parent.iterdir())
     with pytest.raises(ConversionError, match='would replace it'):
@@ -231,19 +163,15 @@ def test_a_set_is_never_replaced_by_itself(manifest: pathlib.Path, tmp_path: pat
     assert json.loads((manifest.parent / 'other.json').read_text())['has_proposals'] is True
 
 
-def _needs_opencv() -> None:
+def test_selective_search_finds_the_object(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     try:
         selective_search.check('fast')
     except ConversionError as error:
         pytest.skip(str(error))
-
-
-def test_selective_search_finds_the_object(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    _needs_opencv()
     written = proposals.attach(manifest, None, tmp_path / 'out', 'set', top=50)
-    found = _parsed(tmp_path / 'out' / 'set.json')
+    images = _parsed(tmp_path / 'out' / 'set.json')
     assert written.proposals_from == 'selective search, fast' and 0 < written.max_proposals_per_image <= 50
-    for record in found.values():
+    for record in images.values():
         boxes, scores = record['proposals'], record['proposal_scores']
         y1, x1, y2, x2 = boxes.T
         assert ((y1 >= 0) & (x1 >= 0) & (y2 > y1) & (x2 > x1) & (y2 <= _HEIGHT) & (x2 <= _WIDTH)).all()
@@ -252,29 +180,8 @@ def test_selective_search_finds_the_object(manifest: pathlib.Path, tmp_path: pat
         assert (np.abs(boxes - [5, 10, 25, 30]).max(axis=1) <= 2).any()
 
 
-def test_selective_search_gives_the_same_each_time() -> None:
-    _needs_opencv()
-    first, second = (selective_search.propose(_picture(3)) for _ in range(2))
-    np.testing.assert_array_equal(first.boxes, second.boxes)
-
-
-def test_the_order_mixes_sizes_and_favours_large_ones() -> None:
-    sides = np.random.RandomState(0).permutation(np.arange(1, 101))
-    ordered = selective_search.ordered(np.stack([sides * 0, sides * 0, sides, sides], axis=1))[:, 2]
-    assert sorted(ordered) == list(range(1, 101)) and ordered[:25].mean() > 60 > 40 > ordered[-25:].mean()
-    assert ordered[:25].min() < 75
-    shuffled = np.stack([sides * 0, sides * 0, sides, sides], axis=1)[::-1]
-    np.testing.assert_array_equal(selective_search.ordered(shuffled)[:, 2], ordered)
-    assert selective_search.ordered(np.zeros((0, 4), np.int64)).shape == (0, 4)
-
-
-def test_ranks() -> None:
-    np.testing.assert_array_equal(selective_search.ranked(4), [1, 0.75, 0.5, 0.25])
-    assert selective_search.ranked(0).shape == (0,)
-
-
 def test_without_opencv(monkeypatch: pytest.MonkeyPatch, manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    monkeypatch.setitem(__import__('sys').modules, 'cv2', None)
+    monkeypatch.setitem(sys.modules, 'cv2', None)
     with pytest.raises(ConversionError, match=r"pip install 'mrcnn-tf\[proposals\]'"):
         proposals.attach(manifest, None, tmp_path / 'out', 'set')
     with pytest.raises(ConversionError, match='expected one of fast, quality'):

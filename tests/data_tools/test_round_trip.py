@@ -1,4 +1,4 @@
-"""What is annotated comes back from the records: boxes, every pixel of every mask, ids and names, of any set drawn."""
+"""Random data sets come back from the records: boxes, every pixel of every mask, ids and names."""
 from __future__ import annotations
 
 import contextlib
@@ -18,8 +18,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_tools import conversion
-from data_tools.conversion import DataSet
+from data_tools import conversion, examples
+from data_tools.data_set import DataSet
 from data_tools.formats import cityscapes, coco, voc
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Manifest
@@ -79,11 +79,11 @@ def test_coco(drawn: tuple[dict[str, Any], dict[int, list[np.ndarray]]]) -> None
         for image in data['images']:
             _picture(root / image['file_name'], image['height'], image['width'])
         (root / 'a.json').write_text(json.dumps(data))
-        manifest, found = _converted(coco.find(root / 'a.json', root, box_format='xywh'), root)
+        manifest, data_set = _converted(coco.find(root / 'a.json', root, box_format='xywh'), root)
     names = {category['id']: category['name'] for category in data['categories']}
     assert {category.id: category.name for category in manifest.categories} == names
-    assert [record['image_id'] for record in found] == [image['id'] for image in data['images']]
-    for record in found:
+    assert [record['image_id'] for record in data_set] == [image['id'] for image in data['images']]
+    for record in data_set:
         expected = [each for each in data['annotations'] if each['image_id'] == record['image_id']]
         assert record['source_id'] == str(record['image_id']).encode()
         assert [(x1, y1, x2 - x1, y2 - y1) for y1, x1, y2, x2 in record['boxes'].tolist()] == [
@@ -185,8 +185,8 @@ def _picture(path: pathlib.Path, height: int, width: int) -> None:
     Image.new('RGB', (width, height)).save(path)
 
 
-def _converted(found: DataSet, root: pathlib.Path) -> tuple[Manifest, list[dict[str, Any]]]:
-    manifest = conversion.convert(found, root / 'out', 'set', conversion.Rules(allow_loss=True))
+def _converted(data_set: DataSet, root: pathlib.Path) -> tuple[Manifest, list[dict[str, Any]]]:
+    manifest = conversion.convert(data_set, root / 'out', 'set', examples.Rules(allow_loss=True))
     read = []
     for serialized in tf.data.TFRecordDataset(manifest.shard_paths(root / 'out' / 'set.json')):
         values = records.parse(serialized, manifest.has_masks)

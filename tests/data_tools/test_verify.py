@@ -1,4 +1,4 @@
-"""A set is read again: what is whole passes, and each kind of damage is named with its shard and record."""
+"""Verification of a set: a valid one passes, and each kind of damage is named with its shard and record."""
 from __future__ import annotations
 
 import dataclasses
@@ -18,8 +18,9 @@ from PIL import Image
 
 from data_tools import verify
 from data_tools.formats import coco, shapes
-from data_tools.issues import Unusable
+from data_tools.issues import InvalidDataError
 from data_tools.sharding import writer
+from data_tools.totals import Totals
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, ManifestError, Shard, Source
 from tests.cli.runner import mrcnn
@@ -42,13 +43,14 @@ def folder(whole: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def lines(folder: pathlib.Path, sample: int = 0) -> list[str]:
-    return [problem.line() for problem in verify.verify(folder / 'train.json', sample).tally.problems]
+    return [problem.line() for problem in verify.verify(folder / 'train.json', sample).findings.problems]
 
 
 def test_a_whole_set(whole: pathlib.Path) -> None:
     manifest = Manifest.read(whole / 'train.json')
     report = verify.verify(whole / 'train.json', 0)
-    assert report.tally == verify.Tally(manifest.counts, manifest.max_objects_per_image, 0, 9, manifest.counts.objects)
+    totals = Totals(manifest.counts, manifest.max_objects_per_image)
+    assert report.findings == verify.Findings(totals, 9, manifest.counts.objects)
     assert report.text() == (
         f'{whole}/train.json: 3 shards, 9 records and {manifest.counts.objects} objects read, 9 images and '
         f'{manifest.counts.objects} masks decoded: all is as the manifest says')
@@ -56,7 +58,7 @@ def test_a_whole_set(whole: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(('sample', 'decoded'), [(1, 1), (4, 4), (9, 9), (200, 9), (0, 9)])
 def test_a_sample_is_spread_and_of_its_size(whole: pathlib.Path, sample: int, decoded: int) -> None:
-    assert verify.verify(whole / 'train.json', sample).tally.images_decoded == decoded
+    assert verify.verify(whole / 'train.json', sample).findings.images_decoded == decoded
 
 
 def test_the_sample_is_even() -> None:
@@ -64,11 +66,11 @@ def test_the_sample_is_even() -> None:
     assert [i for i in range(10) if expected.decodes(i)] == [2, 4, 7, 9]      # (i + 1) * 4 // 10 grows there
 
 
-def test_several_processes_say_the_same(folder: pathlib.Path) -> None:
+def test_several_processes_give_the_same_report(folder: pathlib.Path) -> None:
     flip(folder / SHARDS[0], 5000)
     flip(folder / SHARDS[2], 40)
     one, two = (verify.verify(folder / 'train.json', 3, workers) for workers in (1, 2))
-    assert one == two and len(one.tally.problems) == 2
+    assert one == two and len(one.findings.problems) == 2
 
 
 def flip(path: pathlib.Path, at: int, mask: int = 1) -> None:
@@ -102,7 +104,7 @@ def test_any_flipped_bit_is_named_with_its_shard_and_record(
 @hypothesis.settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[
     hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(st.integers(0, 10 ** 9))
-def test_any_cut_is_named_with_its_shard(whole: pathlib.Path, tmp_path: pathlib.Path, length: int) -> None:
+def test_a_shard_that_is_cut_anywhere_is_named(whole: pathlib.Path, tmp_path: pathlib.Path, length: int) -> None:
     folder = tmp_path / 'cut'
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole, folder)
@@ -120,7 +122,7 @@ def test_any_cut_is_named_with_its_shard(whole: pathlib.Path, tmp_path: pathlib.
         assert others == []
 
 
-def test_a_shard_of_another_run_is_known_by_its_checksum(folder: pathlib.Path) -> None:
+def test_a_shard_of_another_run_has_another_checksum(folder: pathlib.Path) -> None:
     # Each alone is sound.
     first, second = (folder / name for name in SHARDS[:2])
     first.write_bytes(second.read_bytes())
@@ -142,13 +144,13 @@ def test_a_manifest_that_cannot_be_used(tmp_path: pathlib.Path) -> None:
     ('counts', {'crowds': 5}, 'the manifest says crowds 5, the records hold 0'),
     ('max_objects_per_image', 77, 'the manifest says max_objects_per_image 77, the records hold '),
 ])
-def test_sums(folder: pathlib.Path, name: str, value: Any, line: str) -> None:
+def test_totals_that_differ_from_the_manifest(folder: pathlib.Path, name: str, value: Any, line: str) -> None:
     path = folder / 'train.json'
     data = json.loads(path.read_text())
     data[name] = {**data[name], **value} if isinstance(value, dict) else value
     path.write_text(json.dumps(data))
-    [found] = lines(folder)
-    assert found.startswith(line)
+    [problem] = lines(folder)
+    assert problem.startswith(line)
 
 
 def png(values: Any) -> bytes:
@@ -198,31 +200,31 @@ NAN, INFINITE = float('nan'), float('inf')
     (with_object(area=INFINITE), 'annotation 7 has the area inf'),
     (with_object(mask=None), 'annotation 7 has no mask, the manifest says otherwise'),
     (with_object(mask=png(MASK[1:])), 'the mask of annotation 7 is uint8 [7, 9], expected uint8 [8, 9]'),
-    (with_object(mask=png(MASK * 255)), 'the mask of annotation 7 holds other values than 0 and 1'),
-    (with_object(mask=png(MASK * 0)), 'the mask of annotation 7 covers no pixel'),
+    (with_object(mask=png(MASK * 255)), 'the mask of annotation 7 has other values than 0 and 1'),
+    (with_object(mask=png(MASK * 0)), 'the mask of annotation 7 has no pixel'),
     (with_object(mask=png(MASK), has_mask=False),
-     'the mask of annotation 7 covers pixels, though the record says that the object has no mask'),
+     'the mask of annotation 7 has pixels, although the record says that the object has no mask'),
     (with_object(mask=png(MASK)[:40]), 'the mask of annotation 7 cannot be decoded: '),
     (dataclasses.replace(EXAMPLE, encoded=PICTURE[:-20]), 'corrupt image: a.png: '),
     (dataclasses.replace(EXAMPLE, height=9, objects=[dataclasses.replace(OBJECT, mask=png(np.ones([9, 9], np.uint8)))]),
-     'height of the picture is 8, the record says 9'),
-    (dataclasses.replace(EXAMPLE, channels=1), 'channels of the picture is 3, the record says 1'),
-    (dataclasses.replace(EXAMPLE, dtype='uint16'), 'dtype of the picture is uint8, the record says uint16'),
+     'height of the image is 8, the record says 9'),
+    (dataclasses.replace(EXAMPLE, channels=1), 'channels of the image is 3, the record says 1'),
+    (dataclasses.replace(EXAMPLE, dtype='uint16'), 'dtype of the image is uint8, the record says uint16'),
     (dataclasses.replace(EXAMPLE, proposals=BOXES), 'it has proposals, the manifest says otherwise'),
-])
-def test_what_a_record_means(tmp_path: pathlib.Path, example: records.Annotated, detail: str | None) -> None:
-    found = [problem.line() for problem in verify.verify(written(tmp_path, example)).tally.problems]
+], ids=lambda value: (value or 'valid') if isinstance(value, str | None) else 'record')
+def test_wrong_values_of_a_record(tmp_path: pathlib.Path, example: records.Annotated, detail: str | None) -> None:
+    lines = [problem.line() for problem in verify.verify(written(tmp_path, example)).findings.problems]
     place = 'a.tfrecord: record 0 (at byte 0): image 5: '
-    assert len(found) == (detail is not None)
-    assert all(line.startswith(f'{place}{detail}') for line in found)
+    assert len(lines) == (detail is not None)
+    assert all(line.startswith(f'{place}{detail}') for line in lines)
 
 
 def test_an_object_with_a_box_only(tmp_path: pathlib.Path) -> None:
     """Its mask is empty and not counted as decoded; the manifest has to count it."""
     bare = with_object(mask=png(MASK * 0), has_mask=False)
-    tally = verify.verify(written(tmp_path, bare, counts=Counts(1, 0, 1, 0, 1))).tally
+    tally = verify.verify(written(tmp_path, bare, counts=Counts(1, 0, 1, 0, 1))).findings
     assert (tally.problems, tally.masks_decoded) == ([], 0)
-    [problem] = verify.verify(written(tmp_path, bare)).tally.problems
+    [problem] = verify.verify(written(tmp_path, bare)).findings.problems
     assert 'objects_without_mask' in problem.detail
 
 
@@ -235,24 +237,24 @@ def test_an_object_with_a_box_only(tmp_path: pathlib.Path) -> None:
 def test_proposals(tmp_path: pathlib.Path, proposals: records.Proposals | None, detail: str | None) -> None:
     path = written(tmp_path, dataclasses.replace(EXAMPLE, proposals=proposals), has_proposals=True,
                    max_proposals_per_image=1)
-    found = [problem.line() for problem in verify.verify(path).tally.problems]
-    assert found == ([] if detail is None else [f'a.tfrecord: record 0 (at byte 0): image 5: {detail}'])
+    lines = [problem.line() for problem in verify.verify(path).findings.problems]
+    assert lines == ([] if detail is None else [f'a.tfrecord: record 0 (at byte 0): image 5: {detail}'])
 
 
 @pytest.mark.parametrize(('serialized', 'detail'), [
     (b'no example', 'not an Example'), (b'', 'image/encoded holds 0 values, expected one; convert the data again')])
-def test_what_is_no_record(tmp_path: pathlib.Path, serialized: bytes, detail: str) -> None:
-    [line] = [problem.line() for problem in verify.verify(written(tmp_path, EXAMPLE, serialized)).tally.problems]
+def test_bytes_that_are_no_record(tmp_path: pathlib.Path, serialized: bytes, detail: str) -> None:
+    [line] = [problem.line() for problem in verify.verify(written(tmp_path, EXAMPLE, serialized)).findings.problems]
     assert line.startswith(f'a.tfrecord: record 0 (at byte 0): {detail}')
 
 
-def test_what_is_not_in_the_sample_is_not_decoded(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_outside_the_sample_are_not_decoded(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(data: bytes, name: str, max_pixels: int) -> Any:
-        raise Unusable('corrupt image', name)
+        raise InvalidDataError('corrupt image', name)
 
     monkeypatch.setattr('data_tools.images.check', refuse)
     # Of 9 the last of each third: the third of each shard.
-    assert [problem.record for problem in verify.verify(folder / 'train.json', 3).tally.problems] == [2, 2, 2]
+    assert [problem.record for problem in verify.verify(folder / 'train.json', 3).findings.problems] == [2, 2, 2]
 
 
 def test_the_command(folder: pathlib.Path) -> None:
@@ -272,5 +274,5 @@ def test_the_command(folder: pathlib.Path) -> None:
 def test_nuclei(tmp_path: pathlib.Path, nuclei_dir: pathlib.Path) -> None:
     path = nuclei_dir / 'annotations' / 'instances_val.json'
     manifest = coco.convert(path, nuclei_dir / 'images', tmp_path, 'val')
-    tally = verify.verify(tmp_path / 'val.json', 20).tally
-    assert (tally.counts, tally.problems, tally.images_decoded) == (manifest.counts, [], 20)
+    findings = verify.verify(tmp_path / 'val.json', 20).findings
+    assert (findings.totals.counts, findings.problems, findings.images_decoded) == (manifest.counts, [], 20)

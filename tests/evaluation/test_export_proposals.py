@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from data_tools import proposals
+from data_tools import proposal_files, proposals
 from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.evaluation import export_proposals
 from mrcnn_tf.input.dataset import evaluation_dataset
@@ -35,7 +35,7 @@ def test_a_set_gets_what_the_model_proposes(trained, tmp_path) -> None:
     first = next(iter(evaluation_dataset(trained / 'train.json', config, 1)))
     expected = model.propose(first, training=True)
     assert model(first)['boxes'].shape == [1, 5, 4]
-    given = proposals.read(tmp_path / 'found.npz')
+    given = proposal_files.read(tmp_path / 'found.npz')
     assert list(given) == [str(number) for number in range(16)]
     assert {len(each.scores) for each in given.values()} == {8}
     np.testing.assert_allclose(given['0'].boxes, expected['boxes'][0], atol=1e-3)      # 64 px images on 64 px

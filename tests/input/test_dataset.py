@@ -14,7 +14,7 @@ from mrcnn_tf.input import records
 from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.input.dataset import check, evaluation_dataset, training_dataset
 from mrcnn_tf.input.ground_truth import ground_truth
-from mrcnn_tf.input.manifest import Counts, Incident, ManifestError
+from mrcnn_tf.input.manifest import Counts, IssueEntry, ManifestError
 from tests.input.small_sets import assert_equal, config, example, ids, png, take, thing, write_set
 
 KEYS = {'images', 'sizes', 'original_sizes', 'image_ids', 'image_valid', 'boxes', 'labels', 'crowd', 'valid'}
@@ -270,7 +270,7 @@ def test_proposals_move_with_the_image(tmp_path: pathlib.Path) -> None:
 def test_photographs_rotated_by_another_rule_than_the_models(
         tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, was: str, action: str, exif: str) -> None:
     reason = {'ignore': 'EXIF orientation ignored', 'apply': 'EXIF orientation applied'}[was]
-    path = write_set(tmp_path, [example(1)], 1, **{action: {reason: [Incident(1, None, 'orientation 6', '1.png')]}})
+    path = write_set(tmp_path, [example(1)], 1, **{action: {reason: [IssueEntry(1, None, 'orientation 6', '1.png')]}})
     text = (f'{path}: it was converted with --exif {was} and has 1 photographs with an EXIF rotation, while predict '
             f'and export treat such photographs by data.exif={exif}')
     remedy = f'set data.exif={was}, or convert the data again with --exif {exif}'

@@ -13,7 +13,7 @@ import pytest
 from mrcnn_tf.input.manifest import (
     Category,
     Counts,
-    Incident,
+    IssueEntry,
     Manifest,
     ManifestError,
     Shard,
@@ -27,11 +27,11 @@ def manifest() -> Manifest:
     return Manifest(
         name='train', categories=[Category(1, 7, 'cat'), Category(2, 90, 'dog')],
         counts=Counts(images=3, images_without_objects=1, objects=4, crowds=1), max_objects_per_image=3,
-        dropped={'zero area': [Incident(5, 11, 'width 0')], 'missing image': [Incident('a', None, '')]},
+        dropped={'zero area': [IssueEntry(5, 11, 'width 0')], 'missing image': [IssueEntry('a', None, '')]},
         repaired={}, shards=[Shard('train-00000-of-00002.tfrecord', 2, 4, 'ab'),
                              Shard('train-00001-of-00002.tfrecord', 1, 3, 'cd')],
         has_masks=True, source=Source('coco', 'a.json', 'images'),
-        kept={'odd': [Incident(5, 12, 'box', 'b.png')]})
+        kept={'odd': [IssueEntry(5, 12, 'box', 'b.png')]})
 
 
 def written(directory: pathlib.Path) -> pathlib.Path:

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_tools import conversion
-from data_tools.conversion import Rules
+from data_tools.examples import Rules
 from data_tools.formats import cityscapes
 from data_tools.issues import ConversionError
-from mrcnn_tf.input.manifest import Counts, Incident, Manifest, Source
+from mrcnn_tf.input.manifest import Counts, IssueEntry, Manifest, Source
 
 HEIGHT, WIDTH = 24, 40
 BASE = 'aachen_000000_000019'
@@ -81,7 +81,7 @@ def tree(tmp_path: pathlib.Path) -> Tree:
     return made
 
 
-def test_instances_groups_and_what_is_not_evaluated(tree: Tree) -> None:
+def test_instances_groups_and_classes_that_are_not_evaluated(tree: Tree) -> None:
     tree.pixels()
     manifest = tree.convert()
     [record] = tree.features()
@@ -113,7 +113,7 @@ def test_the_instances_are_those_that_the_benchmark_counts(tree: Tree) -> None:
     [record] = tree.features()
     path = tree.root / 'gtFine' / 'train' / 'aachen' / f'{BASE}_gtFine_instanceIds.png'
     [official] = instances2dict([str(path)]).values()
-    counted = {each['instID']: each['pixelCount'] for name, found in official.items() for each in found
+    counted = {each['instID']: each['pixelCount'] for name, instances in official.items() for each in instances
                if name in ('person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle')}
     ours = {id - 100_000: area for id, area in
             zip(record['image/object/annotation_id'], record['image/object/area'], strict=True)}
@@ -122,16 +122,16 @@ def test_the_instances_are_those_that_the_benchmark_counts(tree: Tree) -> None:
         id: area for id, area in counted.items() if id >= 1000}
 
 
-def test_cities_and_pictures_are_in_order_of_names(tree: Tree) -> None:
+def test_cities_and_images_are_in_order_of_names(tree: Tree) -> None:
     for base in ('zurich_000000_000001', 'bochum_000000_000002', 'bochum_000000_000001'):
         tree.picture(base)
     for base in (BASE, 'zurich_000000_000001', 'bochum_000000_000002', 'bochum_000000_000001'):
         tree.pixels(base=base)
     tree.convert()
-    found = tree.features()
-    assert [(record['image/id'][0], record['image/source_id'][0].decode()) for record in found] == [
+    records = tree.features()
+    assert [(record['image/id'][0], record['image/source_id'][0].decode()) for record in records] == [
         (1, BASE), (2, 'bochum_000000_000001'), (3, 'bochum_000000_000002'), (4, 'zurich_000000_000001')]
-    ids = [id for record in found for id in record['image/object/annotation_id']]
+    ids = [id for record in records for id in record['image/object/annotation_id']]
     assert len(set(ids)) == len(ids) == 24
 
 
@@ -182,23 +182,23 @@ def test_polygons_are_drawn_as_the_official_tool_draws_them(objects: list[dict[s
     annotation.fromJsonText(json.dumps({'imgHeight': HEIGHT, 'imgWidth': WIDTH, 'objects': objects}))
     expected = np.asarray(createInstanceImage(annotation, 'ids'))
     polygons = [cityscapes.Polygon(each['label'], each['polygon']) for each in objects if not each['deleted']]
-    found, odd = cityscapes.draw((HEIGHT, WIDTH), polygons, cityscapes.official())
-    np.testing.assert_array_equal(found, expected)
-    assert odd == []
+    pixels, issues = cityscapes.draw((HEIGHT, WIDTH), polygons, cityscapes.official())
+    np.testing.assert_array_equal(pixels, expected)
+    assert issues == []
 
 
-def test_what_cannot_be_drawn_is_kept_in_mind(tree: Tree) -> None:
+def test_polygons_that_cannot_be_drawn_give_warnings(tree: Tree) -> None:
     tree.polygons([CAR, {'label': 'spaceship', 'polygon': CAR['polygon']},
                    {'label': 'bus', 'polygon': [[1, 1], [2, 2]]}])
     manifest = tree.convert()
     file = f'gtFine/train/aachen/{BASE}_gtFine_polygons.json'
     assert manifest.kept == {
-        'unknown class': [Incident(BASE, None, "'spaceship'", file)],
-        'polygon with fewer than 3 points': [Incident(BASE, None, 'bus: 2 points', file)]}
+        'unknown class': [IssueEntry(BASE, None, "'spaceship'", file)],
+        'polygon with fewer than 3 points': [IssueEntry(BASE, None, 'bus: 2 points', file)]}
     assert manifest.counts.objects == 1
 
 
-def test_ids_of_no_class_are_kept_in_mind(tree: Tree) -> None:
+def test_ids_of_no_class_give_a_warning(tree: Tree) -> None:
     values = INSTANCES.copy()
     values[0, :2] = 40, 61007
     tree.pixels(values)
@@ -235,13 +235,13 @@ def malformed(kind: str) -> Any:
 @pytest.mark.parametrize('kind', [
     'not json', 'no objects', 'a list', 'a number', 'no size', 'a huge size', 'a size of text', 'objects of numbers',
     'no label', 'no points', 'a label of numbers', 'points of three', 'points of text', 'NaN', 'far away'])
-def test_malformed_polygons_drop_the_picture(tree: Tree, kind: str) -> None:
+def test_malformed_polygons_drop_the_image(tree: Tree, kind: str) -> None:
     tree.polygons([]).write_text(malformed(kind))
     tree.picture('bonn_000000_000000')
     tree.pixels(base='bonn_000000_000000')
     manifest = tree.convert()
-    [[reason, [incident]]] = manifest.dropped.items()
-    assert (reason, incident.image_id) == ('malformed annotation', BASE) and 'polygons.json: ' in incident.detail
+    [[reason, [issue]]] = manifest.dropped.items()
+    assert (reason, issue.image_id) == ('malformed annotation', BASE) and 'polygons.json: ' in issue.detail
     assert manifest.counts.images == 1
 
 
@@ -250,7 +250,7 @@ def test_malformed_polygons_drop_the_picture(tree: Tree, kind: str) -> None:
     (np.zeros([HEIGHT, WIDTH, 3], np.uint8), 'malformed annotation'),          # colours
     (np.zeros([WIDTH, HEIGHT], np.uint16), 'size mismatch'),
     (None, 'missing annotation file')])
-def test_pixels_that_cannot_be_used_drop_the_picture(tree: Tree, values: Any, reason: str) -> None:
+def test_invalid_pixels_drop_the_image(tree: Tree, values: Any, reason: str) -> None:
     tree.pixels()
     path = tree.root / 'gtFine' / 'train' / 'aachen' / f'{BASE}_gtFine_instanceIds.png'
     path.unlink()
@@ -259,31 +259,32 @@ def test_pixels_that_cannot_be_used_drop_the_picture(tree: Tree, values: Any, re
     tree.picture('bonn_000000_000000')
     tree.pixels(base='bonn_000000_000000')
     manifest = tree.convert()
-    assert {reason: [each.image_id for each in found] for reason, found in manifest.dropped.items()} == {reason: [BASE]}
+    assert {reason: [each.image_id for each in entries] for reason, entries in manifest.dropped.items()} == {
+        reason: [BASE]}
 
 
 def test_wrong_folders_are_one_clear_line(tree: Tree) -> None:
     for arguments, message in (
-            (('val',), r'leftImg8bit/val: no such directory; there are train; give the root and a split of it'),
-            (('train',), r'gtFine/train: no such directory; unpack gtFine there, or choose other annotations, none'),
+            (('val',), r'leftImg8bit/val: no such directory; there are train; give a root that holds this split'),
+            (('train',), r'gtFine/train: no such directory; unpack gtFine there, or give other annotations: none'),
             (('train', 'rough'), "annotations is 'rough', expected one of fine, coarse, none")):
         with pytest.raises(ConversionError, match=message):
             cityscapes.find(tree.root, *arguments)
-    with pytest.raises(ConversionError, match='leftImg8bit/train: no such directory; give the root'):
+    with pytest.raises(ConversionError, match='leftImg8bit/train: no such directory; give a root'):
         cityscapes.find(tree.root / 'gtFine', 'train')
     (tree.root / 'leftImg8bit' / 'val').mkdir()
-    with pytest.raises(ConversionError, match=r'val: no CITY/\*_leftImg8bit.png in it; unpack leftImg8bit there'):
+    with pytest.raises(ConversionError, match=r'val: it holds no CITY/\*_leftImg8bit.png; unpack leftImg8bit there'):
         cityscapes.find(tree.root, 'val')
 
 
 def test_without_cityscapesscripts_the_remedy_is_named(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.pixels()
     monkeypatch.setitem(__import__('sys').modules, 'cityscapesscripts.helpers.labels', None)
-    with pytest.raises(ConversionError, match=r"not installed; pip install 'mrcnn-tf\[cityscapes\]'"):
+    with pytest.raises(ConversionError, match=r"not installed: pip install 'mrcnn-tf\[cityscapes\]'"):
         cityscapes.find(tree.root, 'train')
 
 
-def test_the_work_can_be_sent_to_another_process(tree: Tree) -> None:
+def test_a_data_set_can_be_pickled(tree: Tree) -> None:
     tree.pixels()
-    found = cityscapes.find(tree.root, 'train')
-    assert conversion.check(pickle.loads(pickle.dumps(found))) == conversion.check(found)
+    data_set = cityscapes.find(tree.root, 'train')
+    assert conversion.check(pickle.loads(pickle.dumps(data_set))) == conversion.check(data_set)

@@ -1,4 +1,4 @@
-"""COCO to TFRecord: what goes through unchanged, what is repaired, what is dropped and why, what stops it."""
+"""COCO to TFRecord: annotations that are unchanged, repaired or dropped, and errors that stop the conversion."""
 from __future__ import annotations
 
 import collections
@@ -17,12 +17,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data_tools import conversion
-from data_tools.conversion import Rules
+from data_tools.examples import Rules
 from data_tools.formats import coco
 from data_tools.issues import ConversionError
 from data_tools.sharding import writer
 from mrcnn_tf.input import records
-from mrcnn_tf.input.manifest import Category, Counts, Incident, Manifest, Source
+from mrcnn_tf.input.manifest import Category, Counts, IssueEntry, Manifest, Source
 
 HEIGHT, WIDTH = 20, 30
 NAN, INFINITE = float('nan'), float('inf')
@@ -39,7 +39,7 @@ DATA: dict[str, Any] = {
 
 # Of DATA's categories, only one has an object.
 UNUSED = {'category without objects': [
-    Incident(None, None, f'category {category}; --drop-unused-categories leaves it out', 'a.json')
+    IssueEntry(None, None, f'category {category}; --drop-unused-categories drops it', 'a.json')
     for category in ("12 'dog'", "90 'zebra'")]}
 
 
@@ -147,8 +147,8 @@ def test_many_objects_are_all_kept(folder: Folder) -> None:
 def test_a_box_across_the_border_is_clipped_and_counted(folder: Folder, bbox: list[float], box: list[float]) -> None:
     manifest = folder.convert([annotation(id=9, bbox=bbox)])
     np.testing.assert_array_equal(folder.parse()[0]['boxes'], [box])
-    [incident] = manifest.repaired['box clipped']
-    assert (incident.image_id, incident.annotation_id) == (1, 9) and str(bbox[0]) in incident.detail
+    [issue] = manifest.repaired['box clipped']
+    assert (issue.image_id, issue.annotation_id) == (1, 9) and str(bbox[0]) in issue.detail
     assert manifest.dropped == {}
 
 
@@ -163,7 +163,7 @@ def test_rounding_at_the_border_is_no_repair(folder: Folder) -> None:
     ({'area': ...}, 36.0),                                        # of the mask
     ({'area': ..., 'segmentation': [[4, 2, 10, 2, 10, 5, 4, 5]]}, 18.0),
 ])
-def test_area(folder: Folder, changes: dict[str, Any], area: float) -> None:
+def test_areas(folder: Folder, changes: dict[str, Any], area: float) -> None:
     assert folder.convert([annotation(**changes)]).repaired == {}
     assert folder.parse()[0]['area'].tolist() == [area]
 
@@ -172,13 +172,13 @@ def test_area(folder: Folder, changes: dict[str, Any], area: float) -> None:
 def test_an_impossible_area_is_computed_and_counted(folder: Folder, area: Any) -> None:
     manifest = folder.convert([annotation(area=area)])
     assert folder.parse()[0]['area'].tolist() == [36.0]
-    assert {reason: len(found) for reason, found in manifest.repaired.items()} == {'area computed': 1}
+    assert {reason: len(entries) for reason, entries in manifest.repaired.items()} == {'area computed': 1}
 
 
 def test_a_short_polygon_beside_a_good_one_is_left_out_and_counted(folder: Folder) -> None:
     manifest = folder.convert([annotation(segmentation=[[1, 1, 2, 2], POLYGON])])
     np.testing.assert_array_equal(decoded(folder.parse()[0]['masks'][0]), square())
-    assert manifest.repaired == {'polygon with fewer than 3 points': [Incident(1, 1, '2 points', 'a.json')]}
+    assert manifest.repaired == {'polygon with fewer than 3 points': [IssueEntry(1, 1, '2 points', 'a.json')]}
     assert manifest.dropped == {}
 
 
@@ -227,9 +227,9 @@ def test_an_annotation_is_dropped_and_counted(
         reason: str) -> None:
     monkeypatch.setenv('COLUMNS', '200')
     manifest = folder.convert([annotation(id=8, **changes), annotation(id=9)])
-    assert {reason: [incident.annotation_id for incident in found] for reason, found in manifest.dropped.items()} == {
+    assert {reason: [issue.annotation_id for issue in entries] for reason, entries in manifest.dropped.items()} == {
         reason: [8]}
-    assert {incident.file for found in manifest.dropped.values() for incident in found} == {'a.json'}
+    assert {issue.file for entries in manifest.dropped.values() for issue in entries} == {'a.json'}
     assert manifest.repaired == {} and manifest.counts == Counts(1, 0, 1, 0)
     assert folder.parse()[0]['annotation_ids'].tolist() == [9]
     [row] = [line for line in capsys.readouterr().out.splitlines() if 'dropped' in line]
@@ -253,14 +253,14 @@ def test_an_image_is_dropped_with_its_annotations_and_counted(folder: Folder, re
         [annotation(id=1, image_id=40), annotation(id=2, image_id=40), annotation(id=3)],
         [{'id': 40, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}, *DATA['images']],
         rules=Rules(allow_loss=True))
-    [[found, [incident]]] = manifest.dropped.items()
-    assert (found, incident.image_id, incident.annotation_id, incident.file) == (reason, 40, None, 'b.jpg')
-    assert 'b.jpg' in incident.detail and incident.detail.endswith(' (and its 2 annotations)')
+    [[logged, [issue]]] = manifest.dropped.items()
+    assert (logged, issue.image_id, issue.annotation_id, issue.file) == (reason, 40, None, 'b.jpg')
+    assert 'b.jpg' in issue.detail and issue.detail.endswith(' (and its 2 annotations)')
     assert manifest.counts == Counts(1, 0, 1, 0)
     assert [record['image_id'] for record in folder.parse()] == [1]
 
 
-def test_a_picture_of_another_format_is_transcoded_where_that_is_asked_for(
+def test_an_image_of_another_format_is_transcoded_on_request(
         folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     Image.fromarray(pixels).save(folder.path / 'images' / 'b.jpg', 'TIFF')
@@ -270,62 +270,62 @@ def test_a_picture_of_another_format_is_transcoded_where_that_is_asked_for(
     manifest = folder.convert([annotation(image_id=40), annotation()], listed,
                               rules=Rules(transcode=True, strict=True))
     assert (manifest.dropped, manifest.repaired) == ({}, {'image transcoded to PNG': [
-        Incident(40, None, 'TIFF', 'b.jpg')]})
+        IssueEntry(40, None, 'TIFF', 'b.jpg')]})
     first = folder.parse()[0]
     np.testing.assert_array_equal(tf.io.decode_png(first['encoded']), pixels)
     assert 'would be kept with --transcode' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('size', [(None, None), (0, 0), (-1, WIDTH), (str(HEIGHT), str(WIDTH)), (NAN, True)])
-def test_a_size_that_is_none_is_not_compared(folder: Folder, size: tuple[Any, Any]) -> None:
+def test_an_invalid_size_is_not_compared(folder: Folder, size: tuple[Any, Any]) -> None:
     manifest = folder.convert(images=[{'id': 1, 'file_name': 'a.png', 'height': size[0], 'width': size[1]}])
     assert manifest.counts == Counts(1, 0, 1, 0) and manifest.dropped == {}
     assert manifest.kept == {**UNUSED, 'size not stated': [
-        Incident(1, None, f'height {size[0]!r}, width {size[1]!r}', 'a.json')]}
+        IssueEntry(1, None, f'height {size[0]!r}, width {size[1]!r}', 'a.json')]}
 
 
 @pytest.mark.parametrize('crowd', ['yes', 2, [1]])
-def test_a_crowd_that_is_none_is_told(folder: Folder, crowd: Any) -> None:
+def test_an_invalid_crowd_flag_gives_a_warning(folder: Folder, crowd: Any) -> None:
     manifest = folder.convert([annotation(iscrowd=crowd)])
     assert manifest.counts.crowds == 0 and manifest.kept == {**UNUSED, 'iscrowd neither 0 nor 1': [
-        Incident(1, 1, f'iscrowd is {crowd!r}', 'a.json')]}
+        IssueEntry(1, 1, f'iscrowd is {crowd!r}', 'a.json')]}
 
 
 @pytest.mark.parametrize(('text', 'crowds'), [('1', 1), ('0', 0)])
 def test_a_crowd_flag_may_be_text(folder: Folder, text: str, crowds: int) -> None:
     manifest = folder.convert([annotation(iscrowd=text)])
     assert manifest.counts == Counts(1, 0, 1, crowds)
-    assert manifest.repaired == {'iscrowd as text': [Incident(1, 1, f'iscrowd is {text!r}', 'a.json')]}
+    assert manifest.repaired == {'iscrowd as text': [IssueEntry(1, 1, f'iscrowd is {text!r}', 'a.json')]}
 
 
 def test_crowds_may_be_single_objects(folder: Folder) -> None:
-    """Brush tools mark every mask so: told of the whole set, and taken as objects on request."""
+    """Brush tools mark every mask as a crowd: the set gets a warning, and on request they are objects."""
     assert folder.convert([annotation(iscrowd=1)]).counts.crowds == 1
-    found = coco.find(folder.path / 'a.json', folder.path / 'images', crowds=False)
-    manifest = conversion.check(found)
+    data_set = coco.find(folder.path / 'a.json', folder.path / 'images', crowds=False)
+    manifest = conversion.check(data_set)
     assert manifest.counts == Counts(1, 0, 1, 0)
-    assert manifest.repaired['crowd taken as one object'] == [Incident(1, 1, 'iscrowd is 1', 'a.json')]
+    assert manifest.repaired['crowd taken as one object'] == [IssueEntry(1, 1, 'iscrowd is 1', 'a.json')]
 
 
 def test_a_corrupt_jpeg_is_dropped(folder: Folder) -> None:
     whole = picture(folder.path / 'images' / 'b.jpg')
     (folder.path / 'images' / 'b.jpg').write_bytes(whole[:len(whole) // 2])
     manifest = folder.convert([], [*DATA['images'], {'id': 2, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}])
-    assert [incident.image_id for incident in manifest.dropped['corrupt image']] == [2]
+    assert [issue.image_id for issue in manifest.dropped['corrupt image']] == [2]
 
 
-def test_a_photograph_to_be_turned_that_is_not(folder: Folder) -> None:
+def test_a_photograph_that_is_not_rotated(folder: Folder) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', (HEIGHT, WIDTH)).save(folder.path / 'images' / 'b.jpg', exif=exif)
     manifest = folder.convert([], [*DATA['images'], {'id': 2, 'file_name': 'b.jpg', 'height': HEIGHT, 'width': WIDTH}],
                               rules=Rules(exif='ignore'))
-    assert manifest.dropped['size mismatch'] == [Incident(
-        2, None, 'b.jpg: height 30, width 20, and its EXIF says to turn it; the annotations say height 20, '
-        'width 30: exchanged', 'b.jpg')]
+    assert manifest.dropped['size mismatch'] == [IssueEntry(
+        2, None, 'b.jpg: height 30, width 20, with EXIF orientation 6; the annotations say height 20, '
+                 'width 30: exchanged', 'b.jpg')]
 
 
-def test_a_size_that_is_not_stated_is_that_of_the_file(folder: Folder) -> None:
+def test_an_image_without_a_stated_size_has_that_of_the_file(folder: Folder) -> None:
     folder.convert(images=[{'id': 1, 'file_name': 'a.png'}])
     assert [(record['height'], record['width']) for record in folder.parse()] == [(HEIGHT, WIDTH)]
 
@@ -350,7 +350,7 @@ def test_ids_that_are_text_become_ordinals(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize('bbox', [[4, 2, 0, 6], [0, 0, 0, 0], [], [4, 2, NAN, 6], {}, [4, 2, 6, 6, 30]], ids=str)
-def test_a_box_that_is_none_is_that_of_the_mask(folder: Folder, bbox: Any) -> None:
+def test_an_invalid_box_is_replaced_by_that_of_the_mask(folder: Folder, bbox: Any) -> None:
     manifest = folder.convert([annotation(bbox=bbox)])
     np.testing.assert_array_equal(folder.parse()[0]['boxes'], [[2, 4, 8, 10]])
     assert (manifest.dropped, list(manifest.repaired)) == ({}, ['box computed'])
@@ -360,7 +360,7 @@ def test_a_box_that_is_none_is_that_of_the_mask(folder: Folder, bbox: Any) -> No
 
 
 @pytest.mark.parametrize('missing', [[], None, [[]], {}, ...], ids=str)
-def test_an_object_with_a_box_only_stays(folder: Folder, capsys: pytest.CaptureFixture[str], missing: Any) -> None:
+def test_an_object_with_a_box_only_is_kept(folder: Folder, capsys: pytest.CaptureFixture[str], missing: Any) -> None:
     """With an empty mask and the mark; `--boxes` leaves out all masks."""
     manifest = folder.convert([annotation(id=8, segmentation=missing), annotation(id=9)])
     [record] = folder.parse()
@@ -368,7 +368,7 @@ def test_an_object_with_a_box_only_stays(folder: Folder, capsys: pytest.CaptureF
     np.testing.assert_array_equal(decoded(record['masks'][1]), square())
     assert manifest.counts == Counts(1, 0, 2, 0, 1) and manifest.has_masks and manifest.dropped == {}
     assert [each.annotation_id for each in manifest.kept['object without a mask']] == [8]
-    assert '1 of 2 objects have a box and no mask: training gives them box losses' in capsys.readouterr().out
+    assert '1 of 2 objects have a box and no mask: they have box losses' in capsys.readouterr().out
     boxes = folder.run(masks=False)
     assert boxes.counts == Counts(1, 0, 2, 0) and boxes.kept == UNUSED and not boxes.has_masks
 
@@ -394,17 +394,17 @@ def test_polygons_in_fractions_of_the_image(folder: Folder) -> None:
 def test_an_annotation_without_id_is_named_by_its_place(folder: Folder) -> None:
     manifest = folder.convert([annotation(), annotation(id=..., bbox=[1], segmentation=[]),
                                annotation(id=None, image_id=9)], rules=Rules(allow_loss=True))
-    assert {reason: [each.annotation_id for each in found] for reason, found in manifest.dropped.items()} == {
+    assert {reason: [each.annotation_id for each in entries] for reason, entries in manifest.dropped.items()} == {
         'malformed box': ['number 2'], 'annotation for a missing image': ['number 3']}
 
 
-def test_a_missing_box_is_that_of_the_mask(folder: Folder) -> None:
+def test_a_missing_box_is_replaced_by_that_of_the_mask(folder: Folder) -> None:
     manifest = folder.convert([annotation(bbox=None), annotation(id=2, bbox=...)])
-    assert [incident.annotation_id for incident in manifest.repaired['box computed']] == [1, 2]
+    assert [issue.annotation_id for issue in manifest.repaired['box computed']] == [1, 2]
     np.testing.assert_array_equal(folder.parse()[0]['boxes'], [[2, 4, 8, 10]] * 2)
 
 
-def test_an_object_that_is_listed_again_is_kept_and_told(folder: Folder) -> None:
+def test_an_object_that_is_listed_again_gives_a_warning(folder: Folder) -> None:
     # Of the same box: another category, another mask, a crowd; then all equal but the id and the area.
     manifest = folder.convert([
         annotation(id=1), annotation(id=2, category_id=12), annotation(id=3, segmentation=[[4, 2, 10, 2, 10, 8]]),
@@ -418,27 +418,27 @@ def test_a_file_of_several_images_is_named_with_their_ids(folder: Folder) -> Non
     (folder.path / 'images' / 'B.png').write_bytes((folder.path / 'images' / 'a.png').read_bytes())
     manifest = folder.convert(images=[{'id': i, 'file_name': name} for i, name in enumerate(
         ('a.png', 'x\\a.png', './a.png', 'B.png', 'gone.png', 'gone.png'), 1)])
-    assert manifest.kept['file of several images'] == [Incident(
-        2, None, "'a.png' is that of the images 1 and 2 and 3; in each, the objects of the others are background: give "
-        'them one id', 'a.png')]
+    assert manifest.kept['file of several images'] == [IssueEntry(
+        2, None, "'a.png' is the file of the images 1 and 2 and 3; in each, the objects of the others are background: "
+                 'give them one id', 'a.png')]
     assert [each.image_id for each in manifest.dropped['missing image file']] == [5, 6]
 
 
-def test_objects_of_categories_that_are_not_kept_are_left_out(folder: Folder) -> None:
+def test_objects_of_other_categories_are_dropped(folder: Folder) -> None:
     (folder.path / 'keep.txt').write_text('zebra\n12\n')
     manifest = folder.convert([annotation(id=1), annotation(id=2, category_id='90'), annotation(id=3, category_id=12)],
-                              keep=coco.Kept(folder.path / 'keep.txt'), rules=Rules(allow_loss=False))
+                              keep=coco.CategoryFilter(folder.path / 'keep.txt'), rules=Rules(allow_loss=False))
     assert [(each.label, each.id) for each in manifest.categories] == [(1, 12), (2, 90)]
     [record] = folder.parse()
     assert (record['annotation_ids'].tolist(), record['labels'].tolist()) == ([2, 3], [2, 1])
-    assert manifest.dropped == {'category left out': [Incident(None, None, "category 7 'cat': 1 object", 'a.json')]}
+    assert manifest.dropped == {'category left out': [IssueEntry(None, None, "category 7 'cat': 1 object", 'a.json')]}
 
 
 def test_a_box_beside_its_mask_is_kept_and_counted(folder: Folder) -> None:
     # Of the mask 4..10 x 2..8: half of a box twice as wide, the whole of itself, nothing elsewhere.
     manifest = folder.convert([annotation(id=i, bbox=box) for i, box in enumerate(
         ([4, 2, 6, 6], [4, 2, 12, 6], [4, 2, 12.5, 6], [20, 12, 6, 6]), 1)])
-    assert [incident.annotation_id for incident in manifest.kept['box and mask disagree']] == [3, 4]
+    assert [issue.annotation_id for issue in manifest.kept['box and mask disagree']] == [3, 4]
     assert manifest.counts.objects == 4 and manifest.dropped == {}
 
 
@@ -498,7 +498,7 @@ def test_boxes_only(folder: Folder) -> None:
         folder.parse()
 
 
-def test_the_work_can_be_sent_to_another_process(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_can_be_pickled(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     write, options = writer.write, writer.Options(images_per_shard=2)
 
     def through_pickle(items: Any, make: Any, head: Any, *others: Any) -> Manifest:
@@ -533,7 +533,7 @@ def with_(key: str, value: Any) -> dict[str, Any]:
     (with_('annotations', None), "'annotations' is no list"),
     (without('categories'), "no list 'categories'"),
     (with_('annotations', [{'id': 1, 'image_id': 1, 'keypoints': [1, 2, 2]}]),
-     'its annotations are keypoints and have neither "bbox" nor "segmentation", so there is nothing to detect; give'),
+     'its annotations are keypoints and have neither "bbox" nor "segmentation", so there are no objects; give'),
     (with_('annotations', [{'id': 1, 'image_id': 1, 'caption': 'a cat'}]), 'its annotations are captions'),
     (json.dumps({'images': [], 'annotations': [{'id': 1, 'image_id': 1, 'caption': 'a cat'}]}),
      'its annotations are captions'),
@@ -565,7 +565,7 @@ def test_a_json_that_is_not_cocos_is_one_clear_line(folder: Folder, data: Any, m
     assert not (folder.path / 'out').exists() or not list((folder.path / 'out').iterdir())
 
 
-def test_a_json_that_changes_meanwhile_is_noticed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_json_that_changes_during_the_conversion(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     def touch(*arguments: Any) -> Manifest:
         os.utime(folder.path / 'a.json', ns=(0, 0))
         return write(*arguments)
@@ -579,18 +579,18 @@ def test_a_json_that_changes_meanwhile_is_noticed(folder: Folder, monkeypatch: p
 def test_annotations_before_images_and_images_in_any_order(folder: Folder) -> None:
     picture(folder.path / 'images' / 'b.png')
     images = [{'id': i, 'file_name': f'{name}.png'} for i, name in ((5, 'b'), (1, 'a'), (3, 'a'))]
-    found = [annotation(id=i, image_id=image) for i, image in enumerate((3, 5, 3, 77, 5, 3.0), 1)]
+    entries = [annotation(id=i, image_id=image) for i, image in enumerate((3, 5, 3, 77, 5, 3.0), 1)]
     (folder.path / 'a.json').write_text(json.dumps({
-        'annotations': found, 'info': {'images': [1]}, 'licenses': [{}], 'categories': DATA['categories'],
+        'annotations': entries, 'info': {'images': [1]}, 'licenses': [{}], 'categories': DATA['categories'],
         'images': images}))
     manifest = folder.run()
     assert [(r['image_id'], r['annotation_ids'].tolist()) for r in folder.parse()] == [
         (5, [2, 5]), (1, []), (3, [1, 3, 6])]
     assert manifest.dropped == {'annotation for a missing image': [
-        Incident(77, 4, 'image_id 77 is not in the list', 'a.json')]}
+        IssueEntry(77, 4, 'image_id 77 is not in the list', 'a.json')]}
 
 
-def test_a_json_that_is_not_there(folder: Folder) -> None:
+def test_a_missing_json(folder: Folder) -> None:
     with pytest.raises(ConversionError, match='a.json: No such file or directory; give an instances json'):
         folder.run()
 

@@ -1,4 +1,4 @@
-"""What is read of a COCO json before any image: ids that are matched, listed again, or nobody's."""
+"""Reading a COCO json before any image: ids that match in another form, are listed again, or match nothing."""
 from __future__ import annotations
 
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from data_tools.formats import categories, coco_lists
 from data_tools.issues import ConversionError
-from mrcnn_tf.input.manifest import Incident
+from mrcnn_tf.input.manifest import IssueEntry
 
 
 def read(path: pathlib.Path, **lists: Any) -> coco_lists.Contents:
@@ -24,14 +24,14 @@ def of(*ids: Any, **fields: Any) -> list[dict[str, Any]]:
     return [{'id': each, 'image_id': 1, 'category_id': 1, **fields} for each in ids]
 
 
-def test_image_ids_in_another_form_are_told_once_for_each(tmp_path: pathlib.Path) -> None:
+def test_image_ids_in_another_form_are_logged_once_each(tmp_path: pathlib.Path) -> None:
     contents = read(tmp_path, annotations=[*of(1, 2, image_id='1'), *of(3), *of(4, image_id=2.0), *of(5, image_id='3')])
     assert coco_lists.owners(contents).tolist() == [0, 0, 0, 1, -1]
     assert contents.log.repaired == {'id in another form': [
-        Incident(1, None, "image_id '1' of 2 annotations is image 1", 'a.json'),
-        Incident(2, None, 'image_id 2.0 of 1 annotations is image 2', 'a.json')]}
+        IssueEntry(1, None, "image_id '1' of 2 annotations is image 1", 'a.json'),
+        IssueEntry(2, None, 'image_id 2.0 of 1 annotations is image 2', 'a.json')]}
     assert contents.log.dropped == {'annotation for a missing image': [
-        Incident('3', 5, "image_id '3' is not in the list", 'a.json')]}
+        IssueEntry('3', 5, "image_id '3' is not in the list", 'a.json')]}
 
 
 def test_image_ids_that_are_listed_as_floats_or_text(tmp_path: pathlib.Path) -> None:
@@ -53,17 +53,19 @@ def test_category_ids_in_another_form(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize('stated, message', [
     ((0, 1), 'image_id of annotations is from 0 to 1, and the list has the ids 1 to 2, so .*; add 1 to each image_id'),
-    ((2, 3), 'image_id of annotations is from 2 to 3, .*; subtract 1 from each image_id'),
-    ((0, 1, 2), None), ((0,), None), ((1, 4), None), ((0, 3), None)],
-    ids=['from 0', 'from 2', 'all images used', 'none matches', 'far away', 'both ends'])
-def test_image_ids_that_count_from_another_number(tmp_path: pathlib.Path, stated: tuple[int, ...], message: str | None,
+    ((2, 3), 'image_id of annotations is from 2 to 3, .*; subtract 1 from each image_id')], ids=['from 0', 'from 2'])
+def test_image_ids_that_count_from_another_number(tmp_path: pathlib.Path, stated: tuple[int, ...], message: str,
                                                   ) -> None:
     contents = read(tmp_path, annotations=[each for image in stated for each in of(image, image_id=image)])
-    if message is None:
-        assert len(coco_lists.owners(contents)) == len(stated)
-        return
     with pytest.raises(ConversionError, match=f'a.json: {message}'):
         coco_lists.owners(contents)
+
+
+@pytest.mark.parametrize('stated', [(0, 1, 2), (0,), (1, 4), (0, 3)],
+                         ids=['all images used', 'none matches', 'far away', 'both ends'])
+def test_image_ids_that_may_count_from_the_same_number(tmp_path: pathlib.Path, stated: tuple[int, ...]) -> None:
+    contents = read(tmp_path, annotations=[each for image in stated for each in of(image, image_id=image)])
+    assert len(coco_lists.owners(contents)) == len(stated)
 
 
 def test_category_ids_that_count_from_another_number(tmp_path: pathlib.Path) -> None:
@@ -79,16 +81,16 @@ def test_ids_with_gaps_count_from_nowhere(tmp_path: pathlib.Path) -> None:
     assert coco_lists.owners(contents).tolist() == [-1, 0]
 
 
-@pytest.mark.parametrize('ids, told', [
+@pytest.mark.parametrize('ids, repeated', [
     ([1, 2, 3], {}), ([None, None], {}), (['a', 'b'], {}), ([[1], [2]], {}), ([], {}),
     ([1, 7, 1, 7, 7], {1: (2, 1, 3), 7: (3, 2, 4)}),
     (['a', 'b', 'a'], {'a': (2, 1, 3)}), ([0] * 6, {0: (6, 1, 2)}), ([5, '5'], {5: (2, 1, 2)})])
-def test_annotation_ids_that_are_listed_again(tmp_path: pathlib.Path, ids: list[Any], told: dict[Any, Any]) -> None:
+def test_annotation_ids_that_are_listed_again(tmp_path: pathlib.Path, ids: list[Any], repeated: dict[Any, Any]) -> None:
     contents = read(tmp_path, annotations=of(*ids))
     coco_lists.note_equal_ids(contents)
-    found = {each.annotation_id: each.detail for each in contents.log.kept.get('annotation id listed again', [])}
-    assert found == {key: f'{count} annotations have it, the first are number {one} and {other} of the list'
-                     for key, (count, one, other) in told.items()}
+    details = {each.annotation_id: each.detail for each in contents.log.kept.get('annotation id listed again', [])}
+    assert details == {key: f'{count} annotations have it; the first two are number {one} and {other} of the list'
+                     for key, (count, one, other) in repeated.items()}
 
 
 @pytest.mark.parametrize('key', ['images', 'annotations', 'categories'])
@@ -97,7 +99,7 @@ def test_an_object_whose_keys_are_the_ids(tmp_path: pathlib.Path, key: str) -> N
              'annotations': {'7': {'image_id': 1, 'category_id': 2}, '9': {'id': 4, 'image_id': 2, 'category_id': 2}},
              'categories': {'1': {'name': 'c1'}, '2': {'name': 'c2'}}}[key]
     contents = read(tmp_path, **{'annotations': of(7, 4), key: value})
-    assert contents.log.repaired['object instead of a list'] == [Incident(
+    assert contents.log.repaired['object instead of a list'] == [IssueEntry(
         None, None, f'{key} is an object of 2 values, whose keys are their ids', 'a.json')]
     assert len(contents.images) == len(contents.categories) == len(contents.annotations) == 2
     assert contents.annotations[:, coco_lists.ID].tolist() == [7, 4]

@@ -1,4 +1,4 @@
-"""A json read element by element: the same as read at once, whatever the window; errors where json.loads has them."""
+"""A json read element by element: equal to reading it at once for any window, with the same errors as json.loads."""
 from __future__ import annotations
 
 import hashlib
@@ -29,20 +29,20 @@ def load(path: pathlib.Path) -> dict[str, list[Any] | None]:
 @FEW
 @hypothesis.given(OBJECTS, WINDOWS, st.booleans(), st.sampled_from([None, 0, 3]),
                   st.sampled_from(['utf-8', 'utf-8-sig']))
-def test_elements_and_their_places(tmp_path: pathlib.Path, data: dict[str, Any], window: int, plain: bool,
+def test_elements_and_their_positions(tmp_path: pathlib.Path, data: dict[str, Any], window: int, plain: bool,
                                    indent: int | None, encoding: str) -> None:
     path, digest = tmp_path / 'a.json', hashlib.sha256()
     path.write_bytes(json.dumps(data, ensure_ascii=plain, indent=indent).encode(encoding))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_lists, 'WINDOW', window)
-        found = {key: None if elements is None else list(elements)
+        lists = {key: None if elements is None else list(elements)
                  for key, elements in json_lists.members(path, digest)}
-    assert {key: [(each.key, each.value) for each in elements] for key, elements in found.items()
+    assert {key: [(each.key, each.value) for each in elements] for key, elements in lists.items()
             if elements is not None} == {
         key: list(value.items()) if isinstance(value, dict) else [(None, each) for each in value]
         for key, value in data.items() if isinstance(value, (list, dict))}
-    assert list(found) == list(data)
-    for elements in found.values():
+    assert list(lists) == list(data)
+    for elements in lists.values():
         places = [(each.start, each.length) for each in elements or ()]
         assert list(json_lists.read(path, places)) == [each.value for each in elements or ()]
     assert digest.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -50,7 +50,7 @@ def test_elements_and_their_places(tmp_path: pathlib.Path, data: dict[str, Any],
 
 @FEW
 @hypothesis.given(OBJECTS, WINDOWS, st.integers(0, 10 ** 6), st.sampled_from([b'', *b'{}[],:" 1e\n']))
-def test_an_error_is_found_where_json_finds_it(tmp_path: pathlib.Path, data: dict[str, Any], window: int, at: int,
+def test_an_error_has_the_position_that_json_reports(tmp_path: pathlib.Path, data: dict[str, Any], window: int, at: int,
                                                instead: bytes | int) -> None:
     path, text = tmp_path / 'a.json', bytearray(json.dumps(data, indent=1).encode())
     at %= len(text)
@@ -78,23 +78,23 @@ def test_an_error_is_found_where_json_finds_it(tmp_path: pathlib.Path, data: dic
     (b'{"a": [' + b'7' * 5000 + b']}', 'line 1 column 8: Exceeds the limit'),
     ('{"a": []}'.encode('utf-16'), 'line 1 column 1: it is in utf-16, not in UTF-8: save it as UTF-8'),
 ])
-def test_what_is_not_json(tmp_path: pathlib.Path, text: bytes, message: str) -> None:
+def test_files_that_are_not_json(tmp_path: pathlib.Path, text: bytes, message: str) -> None:
     (tmp_path / 'a.json').write_bytes(text)
     with pytest.raises(json_lists.MalformedError, match=f'^{message}'):
         load(tmp_path / 'a.json')
 
 
 @pytest.mark.parametrize('text', ['[{"a": []}]', '3', 'null'])
-def test_nothing_comes_of_what_is_no_object(tmp_path: pathlib.Path, text: str) -> None:
+def test_a_file_without_an_object_yields_nothing(tmp_path: pathlib.Path, text: str) -> None:
     (tmp_path / 'a.json').write_text(text)
     assert load(tmp_path / 'a.json') == {}
 
 
-def test_a_list_that_nobody_asks_for_is_read_over(tmp_path: pathlib.Path) -> None:
+def test_an_unused_list_is_skipped(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'a.json').write_text('{"a": [1, [2], 3], "b": {"c": [4]}, "d": [5, 6]}')
-    found = []
+    lists = []
     for key, elements in json_lists.members(tmp_path / 'a.json'):
         if key == 'd':
             assert elements is not None
-            found.append(next(elements))
-    assert found == [json_lists.Element(5, 42, 1)]
+            lists.append(next(elements))
+    assert lists == [json_lists.Element(5, 42, 1)]

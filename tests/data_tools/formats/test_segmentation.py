@@ -1,4 +1,4 @@
-"""COCO segmentations: worked by hand, and against pycocotools."""
+"""COCO segmentations: masks by hand, and against pycocotools."""
 from __future__ import annotations
 
 import io
@@ -13,21 +13,21 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data_tools.formats import segmentation
-from data_tools.issues import Fault, Unusable
+from data_tools.issues import InvalidDataError, Issue
 
 SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]      # x, y: the pixels of rows and columns 1 and 2
 NAN, INFINITE = float('nan'), float('inf')
 
 
-def decode(value: Any, height: int, width: int) -> tuple[np.ndarray, list[Fault]]:
+def decode(value: Any, height: int, width: int) -> tuple[np.ndarray, list[Issue]]:
     """The mask of the whole image."""
-    region, faults = segmentation.decode(value, height, width)
+    region, issues = segmentation.decode(value, height, width)
     mask = np.zeros((height, width), region.pixels.dtype)
     top, left, bottom, right = map(int, region.box)
     mask[top:bottom, left:right] = region.pixels
     assert region.pixels.any(axis=1)[[0, -1]].all() and region.pixels.any(axis=0)[[0, -1]].all()     # it is tight
     assert region.area == mask.sum()
-    return mask, faults
+    return mask, issues
 
 
 def pixels(rows: slice, columns: slice) -> np.ndarray:
@@ -37,15 +37,15 @@ def pixels(rows: slice, columns: slice) -> np.ndarray:
 
 
 def test_polygon() -> None:
-    mask, faults = decode([SQUARE], 4, 6)
-    assert mask.dtype == np.uint8 and faults == []
+    mask, issues = decode([SQUARE], 4, 6)
+    assert mask.dtype == np.uint8 and issues == []
     np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)))
 
 
 def test_polygons_are_joined_and_cut_at_the_border() -> None:
-    mask, faults = decode([SQUARE, [4.0, 0.0, 9.0, 0.0, 9.0, 4.0, 4.0, 4.0]], 4, 6)
+    mask, issues = decode([SQUARE, [4.0, 0.0, 9.0, 0.0, 9.0, 4.0, 4.0, 4.0]], 4, 6)
     np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)) | pixels(slice(0, 4), slice(4, 6)))
-    assert faults == []
+    assert issues == []
 
 
 def test_rle_runs_down_the_columns() -> None:
@@ -61,8 +61,8 @@ def test_compressed_rle_is_read_as_pycocotools_reads_it(height: int, width: int,
     mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
     mask[seed % height, seed % width] = 1
     rle = coco_mask.encode(np.asfortranarray(mask))
-    found, _ = decode({'size': [height, width], 'counts': rle['counts'].decode()}, height, width)
-    np.testing.assert_array_equal(found, mask)
+    pixels, _ = decode({'size': [height, width], 'counts': rle['counts'].decode()}, height, width)
+    np.testing.assert_array_equal(pixels, mask)
 
 
 @pytest.mark.parametrize('polygon, reason', [
@@ -76,17 +76,17 @@ def test_compressed_rle_is_read_as_pycocotools_reads_it(height: int, width: int,
     ([1, 1, 3, 1, 3, NAN], 'non-finite numbers'),
     ([1, 1, 3, 1, -INFINITE, 3], 'non-finite numbers'),
 ])
-def test_a_bad_polygon_is_left_out_and_alone_it_is_fatal(polygon: Any, reason: str) -> None:
-    mask, faults = decode([polygon, SQUARE], 4, 6)
+def test_an_invalid_polygon_is_dropped_or_the_object_if_it_is_alone(polygon: Any, reason: str) -> None:
+    mask, issues = decode([polygon, SQUARE], 4, 6)
     np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)))
-    assert [fault.reason for fault in faults] == [reason]
-    with pytest.raises(Unusable) as error:
+    assert [fault.reason for fault in issues] == [reason]
+    with pytest.raises(InvalidDataError) as error:
         decode([polygon], 4, 6)
-    assert error.value.fault.reason == reason
+    assert error.value.issue.reason == reason
 
 
 def test_a_negative_run_is_named() -> None:
-    with pytest.raises(Unusable, match='it has a run of -2 pixels'):      # together the runs hold 24 pixels
+    with pytest.raises(InvalidDataError, match='it has a run of -2 pixels'):      # together the runs hold 24 pixels
         decode({'size': [4, 6], 'counts': [5, -2, 21]}, 4, 6)
 
 
@@ -117,11 +117,11 @@ def test_a_negative_run_is_named() -> None:
     ([[1.1, 1.1, 1.2, 1.1, 1.2, 1.2]], 'empty mask'),
     ([[10, 1, 13, 1, 13, 3]], 'empty mask'),
 ])
-def test_what_gives_no_mask(value: Any, reason: str) -> None:
-    with pytest.raises(Unusable) as error:
+def test_segmentations_that_give_no_mask(value: Any, reason: str) -> None:
+    with pytest.raises(InvalidDataError) as error:
         decode(value, 4, 6)
-    assert error.value.fault.reason == reason
-    assert len(error.value.fault.detail) < 120
+    assert error.value.issue.reason == reason
+    assert len(error.value.issue.detail) < 120
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.lists(st.lists(st.floats(-20, 80), min_size=6, max_size=12).filter(
@@ -131,20 +131,20 @@ def test_polygons_as_pycocotools_draws_them(height: int, width: int, polygons: l
     if expected.any():
         np.testing.assert_array_equal(decode(polygons, height, width)[0], expected)
     else:
-        with pytest.raises(Unusable, match='empty mask'):
+        with pytest.raises(InvalidDataError, match='empty mask'):
             decode(polygons, height, width)
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=30), st.integers(1, 9))
-def test_any_runs(counts: list[int], height: int) -> None:
+def test_any_run_lengths(counts: list[int], height: int) -> None:
     counts = [*counts, -sum(counts) % height]      # runs of nothing are allowed anywhere
     expected = np.repeat(np.arange(len(counts)) % 2, counts).reshape(-1, height).T
     if expected.any():
-        found, _ = decode({'size': [*expected.shape], 'counts': counts}, *expected.shape)
-        np.testing.assert_array_equal(found, expected)
+        pixels, _ = decode({'size': [*expected.shape], 'counts': counts}, *expected.shape)
+        np.testing.assert_array_equal(pixels, expected)
 
 
-def test_the_png_is_of_the_image() -> None:
+def test_the_png_has_the_size_of_the_image() -> None:
     region, _ = segmentation.decode([SQUARE], 4, 6)
     with Image.open(io.BytesIO(region.png(4, 6))) as image:
         np.testing.assert_array_equal(np.array(image), pixels(slice(1, 3), slice(1, 3)))
@@ -174,10 +174,10 @@ TEXT = coco_mask.encode(np.asfortranarray(pixels(slice(1, 3), slice(1, 3))))['co
     ([{'size': ['4', '6'], 'counts': f'b"{TEXT}"'}],
      'an RLE in a list; an RLE with its size as texts; an RLE with the counts b\'...\''),
 ], ids=str)
-def test_other_forms_of_one_meaning_are_read(value: Any, detail: str) -> None:
-    mask, faults = decode(value, 4, 6)
+def test_other_forms_with_the_same_meaning(value: Any, detail: str) -> None:
+    mask, issues = decode(value, 4, 6)
     np.testing.assert_array_equal(mask, pixels(slice(1, 3), slice(1, 3)))
-    assert faults == [Fault('segmentation in another form', detail)]
+    assert issues == [Issue('segmentation in another form', detail)]
 
 
 @pytest.mark.parametrize('value', [
@@ -189,15 +189,15 @@ def test_several_parts_are_one_object(value: Any) -> None:
     assert fault.reason == 'segmentation in another form'
 
 
-def test_a_part_that_cannot_be_used_is_left_out() -> None:
-    mask, faults = decode([RIGHT, {'size': [6, 4], 'counts': [24]}], 4, 6)
+def test_an_invalid_part_is_dropped() -> None:
+    mask, issues = decode([RIGHT, {'size': [6, 4], 'counts': [24]}], 4, 6)
     np.testing.assert_array_equal(mask, pixels(slice(0, 4), slice(4, 5)))
-    assert [fault.reason for fault in faults] == ['mask of another size', 'segmentation in another form']
-    assert faults[0].detail == ('RLE is [6, 4] (height, width), the image [4, 6]; '
+    assert [fault.reason for fault in issues] == ['mask of another size', 'segmentation in another form']
+    assert issues[0].detail == ('RLE is [6, 4] (height, width), the image [4, 6]; '
                                 'perhaps height and width are exchanged')
 
 
-def test_bytes_as_text_have_their_backslashes_twice() -> None:
+def test_counts_that_are_the_text_of_python_bytes() -> None:
     r"""A run of 44 - 2^5 is a backslash in COCO's text: 92 - 48 = 44."""
     mask = np.zeros([4, 60], np.uint8)
     mask[:, 30:40] = 1
@@ -205,8 +205,8 @@ def test_bytes_as_text_have_their_backslashes_twice() -> None:
         np.repeat([[0] * k + [1] * 20 + [0] * (40 - k)] if k < 40 else [[0] * 59 + [1]], 4, axis=0).astype(np.uint8)
     ))['counts']] if b'\\' in counts)
     expected = coco_mask.decode({'size': [4, 60], 'counts': code})
-    found, _ = decode({'size': [4, 60], 'counts': str(code)}, 4, 60)
-    np.testing.assert_array_equal(found, expected)
+    pixels, _ = decode({'size': [4, 60], 'counts': str(code)}, 4, 60)
+    np.testing.assert_array_equal(pixels, expected)
 
 
 def test_fractions_of_the_image() -> None:
@@ -217,11 +217,11 @@ def test_fractions_of_the_image() -> None:
 
 
 @pytest.mark.parametrize('value', [None, [], {}, '', [[]], [{}], [None]], ids=str)
-def test_none_at_all(value: Any) -> None:
+def test_missing_segmentations(value: Any) -> None:
     assert segmentation.is_missing(value)
 
 
 @pytest.mark.parametrize('value', [
     [SQUARE], SQUARE, {'size': [4, 6], 'counts': RUNS}, 0, 'x', [0], [[], SQUARE]], ids=str)
-def test_something(value: Any) -> None:
+def test_segmentations_that_are_not_missing(value: Any) -> None:
     assert not segmentation.is_missing(value)

@@ -1,4 +1,4 @@
-"""Drawn pictures: what is painted is what the json says, and all follows from the seed."""
+"""The drawn data set: its json describes its images, and both depend on the seed only."""
 from __future__ import annotations
 
 import collections
@@ -29,7 +29,7 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: pathlib.P
         assert more[name] == a[name] != other[name]
 
 
-def test_json_says_what_the_masks_show(tmp_path: pathlib.Path) -> None:
+def test_the_json_describes_the_masks(tmp_path: pathlib.Path) -> None:
     drawn = shapes.draw(tmp_path, 12, 0, (96, 128))
     data = json.loads(drawn.annotations.read_text())
     assert [category['name'] for category in data['categories']] == ['circle', 'rectangle', 'triangle']
@@ -62,7 +62,7 @@ def test_one_to_six_shapes_of_an_eighth_to_a_half_of_the_side() -> None:
     assert 8 <= min(sides) <= max(sides) <= 64 * math.sqrt(2)     # a square of half the side, turned
 
 
-def test_the_picture_is_untouched_outside_the_masks_and_painted_inside() -> None:
+def test_only_the_pixels_of_masks_are_painted() -> None:
     for seed in range(8):
         background = shapes._background(np.random.default_rng(seed), (128, 128)).round()
         picture, _, masks = shapes.draw_one(np.random.default_rng(seed), (128, 128))
@@ -72,8 +72,8 @@ def test_the_picture_is_untouched_outside_the_masks_and_painted_inside() -> None
         assert differs[shown].mean() > 0.99
 
 
-def test_outlines_are_what_their_labels_say() -> None:
-    found: collections.Counter[int] = collections.Counter()
+def test_outlines_have_the_shape_of_their_label() -> None:
+    counts: collections.Counter[int] = collections.Counter()
     for seed in range(60):
         for label in (1, 2, 3):
             mask = shapes._outline(np.random.default_rng(seed), label, (256, 256))
@@ -81,14 +81,14 @@ def test_outlines_are_what_their_labels_say() -> None:
                 continue
             rows, columns = mask.nonzero()
             cut = mask[rows.min():rows.max() + 1, columns.min():columns.max() + 1]
-            found[label] += 1
+            counts[label] += 1
             if label == 1:      # fills pi / 4 of a square
                 assert abs(cut.shape[0] - cut.shape[1]) <= 1 and cut.mean() == pytest.approx(math.pi / 4, abs=0.03)
             elif label == 2:    # is itself when turned by half
                 assert (cut != cut[::-1, ::-1]).mean() < 0.06
             else:               # no triangle fills more than half of its box; the pixels of the rim do a little
                 assert cut.mean() < 0.54 and (cut != cut[::-1, ::-1]).mean() > 0.2
-    assert min(found.values()) >= 20 and len(found) == 3
+    assert min(counts.values()) >= 20 and len(counts) == 3
 
 
 def row(text: str) -> np.ndarray:
@@ -113,7 +113,7 @@ def test_an_older_set_is_replaced(tmp_path: pathlib.Path) -> None:
     assert len(json.loads((tmp_path / 'annotations.json').read_text())['images']) == 2
 
 
-def test_no_json_while_pictures_are_missing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_json_is_written_after_the_images(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes.draw(tmp_path, 1, 1)
 
     def full(self: Image.Image, path: pathlib.Path) -> None:
@@ -127,13 +127,13 @@ def test_no_json_while_pictures_are_missing(tmp_path: pathlib.Path, monkeypatch:
 
 
 @pytest.mark.parametrize('images, seed, size', [(0, 0, (128, 128)), (1, -1, (128, 128)), (1, 0, (128, 31))])
-def test_impossible_sets(tmp_path: pathlib.Path, images: int, seed: int, size: tuple[int, int]) -> None:
+def test_invalid_arguments(tmp_path: pathlib.Path, images: int, seed: int, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f'^cannot draw {images} images'):
         shapes.draw(tmp_path, images, seed, size)
     assert content(tmp_path) == {}
 
 
-def test_it_converts_whole(tmp_path: pathlib.Path) -> None:
+def test_a_drawn_set_converts_without_issues(tmp_path: pathlib.Path) -> None:
     drawn = shapes.draw(tmp_path / 'drawn', 6, 3)
     manifest = coco.convert(drawn.annotations, drawn.images, tmp_path / 'records')
     listed = json.loads(drawn.annotations.read_text())['annotations']

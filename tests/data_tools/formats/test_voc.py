@@ -13,11 +13,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from data_tools import conversion
+from data_tools import conversion, examples
 from data_tools.formats import voc
 from data_tools.issues import ConversionError
 from mrcnn_tf.input import records
-from mrcnn_tf.input.manifest import Category, Incident, Manifest, Source
+from mrcnn_tf.input.manifest import Category, IssueEntry, Manifest, Source
 
 HEIGHT, WIDTH = 20, 30
 SIZE = f'<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>'
@@ -58,8 +58,8 @@ class Kit:
         image.save(self.root / 'SegmentationObject' / f'{image_id}.png')
 
     def convert(self, split: str = 'train', **options: Any) -> Manifest:
-        found = voc.find([self.root], split, **options)
-        return conversion.convert(found, self.root / 'out', 'set', conversion.Rules(allow_loss=True))
+        data_set = voc.find([self.root], split, **options)
+        return conversion.convert(data_set, self.root / 'out', 'set', examples.Rules(allow_loss=True))
 
     def features(self) -> list[dict[str, list[Any]]]:
         path = self.root / 'out' / 'set.json'
@@ -74,7 +74,7 @@ def kit(tmp_path: pathlib.Path) -> Kit:
     return Kit(tmp_path / 'kit')
 
 
-def test_boxes_begin_a_pixel_earlier_and_end_where_they_ended(kit: Kit) -> None:
+def test_one_is_subtracted_from_the_minima_of_boxes(kit: Kit) -> None:
     # Columns 5..10 and rows 3..8, counted from 1, are the pixels 4..9 and 2..7; the whole image is 1..30 x 1..20.
     data = kit.add('000012', an_object(), an_object('person', (1, 1, WIDTH, HEIGHT)), an_object('cat', (7, 7, 7, 7)))
     manifest = kit.convert()
@@ -89,12 +89,12 @@ def test_boxes_begin_a_pixel_earlier_and_end_where_they_ended(kit: Kit) -> None:
     assert record['image/object/annotation_id'] == [1000001, 1000002, 1000003]
     assert manifest.dropped == manifest.repaired == {} and not manifest.has_masks
     assert manifest.kept == {'box one pixel wide or high': [
-        Incident('000012', 3, '7, 7, 7, 7 (ymin, xmin, ymax, xmax)', 'Annotations/000012.xml')]}
+        IssueEntry('000012', 3, '7, 7, 7, 7 (ymin, xmin, ymax, xmax)', 'Annotations/000012.xml')]}
     assert manifest.source == Source('voc', str(kit.root / 'ImageSets/Main/train.txt'),
                                              str(kit.root / 'JPEGImages'))
 
 
-def test_the_classes_of_voc_are_in_order_of_the_alphabet() -> None:
+def test_the_classes_of_voc_are_in_alphabetical_order() -> None:
     assert len(voc.CLASSES) == 20 and list(voc.CLASSES) == sorted(set(voc.CLASSES))
 
 
@@ -136,18 +136,18 @@ def test_masks_of_segmentation_object(kit: Kit) -> None:
     assert record['image/object/area'] == [16, 150]
     np.testing.assert_array_equal(np.reshape(record['image/object/box'], [-1, 4]), [[2, 4, 8, 10], [10, 0, 15, 30]])
     # The first box has 36 px and that of its mask 16: less than half.
-    assert {reason: [each.annotation_id for each in found] for reason, found in manifest.kept.items()} == {
+    assert {reason: [each.annotation_id for each in entries] for reason, entries in manifest.kept.items()} == {
         'box and mask disagree': [1]}
 
 
-def test_which_sets_get_masks(kit: Kit) -> None:
+def test_masks_are_read_if_every_image_has_them(kit: Kit) -> None:
     kit.add('a', an_object())
     kit.add('b', an_object())
     kit.segments('a', np.where(SEGMENTS == 1, 1, 0))
     manifest = kit.convert()
     assert not manifest.has_masks and len(kit.features()) == 2      # not every image has them
     assert [each.detail for each in manifest.kept['masks not read']] == [
-        '1 of 2 images have a SegmentationObject: give --masks to convert these alone']
+        '1 of 2 images have a SegmentationObject: give --masks to convert only these']
     manifest = kit.convert(masks=True)
     assert [each.image_id for each in manifest.dropped['no segmentation']] == ['b'] and manifest.counts.images == 1
     kit.segments('b', np.where(SEGMENTS == 1, 1, 0))
@@ -168,7 +168,7 @@ def test_segments_that_do_not_fit(kit: Kit) -> None:
     assert conversion.check(voc.find([kit.root], 'train')).dropped.keys() == {'malformed annotation'}
 
 
-def test_masks_in_colours(kit: Kit) -> None:
+def test_masks_in_colors(kit: Kit) -> None:
     # VOC's map, worked by hand: 1 is 0b001, so 128 of red; 2 of green; 8 is 0b1000, the next bit of red; 255 is
     # 0b11111111, red and green 0b11100000, blue 0b11000000.
     colours = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 255: (224, 224, 192)}
@@ -186,15 +186,8 @@ def test_masks_in_colours(kit: Kit) -> None:
             np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(png))), values == index)
     pixels[0, 0] = (1, 2, 3)
     Image.fromarray(pixels).save(kit.root / 'SegmentationObject' / 'a.png')
-    [incident] = conversion.check(voc.find([kit.root], 'train')).dropped['malformed annotation']
-    assert "a.png: RGB [1, 2, 3] is no colour of VOC's map; --boxes converts without masks" in incident.detail
-
-
-@pytest.mark.parametrize(('index', 'colour'), [
-    (0, (0, 0, 0)), (3, (128, 128, 0)), (15, (192, 128, 128)), (20, (0, 64, 128)), (255, (224, 224, 192))])
-def test_colours_that_voc_publishes(index: int, colour: tuple[int, ...]) -> None:
-    # 15 is the pink of persons, 20 the blue of monitors, 255 the cream of borders.
-    assert tuple(voc.colour_map()[index]) == colour and len(np.unique(voc.colour_map(), axis=0)) == 256
+    [issue] = conversion.check(voc.find([kit.root], 'train')).dropped['malformed annotation']
+    assert "a.png: RGB [1, 2, 3] is no color of VOC's map; --boxes converts without masks" in issue.detail
 
 
 def test_several_roots_are_one_set(tmp_path: pathlib.Path) -> None:
@@ -202,15 +195,15 @@ def test_several_roots_are_one_set(tmp_path: pathlib.Path) -> None:
     first.add('000007', an_object())
     second.add('2008_000002', an_object('cat'), suffix='png')
     for arguments in (([first.root, second.root], 'train'), ([tmp_path / 'VOCdevkit'], 'train', ['2007', '2012'])):
-        found = voc.find(*arguments)
-        manifest = conversion.convert(found, first.root / 'out', 'set')
+        data_set = voc.find(*arguments)
+        manifest = conversion.convert(data_set, first.root / 'out', 'set')
         assert [(record['image/source_id'], record['image/id'], record['image/object/class/text'],
                  record['image/format'], record['image/object/annotation_id']) for record in first.features()] == [
             ([b'000007'], [1], [b'dog'], [b'jpeg'], [1000001]), ([b'2008_000002'], [2], [b'cat'], [b'png'], [2000001])]
         assert manifest.source.images == f'{first.root / "JPEGImages"}, {second.root / "JPEGImages"}'
-    with pytest.raises(ConversionError, match=r'train.txt and .*train.txt: image 000007 is listed 2 times; join'):
+    with pytest.raises(ConversionError, match=r'train.txt and .*train.txt: image 000007 is listed 2 times; give roots'):
         voc.find([first.root, first.root], 'train')
-    with pytest.raises(ConversionError, match='no directory Annotations; choose the year 2007 or 2012; give the dir'):
+    with pytest.raises(ConversionError, match='no directory Annotations; give --year 2007 or 2012; give the dir'):
         voc.find([tmp_path / 'VOCdevkit'], 'train')
     with pytest.raises(ConversionError, match='VOC2010: no such directory; give the directory of Annotations'):
         voc.find([tmp_path / 'VOCdevkit'], 'train', ['2010'])
@@ -228,7 +221,7 @@ def test_lists_that_cannot_be_used(kit: Kit) -> None:
     (kit.root / 'ImageSets' / 'Main' / 'dog_train.txt').write_text('')
     with pytest.raises(ConversionError, match='Main/val.txt: no such list of images; there are Main/train$'):
         voc.find([kit.root], 'val')
-    with pytest.raises(ConversionError, match='Main/dog_train.txt: no image is listed; choose another split'):
+    with pytest.raises(ConversionError, match='Main/dog_train.txt: it lists no image; give another split'):
         voc.find([kit.root], 'dog_train')
     (kit.root / 'ImageSets' / 'Main' / 'train.txt').write_bytes(b'\xff')
     with pytest.raises(ConversionError, match='Main/train.txt: not UTF-8 at byte 0'):
@@ -242,7 +235,7 @@ def test_classes_of_a_file(kit: Kit, tmp_path: pathlib.Path) -> None:
     assert manifest.categories == [Category(1, 1, 'Platelets'), Category(2, 2, 'RBC')]
     assert kit.features()[0]['image/object/class/label'] == [2, 1]
     assert manifest.dropped == {'category not in the list': [
-        Incident('a', 2, "name is 'dog'", 'Annotations/a.xml')]}
+        IssueEntry('a', 2, "name is 'dog'", 'Annotations/a.xml')]}
 
 
 def test_classes_of_a_labelmap(kit: Kit, tmp_path: pathlib.Path) -> None:
@@ -253,7 +246,7 @@ def test_classes_of_a_labelmap(kit: Kit, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(('text', 'message'), [
-    ('', 'classes.txt: no class is listed; write the name of each class on a line of its own'),
+    ('', 'classes.txt: it lists no class; write the name of each class on a line of its own'),
     ('a\nb\na\n', "classes.txt: class 'a' is listed twice"), (None, 'classes.txt: No such file or directory')])
 def test_classes_that_cannot_be_used(kit: Kit, tmp_path: pathlib.Path, text: str | None, message: str) -> None:
     kit.add('a')
@@ -263,7 +256,7 @@ def test_classes_that_cannot_be_used(kit: Kit, tmp_path: pathlib.Path, text: str
         voc.find([kit.root], 'train', classes=tmp_path / 'classes.txt')
 
 
-@pytest.mark.parametrize(('found', 'reason'), [
+@pytest.mark.parametrize(('xml', 'reason'), [
     (an_object(box=(5, 3, 'x', 8)), 'malformed box'),
     (an_object(box=(5, 3, '', 8)), 'malformed box'),
     ('<object><name>dog</name></object>', 'malformed box'),
@@ -277,10 +270,10 @@ def test_classes_that_cannot_be_used(kit: Kit, tmp_path: pathlib.Path, text: str
     (an_object('dogs'), 'category not in the list'),
     (an_object(''), 'category not in the list'),
     ('<object/>', 'category not in the list')])
-def test_an_object_is_dropped_and_counted(kit: Kit, found: str, reason: str) -> None:
-    kit.add('a', found, an_object())
+def test_an_object_is_dropped_and_counted(kit: Kit, xml: str, reason: str) -> None:
+    kit.add('a', xml, an_object())
     manifest = kit.convert()
-    assert {reason: [each.annotation_id for each in incidents] for reason, incidents in manifest.dropped.items()} == {
+    assert {reason: [each.annotation_id for each in issues] for reason, issues in manifest.dropped.items()} == {
         reason: [1]}
     assert manifest.counts.objects == 1
 
@@ -319,16 +312,17 @@ def test_an_image_is_dropped_and_counted(kit: Kit, xml: Any, reason: str) -> Non
     else:
         kit.xml('a', xml)
     manifest = kit.convert()
-    assert {reason: [each.image_id for each in found] for reason, found in manifest.dropped.items()} == {reason: ['a']}
+    dropped = {reason: [each.image_id for each in entries] for reason, entries in manifest.dropped.items()}
+    assert dropped == {reason: ['a']}
     assert [record['image/source_id'] for record in kit.features()] == [[b'b']]
 
 
-def test_a_missing_picture_is_named(kit: Kit) -> None:
+def test_a_missing_image_is_named(kit: Kit) -> None:
     kit.add('a', an_object())
     kit.add('b', an_object())
     (kit.root / 'JPEGImages' / 'a.jpg').unlink()
-    [incident] = kit.convert().dropped['missing image file']
-    assert (incident.file, incident.detail) == (
+    [issue] = kit.convert().dropped['missing image file']
+    assert (issue.file, issue.detail) == (
         'a', f"'a' is not in {kit.root}/JPEGImages; the nearest name is 'b.jpg' (and its 1 annotations)")
 
 
@@ -342,7 +336,7 @@ def test_classes_in_other_letter_case(kit: Kit, tmp_path: pathlib.Path) -> None:
     assert kit.features()[0]['image/object/class/text'] == [b'dog', b'Cow']
 
 
-def test_polygons_are_told(kit: Kit) -> None:
+def test_polygons_give_a_warning(kit: Kit) -> None:
     kit.add('a', an_object(more='<polygon><x1>5</x1><y1>3</y1><x2>9</x2><y2>3</y2><x3>9</x3><y3>8</y3></polygon>'))
     assert [each.annotation_id for each in kit.convert().kept['polygon not read']] == [1]
 
@@ -350,8 +344,8 @@ def test_polygons_are_told(kit: Kit) -> None:
 def test_parts_of_an_object_that_are_not_read(kit: Kit) -> None:
     kit.add('a', an_object(more='<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>'),
             an_object(more='<difficult>yes</difficult><truncated>Unspecified</truncated>'), an_object())
-    assert {reason: [(each.annotation_id, each.detail) for each in found]
-            for reason, found in kit.convert().kept.items()} == {
+    assert {reason: [(each.annotation_id, each.detail) for each in entries]
+            for reason, entries in kit.convert().kept.items()} == {
         'object of several boxes': [(1, 'the first of 2 is read; give each box its own object')],
         'flag neither 0 nor 1': [(2, "difficult is 'yes', and counts as not stated")]}
     np.testing.assert_array_equal(np.reshape(kit.features()[0]['image/object/box'], [-1, 4])[0], [0, 0, 9, 9])
@@ -361,31 +355,31 @@ def test_classes_of_a_file_that_no_object_has(kit: Kit, tmp_path: pathlib.Path) 
     kit.add('a', an_object('cell'))
     (tmp_path / 'classes.txt').write_text('background\ncell\n')
     assert kit.convert(classes=tmp_path / 'classes.txt').kept == {'category without objects': [
-        Incident(None, None, "'background'; remove it from the file to leave it out", 'classes.txt')]}
+        IssueEntry(None, None, "'background'; remove it from the file to drop it", 'classes.txt')]}
 
 
-def test_what_is_odd_is_kept_and_counted(kit: Kit) -> None:
+def test_warnings_are_counted(kit: Kit) -> None:
     kit.add('a', size='<size><width>0</width><height>0</height><depth>0</depth></size>')
     kit.add('b', mode='L')
     kit.xml('b', f'<annotation><filename>c.jpg</filename>{SIZE}</annotation>')
     manifest = kit.convert()
-    assert {reason: [(each.image_id, each.file) for each in found] for reason, found in manifest.kept.items()} == {
+    assert {reason: [(each.image_id, each.file) for each in entries] for reason, entries in manifest.kept.items()} == {
         'size not stated': [('a', 'Annotations/a.xml')], 'file name differs': [('b', 'Annotations/b.xml')],
         'channels differ': [('b', 'Annotations/b.xml')]}
     assert manifest.counts.images == 2
 
 
-def test_the_work_can_be_sent_to_another_process(kit: Kit) -> None:
+def test_a_data_set_can_be_pickled(kit: Kit) -> None:
     kit.add('a', an_object())
-    found = voc.find([kit.root], 'train')
-    assert conversion.check(pickle.loads(pickle.dumps(found))) == conversion.check(found)
+    data_set = voc.find([kit.root], 'train')
+    assert conversion.check(pickle.loads(pickle.dumps(data_set))) == conversion.check(data_set)
 
 
 @pytest.mark.parametrize(('split', 'images'), [('train', 205), ('val', 87)])
 def test_blood_cells(tmp_path: pathlib.Path, bccd_dir: pathlib.Path, split: str, images: int) -> None:
     (tmp_path / 'classes.txt').write_text('RBC\nWBC\nPlatelets\n')
-    found = voc.find([bccd_dir], split, classes=tmp_path / 'classes.txt')
-    manifest = conversion.convert(found, tmp_path / 'out', split)
+    data_set = voc.find([bccd_dir], split, classes=tmp_path / 'classes.txt')
+    manifest = conversion.convert(data_set, tmp_path / 'out', split)
     ids = (bccd_dir / 'ImageSets' / 'Main' / f'{split}.txt').read_text().split()
     boxes = {image_id: _boxes(bccd_dir / 'Annotations' / f'{image_id}.xml') for image_id in ids}
     without_area = sum(x2 <= x1 - 1 or y2 <= y1 - 1 for each in boxes.values() for _, x1, y1, x2, y2 in each)

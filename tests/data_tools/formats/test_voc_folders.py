@@ -1,4 +1,4 @@
-"""Sets in VOC's form as tools and people lay them out: what is read, and what the message says of the rest."""
+"""Directories of VOC as tools and people lay them out: the images that are read, and messages about the rest."""
 from __future__ import annotations
 
 import pathlib
@@ -56,7 +56,8 @@ def files(tmp_path: pathlib.Path) -> Files:
 
 
 def reasons(manifest: Manifest) -> dict[str, dict[str, list[object]]]:
-    return {action: {reason: [each.image_id for each in found] for reason, found in getattr(manifest, action).items()}
+    return {action: {reason: [each.image_id for each in entries]
+                     for reason, entries in getattr(manifest, action).items()}
             for action in ('dropped', 'repaired', 'kept') if getattr(manifest, action)}
 
 
@@ -71,7 +72,7 @@ def test_xml_beside_each_image(files: Files) -> None:
     assert manifest.source.annotations == manifest.source.images == str(files.root)
     assert files.refused('train') == (
         "ROOT: no list 'train', as there is no directory ImageSets with lists; leave --split out to read all 3 xml "
-        'files of ROOT as one set, or write the ids of some to ImageSets/Main/train.txt, one a line')
+        'files of ROOT as one set, or write the ids of some to ImageSets/Main/train.txt, one per line')
 
 
 def test_a_directory_for_each_part_of_the_set(files: Files) -> None:
@@ -80,8 +81,8 @@ def test_a_directory_for_each_part_of_the_set(files: Files) -> None:
     assert files.refused('train') == ('ROOT: no directory Annotations, but annotations in train, valid: give --root '
                                       'train; give the directory of Annotations, ImageSets and JPEGImages, or one with '
                                       'an xml file beside each image')
-    found = voc.find([files.root / 'train', files.root / 'valid'])
-    assert [item.id for item in found.items] == ['a', 'b']
+    data_set = voc.find([files.root / 'train', files.root / 'valid'])
+    assert [item.id for item in data_set.items] == ['a', 'b']
 
 
 @pytest.mark.parametrize(('xmls', 'pictures', 'lists'), [
@@ -98,7 +99,7 @@ def test_names_of_directories(files: Files, xmls: str, pictures: str, lists: str
         assert manifest.source.annotations == str(files.root / lists / 'train.txt')
 
 
-def test_the_list_is_to_be_chosen(files: Files) -> None:
+def test_several_lists_need_a_choice(files: Files) -> None:
     files.images('JPEGImages/a.jpg')
     files.xmls('Annotations/a.xml')
     for name in ('Main/train', 'Main/val', 'Main/dog_val', 'Segmentation/val'):
@@ -120,7 +121,7 @@ def test_lists_of_files(files: Files, line: str) -> None:
 
 
 @pytest.mark.parametrize('image_id', ['image 1', 'a.b', 'sub/im0', '#7', 'x -1', 'im0.jpg'])
-def test_ids_are_taken_as_they_are(files: Files, image_id: str) -> None:
+def test_ids_are_used_as_they_are(files: Files, image_id: str) -> None:
     files.images(f'JPEGImages/{image_id.removesuffix(".jpg")}.jpg')
     files.xmls(f'Annotations/{image_id}.xml')
     files.text('ImageSets/Main/train.txt', f'{image_id}\n')
@@ -130,7 +131,7 @@ def test_ids_are_taken_as_they_are(files: Files, image_id: str) -> None:
         assert manifest.counts.images == 1 and reasons(manifest) == {}
 
 
-def test_lists_of_what_is_not_there(files: Files) -> None:
+def test_lists_of_missing_files(files: Files) -> None:
     files.images('JPEGImages/im0.jpg')
     files.xmls('Annotations/im0.xml')
     files.text('ImageSets/Main/train.txt', 'im0\nJPEGImages/im1.jpg\n../../etc/passwd\n')
@@ -152,13 +153,13 @@ def test_lists_that_repeat_an_image(files: Files) -> None:
     assert reasons(manifest) == {'repaired': {NO_ID: ['im0'], 'image listed more than once': ['im0']}}
 
 
-def test_several_images_of_one_name(files: Files) -> None:
+def test_images_of_one_name(files: Files) -> None:
     files.images('a.jpg', 'a.png', 'b.jpg', 'b.png')
     files.xmls('a.xml', filename='a.png')
     files.xmls('b.xml')
-    found = voc.find([files.root])
-    assert [item.file_name for item in found.items] == ['a.png', 'b']
-    manifest = conversion.check(found)
+    data_set = voc.find([files.root])
+    assert [item.file_name for item in data_set.items] == ['a.png', 'b']
+    manifest = conversion.check(data_set)
     assert reasons(manifest) == {'dropped': {'ambiguous file name': ['b'], 'image without an xml file': ['a']}}
     assert "'b' may be 'b.jpg', 'b.png'" in manifest.dropped['ambiguous file name'][0].detail
 
@@ -171,16 +172,16 @@ def test_images_of_any_suffix(files: Files, suffix: str) -> None:
     assert item.file_name == f'a.{suffix}'
 
 
-def test_own_classes_are_listed(files: Files) -> None:
+def test_the_classes_of_the_xml_files_are_listed(files: Files) -> None:
     files.images('a.jpg', 'b.jpg')
     files.xmls('a.xml', classes=['cell', 'dog', 'nucleus'])
     files.xmls('b.xml', classes=['cell'])
-    assert files.refused() == ("ROOT: most objects are of none of VOC's 20 classes, but of 'cell' (2), 'dog' (1), "
-                               "'nucleus' (1): write these names to a file, one a line, and give it as --classes")
+    assert files.refused() == ("ROOT: most objects have none of VOC's 20 classes, but 'cell' (2), 'dog' (1), "
+                               "'nucleus' (1): write these names to a file, one per line, and give it as --classes")
     files.text('classes.txt', 'cells\nnuclei\n')
-    assert files.refused().endswith('give it as --classes; if classes.txt is one, give that')
+    assert files.refused().endswith('give it as --classes; if classes.txt lists them, give that')
     assert files.refused(classes=files.root / 'classes.txt').startswith(
-        "ROOT: no object is of a class of classes.txt, but of 'cell' (2), 'dog' (1)")
+        "ROOT: no object has a class of classes.txt, but 'cell' (2), 'dog' (1)")
     files.text('classes.txt', 'cell\n')
     manifest = files.check(classes=files.root / 'classes.txt')
     assert manifest.counts.objects == 2 and reasons(manifest) == {'dropped': {'category not in the list': ['a', 'a']}}
@@ -197,4 +198,4 @@ def test_a_root_without_annotations(files: Files) -> None:
                                'JPEGImages, or one with an xml file beside each image')
     (files.root / 'Annotations' / 'a.xml').unlink()
     files.images('Images/a.jpg')
-    assert files.refused() == 'Annotations: it holds no xml file; put those of the images directly into it'
+    assert files.refused() == 'Annotations: it holds no xml file; put the xml files of the images into it'

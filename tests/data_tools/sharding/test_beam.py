@@ -1,4 +1,4 @@
-"""Beam writes the same bytes as the processes of one machine, goes on from whole shards, and fails in one line."""
+"""Beam writes the same bytes as local processes, resumes after complete shards, and fails with one line."""
 from __future__ import annotations
 
 import json
@@ -68,7 +68,7 @@ def test_several_processes(tmp_path: pathlib.Path, drawn: DrawnSet, local: dict[
 
 
 @pytest.mark.usefixtures('quiet')
-def test_it_goes_on_from_what_is_whole(
+def test_a_run_resumes_after_complete_shards(
         tmp_path: pathlib.Path, drawn: DrawnSet, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
     convert(drawn, tmp_path / 'another')      # skips here without Beam
@@ -88,7 +88,7 @@ def test_it_goes_on_from_what_is_whole(
 
 
 @pytest.mark.usefixtures('quiet')
-def test_an_error_of_a_worker_is_what_it_was(
+def test_an_error_of_a_worker_reaches_the_caller(
         tmp_path: pathlib.Path, drawn: DrawnSet, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> Any:
         raise ConversionError('a.json: it was changed; convert it again')
@@ -121,7 +121,7 @@ def test_a_worker_of_other_versions_writes_nothing(
         tmp_path: pathlib.Path, drawn: DrawnSet, monkeypatch: pytest.MonkeyPatch) -> None:
     check = beam._check_versions
     monkeypatch.setattr(beam, '_check_versions', lambda expected: check({**expected, 'Pillow': '1.2'}))
-    with pytest.raises(ConversionError, match=r'^a worker of Beam has Pillow [\d.]+, the machine that started it 1\.2'):
+    with pytest.raises(ConversionError, match=r'^a worker of Beam has Pillow [\d.]+, this machine has 1\.2'):
         convert(drawn, tmp_path)
     assert content(tmp_path) == {}
 
@@ -139,17 +139,17 @@ class _Program:
 @pytest.mark.usefixtures('quiet')
 def test_a_pickle_of_another_in_the_output_directory_is_not_run(
         tmp_path: pathlib.Path, drawn: DrawnSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    lay, mark = beam._lay, tmp_path / 'mark'
+    write_items, mark = beam._write_items, tmp_path / 'mark'
     hostile = pickle.dumps(_Program(mark))
 
     def replaced(job: Any) -> str:
-        checksum = lay(job)
+        checksum = write_items(job)
         beam._beside(job, '.items').write_bytes(hostile)
         beam._beside(job, '.error').write_bytes(hostile)      # which the worker's own replaces
         return checksum
 
-    monkeypatch.setattr(beam, '_lay', replaced)
-    with pytest.raises(ConversionError, match=r'00000\.items: it was changed while the set was converted; give'):
+    monkeypatch.setattr(beam, '_write_items', replaced)
+    with pytest.raises(ConversionError, match=r'00000\.items: it was changed during the conversion; give'):
         convert(drawn, tmp_path / 'out')
     assert content(tmp_path / 'out') == {} and not mark.exists()
     pickle.loads(hostile)
@@ -164,6 +164,6 @@ def test_a_defect_of_a_worker_is_named(
         convert(drawn, tmp_path)
 
 
-def test_its_workers_are_its_own() -> None:
-    with pytest.raises(ConversionError, match='^Beam decides itself how many workers.*--direct_num_workers=4$'):
+def test_beam_and_workers_exclude_each_other() -> None:
+    with pytest.raises(ConversionError, match='^--workers has no effect with Beam.*--direct_num_workers=4$'):
         writer.Options(workers=4, beam=())

@@ -1,4 +1,4 @@
-"""Shards of the TF Object Detection API's format, made by hand, get a manifest and are trained on."""
+"""Handmade shards of the TF Object Detection API's format get a manifest, and training reads them."""
 from __future__ import annotations
 
 import io
@@ -63,28 +63,28 @@ def _shard(path: pathlib.Path, *examples: bytes) -> pathlib.Path:
     return path
 
 
-def test_the_manifest_tells_what_the_shards_hold(tmp_path: pathlib.Path) -> None:
+def test_the_manifest_describes_the_shards(tmp_path: pathlib.Path) -> None:
     first = _shard(tmp_path / 'train-00000-of-00002.tfrecord', _example())
     second = _shard(tmp_path / 'train-00001-of-00002.tfrecord', _example(**_EMPTY), _example())
     before = [path.read_bytes() for path in (first, second)]
-    written = indexing.adopt([first, second], 'train')
+    written = indexing.index([first, second], 'train')
     assert [path.read_bytes() for path in (first, second)] == before
-    found = Manifest.read(tmp_path / 'train.json')
-    assert found == written and found.counts == Counts(3, 1, 4, 2)
-    assert found.max_objects_per_image == 2 and found.has_masks and not found.has_proposals
-    assert [(c.label, c.name) for c in found.categories] == [(1, 'person'), (2, 'label 2, of no object'), (3, 'car')]
-    assert [(s.file, s.records) for s in found.shards] == [(first.name, 1), (second.name, 2)]
+    manifest = Manifest.read(tmp_path / 'train.json')
+    assert manifest == written and manifest.counts == Counts(3, 1, 4, 2)
+    assert manifest.max_objects_per_image == 2 and manifest.has_masks and not manifest.has_proposals
+    assert [(c.label, c.name) for c in manifest.categories] == [(1, 'person'), (2, 'label 2, of no object'), (3, 'car')]
+    assert [(s.file, s.records) for s in manifest.shards] == [(first.name, 1), (second.name, 2)]
 
 
 def test_objects_with_a_box_only_are_counted(tmp_path: pathlib.Path) -> None:
     bare = {'image/object/has_mask': [0, 1], 'image/object/mask': [_mask(0, 0, 0, 0), _mask(32, 48, 64, 96)]}
-    found = indexing.adopt([_shard(tmp_path / 'a.tfrecord', _example(**bare), _example())], 'train')
-    assert found.counts == Counts(2, 0, 4, 2, 1) and found.has_masks
+    manifest = indexing.index([_shard(tmp_path / 'a.tfrecord', _example(**bare), _example())], 'train')
+    assert manifest.counts == Counts(2, 0, 4, 2, 1) and manifest.has_masks
 
 
-def test_it_is_trained_on(tmp_path: pathlib.Path) -> None:
+def test_training_reads_an_indexed_set(tmp_path: pathlib.Path) -> None:
     """Boxes, labels, crowd and masks of the batch, worked by hand: the image is enlarged twice."""
-    indexing.adopt([_shard(tmp_path / 'a.tfrecord', _example(), _example())], 'train')
+    indexing.index([_shard(tmp_path / 'a.tfrecord', _example(), _example())], 'train')
     settings = config.load('mask_rcnn_r50_fpn_1x', [
         'data.batch_size=2', 'data.short_sides=[128]', 'data.long_side=192', 'data.test_short_side=128',
         'data.test_long_side=192', 'data.canvases=[[192,192]]', 'data.flip_horizontal=0',
@@ -102,37 +102,37 @@ def test_it_is_trained_on(tmp_path: pathlib.Path) -> None:
         np.testing.assert_array_equal(masks[:2], 255)            # each fills its box
 
 
-def test_evaluation_has_the_masks_as_they_are(tmp_path: pathlib.Path) -> None:
-    indexing.adopt([_shard(tmp_path / 'a.tfrecord', _example())], 'val')
+def test_evaluation_reads_the_masks_unchanged(tmp_path: pathlib.Path) -> None:
+    indexing.index([_shard(tmp_path / 'a.tfrecord', _example())], 'val')
     [truth] = ground_truth(tmp_path / 'val.json')
     assert (truth['image_id'], truth['annotation_ids'].tolist()) == (139, [1, 2])
     assert truth['masks'] == [_mask(16, 12, 48, 48), _mask(32, 48, 64, 96)]
 
 
 @pytest.mark.parametrize(('changes', 'named'), [
-    ({'image/object/class/text': [b'dog', b'person']}, "label 3 is 'dog' and, before, 'car'"),
-    ({'image/object/class/label': [0, 1]}, 'image 139 has an object of label 0'),
-    ({'image/object/class/label': [2 ** 40, 1]}, 'image 139 has an object of label 1099511627776'),
-    ({'image/object/mask': []}, 'some objects have a mask and some have none'),
+    ({'image/object/class/text': [b'dog', b'person']}, "label 3 is named 'dog', but 'car' in records before"),
+    ({'image/object/class/label': [0, 1]}, 'image 139 has an object with label 0'),
+    ({'image/object/class/label': [2 ** 40, 1]}, 'image 139 has an object with label 1099511627776'),
+    ({'image/object/mask': []}, 'only some objects have a mask'),
 ])
-def test_sets_that_do_not_go(changes: dict[str, list[Any]], named: str, tmp_path: pathlib.Path) -> None:
+def test_records_that_make_no_set(changes: dict[str, list[Any]], named: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConversionError) as caught:
-        indexing.adopt([_shard(tmp_path / 'a.tfrecord', _example(), _example(**changes))], 'train')
+        indexing.index([_shard(tmp_path / 'a.tfrecord', _example(), _example(**changes))], 'train')
     assert named in str(caught.value) and '\n' not in str(caught.value)
     assert not (tmp_path / 'train.json').exists()
 
 
-def test_what_is_no_set(tmp_path: pathlib.Path) -> None:
+def test_files_that_are_no_set(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'b').mkdir()
     shard, other = _shard(tmp_path / 'a.tfrecord'), _shard(tmp_path / 'b' / 'a.tfrecord', _example())
     for shards, named in (([], 'no files'), ([shard, other], 'all in one directory'), ([shard], 'hold no record')):
         with pytest.raises(ConversionError, match=named):
-            indexing.adopt(shards, 'train')
+            indexing.index(shards, 'train')
     with pytest.raises(ConversionError, match="name '../train': use letters"):
-        indexing.adopt([other], '../train')
-    indexing.adopt([other], 'train')
+        indexing.index([other], '../train')
+    indexing.index([other], 'train')
     with pytest.raises(ConversionError, match='exists; choose another name'):
-        indexing.adopt([other], 'train')
+        indexing.index([other], 'train')
 
 
 @pytest.mark.parametrize(('kept', 'named'), [
@@ -144,9 +144,9 @@ def test_damage_is_named(tmp_path: pathlib.Path, kept: slice, named: str) -> Non
     shard = _shard(tmp_path / 'a.tfrecord', _example(), _example())
     shard.write_bytes(shard.read_bytes()[kept])
     with pytest.raises(RecordError, match=f'^{shard}: {named}'):
-        indexing.adopt([shard], 'train')
+        indexing.index([shard], 'train')
 
 
-def test_a_shard_that_is_not_there(tmp_path: pathlib.Path) -> None:
+def test_a_missing_shard(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match='none.tfrecord'):
-        indexing.adopt([tmp_path / 'none.tfrecord'], 'train')
+        indexing.index([tmp_path / 'none.tfrecord'], 'train')

@@ -1,4 +1,4 @@
-"""Work shared among processes: results in order, the first error of any, and all stop when one fails."""
+"""Jobs in processes: results in order, the first error of any process, and all stop when one fails."""
 from __future__ import annotations
 
 import multiprocessing
@@ -33,10 +33,10 @@ def run(jobs: list[Work], workers: int, shown: list[int]) -> list[tuple[int, int
 @pytest.mark.parametrize('workers', [1, 3])
 def test_results_in_order(workers: int) -> None:
     shown: list[int] = []
-    found = run([('', n) for n in (5, 1, 3)], workers, shown)
-    assert [steps for steps, _ in found] == [5, 1, 3]
+    results = run([('', n) for n in (5, 1, 3)], workers, shown)
+    assert [steps for steps, _ in results] == [5, 1, 3]
     assert shown == sorted(shown) and shown[-1] == 9
-    assert all((process == os.getpid()) == (workers == 1) for _, process in found)
+    assert all((process == os.getpid()) == (workers == 1) for _, process in results)
 
 
 def test_one_job_needs_no_other_process() -> None:
@@ -45,13 +45,13 @@ def test_one_job_needs_no_other_process() -> None:
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_the_error_comes_back_as_it_was_and_the_others_stop(workers: int) -> None:
+def test_an_error_reaches_the_caller_and_stops_the_others(workers: int) -> None:
     with pytest.raises(FileNotFoundError, match='gone') as error:
         run([('fails', 1), ('endless', 0)], workers, [])
     assert error.value.filename == 'a.jpg'
 
 
-def test_a_process_that_dies_is_told_in_the_words_given() -> None:
+def test_a_process_that_dies_raises_the_given_message() -> None:
     with pytest.raises(ChildProcessError, match='^it died$'):
         run([('dies', 1), ('endless', 0)], 2, [])
 

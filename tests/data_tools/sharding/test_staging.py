@@ -1,4 +1,4 @@
-"""Runs that are killed: before any step that touches the disk, and the next run ends as if nothing had happened."""
+"""Killed runs: before any step that touches the disk; the next run ends as an uninterrupted one."""
 from __future__ import annotations
 
 import contextlib
@@ -21,7 +21,7 @@ import hypothesis.strategies as st
 import pytest
 
 from data_tools.formats import coco, shapes
-from data_tools.issues import Fault, Log
+from data_tools.issues import Issue, IssueLog
 from data_tools.sharding import forkserver, shards, staging, writer
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
@@ -33,14 +33,14 @@ class Item:
     bytes: int = 100
 
 
-def make(item: Item) -> tuple[records.Annotated | None, Log]:
+def make(item: Item) -> tuple[records.Annotated | None, IssueLog]:
     """Image 3 is dropped, others have their number of objects, one of them repaired."""
     sys.audit('test.make', item.number)
-    log = Log()
+    log = IssueLog()
     if item.number == 3:
-        log.drop(Fault('corrupt image', '3.png'), 3)
+        log.drop(Issue('corrupt image', '3.png'), 3)
         return None, log
-    log.repair(Fault('box clipped', 'é'), item.number, 'text')
+    log.repair(Issue('box clipped', 'é'), item.number, 'text')
     objects = [records.ObjectAnnotation((0, 0, 1, 1), 1, 'cell', 1.0, False, k) for k in range(item.number)]
     return records.Annotated(b'x' * 100, 'png', 'a.png', 'id', item.number, 8, 8, objects), log
 
@@ -146,7 +146,7 @@ def interrupted(output: pathlib.Path, number: int = 4) -> None:
         '00000.json', '00000.tfrecord', '00001.json', '00001.tfrecord', 'journal.json']
 
 
-def test_what_was_whole_is_not_made_again(
+def test_complete_shards_are_not_written_again(
         tmp_path: pathlib.Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
     interrupted(tmp_path)
     assert visible(tmp_path) == {}
@@ -154,13 +154,13 @@ def test_what_was_whole_is_not_made_again(
     capsys.readouterr()
     write(tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == 'train: resumes: 2 of 3 shards are whole' and lines[1].startswith('train: 6 of 6 images')
+    assert lines[0] == 'train: resumes: 2 of 3 shards are complete' and lines[1].startswith('train: 6 of 6 images')
     assert content(tmp_path) == whole
     assert (tmp_path / 'train-00001-of-00003.tfrecord').stat().st_ino == kept
 
 
 @pytest.mark.parametrize('damage', [b'', b'x' * 10, None])
-def test_a_shard_that_was_damaged_is_made_again(
+def test_a_damaged_shard_is_written_again(
         tmp_path: pathlib.Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str],
         damage: bytes | None) -> None:
     interrupted(tmp_path)
@@ -175,7 +175,7 @@ def test_a_shard_that_was_damaged_is_made_again(
 
 
 @pytest.mark.parametrize('journal', ['', '[]', '{"version": 0}', '{"version": 1, "fingerprint": 3}'])
-def test_a_journal_of_another_kind_is_not_trusted(
+def test_an_invalid_journal_is_ignored(
         tmp_path: pathlib.Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str], journal: str) -> None:
     interrupted(tmp_path)
     (tmp_path / '.train.partial' / 'journal.json').write_text(journal)
@@ -184,12 +184,12 @@ def test_a_journal_of_another_kind_is_not_trusted(
     assert 'resumes' not in capsys.readouterr().out and content(tmp_path) == whole
 
 
-def other_make(item: Item) -> tuple[records.Annotated | None, Log]:
+def other_make(item: Item) -> tuple[records.Annotated | None, IssueLog]:
     return make(item)
 
 
 @pytest.mark.parametrize('change', ['items', 'make', 'head', 'options', 'version'])
-def test_another_input_or_other_options_start_afresh(
+def test_another_input_or_other_options_start_anew(
         tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         change: str) -> None:
     head = Manifest('train', [Category(1, 1, 'cell')], Counts(), 0, {}, {}, [], False,
@@ -205,7 +205,7 @@ def test_another_input_or_other_options_start_afresh(
     assert manifest.counts.images == 5 and len(content(tmp_path)) == 1 + len(manifest.shards)
 
 
-def test_the_number_of_processes_is_no_other_option(
+def test_the_number_of_processes_does_not_prevent_resuming(
         tmp_path: pathlib.Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
     interrupted(tmp_path)
     capsys.readouterr()
@@ -228,7 +228,7 @@ def refusing(target: str, real: Callable[..., None] = os.replace) -> Callable[..
 
 @pytest.mark.parametrize('name', ['.train.partial/manifest.json', '.train.partial/old/train-00001-of-00003.tfrecord',
                                   'train-00002-of-00003.tfrecord', 'train.json'])
-def test_the_older_set_is_as_it_was_when_renaming_fails(
+def test_the_older_set_is_unchanged_if_renaming_fails(
         tmp_path: pathlib.Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str], name: str) -> None:
     write(tmp_path, 5)
@@ -245,14 +245,14 @@ def test_the_older_set_is_as_it_was_when_renaming_fails(
 
 
 @pytest.mark.parametrize('name', ['journal', 'manifest', 'old', '00000', 'a.partial'])
-def test_any_name_will_do(tmp_path: pathlib.Path, name: str) -> None:
+def test_names_that_are_also_names_of_staging(tmp_path: pathlib.Path, name: str) -> None:
     for count in (4, 6):
         write(tmp_path, count, name)
     assert sorted(content(tmp_path)) == sorted([f'{name}.json', *staging.final_names(name, 3)])
     assert Manifest.read(tmp_path / f'{name}.json').counts.images == 5
 
 
-def test_a_set_that_was_whole_gets_its_names_before_another_is_made(
+def test_a_complete_set_is_published_before_another_is_written(
         tmp_path: pathlib.Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
@@ -262,22 +262,22 @@ def test_a_set_that_was_whole_gets_its_names_before_another_is_made(
         write(tmp_path)
     assert visible(tmp_path) == {}
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, '_write_parts', stop)
+        patch.setattr(writer, '_write_shards', stop)
         write(tmp_path, 5)
     assert content(tmp_path) == whole
-    assert 'train: the set of an earlier run, which was whole, has its names now' in capsys.readouterr().out
+    assert 'train: published the complete set of an earlier run' in capsys.readouterr().out
 
 
 def test_two_runs_of_one_set_do_not_mix(tmp_path: pathlib.Path) -> None:
     with staging.claim(tmp_path, 'train'):
-        with pytest.raises(OSError, match=f"^{tmp_path}: another run is writing the set 'train' there; wait for it"):
+        with pytest.raises(OSError, match=f"^{tmp_path}: another run is writing the set 'train' there; wait until"):
             write(tmp_path)
         with staging.claim(tmp_path, 'val'):
             pass
     assert content(tmp_path) == {}
 
 
-def test_a_file_system_without_locks_will_do(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> None:
         raise OSError(37, 'No locks available')
 
@@ -294,11 +294,11 @@ def _run(drawn: shapes.DrawnSet, output: pathlib.Path, workers: int) -> subproce
 
 
 def _processes(command: str) -> list[str]:
-    found = []
+    processes = []
     for path in pathlib.Path('/proc').glob('[0-9]*/environ'):
         with contextlib.suppress(OSError):
-            found += [path.parent.name] if command in path.read_text(errors='replace') else []
-    return found
+            processes += [path.parent.name] if command in path.read_text(errors='replace') else []
+    return processes
 
 
 @pytest.fixture(scope='module')
@@ -335,5 +335,5 @@ def test_a_conversion_of_several_processes_that_is_killed(
     assert _processes(mark) == []
     with _run(drawn, output, workers=1) as process:
         printed = process.communicate()[0]
-    assert re.match(r'train: resumes: \d+ of 20 shards are whole\n', printed)
+    assert re.match(r'train: resumes: \d+ of 20 shards are complete\n', printed)
     assert content(output) == content(tmp_path / 'whole')

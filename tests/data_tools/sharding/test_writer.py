@@ -1,4 +1,4 @@
-"""Shards and manifest: whole or not at all, and the same whatever wrote them."""
+"""Shards and manifest: complete or not there at all, and the same for any limits and number of processes."""
 from __future__ import annotations
 
 import dataclasses
@@ -18,10 +18,10 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
-from data_tools.issues import ConversionError, Fault, Log
+from data_tools.issues import ConversionError, Issue, IssueLog
 from data_tools.sharding import writer
 from mrcnn_tf.input import records
-from mrcnn_tf.input.manifest import Category, Counts, Incident, Manifest, Shard, Source
+from mrcnn_tf.input.manifest import Category, Counts, IssueEntry, Manifest, Shard, Source
 
 
 @dataclass(frozen=True)
@@ -30,31 +30,31 @@ class Item:
     bytes: int = 100
 
 
-def make(item: Item) -> tuple[records.Annotated | None, Log]:
+def make(item: Item) -> tuple[records.Annotated | None, IssueLog]:
     """Image i has i objects, the first of them a crowd; every fifth image is dropped."""
-    log = Log()
+    log = IssueLog()
     if item.number % 5 == 4:
-        log.drop(Fault('corrupt image', f'{item.number}.png'), item.number)
+        log.drop(Issue('corrupt image', f'{item.number}.png'), item.number)
         return None, log
     objects = [records.ObjectAnnotation((0, 0, 1, 1), 1, 'cell', 1.0, k == 0, k) for k in range(item.number)]
     if objects:
-        log.repair(Fault('box clipped', 'by 1 px'), item.number, 0)
+        log.repair(Issue('box clipped', 'by 1 px'), item.number, 0)
     return records.Annotated(b'x' * 1000, 'png', f'{item.number}.png', 'id', item.number, 8, 8, objects), log
 
 
-def failing(error: Exception, item: Item) -> tuple[records.Annotated | None, Log]:
+def failing(error: Exception, item: Item) -> tuple[records.Annotated | None, IssueLog]:
     if item.number == 3:
         raise error
     return make(item)
 
 
-def dying(item: Item) -> tuple[records.Annotated | None, Log]:
+def dying(item: Item) -> tuple[records.Annotated | None, IssueLog]:
     os._exit(9)
 
 
 def head(name: str = 'train') -> Manifest:
     return Manifest(name, [Category(1, 1, 'cell')], Counts(), 0,
-                            {'category not in the list': [Incident(0, 7, '9')]}, {}, [], False,
+                            {'category not in the list': [IssueEntry(0, 7, '9')]}, {}, [], False,
                             Source('coco', 'a.json', 'images'))
 
 
@@ -89,14 +89,14 @@ def test_shards_and_manifest(tmp_path: pathlib.Path) -> None:
     # Images 0, 1 | 2, 3 | 5, 6: number 4 is dropped; 0 has no object.
     assert manifest.counts == Counts(images=6, images_without_objects=1, objects=17, crowds=5)
     assert manifest.max_objects_per_image == 6
-    assert manifest.dropped == {'category not in the list': [Incident(0, 7, '9')],
-                                'corrupt image': [Incident(4, None, '4.png')]}
-    assert [incident.image_id for incident in manifest.repaired['box clipped']] == [1, 2, 3, 5, 6]
+    assert manifest.dropped == {'category not in the list': [IssueEntry(0, 7, '9')],
+                                'corrupt image': [IssueEntry(4, None, '4.png')]}
+    assert [issue.image_id for issue in manifest.repaired['box clipped']] == [1, 2, 3, 5, 6]
     for shard, name, ids in zip(manifest.shards, names, ([0, 1], [2, 3], [5, 6]), strict=True):
         data = (out / name).read_bytes()
         assert shard == Shard(name, len(ids), len(data), hashlib.sha256(data).hexdigest())
-        found = [int(records.parse(each, False)['image_id']) for each in tf.data.TFRecordDataset(str(out / name))]
-        assert found == ids
+        stored = [int(records.parse(each, False)['image_id']) for each in tf.data.TFRecordDataset(str(out / name))]
+        assert stored == ids
 
 
 def test_same_bytes_from_one_process_and_from_two(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,24 +110,24 @@ def test_same_bytes_from_one_process_and_from_two(tmp_path: pathlib.Path, capsys
 
 @hypothesis.settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[
     hypothesis.HealthCheck.function_scoped_fixture])
-@hypothesis.given(st.lists(st.integers(0, 7), min_size=1, max_size=20).filter(lambda found: not {*found} <= {0, 4}),
+@hypothesis.given(st.lists(st.integers(0, 7), min_size=1, max_size=20).filter(lambda numbers: not {*numbers} <= {0, 4}),
                   st.integers(1, 8), st.integers(50, 3000), st.integers(2, 4))
 def test_any_limits_and_any_number_of_processes_give_the_same(
         tmp_path: pathlib.Path, numbers: list[int], images: int, size: int, workers: int) -> None:
-    found = []
+    results = []
     for i, options in enumerate((writer.Options(), writer.Options(images, size),
                                  writer.Options(images, size, workers))):
         output = tmp_path / str(i)
         shutil.rmtree(output, ignore_errors=True)
         manifest = writer.write([Item(number) for number in numbers], make, head(), output, options)
         paths = manifest.shard_paths(output / 'train.json')
-        found.append((dataclasses.replace(manifest, shards=[]), [
+        results.append((dataclasses.replace(manifest, shards=[]), [
             bytes(each) for each in tf.data.TFRecordDataset(paths).as_numpy_iterator()]))
-    assert found[0] == found[1] == found[2]
+    assert results[0] == results[1] == results[2]
     assert content(tmp_path / '1') == content(tmp_path / '2')
 
 
-def test_an_older_set_of_the_name_is_replaced_and_nothing_else(tmp_path: pathlib.Path) -> None:
+def test_only_an_older_set_of_the_name_is_replaced(tmp_path: pathlib.Path) -> None:
     writer.write(items(7), make, head(), tmp_path, writer.Options(images_per_shard=3))
     other = 'train-crops-00000-of-00001.tfrecord'
     (tmp_path / other).write_bytes(b'')
@@ -149,14 +149,14 @@ def file_limit() -> Iterator[int]:
 
 def test_a_write_that_the_disk_refuses_leaves_nothing(tmp_path: pathlib.Path, file_limit: int) -> None:
     many = [Item(number) for _ in range(file_limit // 1000) for number in (0, 1)]     # of over 1000 bytes each
-    message = (f'{tmp_path}/out: File too large; make room there and give the same command again: '
-               'it goes on from the shards that are whole')
+    message = (f'{tmp_path}/out: File too large; free some space there and run the same command again: it '
+               'continues after the complete shards')
     with pytest.raises(OSError, match=f'^{message}$'):
         writer.write(many, make, head(), tmp_path / 'out')
     assert content(tmp_path / 'out') == {}
 
 
-def test_a_full_disk_keeps_the_whole_shards_and_the_same_command_goes_on(
+def test_after_a_full_disk_the_same_command_continues(
         tmp_path: pathlib.Path, file_limit: int, capsys: pytest.CaptureFixture[str]) -> None:
     def run() -> Manifest:
         return writer.write(small + large, make, head(), tmp_path, writer.Options(images_per_shard=30))
@@ -170,7 +170,7 @@ def test_a_full_disk_keeps_the_whole_shards_and_the_same_command_goes_on(
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     capsys.readouterr()
     assert run().counts.images == 40
-    assert capsys.readouterr().out.startswith('train: resumes: 1 of 2 shards are whole\ntrain: 60 of 60 images')
+    assert capsys.readouterr().out.startswith('train: resumes: 1 of 2 shards are complete\ntrain: 60 of 60 images')
 
 
 def test_an_older_set_survives_a_run_that_fails(tmp_path: pathlib.Path) -> None:
@@ -198,7 +198,7 @@ def test_failures_of_a_worker_reach_the_caller(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_worker_that_dies_is_one_clear_line(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(OSError, match=f'^{tmp_path}: a worker process died.*fewer workers: it goes on'):
+    with pytest.raises(OSError, match=f'^{tmp_path}: a worker process died.*fewer workers: it continues'):
         writer.write(items(4), dying, head(), tmp_path, writer.Options(images_per_shard=2, workers=2))
     assert content(tmp_path) == {}
 
@@ -222,7 +222,7 @@ def test_a_name_that_makes_no_file_name(tmp_path: pathlib.Path, name: str) -> No
 
 def test_an_output_that_is_a_file(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'out').write_text('')
-    with pytest.raises(ConversionError, match='out is a file; give a directory'):
+    with pytest.raises(ConversionError, match='out is a file; give a directory as output'):
         writer.write(items(1), make, head(), tmp_path / 'out')
 
 
@@ -248,7 +248,7 @@ def test_summary(tmp_path: pathlib.Path) -> None:
     stream = io.StringIO()
     writer.summarize(writer.write(items(7), make, head(), tmp_path), Console(file=stream, width=100))
     first, *table = stream.getvalue().splitlines()
-    assert first == ('train: 6 images (1 without objects), 17 objects (5 crowds), at most 6 an image, 1 categories; '
+    assert first == ('train: 6 images (1 without objects), 17 objects (5 crowds), at most 6 per image, 1 categories; '
                      '1 shards, 0.0 MiB')
     rows = [[cell.strip() for cell in line.split('│')[1:-1]] for line in table if '│' in line]
     assert rows == [['dropped', 'category not in the list', '1', 'image 0, annotation 7: 9'],
@@ -256,9 +256,9 @@ def test_summary(tmp_path: pathlib.Path) -> None:
                     ['repaired', 'box clipped', '5', 'image 1, annotation 0: by 1 px']]
 
 
-def test_a_long_path_is_whole_in_the_summary() -> None:
+def test_a_long_path_is_complete_in_the_summary() -> None:
     path, stream = '/data/' + 'x' * 120 + '.jpg', io.StringIO()
-    found = dataclasses.replace(head(), dropped={'missing image file': [Incident(1, None, path)]})
-    writer.summarize(found, Console(file=stream, width=80))
+    manifest = dataclasses.replace(head(), dropped={'missing image file': [IssueEntry(1, None, path)]})
+    writer.summarize(manifest, Console(file=stream, width=80))
     cells = [line.split('│')[4].strip() for line in stream.getvalue().splitlines() if line.startswith('│')]
     assert ''.join(cells).replace(' ', '') == f'image1:{path}'
