@@ -20,7 +20,7 @@ from yaml import MarkedYAMLError, YAMLError
 from mrcnn_tf import files
 from mrcnn_tf.config.checking import validate
 from mrcnn_tf.config.fields import ConfigError
-from mrcnn_tf.config.schema import Config
+from mrcnn_tf.config.schema import Config, ModelConfig
 from mrcnn_tf.files.text import error_line, one_line
 
 _NO_KEYS = 'expected keys such as "solver:" at the top'
@@ -69,6 +69,14 @@ def changed(config: Config, overrides: Sequence[str]) -> Config:
     for origin, layer in map(_override, overrides):
         _apply(merged, layer, Config, '', origin)
     return _checked(merged, 'overrides')
+
+
+def model_config(values: dict[str, Any]) -> ModelConfig:
+    """Return a `model` section from nested plain values, such as `dataclasses.asdict` gives."""
+    merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), values)
+    section = OmegaConf.to_object(merged)
+    assert isinstance(section, ModelConfig)
+    return section
 
 
 def save(config: Config, path: str | pathlib.Path) -> None:

@@ -6,15 +6,16 @@ the 'op' engine the height and width of the images of an inference may be dynami
 """
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mrcnn_tf.config import ModelConfig
+from mrcnn_tf.config import ModelConfig, model_config
 from mrcnn_tf.detectors.box import BoxBranch
 from mrcnn_tf.detectors.branch import Batch, Branch, Detections, Features, GroundTruth, Losses, RoIFeatures, count
 from mrcnn_tf.detectors.mask import MaskBranch
@@ -31,9 +32,11 @@ from mrcnn_tf.ops.tensor_shapes import dimensions
 LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
 
 
+_SIDES = 32          # a pyramid needs sides that are multiples of it
 PARTS = {'rpn': ('rpn',), 'fast_rcnn': ('box',), 'faster_rcnn': ('rpn', 'box'), 'mask_rcnn': ('rpn', 'box', 'mask')}
 
 
+@keras.saving.register_keras_serializable(package='mrcnn_tf')
 class Detector(TrainableModel):
     """Fast, Faster or Mask R-CNN, or an RPN alone, by its parts. Call it on a batch for detections.
 
@@ -56,14 +59,39 @@ class Detector(TrainableModel):
 
     # Prediction ------------------------------------------------------------------------------------------------------
 
-    def call(self, batch: Batch, training: bool = False) -> Detections:
-        """Return the detections of a batch: `images` float32 [B, H, W, 3], `sizes` float32 [B, 2] and what `inputs`
-        names."""
+    def call(self, batch: Batch | tf.Tensor, training: bool = False) -> Detections:
+        """Return the detections of a batch.
+
+        Args:
+            batch: the keys of `inputs_read`; or images [B, H, W, 3] of equal size, RGB 0..255, uint8 or float.
+            training: whether batch normalization and dropout are those of training.
+
+        Raises:
+            ValueError: neither images nor a batch with the keys that the detector reads.
+        """
+        batch = self.as_batch(batch)
         features = self.features(batch, training)
         proposals = self.proposer.propose(features, batch)
         if self.box is None:
             return as_detections(proposals)
         return self.detect(features, proposals.boxes, proposals.valid, batch['sizes'])
+
+    def as_batch(self, batch: Batch | tf.Tensor) -> Batch:
+        """Return a batch as it is, and images [B, H, W, 3] as a batch, padded to the sides that the neck needs."""
+        if not isinstance(batch, Mapping):
+            images = tf.convert_to_tensor(batch)
+            if images.shape.rank != 4 or images.shape[-1] != 3:
+                raise ValueError(f'{self.name}: got a tensor of shape {images.shape}; expected images [B, H, W, 3], '
+                                 "RGB 0..255, or a batch, a dict with 'images' [B, H, W, 3] and 'sizes' [B, 2]")
+            count, height, width, _ = dimensions(images)
+            sizes = tf.tile(tf.cast(tf.stack([height, width]), tf.float32)[None], [count, 1])
+            multiple = _SIDES if len(self.backbone.strides) > 1 else 1
+            padding = [[0, 0], [0, -height % multiple], [0, -width % multiple], [0, 0]]
+            batch = {'images': tf.pad(tf.cast(images, tf.float32), padding), 'sizes': sizes}
+        missing = [name for name in self.inputs_read if name not in batch and name != 'padded_sizes']
+        if missing:
+            raise ValueError(f'{self.name}: the batch has no {missing[0]!r}; expected the keys {self.inputs_read}')
+        return batch
 
     def features(self, batch: Batch, training: bool = False) -> Features:
         """Return the feature maps of a batch, the finest first."""
@@ -140,6 +168,17 @@ class Detector(TrainableModel):
             spec.update({name: tf.TensorSpec([limit, *each.shape], each.dtype)
                          for name, each in branch.output_spec().items()})
         return spec
+
+    def get_config(self) -> dict[str, Any]:
+        own = self.branches[1 if 'mask' in PARTS[self.settings.kind] else 0:]
+        return {'config': dataclasses.asdict(self.settings), 'engine': self.engine,
+                'branches': [keras.saving.serialize_keras_object(branch) for branch in own]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Detector:
+        """Return the detector that `get_config` describes, with random weights."""
+        branches = [keras.saving.deserialize_keras_object(each) for each in config['branches']]
+        return build_detector(model_config(config['config']), config['engine'], branches)
 
     def create_variables(self) -> None:
         """Create all weights by a forward pass on a dummy image."""

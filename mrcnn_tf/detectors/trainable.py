@@ -1,13 +1,15 @@
 """The training step behind `fit` and `evaluate`: gradients, clipping, replicas, a trace per canvas."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mrcnn_tf.detectors.branch import Batch, Losses
+from mrcnn_tf.detectors.branch import Batch, Detections, Losses
 
 
 class TrainableModel(keras.Model):
@@ -80,6 +82,25 @@ class TrainableModel(keras.Model):
         losses = self.losses(batch, tf.zeros([2], tf.int32), training=False)
         return {'loss': tf.add_n(list(losses.values())), **losses}
 
+    def fit(self, *args: Any, shuffle: bool = False, **kwargs: Any) -> Any:
+        """Train, as keras.Model.fit. A `training_dataset` is shuffled already, so `shuffle` is False by default."""
+        return super().fit(*args, shuffle=shuffle, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the losses of a dataset, as keras.Model.evaluate."""
+        with _finite_data():
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the detections of a dataset or of images, as keras.Model.predict."""
+        with _finite_data():
+            return super().predict(*args, **kwargs)
+
+    def predict_step(self, data: Any) -> Detections:
+        """Return the detections of a batch or of images [B, H, W, 3]."""
+        detections: Detections = self(_batch_of(data), training=False)
+        return detections
+
     def _losses_and_gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             values = self.losses_and_counts(batch, seed)
@@ -112,6 +133,18 @@ class TrainableModel(keras.Model):
             raise ValueError("jit_compile needs a model built with engine='xla'")
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
         self.clip_norm, self.seed, self.jit = clip_norm, seed, jit_compile
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """Return the arguments of `compile`, which a .keras file holds; None before `compile`."""
+        if not getattr(self, 'optimizer', None):
+            return None
+        return {'optimizer': keras.saving.serialize_keras_object(self.optimizer), 'clip_norm': self.clip_norm,
+                'seed': self.seed, 'jit_compile': self.jit}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as `get_compile_config` says, with the slots of the optimizer."""
+        self.compile(**{**config, 'optimizer': keras.saving.deserialize_keras_object(config['optimizer'])})
+        self.optimizer.build(self.trainable_variables)
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return tf.function(function, jit_compile=True, autograph=False) if self.jit else function
@@ -151,8 +184,8 @@ class TrainableModel(keras.Model):
             return dict(zip(names, tf.unstack(mean), strict=True))
 
         def from_iterator(iterator: Any) -> dict[str, tf.Tensor]:
-            batch = next(iterator)
-            self.last_image_ids = batch['image_ids']
+            batch = _batch_of(next(iterator))
+            self.last_image_ids = batch.get('image_ids')
             return on_replicas(batch)
 
         return from_iterator
@@ -164,6 +197,19 @@ class TrainableModel(keras.Model):
 def _spread(seed: tf.Tensor) -> tf.Tensor:
     """Return a seed int32 [2] such that consecutive seeds leave room for seed + 1, which a step uses too."""
     return seed * tf.constant([1, 2])
+
+
+@contextlib.contextmanager
+def _finite_data() -> Iterator[None]:
+    """Silence Keras 3's warning at the end of a dataset whose length is unknown, as that of `evaluation_dataset` is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Your input ran out of data', UserWarning)
+        yield
+
+
+def _batch_of(data: Any) -> Any:
+    """Return what a dataset or an array-like gives as x: Keras hands arrays on as (x,) or (x, y, sample_weight)."""
+    return data[0] if isinstance(data, tuple) else data
 
 
 def _losses_among(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -20,6 +20,7 @@ from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth
 from mrcnn_tf.files.progress import track
 from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import evaluation_dataset
+from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.weights.model_directory import restore_model
 
 _log = logging.getLogger(__name__)
@@ -58,17 +59,42 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
     if not model.classifies:
         raise EvaluationError(f'{directory}: an rpn does not tell categories apart; evaluate it with --metric recall')
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
-    _warn_of_doubts(evaluator.truth, config.model.detections.max_detections, directory)
-    score = _scorer(metric, evaluator, model, config, manifest)
-    found = predictions(detection_function(model, config.data), config, manifest)
-    for image_id, _, instances in track(found, len(evaluator.truth.sizes), 'evaluated'):
-        evaluator.add(image_id, instances)
-    metrics = score()
+    _warn_of_doubts(evaluator.truth, config.model.detections.max_detections)
+    metrics = _evaluate(model, config, evaluator, manifest, metric)
     evaluator.write(directory, metrics)
     return metrics
 
 
-def _warn_of_doubts(truth: GroundTruth, max_detections: int, directory: pathlib.Path) -> None:
+def evaluate_detector(detector: Detector, config: Config, manifest: str | os.PathLike[str], metric: str = 'coco',
+                      categories: Sequence[Category] | None = None) -> Metrics:
+    """Return the metrics of a detector on every image of a set. Writes no files.
+
+    Args:
+        detector: with classes, not an RPN alone.
+        config: the function reads `data` and `model.detections`.
+        manifest: of the set.
+        metric: as in `evaluate`, but not 'recall'.
+        categories: of the detector's labels 1..K; None: those of the set.
+
+    Raises:
+        ManifestError, InputError, EvaluationError: as `evaluate`.
+    """
+    categories = categories or Manifest.read(manifest).categories
+    evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
+    return _evaluate(detector, config, evaluator, manifest, metric)
+
+
+def _evaluate(detector: Detector, config: Config, evaluator: CocoEvaluator, manifest: str | os.PathLike[str],
+              metric: str) -> Metrics:
+    """Return the metrics, with all detections added to the evaluator."""
+    score = _scorer(metric, evaluator, detector, config, manifest)
+    detections = predictions(detection_function(detector, config.data), config, manifest)
+    for image_id, _, instances in track(detections, len(evaluator.truth.sizes), 'evaluated'):
+        evaluator.add(image_id, instances)
+    return score()
+
+
+def _warn_of_doubts(truth: GroundTruth, max_detections: int) -> None:
     """Logs what makes the metrics of a set mean little."""
     counted = collections.Counter(each['image_id'] for each in truth.annotations if not each['iscrowd'])
     if not counted:
@@ -77,8 +103,8 @@ def _warn_of_doubts(truth: GroundTruth, max_detections: int, directory: pathlib.
     full = [count for count in counted.values() if count > max_detections]
     if full:
         _log.warning('%s: %d of %d images have more than model.detections.max_detections=%d objects, up to %d; those '
-                     'beyond cannot be found: set it higher in %s', truth.source, len(full), len(truth.sizes),
-                     max_detections, max(full), directory / 'config.yaml')
+                     'beyond cannot be found: set it higher', truth.source, len(full), len(truth.sizes),
+                     max_detections, max(full))
 
 
 def _scorer(metric: str, evaluator: CocoEvaluator, model: Detector, config: Config,
@@ -129,8 +155,9 @@ def predictions(detect: Detect, config: Config, manifest: str | os.PathLike[str]
         ManifestError, ConfigError, InputError: the set, the settings, or both together cannot be used.
     """
     sizes = [dataclasses.replace(config, data=data) for data in detect.sizes]
+    needs = [name for name in config.model.needs if name in _READ]          # decoding ground-truth masks takes long
     try:
-        datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size, detect.fixed_canvases)
+        datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size, detect.fixed_canvases, needs)
                     for size in sizes]
         for batches in zip(*datasets, strict=True):
             inputs = [{key: batch[key] for key in _READ if key in batch} for batch in batches]

@@ -165,16 +165,16 @@ def _recipe(manifest: PathLike, config: Config, needs: Collection[str] | None, t
             fixed_canvases: bool = True, own_transforms: tuple[Transform, ...] = ()) -> _Recipe:
     if fixed_canvases:
         images.check_canvases(config.data, training)
-    recipe = _Recipe(manifest, Manifest.read(manifest), config, _needs(config, needs, training), training,
+    recipe = _Recipe(manifest, Manifest.read(manifest), config, _needs(config, needs), training,
                      fixed_canvases, own_transforms)
     _check_content(recipe)
     _check_exif(recipe)
     return recipe
 
 
-def _needs(config: Config, needs: Collection[str] | None, training: bool) -> frozenset[str]:
+def _needs(config: Config, needs: Collection[str] | None) -> frozenset[str]:
     if needs is None:
-        return frozenset(config.model.needs) - frozenset(() if training else ('masks',))
+        return frozenset(config.model.needs)
     if unknown := sorted(set(needs) - set(_OPTIONAL)):
         raise InputError(f'needs: {unknown[0]!r} is not an optional key of a batch; give some of '
                          f'{", ".join(_OPTIONAL)}')

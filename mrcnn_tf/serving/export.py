@@ -61,13 +61,32 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) ->
         OSError: the disk is full, no permission, another export took the version.
     """
     model, config, categories = restore_model(model_dir, engine='op')
-    if 'proposals' in model.inputs_read:
-        raise ExportError(f'{model_dir}: a fast_rcnn needs the proposals of each image, which no request holds; '
-                          'export a faster_rcnn')
+    return export_detector(model, config, categories, output)
+
+
+def export_detector(detector: Detector, config: Config, categories: Sequence[Category],
+                    output: str | os.PathLike[str]) -> pathlib.Path:
+    """Write a detector as the next version of the SavedModel `output`, and return the path of the version.
+
+    The signature is that of `export`; further branches of the detector add their predictions, relative to the boxes.
+
+    Args:
+        detector: with the 'op' engine.
+        config: the function reads `data` and `model.detections`.
+        categories: of the detector's labels 1..K.
+        output: directory of all versions.
+
+    Raises:
+        ExportError, OSError: as `export`.
+    """
+    if 'proposals' in detector.inputs_read:
+        raise ExportError('a fast_rcnn needs the proposals of each image, which no request holds; export a faster_rcnn')
+    if detector.engine != 'op':
+        raise ExportError("the detector has the 'xla' engine; build it with engine='op' for images of any size")
     if config.data.test_scales or config.data.test_flip:
-        _log.warning('%s: a SavedModel looks at each image once, at data.test_short_side: data.test_scales and '
-                     'data.test_flip are left out', model_dir)
-    module, signature = _traced(serving_function(model, config.data, _category_ids(categories)))
+        _log.warning('%s: a SavedModel has one view of each image, at data.test_short_side: data.test_scales and '
+                     'data.test_flip are left out', output)
+    module, signature = _traced(serving_function(detector, config.data, _category_ids(categories)))
     version = pathlib.Path(output) / str(_newest_version(pathlib.Path(output)) + 1)
     try:
         with files.atomic_path(version) as temporary:

@@ -19,7 +19,7 @@ from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.files.text import error_line
-from mrcnn_tf.input.manifest import Category, read_categories, write_categories
+from mrcnn_tf.input.manifest import Category, Manifest, read_categories, write_categories
 from mrcnn_tf.weights import checkpoint_files
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest, prefix_of
 
@@ -68,6 +68,25 @@ def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
     model = build_detector(config.model, engine)
     restore_weights(model, newest)
     return model, config, categories if model.classifies else _PROPOSED
+
+
+def save_detector(model_dir: str | os.PathLike[str], detector: Detector, config: Config,
+                  categories: Sequence[Category] | None = None) -> None:
+    """Write a new model directory of a detector, for `evaluate`, `export`, `predict` and further training.
+
+    Args:
+        model_dir: must not exist.
+        detector: with the parts that `config.model` names.
+        config: of the detector and its data.
+        categories: of the labels 1..K; None: those of `config.data.train`.
+
+    Raises:
+        ManifestError: no categories are given, and `config.data.train` is not a manifest.
+        OSError: there is such a directory, the disk is full, no permission. Nothing is left then.
+    """
+    if categories is None:
+        categories = Manifest.read(str(config.data.train)).categories
+    save_imported(pathlib.Path(model_dir), detector, config, categories)
 
 
 def save_imported(model_dir: pathlib.Path, model: keras.Model, config: Config, categories: Sequence[Category]) -> None:
