@@ -32,7 +32,7 @@ class KeypointBranch(m.Branch):
                  ) -> None:
         super().__init__(**kwargs)
         self.keypoints, self.strides, self.width = keypoints, tuple(strides), width
-        self.roi_align = m.RoIAlign(POOLED, strides, 2, True, name='keypoint_align')
+        self.roi_align = m.RoIAlign(POOLED, strides, name='keypoint_align')
         self.convs = [keras.layers.Conv2D(width, 3, padding='same', activation='relu', name=f'keypoint_conv{i}')
                       for i in range(2)]
         self.upsample = keras.layers.Conv2DTranspose(keypoints, 2, 2, name='keypoint_heatmaps')

@@ -89,6 +89,7 @@ class InceptionResNetV2(keras.layers.Layer):
             [Mixed(norm, MIXED_5B, False, name='mixed_5b'), *_blocks(norm, 'block35', BLOCK35, REPEATS[0], 320, .17)],
             [Mixed(norm, MIXED_6A, name='mixed_6a'), *_blocks(norm, 'block17', BLOCK17, REPEATS[1], 1088, .1)]]
         self.stages = stages if config.maps == 'c4' else [*stages, self.last_stage(config)]
+        self.blocks = [*itertools.chain(*self.stages)]    # Keras 2 saves no layers in lists of lists
         self.strides = (4, 8, 16, 32)[:len(self.stages) - 1]
         self.channels = 1088 if config.maps == 'c4' else 1536
         for layer in itertools.chain(*self.stages[:config.frozen_stages]):

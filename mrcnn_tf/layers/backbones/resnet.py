@@ -93,6 +93,7 @@ class ResNet(keras.layers.Layer):
         dilations = {'c4': (1, 1, 1), 'c5': (1, 1, 1, 2)}.get(config.maps, (1, 1, 1, 1))
         self.strides = (4, 8, 16, 16 if config.maps == 'c5' else 32)[:len(dilations)]
         self.stages = [stage(config, index, dilation) for index, dilation in enumerate(dilations)]
+        self.blocks = [*itertools.chain(*self.stages)]    # Keras 2 saves no layers in lists of lists
         self.channels = FORMS[config.name].channels(len(self.stages) - 1)    # of the last map
         parts: list[list[keras.layers.Layer]] = [[self.stem], *self.stages]
         for layer in itertools.chain(*parts[:config.frozen_stages]):

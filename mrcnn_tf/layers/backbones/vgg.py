@@ -26,6 +26,7 @@ class VGG16(keras.layers.Layer):
         super().__init__(**kwargs)
         self.stages = [[ConvNorm(NO_NORM, filters, 3, name=f'conv{block}_{number + 1}') for number in range(count)]
                        for block, (filters, count) in enumerate(BLOCKS, start=1)]
+        self.blocks = sum(self.stages, [])    # Keras 2 saves no layers in lists of lists
         for conv in sum(self.stages[:config.frozen_stages], []):
             conv.trainable = False
 
