@@ -51,7 +51,7 @@ def train(config: Config, model_dir: str | os.PathLike[str]) -> None:
     count, configs = config.alternating.steps, _step_configs(config, directory)
     for index in range(count):
         print(f'step {index + 1} of {count}: {directory / STEPS[index]}', flush=True)
-        if configs[index].model.kind == 'fast_rcnn':
+        if 'proposals' in configs[index].model.needs:
             _attach_proposals(config, directory / STEPS[index - 1], pathlib.Path(str(configs[index].data.train)))
         if index >= 2:
             _initialize(directory / STEPS[index], configs[index], directory / STEPS[1])

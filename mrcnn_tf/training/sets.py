@@ -80,7 +80,7 @@ def _warnings(config: Config, training: Manifest, validation: Manifest) -> Itera
     counts = validation.counts
     if counts.objects == counts.crowds:
         yield 'it has no objects or only crowds, so no metric can be computed on it'
-    elif config.model.kind == 'mask_rcnn' and not validation.any_masks:
+    elif 'masks' in config.model.needs and not validation.any_masks:
         yield 'its objects have no masks, so masks will not be evaluated'
     common = {shard.sha256 for shard in validation.shards} & {shard.sha256 for shard in training.shards} - {''}
     if common or (validation.source, counts) == (training.source, training.counts):
