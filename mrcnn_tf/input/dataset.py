@@ -80,8 +80,7 @@ def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixe
 
     The canvas is each image's own size, rounded up to `data.pad_multiple`. Images of equal canvases share a batch, in
     the order of the shards for each canvas. The last batch of each canvas is filled up with zeros, whose `image_valid`
-    is False. Metrics compare predictions with `ground_truth`, so the batches hold masks only on demand, for the losses
-    of `fit(validation_data=...)`.
+    is False. The batches serve as `validation_data` of `fit`; metrics compare predictions with `ground_truth` instead.
 
     Args:
         manifest: path of the manifest.
@@ -89,8 +88,7 @@ def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixe
         batch_size: B.
         fixed_canvases: for the 'xla' engine: an image is padded to the smallest of `data.canvases` that holds it, and
             `padded_sizes` holds the canvas that would be its own.
-        needs: the optional keys that a batch holds, of 'masks' and 'proposals'; None: those of `config.model.needs`
-            without 'masks'.
+        needs: the optional keys that a batch holds, of 'masks' and 'proposals'; None: `config.model.needs`.
 
     Returns:
         Finite dataset of the Batch dict. H and W are None, unless there is one fixed canvas.

@@ -60,7 +60,8 @@ def _check_validation(config: Config, training: Manifest, categories: Sequence[C
     validation = Manifest.read(path)
     _check_categories(f'data.validation {path}', validation, origin, categories,
                       'convert both sets with the same categories')
-    check(path, config, training=False)
+    needs = [name for name in config.model.needs if name != 'masks']        # metrics of boxes need none
+    check(path, config, needs, training=False)
     for warning in _warnings(config, training, validation):
         _log.warning('data.validation %s: %s', path, warning)
 

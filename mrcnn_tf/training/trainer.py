@@ -178,7 +178,7 @@ def _fit(run: _Run, model: Detector, checkpoints: Checkpoints) -> None:
                      *(_reports(run, stack) if run.worker.is_chief else [])]
         with _one_line_errors(run, model):
             # All intervals are counted in steps, so the whole run is one epoch for Keras.
-            model.fit(_distributed(run, start), steps_per_epoch=run.steps - start, callbacks=callbacks,
+            model.fit(_distributed(run, start, model.needs), steps_per_epoch=run.steps - start, callbacks=callbacks,
                       shuffle=False, verbose=0)
     if step_of(model) < run.steps:
         raise TrainingError(f'stopped by {signals.name or "another worker"} at step {step_of(model)} of {run.steps}, '
@@ -203,7 +203,7 @@ def _stop_condition(run: _Run, signals: DeferredSignals) -> Callable[[int], bool
     return should_stop
 
 
-def _distributed(run: _Run, start: int) -> tf.data.Dataset:
+def _distributed(run: _Run, start: int, needs: Sequence[str]) -> tf.data.Dataset:
     """Return this worker's batches from step `start` on.
 
     Each batch is split into one part per replica, so that all replicas of a step have the same canvas.
@@ -211,7 +211,8 @@ def _distributed(run: _Run, start: int) -> tf.data.Dataset:
     parts = run.strategy.num_replicas_in_sync // run.worker.count
 
     def local(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        dataset = training_dataset(str(run.config.data.train), run.config, start, (run.worker.index, run.worker.count))
+        dataset = training_dataset(str(run.config.data.train), run.config, start, (run.worker.index, run.worker.count),
+                                   needs)
         if run.labels != list(range(len(run.labels))):
             dataset = dataset.map(lambda batch: {**batch, 'labels': tf.gather(run.labels, batch['labels'])})
         return dataset if parts == 1 else dataset.map(lambda batch: _split(batch, parts)).unbatch().prefetch(parts)

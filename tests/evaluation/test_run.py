@@ -100,18 +100,18 @@ def test_a_set_without_ground_truth(trained: pathlib.Path, tmp_path: pathlib.Pat
 def test_a_set_of_crowds_has_no_ground_truth(trained: pathlib.Path, tmp_path: pathlib.Path,
                                              caplog: pytest.LogCaptureFixture) -> None:
     path = emptied(trained, tmp_path, crowds=True)
-    run._warn_of_doubts(read_manifest(path), LIMIT, tmp_path)
+    run._warn_of_doubts(read_manifest(path), LIMIT)
     assert f'{path}: no ground truth: all its objects are crowds; ' in caplog.text
     with pytest.raises(EvaluationError, match='no ground truth: it has no object that counts, so there is no recall'):
         run.evaluate(trained / 'run', path, 'recall')
 
 
-def test_more_objects_than_detections(trained: pathlib.Path, tmp_path: pathlib.Path,
+def test_more_objects_than_detections(trained: pathlib.Path,
                                       caplog: pytest.LogCaptureFixture) -> None:
     truth = read_manifest(trained / 'train.json')
-    run._warn_of_doubts(truth, 2, tmp_path)
+    run._warn_of_doubts(truth, 2)
     assert not caplog.messages
-    run._warn_of_doubts(truth, 1, tmp_path)
+    run._warn_of_doubts(truth, 1)
     assert caplog.messages == [
         f'{trained}/train.json: 8 of 16 images have more than model.detections.max_detections=1 objects, up to 2; '
         'those beyond cannot be found: set it higher']

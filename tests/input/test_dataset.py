@@ -164,7 +164,7 @@ def test_evaluation_holds_every_image_once(ten_images: str, batch_size: int) -> 
     assert len(batches) == -(-10 // batch_size) and len(valid) == len(batches) * batch_size
     assert [i for i, is_valid in zip(ids(batches), valid, strict=True) if is_valid] == [1, 4, 7, 10, 2, 5, 8, 3, 6, 9]
     assert valid[:10].all() and not valid[10:].any()
-    assert set(batches[0]) == KEYS
+    assert set(batches[0]) == KEYS | {'masks', 'has_mask'}
     for key, values in batches[-1].items():      # fillers are zeros
         assert not values[10 % batch_size or batch_size:].any(), key
 
@@ -283,12 +283,12 @@ def test_photographs_rotated_by_another_rule_than_the_models(
 
 
 def test_a_batch_holds_what_a_model_needs(tmp_path: pathlib.Path) -> None:
-    """By default what `model.kind` needs; an evaluation compares no masks, and holds them on demand only."""
+    """By default what `model.kind` needs."""
     proposals = records.Proposals(np.float32([[1, 2, 5, 8]]), np.float32([.9]))
     path = write_set(tmp_path, [dataclasses.replace(example(1), proposals=proposals)], shards=1, has_proposals=True)
     masks, regions = {'masks', 'has_mask'}, {'proposals', 'proposals_valid'}
     settings = config(max_proposals=2)
-    assert set(evaluation_dataset(path, settings, 1).element_spec) == KEYS
+    assert set(evaluation_dataset(path, settings, 1).element_spec) == KEYS | masks
     assert set(training_dataset(path, settings, needs=['proposals', 'masks']).element_spec) == KEYS | masks | regions
     settings.model.kind = 'fast_rcnn'
     assert set(training_dataset(path, settings).element_spec) == KEYS | regions
