@@ -100,6 +100,7 @@ def test_what_is_no_batch(fitted, given, message) -> None:
         fitted[0].as_batch(given)
 
 
+@pytest.mark.slow
 def test_a_training_loop_of_ones_own(data, config) -> None:
     """Consecutive numbers are independent seeds; the same number gives the same losses."""
     detector = m.build_detector(config.model)
@@ -119,6 +120,7 @@ def test_a_training_loop_of_ones_own(data, config) -> None:
     assert first == again != other
 
 
+@pytest.mark.slow
 def test_from_a_fitted_detector_to_files_and_back(fitted, data, config, tmp_path) -> None:
     """One call each: a model directory, metrics, a SavedModel."""
     detector, _ = fitted
