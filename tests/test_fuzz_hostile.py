@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_tools import conversion
+from data_tools import issues
 from mrcnn_tf import files
 from mrcnn_tf.files import restricted_pickle
 from tests import fuzz_hostile
@@ -26,7 +26,7 @@ def _program(path: pathlib.Path) -> Any:
 
 @pytest.mark.parametrize(('module', 'name', 'instead', 'message'), [
     (files, 'inside', lambda directory, name, follow=False: pathlib.Path(directory) / name, 'holds the secret'),
-    (conversion, 'one_line', str, 'controls reach the terminal'),
+    (issues, 'one_line', lambda text, longest=0: str(text), 'controls reach the terminal'),
     (restricted_pickle, 'load', _program, 'a program of the file was run')])
 def test_a_defect_is_noticed(
         monkeypatch: pytest.MonkeyPatch, module: Any, name: str, instead: Any, message: str) -> None:

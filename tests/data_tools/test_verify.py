@@ -222,8 +222,8 @@ def test_wrong_values_of_a_record(tmp_path: pathlib.Path, example: records.Annot
 def test_an_object_with_a_box_only(tmp_path: pathlib.Path) -> None:
     """Its mask is empty and not counted as decoded; the manifest has to count it."""
     bare = with_object(mask=png(MASK * 0), has_mask=False)
-    tally = verify.verify(written(tmp_path, bare, counts=Counts(1, 0, 1, 0, 1))).findings
-    assert (tally.problems, tally.masks_decoded) == ([], 0)
+    findings = verify.verify(written(tmp_path, bare, counts=Counts(1, 0, 1, 0, 1))).findings
+    assert (findings.problems, findings.masks_decoded) == ([], 0)
     [problem] = verify.verify(written(tmp_path, bare)).findings.problems
     assert 'objects_without_mask' in problem.detail
 
