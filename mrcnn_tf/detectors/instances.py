@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from mrcnn_tf.input.manifest import Category
+from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import paste
 
 
@@ -34,12 +36,12 @@ class Instances:
         return len(self.boxes)
 
     def __getitem__(self, chosen: np.ndarray | slice) -> Instances:
-        """The chosen ones: bool [n], indices or a slice."""
+        """Return the chosen instances, by bool [n], indices or a slice."""
         masks = None if self.masks is None else self.masks[chosen]
         return Instances(self.boxes[chosen], self.scores[chosen], self.labels[chosen], masks)
 
     def image_masks(self, height: int, width: int, dialect: str) -> Iterator[np.ndarray]:
-        """Masks of the whole image, one at a time: uint8 [height, width], 0 or 1; nothing when there are no masks."""
+        """Yield masks of the whole image: uint8 [height, width], 0 or 1; none if the instances have no masks."""
         if self.masks is not None and self.masks.dtype == bool:
             yield from (mask.astype(np.uint8) for mask in self.masks)
         elif self.masks is not None:
@@ -48,29 +50,27 @@ class Instances:
 
 def split_batch(detections: Mapping[str, Any], batch: Mapping[str, Any]) -> Iterator[
         tuple[int, tuple[int, int], Instances]]:
-    """(image id, (height, width) of the original image, instances) of every image of a batch that is no filler.
-
-    Boxes go from the canvas to the original image, by the ratio of the sides axis by axis, and are clipped to it.
+    """Yield (image id, (height, width) of the original image, instances) of every valid image of a batch.
 
     Args:
         detections: boxes [B, D, 4] px of the canvas, scores, labels, valid [B, D] and perhaps masks [B, D, m, m].
-        batch: what the detections were made from: sizes, original_sizes [B, 2], image_ids and image_valid [B].
+        batch: the batch of the detections: sizes, original_sizes [B, 2], image_ids and image_valid [B].
     """
-    columns = {name: np.asarray(column) for name, column in detections.items()}
-    sizes, original_sizes = np.asarray(batch['sizes'], np.float64), np.asarray(batch['original_sizes'])
+    boxes = box_ops.to_original(*map(tf.convert_to_tensor, (
+        detections['boxes'], batch['sizes'], batch['original_sizes'])))
+    columns = {name: np.asarray(column) for name, column in {**detections, 'boxes': boxes}.items()}
     for i in np.flatnonzero(np.asarray(batch['image_valid'])):
-        height, width = original_sizes[i].tolist()
+        height, width = np.asarray(batch['original_sizes'])[i].tolist()
         instances = instances_of({name: column[i] for name, column in columns.items()})
-        boxes = instances.boxes * np.tile(original_sizes[i] / sizes[i], 2)
-        instances.boxes = np.clip(boxes, 0, [height, width, height, width]).astype(np.float32)
         yield int(np.asarray(batch['image_ids'])[i]), (height, width), instances
 
 
 def to_coco(instances: Instances, size: tuple[int, int], categories: Sequence[Category],
             dialect: str) -> list[dict[str, Any]]:
-    """COCO's results of one image, without its id: category_id, bbox [x, y, width, height], score, segmentation (RLE).
+    """Return the results of one image in COCO's format, without the image's id.
 
-    Edges and scores are the shortest decimals that give the same float32.
+    Each has category_id, bbox [x, y, width, height], score and, with masks, segmentation (RLE). Edges and scores are
+    the shortest decimals that give the same float32.
 
     Args:
         instances: of the image.
@@ -94,7 +94,7 @@ def to_coco(instances: Instances, size: tuple[int, int], categories: Sequence[Ca
 
 
 def instances_of(detections: Mapping[str, np.ndarray]) -> Instances:
-    """The valid ones of one image: boxes [D, 4], scores, labels, valid [D] and perhaps masks [D, m, m]."""
+    """Return the valid detections of one image, given boxes [D, 4], scores, labels, valid [D] and perhaps masks."""
     valid = detections['valid']
     return Instances(**{name: detections[name][valid] for name in ('boxes', 'scores', 'labels', 'masks')
                         if name in detections})

@@ -67,6 +67,23 @@ def clip(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(boxes, 0., limits)
 
 
+def to_original(boxes: tf.Tensor, sizes: tf.Tensor, original_sizes: tf.Tensor) -> tf.Tensor:
+    """Return boxes of resized images in px of the original images, clipped to them: float32 [B, N, 4].
+
+    Args:
+        boxes: float32 [B, N, 4], px of the resized images.
+        sizes: [B, 2], height and width of the resized images, px.
+        original_sizes: [B, 2], height and width of the original images, px.
+
+    Example:
+        >>> to_original(tf.constant([[[10., 5., 40., 60.]]]), tf.constant([[40, 50]]), tf.constant([[80, 50]])).numpy()
+        array([[[20.,  5., 80., 50.]]], dtype=float32)
+    """
+    limits = tf.cast(tf.tile(original_sizes, [1, 2])[:, None], tf.float64)             # [B, 1, 4]
+    scaled = tf.cast(boxes, tf.float64) * (limits / tf.cast(tf.tile(sizes, [1, 2])[:, None], tf.float64))
+    return tf.cast(tf.clip_by_value(scaled, 0., limits), tf.float32)
+
+
 def inside(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """Return whether each box lies inside its image, as bool [B, N].
 

@@ -1,7 +1,7 @@
-"""Random numbers as a hash of position and seed: alike on every device, compiled or not, and in a run that is resumed.
+"""A random number generator: a hash of position and seed, with equal results on every device, compiled or not.
 
-TensorFlow's generators are not: XLA orders their numbers otherwise. A seed is int32 words, of any number: one more word
-is another stream.
+TensorFlow's generators give other numbers under XLA. A seed is int32 [n], for any n; one more word gives an independent
+stream.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 
 def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
-    """0 <= x < 1 for each position, float32 in steps of 2^-24; seed int32 [n]."""
+    """Return uniform random numbers of this shape, float32, 0 <= x < 1 in steps of 2^-24; seed int32 [n]."""
     keys = _mixed(tf.reshape(tf.cast(tf.range(1, math.prod(shape) + 1), tf.uint32), shape))
     for word in tf.unstack(tf.bitcast(seed, tf.uint32)):
         keys = _mixed(tf.bitwise.bitwise_xor(keys, word))
@@ -20,12 +20,12 @@ def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
 
 
 def substream(seed: tf.Tensor, number: int) -> tf.Tensor:
-    """The seed of what is drawn beside what the seed itself draws: int32 [n] -> int32 [n + 1]."""
+    """Return the seed of an independent stream: int32 [n] -> int32 [n + 1]."""
     return tf.concat([seed, [number]], axis=0)
 
 
 def _mixed(x: tf.Tensor) -> tf.Tensor:
-    """MurmurHash3's finaliser: each bit of the result hangs on all bits of `x`, uint32."""
+    """Return MurmurHash3's finalizer of uint32 `x`: each bit of the result depends on all bits of `x`."""
     for shift, factor in ((16, 0x85ebca6b), (13, 0xc2b2ae35), (16, 1)):
         x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
         x *= tf.constant(factor, tf.uint32)

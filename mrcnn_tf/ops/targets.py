@@ -1,4 +1,4 @@
-"""What the losses compare with: matching, sampling, mask targets. No gradient flows through any of it.
+"""The targets of the losses: matching, sampling, mask targets. No gradient flows through them.
 
 B images, N candidates (anchors or RoIs), G ground-truth slots, S samples, T true masks, m side of a mask target.
 Matches: 1 positive, 0 negative, -1 ignored.
@@ -91,45 +91,53 @@ class Samples(NamedTuple):
 
 
 def sample(label: tf.Tensor, limit: int, fraction: float, seed: tf.Tensor) -> tuple[Samples, int]:
-    """Draws at most `limit` candidates an image, at most `fraction` of it positive (Faster 3.1.3, Fast 2.3).
+    """Return random samples of the candidates, and the largest number of positives (Faster 3.1.3, Fast 2.3).
 
-    Negatives fill what positives leave. Positives lie in the first slots, as many as the returned number at most, so
-    that what concerns them only can be cut to it.
+    An image has at most `limit` samples, of which at most `limit * fraction` are positive. Negatives take the places
+    that positives leave. Positives come first, so the slots beyond the returned number hold none.
 
     Args:
-        label: int32 [B, N] of `match`; seed: int32 [2].
+        label: int32 [B, N], from `match`.
+        limit: number of slots.
+        fraction: 0..1.
+        seed: int32 [n].
     """
     number = label.shape[1]
-    most_positive = min(int(limit * fraction), number)
+    max_positives = min(int(limit * fraction), number)
     limit = min(limit, number)
-    most_positive = min(most_positive, limit)
+    max_positives = min(max_positives, limit)
     keys = rng.uniform(tuple(label.shape), seed)
-    ranked, index = tf.math.top_k(tf.where(label == 1, keys, -1.), most_positive)             # [B, most_positive]
+    ranked, index = tf.math.top_k(tf.where(label == 1, keys, -1.), max_positives)             # [B, max_positives]
     positive = ranked >= 0.
-    room = limit - tf.reduce_sum(tf.cast(positive, tf.int32), axis=1, keepdims=True)
+    negative_quota = limit - tf.reduce_sum(tf.cast(positive, tf.int32), axis=1, keepdims=True)
     ranked, others = tf.math.top_k(tf.where(label == 0, keys, -1.), limit)
-    negative = (ranked >= 0.) & (tf.range(limit) < room)
+    negative = (ranked >= 0.) & (tf.range(limit) < negative_quota)
     # Slot s holds the s-th positive, or else a negative; slots without either point at candidate 0, not valid.
-    shift = limit - most_positive
+    shift = limit - max_positives
     slot_positive = tf.pad(positive, [[0, 0], [0, shift]])
     order = tf.argsort(tf.cast(tf.concat([slot_positive, negative], 1), tf.int32), direction='DESCENDING', stable=True)
     both = tf.concat([tf.pad(index, [[0, 0], [0, shift]]), others], axis=1)                   # [B, 2 limit]
     chosen = tf.gather(tf.concat([slot_positive, negative], 1), order[:, :limit], batch_dims=1)
     index = tf.gather(both, order[:, :limit], batch_dims=1)
-    first = tf.range(limit) < limit - room
-    return Samples(tf.where(chosen, index, 0), chosen & first, chosen), most_positive
+    first = tf.range(limit) < limit - negative_quota
+    return Samples(tf.where(chosen, index, 0), chosen & first, chosen), max_positives
 
 
 def hardest(label: tf.Tensor, boxes: tf.Tensor, losses: tf.Tensor, limit: int, nms_iou: float, engine: str) -> Samples:
-    """The candidates of greatest loss, at most `limit` an image, the hardest first (1604.03540 3.2).
+    """Return the candidates of largest loss, at most `limit` per image, the largest first (1604.03540 3.2).
 
-    Of candidates that overlap by more than `nms_iou` only the hardest is taken: they would count one loss many times.
+    Of candidates that overlap by more than `nms_iou`, only the one of largest loss is a sample: they would count one
+    loss many times.
 
     Args:
-        label: int32 [B, N] of `match`; boxes: float32 [B, N, 4]; losses: float32 [B, N].
-        engine: of `boxes.nms`.
+        label: int32 [B, N], from `match`.
+        boxes: float32 [B, N, 4] px.
+        losses: float32 [B, N].
+        limit: number of slots.
+        nms_iou: 0..1.
+        engine: of `boxes.nms`, 'op' or 'xla'.
     """
-    # What is not finite is the hardest of all: left out, it would hide that training has failed.
+    # A loss that is not finite counts as the largest. Without it, nobody would see that training has failed.
     keys = tf.where(tf.math.is_finite(losses), losses, -box_ops.LOWEST)
     index, valid = box_ops.nms(boxes, tf.where(label >= 0, keys, box_ops.LOWEST), nms_iou, limit, engine)
     index = tf.where(valid, index, 0)
@@ -137,16 +145,17 @@ def hardest(label: tf.Tensor, boxes: tf.Tensor, losses: tf.Tensor, limit: int, n
 
 
 def gather_matched(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """values [B, G, ...] at index int32 [B, S] -> [B, S, ...]."""
+    """Return the values [B, G, ...] at index int32 [B, S]: [B, S, ...]."""
     return tf.gather(values, index, batch_dims=1)
 
 
 def mask_targets(rois: tf.Tensor, masks: tf.Tensor, mask_boxes: tf.Tensor, size: int, aligned: bool,
                  binary: bool) -> tf.Tensor:
-    """RoIAlign (adaptive samples) of each RoI's object in its image (Mask 3.1): float32 [T, m, m] in 0..1.
+    """Return the mask of each RoI's object inside the RoI, by RoIAlign with adaptive samples (Mask 3.1).
 
-    A mask is stored over a part of the image, its box as a rule; given over the whole image this is the reference's
-    arithmetic exactly. RoIAlign is separable: rows and columns are two matrices.
+    The result is float32 [T, m, m] in 0..1. A mask is stored over a part of the image, usually the object's box; with
+    masks over the whole image this is the arithmetic of the reference implementations. RoIAlign is separable, so rows
+    and columns are two matrices.
 
     Args:
         rois: float32 [T, 4] px; masks: [T, h, w] in 0..255 or 0..1 by dtype (uint8 or float32).
@@ -162,7 +171,7 @@ def mask_targets(rois: tf.Tensor, masks: tf.Tensor, mask_boxes: tf.Tensor, size:
 
 
 def _axis_weights(roi: tf.Tensor, extent: tf.Tensor, cells: int, size: int, aligned: bool) -> tf.Tensor:
-    """Weight of each of a mask's cells in each of a RoI's bins along one axis: [T, 2], [T, 2] -> [T, m, cells]."""
+    """Return the weight of each cell of a mask in each bin of a RoI along one axis: [T, 2], [T, 2] -> [T, m, cells]."""
     side = roi[:, 1] - roi[:, 0]
     if not aligned:
         side = tf.maximum(side, 1.)
@@ -182,7 +191,7 @@ def _axis_weights(roi: tf.Tensor, extent: tf.Tensor, cells: int, size: int, alig
         hat = tf.nn.relu(1. - tf.abs(position[:, :, None] - numbers))                         # [T, m, cells]
         return s + 1, total + tf.where(inside[:, :, None], hat, 0.)
 
-    most = tf.cast(tf.reduce_max(samples), tf.int32)
-    total = tf.while_loop(lambda s, _: s < most, step, (0, tf.zeros([roi.shape[0], size, cells])))[1]
+    rounds = tf.cast(tf.reduce_max(samples), tf.int32)
+    total = tf.while_loop(lambda s, _: s < rounds, step, (0, tf.zeros([roi.shape[0], size, cells])))[1]
     return total / samples[:, :, None]
 

@@ -22,6 +22,7 @@ from mrcnn_tf.config import Config, DataConfig
 from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.input import decoding, images
 from mrcnn_tf.input.manifest import Category
+from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.weights.model_directory import restore_model
 
 _log = logging.getLogger(__name__)
@@ -128,16 +129,9 @@ def serving_function(model: Detector, data: DataConfig, category_ids: Sequence[i
 
 def _detect(model: Detector, batch: dict[str, tf.Tensor]) -> Detections:
     """Return the detections [D, ...] of a batch of one image; boxes are in px of the original image."""
-    inputs = {key: batch[key] for key in ('images', 'sizes')}
-    found = {name: value[0] for name, value in model(inputs, training=False).items()}
-    return {**found, 'boxes': _to_original(found['boxes'], batch['sizes'][0], batch['original_sizes'][0])}
-
-
-def _to_original(boxes: tf.Tensor, shape: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Boxes [D, 4] from px of an image resized to `shape` to px of the original of `size`, clipped to it."""
-    limits = tf.cast(tf.tile(size, [2]), tf.float64)
-    scaled = tf.cast(boxes, tf.float64) * (limits / tf.cast(tf.tile(shape, [2]), tf.float64))
-    return tf.cast(tf.clip_by_value(scaled, 0., limits), tf.float32)
+    detections = model({key: batch[key] for key in ('images', 'sizes')}, training=False)
+    boxes = box_ops.to_original(detections['boxes'], batch['sizes'], batch['original_sizes'])
+    return {name: value[0] for name, value in {**detections, 'boxes': boxes}.items()}
 
 
 def _output_spec(model: Detector) -> dict[str, tf.TensorSpec]:

@@ -1,4 +1,4 @@
-"""From image files and a trained model, a model directory or a SavedModel, to the instances of each image."""
+"""Predictors: a model directory or a SavedModel that turns image files into instances."""
 from __future__ import annotations
 
 import os
@@ -25,33 +25,33 @@ class InferenceError(ValueError):
 
 
 class Predictor(Protocol):
-    """A trained model ready to find instances in image files."""
+    """A trained model as a function of image files."""
 
     @property
     def categories(self) -> Sequence[Category]:
-        """Of labels 1..K, in order."""
+        """The categories of labels 1..K, in order."""
 
     @property
     def paste(self) -> str:
-        """Dialect of pasting its masks."""
+        """The dialect of pasting masks, `model.detections.paste`."""
 
     @property
     def rule(self) -> decoding.Rule:
-        """Which image files it takes, and whether it turns them: boxes are in the pixels that `read_image` gives."""
+        """The rule for image files: sizes and EXIF. Boxes are in the pixels that `read_image` returns."""
 
     def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
-        """The instances of every image, best first.
+        """Return the instances of every image, best first.
 
         Raises:
-            InferenceError: an image that cannot be read or decoded or that `rule` refuses, naming the file.
+            InferenceError: an image cannot be read or decoded, or `rule` refuses it; the message names the file.
         """
 
 
 def load_predictor(path: str | os.PathLike[str]) -> Predictor:
-    """The model at `path`: a model directory, a SavedModel, or a directory of its versions (the newest is taken).
+    """Return the model at `path`: a model directory, a SavedModel, or a directory of versions, of which the newest.
 
     Raises:
-        InferenceError: none of these, or one that lacks a part.
+        InferenceError: there is no such model, or a part of it is missing.
     """
     path = pathlib.Path(path)
     if (path / 'config.yaml').is_file():
@@ -65,26 +65,29 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
 
 
 def read_image(path: str | os.PathLike[str], rule: decoding.Rule = decoding.DEFAULT) -> np.ndarray:
-    """The image as a model of this rule sees it: uint8 [H, W, 3], RGB; 16 bit are brought to 8.
+    """Return the pixels of an image file as a model with this rule sees them: RGB uint8 [H, W, 3].
+
+    Images of 16 bits are converted to 8.
 
     Raises:
-        InferenceError: no such file, no permission, neither JPEG nor PNG, damaged, refused by `rule`.
+        InferenceError: there is no such file, it cannot be read, it is neither JPEG nor PNG, it is damaged, or `rule`
+            refuses it.
     """
     pixels = _decode(path, _read(path), rule).numpy()
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
 
 class SavedModel:
-    """A `Predictor` from one version of a SavedModel; all preprocessing is in its graph."""
+    """The `Predictor` of one version of a SavedModel, whose graph includes preprocessing."""
 
     def __init__(self, directory: pathlib.Path) -> None:
-        """Raises InferenceError where the SavedModel is damaged or not one that `mrcnn export` wrote."""
+        """Raise InferenceError if the SavedModel is damaged or `mrcnn export` did not write it."""
         remedy = 'give a SavedModel that `mrcnn export` wrote'
         try:
             described = files.read_json(directory / _ASSETS)
             self.categories: Sequence[Category] = [Category(**category) for category in described['categories']]
             self.paste: str = described['paste']
-            # What was exported before there was a rule takes any size and turns nothing.
+            # Older exports have no rule: they take any size and ignore EXIF.
             self.rule = decoding.Rule(described.get('exif', 'ignore'), described.get('max_pixels'))
             self._loaded = tf.saved_model.load(str(directory))    # kept: the signature holds its variables weakly
             self._signature = self._loaded.signatures['serving_default']
@@ -106,11 +109,11 @@ class SavedModel:
 
 
 class ModelDirectory:
-    """A `Predictor` from a model directory, config.yaml with its newest checkpoint."""
+    """The `Predictor` of a model directory, with its newest checkpoint."""
 
     def __init__(self, directory: pathlib.Path) -> None:
-        """Raises a ValueError of one line where the directory lacks a part or its checkpoint does not fit."""
-        # Here, because a SavedModel does without all of training.
+        """Raise a ValueError of one line if a part of the directory is missing or its checkpoint does not fit."""
+        # Imported here, because a SavedModel needs no layers.
         from mrcnn_tf.weights import model_directory
 
         model, self._config, self.categories = model_directory.restore_model(directory)
@@ -142,7 +145,7 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 
 def _decode(path: str | os.PathLike[str], encoded: bytes, rule: decoding.Rule) -> tf.Tensor:
-    """The pixels [h, w, 3]: uint8, or float32 0..255 of 16 bit."""
+    """Return the pixels [h, w, 3]: uint8, or float32 0..255 for 16 bits."""
     _refuse(path, encoded, rule)
     try:
         return decoding.decode(tf.constant(encoded), os.fsencode(path), rule, then=lambda pixels: pixels)

@@ -150,7 +150,10 @@ def evaluate(manifest: pathlib.Path, directory: pathlib.Path, monkeypatch: pytes
              kind: str = 'mask_rcnn') -> dict[str, float | None]:
     config = Config()
     config.model.kind = kind
-    monkeypatch.setattr(run, 'restore_model', lambda path: (None, config, Manifest.read(manifest).categories))
+    outputs = {'boxes': None, **({'masks': None} if kind == 'mask_rcnn' else {})}
+    model = types.SimpleNamespace(classifies=True, output_spec=lambda: outputs)
+    monkeypatch.setattr(run, 'restore_model', lambda path: (model, config, Manifest.read(manifest).categories))
+    monkeypatch.setattr(run, 'detection_function', lambda *_: None)
     monkeypatch.setattr(run, 'predictions', Found())
     return run.evaluate(directory, manifest, 'cityscapes')
 
