@@ -30,8 +30,6 @@ from mrcnn_tf.ops.tensor_shapes import dimensions
 
 # The two of the boxes end in _stage1, _stage2, ... in a cascade.
 LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
-
-
 _SIDES = 32          # a pyramid needs sides that are multiples of it
 PARTS = {'rpn': ('rpn',), 'fast_rcnn': ('box',), 'faster_rcnn': ('rpn', 'box'), 'mask_rcnn': ('rpn', 'box', 'mask')}
 
@@ -147,12 +145,12 @@ class Detector(TrainableModel):
 
     @property
     def inputs_read(self) -> tuple[str, ...]:
-        """The keys of a batch that `call` reads; `padded_sizes` is read where it is there."""
+        """The keys of a batch that `call` reads; of these, only `padded_sizes` may be missing."""
         return ('images', 'sizes', 'padded_sizes', *self.proposer.inputs)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What training reads of a batch besides boxes and labels, such as 'masks' and 'proposals'."""
+        """The keys of a batch that training reads besides boxes and labels, such as 'masks' and 'proposals'."""
         return (*self.proposer.needs, *(name for branch in self.branches for name in branch.needs))
 
     @property
@@ -202,7 +200,8 @@ def build_detector(config: ModelConfig, engine: str = 'op', branches: Sequence[B
     """
     parts = PARTS[config.kind]
     backbone = build_backbone(config.backbone)
-    backbone.trainable = not config.backbone.frozen
+    if config.backbone.frozen:               # else its own frozen stages stay frozen
+        backbone.trainable = False
     # The order is that of random numbers: initializers take their seeds as the layers are made.
     shared = 'box' in parts and config.backbone.maps == 'c4'
     res5_head = Res5Head.of(config.backbone, name='res5_head') if shared else None
