@@ -164,7 +164,7 @@ def _text(text: str) -> bytes:
     (_Call(getattr, 'x', 'upper'), 'builtins.getattr'),
     (_Call(bytearray, 10 ** 15), 'builtins.bytearray'),
     (_Call(np.load, 'x'), 'numpy.load'),
-    (_Own((2,)), 'test_restricted_pickle._Own'),
+    (np.zeros(2).view(_Own), 'test_restricted_pickle._Own'),
     (pathlib.PurePosixPath('a'), 'PurePosixPath'),
     ([{'deep': (np.float32, 1)}], 'numpy.float32'),
     (np.ndarray, 'function or a class'),
