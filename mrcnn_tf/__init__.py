@@ -10,7 +10,7 @@ from typing import Any
 
 __version__ = '0.1.0'
 
-# Public names, by the module that holds them. A module as the last part of a value is exported itself.
+# The public names, and where each is defined in this package: an attribute of a module, or a module.
 _EXPORTS = {
     # settings
     'Config': 'config.Config', 'ModelConfig': 'config.ModelConfig', 'load_config': 'config.load',

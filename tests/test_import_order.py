@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md's table of rooms is the order of imports: each module imports only its own room and rooms above.
+"""ARCHITECTURE.md's table of packages is the order of imports: a module imports only its own package and those above.
 
 A row is a file, a package (`backbones/`) or several files; inside a row imports are free unless they form a circle.
 """
@@ -18,9 +18,9 @@ _MAY_IMPORT_DATA_TOOLS = ('mrcnn_tf.training.alternating', 'mrcnn_tf.cli')     #
 
 
 def rows(architecture: str) -> dict[str, int]:
-    """Row number of every path in the first column of the module table, such as `mrcnn_tf/boxes.py`."""
-    table = re.search(r'^\| room \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)', architecture, re.MULTILINE)
-    assert table, 'ARCHITECTURE.md has no table that starts with | room |'
+    """Row number of every path in the first column of the table of packages, such as `mrcnn_tf/boxes.py`."""
+    table = re.search(r'^\| package \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)', architecture, re.MULTILINE)
+    assert table, 'ARCHITECTURE.md has no table that starts with | package |'
     cells = [line.split('|')[1] for line in table[1].splitlines()]
     return {path: number for number, cell in enumerate(cells) for path in re.findall(r'`([^`]+)`', cell)}
 
@@ -95,7 +95,7 @@ def test_every_module_imports_only_what_stands_above_it() -> None:
 
 _TABLE = """# Sample
 
-| room | holds |
+| package | contains |
 |---|---|
 | `mrcnn_tf/config.py` | settings |
 | `mrcnn_tf/input/records.py` | records |

@@ -1,1 +1,1 @@
-"""Weights trained elsewhere, brought into our layers."""
+"""Published weights, imported into detectors; checkpoints and model directories."""
