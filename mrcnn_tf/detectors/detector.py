@@ -167,10 +167,14 @@ class Detector(TrainableModel):
                          for name, each in branch.output_spec().items()})
         return spec
 
+    @property
+    def further_branches(self) -> list[Branch]:
+        """The branches that the config does not name."""
+        return self.branches['mask' in PARTS[self.settings.kind]:]
+
     def get_config(self) -> dict[str, Any]:
-        own = self.branches[1 if 'mask' in PARTS[self.settings.kind] else 0:]
         return {'config': dataclasses.asdict(self.settings), 'engine': self.engine,
-                'branches': [keras.saving.serialize_keras_object(branch) for branch in own]}
+                'branches': [keras.saving.serialize_keras_object(branch) for branch in self.further_branches]}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Detector:

@@ -81,9 +81,13 @@ def save_detector(model_dir: str | os.PathLike[str], detector: Detector, config:
         categories: of the labels 1..K; None: those of `config.data.train`.
 
     Raises:
+        CheckpointError: the detector has branches that `config.model` does not name, which would be lost.
         ManifestError: no categories are given, and `config.data.train` is not a manifest.
         OSError: there is such a directory, the disk is full, no permission. Nothing is left then.
     """
+    if detector.further_branches:
+        raise CheckpointError(f'{model_dir}: a config does not name the branch {detector.further_branches[0].name}; '
+                              'save the detector to a .keras file, or export it with `export_detector`')
     if categories is None:
         categories = Manifest.read(str(config.data.train)).categories
     save_imported(pathlib.Path(model_dir), detector, config, categories)

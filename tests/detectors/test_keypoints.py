@@ -81,3 +81,9 @@ def test_it_is_exported(detector: m.Detector, config: Config, tmp_path: pathlib.
     expected = detector(image[None])
     np.testing.assert_allclose(served['keypoints'], expected['keypoints'], atol=1e-4)
     np.testing.assert_allclose(served['boxes'], expected['boxes'], atol=1e-2)
+
+
+def test_a_model_directory_would_lose_it(detector: m.Detector, config: Config, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match='run: a config does not name the branch keypoint_branch; save'):
+        m.save_detector(tmp_path / 'run', detector, config, CATEGORIES)
+    assert not (tmp_path / 'run').exists()
