@@ -83,7 +83,7 @@ def test_a_run_resumes_after_complete_shards(
         convert(drawn, tmp_path / 'out')
     capsys.readouterr()
     coco.convert(drawn.annotations, drawn.images, tmp_path / 'out', options=writer.Options(*LIMITS))     # without it
-    assert capsys.readouterr().out.startswith('train: resumes: 2 of 4 shards are whole\n')
+    assert capsys.readouterr().out.startswith('train: resumes: 2 of 4 shards are complete\n')
     assert content(tmp_path / 'out') == local
 
 
