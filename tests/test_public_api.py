@@ -87,6 +87,8 @@ def test_predict_on_batches_and_on_images(fitted, data, config) -> None:
     images = next(iter(dataset))['images'][:2]
     from_float, from_bytes = detector(images), detector(tf.cast(images, tf.uint8).numpy())
     np.testing.assert_allclose(from_float['boxes'], from_bytes['boxes'], atol=1e-3)
+    predicted = detector.predict(images.numpy(), batch_size=1, verbose=0)         # of arrays, in batches of one
+    np.testing.assert_allclose(predicted['boxes'], from_float['boxes'], atol=1e-3)
     uneven = detector(tf.zeros([1, 50, 61, 3]))
     assert uneven['boxes'].numpy().max() <= 61
 
@@ -98,6 +100,12 @@ def test_predict_on_batches_and_on_images(fitted, data, config) -> None:
 def test_what_is_no_batch(fitted, given, message) -> None:
     with pytest.raises(ValueError, match=message):
         fitted[0].as_batch(given)
+
+
+def test_a_batch_without_what_training_needs(fitted, data, config) -> None:
+    batch = next(iter(m.training_dataset(data / 'train.json', config, needs=())))
+    with pytest.raises(ValueError, match="mask_rcnn: the batch has no 'masks'; expected the keys images, sizes, boxes"):
+        fitted[0].losses(batch)
 
 
 @pytest.mark.slow

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.detectors.branch import Batch, Detections, Features
 from mrcnn_tf.detectors.detector import Detector
+from mrcnn_tf.detectors.trainable import traced
 from mrcnn_tf.ops.detections import Candidates
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
@@ -53,6 +54,10 @@ class Detect(Protocol):
         """The settings of each size."""
 
     @property
+    def inputs(self) -> Sequence[str]:
+        """The keys that it reads of a batch, see `Detector.inputs_read`."""
+
+    @property
     def fixed_canvases(self) -> bool:
         """Whether images must lie on the few canvases of `data.canvases`."""
 
@@ -60,7 +65,7 @@ class Detect(Protocol):
         """Return detections, with boxes in px of the first batch's canvas.
 
         Args:
-            batches: in each size, the keys of `Detector.inputs_read`.
+            batches: in each size, the keys of `inputs`.
         """
 
 
@@ -70,24 +75,26 @@ def detection_function(detector: Detector, data: DataConfig) -> Detect:
     The proposals of an RPN alone come from one view.
     """
     if not detector.classifies:
-        return SingleView(detector, data, detector.engine == 'xla')
+        return SingleView(detector, detector, data)
     if len(data.test_scales) > 1 or data.test_flip:
         return TestTimeAugmentation(detector, data)
-    return SingleView(detector, sizes_of_tests(data)[0], detector.engine == 'xla')
+    return SingleView(detector, detector, sizes_of_tests(data)[0])
 
 
 class SingleView:
     """Detections of images in one size.
 
     Args:
-        function: of a batch.
+        function: of a batch: the detector, or another function of its parts.
+        detector: with the 'op' engine the function is traced once for all heights and widths, with 'xla' once per
+            canvas.
         data: the settings of the input.
-        fixed_canvases: trace the function for each shape, which XLA needs; else once for all heights and widths.
     """
 
-    def __init__(self, function: Callable[[Batch], Detections], data: DataConfig, fixed_canvases: bool) -> None:
-        self.sizes, self.fixed_canvases = [data], fixed_canvases
-        self._function = _traced(function, fixed_canvases)
+    def __init__(self, function: Callable[[Batch], Detections], detector: Detector, data: DataConfig) -> None:
+        self.sizes, self.inputs = [data], detector.inputs_read
+        self.fixed_canvases = detector.engine == 'xla'     # XLA compiles static shapes only
+        self._function = traced(function, self.fixed_canvases)
 
     def __call__(self, batches: Sequence[Batch]) -> Detections:
         detections: Detections = self._function(batches[0])
@@ -105,11 +112,11 @@ class TestTimeAugmentation:
     __test__ = False    # no test class, whatever pytest makes of its name
 
     def __init__(self, detector: Detector, data: DataConfig) -> None:
-        self.sizes = sizes_of_tests(data)
+        self.sizes, self.inputs = sizes_of_tests(data), detector.inputs_read
         self.fixed_canvases = detector.engine == 'xla'     # XLA compiles static shapes only
         self._detector, self._flip = detector, data.test_flip
-        self._candidates = _traced(detector.candidates, self.fixed_canvases)
-        self._branches = [_traced(branch.predict, self.fixed_canvases) for branch in detector.branches]
+        self._candidates = traced(detector.candidates, self.fixed_canvases)
+        self._branches = [traced(branch.predict, self.fixed_canvases) for branch in detector.branches]
 
     def __call__(self, batches: Sequence[Batch]) -> Detections:
         return self.merge([view for batch in batches for view in self.views(batch)])
@@ -170,16 +177,3 @@ def _scaled(data: DataConfig, side: int) -> DataConfig:
 def _like(pairs: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
     """(height, width) [B, 2] -> [B, 1, ..., 4], against boxes [B, ..., 4]."""
     return tf.reshape(tf.tile(pairs, [1, 2]), [-1, *[1] * (boxes.shape.rank - 2), 4])
-
-
-def _traced(function: Callable[..., Any], each_shape: bool) -> Callable[..., Any]:
-    """`function` as a graph, traced for each shape of its arguments or once for all heights and widths."""
-    graph = tf.function(function, autograph=False)
-    if each_shape:
-        return graph
-    return lambda *args: graph.get_concrete_function(*tf.nest.map_structure(_any_height_and_width, args))(*args)
-
-
-def _any_height_and_width(x: tf.Tensor) -> tf.TensorSpec:
-    """The spec of a tensor, without the height and width of images and feature maps [B, H, W, C]."""
-    return tf.TensorSpec([x.shape[0], None, None, x.shape[3]] if x.shape.rank == 4 else x.shape, x.dtype)

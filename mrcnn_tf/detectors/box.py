@@ -11,8 +11,7 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.detectors.branch import Detections, Features, GroundTruth, Losses, RoIFeatures, RoIs
-from mrcnn_tf.detectors.rpn import detection_spec
+from mrcnn_tf.detectors.branch import Detections, Features, GroundTruth, Losses, RoIFeatures, RoIs, detection_spec
 from mrcnn_tf.layers.heads import BoxHead
 from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import detections as detection_ops

@@ -124,6 +124,12 @@ class Branch(keras.layers.Layer):
         return dict(predictions[0])
 
 
+def detection_spec(limit: int) -> dict[str, tf.TensorSpec]:
+    """Return the shape and dtype of the detections of one image, D = limit, without those of branches."""
+    return {'boxes': tf.TensorSpec([limit, 4], tf.float32), 'scores': tf.TensorSpec([limit], tf.float32),
+            'labels': tf.TensorSpec([limit], tf.int32), 'valid': tf.TensorSpec([limit], tf.bool)}
+
+
 def count(mask: tf.Tensor) -> tf.Tensor:
     """Return the number of set entries as a float32 scalar."""
     return tf.reduce_sum(tf.cast(mask, tf.float32))

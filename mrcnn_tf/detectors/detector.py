@@ -30,6 +30,7 @@ from mrcnn_tf.ops.tensor_shapes import dimensions
 
 # The two of the boxes end in _stage1, _stage2, ... in a cascade.
 LOSSES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
+_GROUND_TRUTH = ('boxes', 'labels', 'crowd', 'valid')
 _SIDES = 32          # a pyramid needs sides that are multiples of it
 PARTS = {'rpn': ('rpn',), 'fast_rcnn': ('box',), 'faster_rcnn': ('rpn', 'box'), 'mask_rcnn': ('rpn', 'box', 'mask')}
 
@@ -86,10 +87,15 @@ class Detector(TrainableModel):
             multiple = _SIDES if len(self.backbone.strides) > 1 else 1
             padding = [[0, 0], [0, -height % multiple], [0, -width % multiple], [0, 0]]
             batch = {'images': tf.pad(tf.cast(images, tf.float32), padding), 'sizes': sizes}
-        missing = [name for name in self.inputs_read if name not in batch and name != 'padded_sizes']
-        if missing:
-            raise ValueError(f'{self.name}: the batch has no {missing[0]!r}; expected the keys {self.inputs_read}')
+        self._check_keys(batch, self.inputs_read)
         return batch
+
+    def _check_keys(self, batch: Batch, expected: Sequence[str]) -> None:
+        """Raise ValueError if a key is missing in a batch."""
+        expected = [name for name in expected if name != 'padded_sizes']
+        missing = [name for name in expected if name not in batch]
+        if missing:
+            raise ValueError(f'{self.name}: the batch has no {missing[0]!r}; expected the keys {", ".join(expected)}')
 
     def features(self, batch: Batch, training: bool = False) -> Features:
         """Return the feature maps of a batch, the finest first."""
@@ -127,6 +133,7 @@ class Detector(TrainableModel):
 
     def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> Losses:
         """As in `TrainableModel`: the losses of `LOSSES`, `positive_anchors` and `positive_rois`."""
+        self._check_keys(batch, (*self.inputs_read, *_GROUND_TRUTH, *self.needs))
         truth = GroundTruth.of(batch)
         features = self.features(batch, training)
         losses, proposals = self.proposer.train(features, batch, truth, seed)

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.detectors.branch import Batch, Detections, Features, GroundTruth, Losses, count
+from mrcnn_tf.detectors.branch import Batch, Detections, Features, GroundTruth, Losses, count, detection_spec
 from mrcnn_tf.layers.anchors import AnchorGenerator, cells_of_images
 from mrcnn_tf.layers.heads import RPNHead
 from mrcnn_tf.ops import boxes as box_ops
@@ -159,9 +159,3 @@ def as_detections(proposals: Proposals) -> Detections:
     boxes, logits, valid = proposals
     return {'boxes': boxes, 'scores': tf.where(valid, tf.sigmoid(logits), 0.), 'labels': tf.cast(valid, tf.int32),
             'valid': valid}
-
-
-def detection_spec(limit: int) -> dict[str, tf.TensorSpec]:
-    """Return the shape and dtype of the detections of one image, D = limit, without those of branches."""
-    return {'boxes': tf.TensorSpec([limit, 4], tf.float32), 'scores': tf.TensorSpec([limit], tf.float32),
-            'labels': tf.TensorSpec([limit], tf.int32), 'valid': tf.TensorSpec([limit], tf.bool)}

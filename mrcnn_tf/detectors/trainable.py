@@ -98,7 +98,7 @@ class TrainableModel(keras.Model):
 
     def predict_step(self, data: Any) -> Detections:
         """Return the detections of a batch or of images [B, H, W, 3]."""
-        detections: Detections = self(_batch_of(data), training=False)
+        detections: Detections = self(data, training=False)
         return detections
 
     def _losses_and_gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
@@ -149,21 +149,30 @@ class TrainableModel(keras.Model):
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return tf.function(function, jit_compile=True, autograph=False) if self.jit else function
 
-    # Keras traces one function for all batches, whose shapes are then unknown where there are several canvases, and
-    # reduces what it returns in ways that differ between its versions. So: take the batch eagerly, trace for
-    # each canvas, reduce here.
+    # Keras traces one function for all batches; with several canvases their shapes are then unknown. It also reduces
+    # the results in ways that differ between its versions. So these functions take the batch eagerly, trace for each
+    # canvas and reduce themselves.
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
-        """Used by `fit`; made anew after `compile` only, since tracing and compiling take long."""
+        """Return the function that `fit` calls. It is made again only after `compile`: tracing takes long."""
         if force or self.train_function is None:
             self.train_function = self._function_of_iterator(self.train_step)
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
-        """Used by `evaluate`; made anew after `compile` only, since tracing and compiling take long."""
+        """Return the function that `evaluate` calls. It is made again only after `compile`."""
         if force or self.test_function is None:
             self.test_function = self._function_of_iterator(self.test_step)
         return self.test_function
+
+    def make_predict_function(self, force: bool = False) -> Callable[[Any], Detections]:
+        """Return the function that `predict` calls: Keras 3 gives it a list of a batch, Keras 2 an iterator."""
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            return super().make_predict_function(force)
+        if force or self.predict_function is None:
+            step = traced(self.predict_step, each_shape=self.engine == 'xla')
+            self.predict_function = lambda data: step(_batch_of(data[0] if isinstance(data, list) else next(data)))
+        return self.predict_function
 
     def _function_of_iterator(self, step: Callable[[Batch], dict[str, tf.Tensor]]
                               ) -> Callable[[Any], dict[str, tf.Tensor]]:
@@ -179,7 +188,7 @@ class TrainableModel(keras.Model):
 
         @tf.function(autograph=False)
         def on_replicas(batch: Batch) -> dict[str, tf.Tensor]:
-            # As one vector: one exchange between the replicas, not one a loss.
+            # As one vector, for one exchange between the replicas instead of one per loss.
             mean = strategy.reduce('mean', strategy.run(on_replica, args=(batch,)), axis=None)
             return dict(zip(names, tf.unstack(mean), strict=True))
 
@@ -191,7 +200,20 @@ class TrainableModel(keras.Model):
         return from_iterator
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        """Keras 3 builds a model on a first batch under a strategy; ours is built, and that batch not of its form."""
+        """Skip Keras 3's build on a first batch under a strategy: a detector is built, and takes batches of its own."""
+
+
+def traced(function: Callable[..., Any], each_shape: bool) -> Callable[..., Any]:
+    """Return the function as a graph, traced for each shape of its arguments, or once for all heights and widths."""
+    graph = tf.function(function, autograph=False)
+    if each_shape:
+        return graph
+    return lambda *args: graph.get_concrete_function(*tf.nest.map_structure(_any_height_and_width, args))(*args)
+
+
+def _any_height_and_width(x: tf.Tensor) -> tf.TensorSpec:
+    """Return the spec of a tensor, without the height and width of images and feature maps [B, H, W, C]."""
+    return tf.TensorSpec([x.shape[0], None, None, x.shape[3]] if x.shape.rank == 4 else x.shape, x.dtype)
 
 
 def _spread(seed: tf.Tensor) -> tf.Tensor:
@@ -208,7 +230,7 @@ def _finite_data() -> Iterator[None]:
 
 
 def _batch_of(data: Any) -> Any:
-    """Return what a dataset or an array-like gives as x: Keras hands arrays on as (x,) or (x, y, sample_weight)."""
+    """Return the batch of what Keras passes on: x of a dataset, (x,) or (x, y, sample_weight) of arrays."""
     return data[0] if isinstance(data, tuple) else data
 
 

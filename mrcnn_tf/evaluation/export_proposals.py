@@ -48,7 +48,7 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
     if 'proposals' in model.inputs_read:
         raise ProposalError(f'{model_dir}: a {config.model.kind} has no RPN; give an rpn, faster_rcnn or mask_rcnn')
     ids = {record['image_id']: record['source_id'] for record in ground_truth(manifest)}
-    detect = SingleView(lambda batch: model.propose(batch, training), config.data, model.engine == 'xla')
+    detect = SingleView(lambda batch: model.propose(batch, training), model, config.data)
     proposals = {ids[image_id]: instances for image_id, _, instances in track(
         predictions(detect, config, manifest), len(ids), 'proposed')}
     with files.atomic_path(output) as temporary:

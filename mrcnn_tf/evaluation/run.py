@@ -1,4 +1,4 @@
-"""A trained model over a converted set, image by image, to a metric's numbers."""
+"""Evaluation: the detections of a model on every image of a set, and their metrics."""
 from __future__ import annotations
 
 import collections
@@ -25,27 +25,28 @@ from mrcnn_tf.weights.model_directory import restore_model
 
 _log = logging.getLogger(__name__)
 
-_READ = ('images', 'sizes', 'padded_sizes', 'proposals', 'proposals_valid')    # by a model that detects
+_METRICS = ('coco', 'voc2007', 'voc2012', 'cityscapes')
 
 
 def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
              metric: str = 'coco') -> Metrics:
-    """COCO's numbers of the newest checkpoint on every image of a set, or those of VOC or Cityscapes.
+    """Return the metrics of the newest checkpoint on every image of a set.
 
-    Shows its progress, and writes metrics.json and, but for recall, detections.json into the model directory.
+    Shows its progress. Writes metrics.json and, except for recall, detections.json to the model directory.
 
     Args:
-        model_dir: what `train` wrote.
-        manifest: of the set; the config's `data.validation` where it is None.
-        metric: 'coco', see `CocoEvaluator.evaluate`; 'voc2007', eleven points, or 'voc2012', the area: `voc/mAP` and
-            `voc/AP/NAME`; 'cityscapes': `cityscapes/AP`, `cityscapes/AP50` and of each class, `cityscapes/AP/NAME`;
-            'recall', see `recall.average_recall`, of the RPN's 2000 best proposals, whatever `rpn.post_nms_test` is, or
-            of those in the records of a fast_rcnn.
+        model_dir: a model directory.
+        manifest: of the set; None: the config's `data.validation`.
+        metric: 'coco', see `CocoEvaluator.evaluate`; 'voc2007' (eleven points) or 'voc2012' (the area): `voc/mAP` and
+            `voc/AP/NAME`; 'cityscapes': `cityscapes/AP`, `cityscapes/AP50` and `cityscapes/AP/NAME`; 'recall', see
+            `recall.average_recall`, of the RPN's 2000 best proposals, or of the proposals in the records of a
+            fast_rcnn.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
-        EvaluationError: no set is named, or its categories are not the model's; of Cityscapes: no masks, no gtFine; an
-            rpn, which tells no categories apart, but for recall; of recall: no ground truth, of which others only warn.
+        EvaluationError: no set is named; its categories are not the model's; an unknown metric; Cityscapes without
+            masks or gtFine; a metric other than recall for an RPN alone; recall without ground truth (other metrics
+            only warn of that).
         OSError: the disk is full, no permission.
     """
     directory = pathlib.Path(model_dir)
@@ -56,10 +57,8 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
                               'NAME.json to evaluate on')
     if metric == 'recall':
         return _recall(directory, model, config, manifest)
-    if not model.classifies:
-        raise EvaluationError(f'{directory}: an rpn does not tell categories apart; evaluate it with --metric recall')
+    _check_metric(metric, model)
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
-    _warn_of_doubts(evaluator.truth, config.model.detections.max_detections)
     metrics = _evaluate(model, config, evaluator, manifest, metric)
     evaluator.write(directory, metrics)
     return metrics
@@ -79,14 +78,24 @@ def evaluate_detector(detector: Detector, config: Config, manifest: str | os.Pat
     Raises:
         ManifestError, InputError, EvaluationError: as `evaluate`.
     """
+    _check_metric(metric, detector)
     categories = categories or Manifest.read(manifest).categories
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
     return _evaluate(detector, config, evaluator, manifest, metric)
 
 
+def _check_metric(metric: str, detector: Detector) -> None:
+    """Raise EvaluationError for an unknown metric, or for a detector without classes."""
+    if metric not in _METRICS:
+        raise EvaluationError(f'metric {metric!r}: expected {", ".join(_METRICS)}')
+    if not detector.classifies:
+        raise EvaluationError('an rpn does not tell categories apart; evaluate it with --metric recall')
+
+
 def _evaluate(detector: Detector, config: Config, evaluator: CocoEvaluator, manifest: str | os.PathLike[str],
               metric: str) -> Metrics:
     """Return the metrics, with all detections added to the evaluator."""
+    _warn_of_unreliable_metrics(evaluator.truth, config.model.detections.max_detections)
     score = _scorer(metric, evaluator, detector, config, manifest)
     detections = predictions(detection_function(detector, config.data), config, manifest)
     for image_id, _, instances in track(detections, len(evaluator.truth.sizes), 'evaluated'):
@@ -94,12 +103,13 @@ def _evaluate(detector: Detector, config: Config, evaluator: CocoEvaluator, mani
     return score()
 
 
-def _warn_of_doubts(truth: GroundTruth, max_detections: int) -> None:
-    """Logs what makes the metrics of a set mean little."""
+def _warn_of_unreliable_metrics(truth: GroundTruth, max_detections: int) -> None:
+    """Log a warning if a set has no ground truth, or more objects on an image than the model returns detections."""
     counted = collections.Counter(each['image_id'] for each in truth.annotations if not each['iscrowd'])
     if not counted:
-        _log.warning('%s: no ground truth: %s; metrics cannot be computed, detections.json is written', truth.source,
-                     'all its objects are crowds' if truth.annotations else 'it has no objects')
+        reason = 'all its objects are crowds' if truth.annotations else 'it has no objects'
+        _log.warning('%s: no ground truth: %s; metrics cannot be computed; `mrcnn evaluate` writes detections.json all '
+                     'the same', truth.source, reason)
     full = [count for count in counted.values() if count > max_detections]
     if full:
         _log.warning('%s: %d of %d images have more than model.detections.max_detections=%d objects, up to %d; those '
@@ -109,7 +119,10 @@ def _warn_of_doubts(truth: GroundTruth, max_detections: int) -> None:
 
 def _scorer(metric: str, evaluator: CocoEvaluator, model: Detector, config: Config,
             manifest: str | os.PathLike[str]) -> Callable[[], Metrics]:
-    """What turns the detections that will have been gathered into numbers; raises now what would stop it then."""
+    """Return the function that computes the metrics from the evaluator's detections.
+
+    It is called after the evaluation; what would make it fail is checked here, before.
+    """
     if metric == 'coco':
         return lambda: evaluator.evaluate(config.model.detections.max_detections)
     if metric == 'cityscapes':
@@ -127,17 +140,16 @@ def _named(prefix: str, metrics: Metrics) -> Metrics:
 
 
 def _recall(directory: pathlib.Path, model: Detector, config: Config, manifest: str | os.PathLike[str]) -> Metrics:
+    """Return the recall of a model's proposals on a set, and write metrics.json."""
     truth = read_manifest(manifest)
     if all(each['iscrowd'] or each.get('difficult') for each in truth.annotations):
         raise EvaluationError(f'{manifest}: no ground truth: it has no object that counts, so there is no recall; '
                               'give a set with annotations')
-    found = recall.read_proposals(manifest)
+    proposals = recall.read_proposals(manifest)
     if 'proposals' not in model.inputs_read:
-        detect = SingleView(lambda batch: model.propose(batch, limit=recall.LIMITS[-1]), config.data,
-                            model.engine == 'xla')
-        found = ((image_id, instances.boxes) for image_id, _, instances in predictions(
-            detect, config, manifest))
-    metrics = recall.average_recall(truth, track(found, len(truth.sizes), 'evaluated'))
+        detect = SingleView(lambda batch: model.propose(batch, limit=recall.LIMITS[-1]), model, config.data)
+        proposals = ((image_id, instances.boxes) for image_id, _, instances in predictions(detect, config, manifest))
+    metrics = recall.average_recall(truth, track(proposals, len(truth.sizes), 'evaluated'))
     files.write_json(directory / 'metrics.json', {**metrics, 'images': len(truth.sizes)})
     return metrics
 
@@ -155,12 +167,12 @@ def predictions(detect: Detect, config: Config, manifest: str | os.PathLike[str]
         ManifestError, ConfigError, InputError: the set, the settings, or both together cannot be used.
     """
     sizes = [dataclasses.replace(config, data=data) for data in detect.sizes]
-    needs = [name for name in config.model.needs if name in _READ]          # decoding ground-truth masks takes long
+    needs = [name for name in config.model.needs if name in detect.inputs]  # decoding ground-truth masks takes long
     try:
         datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size, detect.fixed_canvases, needs)
                     for size in sizes]
         for batches in zip(*datasets, strict=True):
-            inputs = [{key: batch[key] for key in _READ if key in batch} for batch in batches]
+            inputs = [{key: batch[key] for key in detect.inputs if key in batch} for batch in batches]
             yield from split_batch(detect(inputs), batches[0])
     except tf.errors.OpError as error:
         explained = explain(error, manifest)

@@ -1,10 +1,10 @@
-"""A trained model as a SavedModel for TF Serving: the bytes of image files in, instances in px of those images out.
+"""Export of a SavedModel for TF Serving, which takes the bytes of image files and returns instances.
 
-B images of a request (any number, 0 too), D detections an image, K classes, m cells a side of a mask (28). All
-preprocessing is in the graph, and nothing of this package or of Keras is needed to load it.
+B images of a request (0 or more), D detections per image, K classes, m side of a mask in cells (28). Preprocessing is
+in the graph. Loading the SavedModel needs TensorFlow only, neither this package nor Keras.
 
-Each image of a request goes through the model alone, on a canvas of its own size, as in evaluation: so an image gets
-the same answer whatever else is in its request. Height and width are dynamic, all other shapes static.
+The model processes each image of a request alone, on a canvas of its own size, as in evaluation. So the result for an
+image does not depend on the other images of its request. Height and width are dynamic, all other shapes are static.
 """
 from __future__ import annotations
 
@@ -38,28 +38,31 @@ class ExportError(ValueError):
 
 
 def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) -> pathlib.Path:
-    """Writes the newest checkpoint as the next version of the SavedModel `output`: `output/1`, `output/2`, ...
+    """Write the newest checkpoint as the next version of the SavedModel `output`: `output/1`, `output/2`, ...
 
-    The version is written under a name that TF Serving does not look at, and gets its own when it is whole. The
-    signature `serving_default` takes `image_bytes` string [B] (JPEG or PNG) and gives `boxes` float32 [B, D, 4]
-    (y1, x1, y2, x2 px of the image), `scores` float32 [B, D], `labels` int32 [B, D] (1..K), `category_ids` int32
-    [B, D] (the data set's), `valid` bool [B, D], `sizes` int32 [B, 2] (height, width of the image) and, of Mask R-CNN,
-    `masks` float32 [B, D, m, m], probabilities over the box; best first, zeros where not valid. With
-    `data.exif=apply` the image is the one that viewers show, turned as its EXIF says. The file
-    `assets.extra/mrcnn.json` says what the numbers mean: categories, dialect of pasting, score threshold, `exif`,
-    `max_pixels`.
+    The version gets its final name when it is complete; TF Serving ignores the temporary name. The signature
+    `serving_default` takes `image_bytes` string [B] (JPEG or PNG) and returns, best first and zeros where not valid:
+
+    - `boxes` float32 [B, D, 4], y1, x1, y2, x2 in px of the image; with `data.exif=apply`, of the image as viewers
+      show it
+    - `scores` float32 [B, D], `labels` int32 [B, D] (1..K), `valid` bool [B, D]
+    - `category_ids` int32 [B, D], of the data set
+    - `sizes` int32 [B, 2], height and width of the image in px
+    - with a mask branch, `masks` float32 [B, D, m, m], probabilities over the box
+
+    The file `assets.extra/mrcnn.json` holds categories, dialect of pasting, score threshold, `exif` and `max_pixels`.
 
     Args:
-        model_dir: what `train` wrote.
-        output: directory of all versions, made where it is missing; its name is what TF Serving calls the model.
+        model_dir: a model directory.
+        output: directory of all versions, created if missing. Its name is the model's name in TF Serving.
 
     Returns:
         The path of the version.
 
     Raises:
-        CheckpointError, ConfigError, ManifestError: no model directory, nothing saved yet, a damaged part.
-        ExportError: category ids beyond int32; a fast_rcnn, whose images come with proposals.
-        OSError: the disk is full, no permission, another export took the version.
+        CheckpointError, ConfigError, ManifestError: there is no model directory or no checkpoint, or a part is damaged.
+        ExportError: a category id is beyond int32, or the model is a fast_rcnn, which needs proposals.
+        OSError: the disk is full, no permission, or another export wrote the version.
     """
     model, config, categories = restore_model(model_dir, engine='op')
     return export_detector(model, config, categories, output)
@@ -91,19 +94,19 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
     version = pathlib.Path(output) / str(_newest_version(pathlib.Path(output)) + 1)
     try:
         with files.atomic_path(version) as temporary:
-            # Custom gradients would be saved too, and nobody takes the gradient of a signature.
+            # Nobody needs the gradient of a signature, so custom gradients are left out.
             tf.saved_model.save(module, str(temporary), {_SIGNATURE: signature},
                                 tf.saved_model.SaveOptions(experimental_custom_gradients=False))
             files.write_json(temporary / _DESCRIPTION, _description(config, categories))
     except tf.errors.OpError as error:
-        reason = error.message.rsplit('; ', 1)[-1].partition(' [Op:')[0]
+        reason = error.message.rsplit('; ', 1)[-1].partition(' [Op:')[0]      # a path comes before
         raise OSError(f'{version}: {reason}; make room there or give another --output') from None
     return version
 
 
 def serving_function(model: Detector, data: DataConfig, category_ids: Sequence[int]
                      ) -> Callable[[tf.Tensor], Detections]:
-    """What the signature computes, for a graph or eagerly: `image_bytes` string [B] -> the outputs of `export`.
+    """Return the function of the signature: `image_bytes` string [B] -> the outputs of `export`.
 
     Args:
         model: with the 'op' engine.
@@ -120,7 +123,7 @@ def serving_function(model: Detector, data: DataConfig, category_ids: Sequence[i
 
     def serve(image_bytes: tf.Tensor) -> Detections:
         elements = image_bytes, tf.range(tf.size(image_bytes))
-        # One at a time: the arithmetic of one keeps all cores busy, and memory does not grow with the request.
+        # One image at a time: its arithmetic uses all cores, and memory does not grow with the request.
         return tf.map_fn(lambda element: one(*element), elements, parallel_iterations=1,
                          fn_output_signature=_output_spec(model))
 
@@ -135,13 +138,16 @@ def _detect(model: Detector, batch: dict[str, tf.Tensor]) -> Detections:
 
 
 def _output_spec(model: Detector) -> dict[str, tf.TensorSpec]:
-    """Of one image."""
+    """Return the spec of the outputs for one image."""
     spec = model.output_spec()
     return {**spec, 'category_ids': spec['labels'], 'sizes': tf.TensorSpec([2], tf.int32)}
 
 
 def _traced(serve: Callable[[tf.Tensor], Detections]) -> tuple[tf.Module, Any]:
-    """The signature and what holds its variables; not the Keras model, which would be saved layer by layer."""
+    """Return a module that holds the variables, and the signature.
+
+    The module is not the Keras model, which TensorFlow would save layer by layer.
+    """
     function = tf.function(serve, autograph=False, input_signature=[tf.TensorSpec([None], tf.string, 'image_bytes')])
     signature = function.get_concrete_function()    # saving would trace a tf.function once more
     module = tf.Module()
@@ -158,7 +164,7 @@ def _category_ids(categories: Sequence[Category]) -> list[int]:
 
 
 def _newest_version(output: pathlib.Path) -> int:
-    """0 where there is none."""
+    """Return the number of the newest version, 0 if there is none."""
     return max((int(path.name) for path in output.glob('*') if path.name.isdecimal()), default=0)
 
 

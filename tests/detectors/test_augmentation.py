@@ -75,7 +75,8 @@ def test_views_are_suppressed_together_in_px_of_the_first() -> None:
     views = [view([[0, 0, 10, 10], [30, 30, 50, 50]], [.6, .7], (60., 80.), False),
              view([[0, 34, 5, 39], [10, 30, 20, 40]], [.9, .8], (30., 40.), True)]
     config = ModelConfig(detections=DetectionConfig(max_detections=4))
-    model = types.SimpleNamespace(engine='op', box=BoxBranch(config, None, [None], 'op'), branches=[], candidates=None)
+    model = types.SimpleNamespace(engine='op', box=BoxBranch(config, None, [None], 'op'), branches=[], candidates=None,
+                                  inputs_read=())
     found = TestTimeAugmentation(model, DataConfig(test_flip=True)).merge(views)
     np.testing.assert_allclose(found['boxes'][0], [[0, 2, 10, 12], [20, 0, 40, 20], [30, 30, 50, 50], [0] * 4])
     np.testing.assert_allclose(found['scores'][0], [.9, .8, .7, 0], rtol=1e-6)
@@ -129,7 +130,7 @@ def test_with_its_mirror_image_an_image_is_found_the_same_from_both_sides(augmen
 
 
 def test_proposals_move_with_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augmentation, '_traced', lambda function, _: function)    # eager is faster for a few looks
+    monkeypatch.setattr(augmentation, 'traced', lambda function, _: function)    # eager is faster for a few looks
     keras.utils.set_random_seed(3)
     model, batch = build_detector(small_config(kind='fast_rcnn', detections__score_threshold=.5)), make_batch()
     scores, shifts = model.box.heads[0](model.box.roi_features.roi_layer(model.features(batch)[:4],
@@ -143,7 +144,7 @@ def test_proposals_move_with_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_records_and_files_are_looked_at_in_the_same_views(
         mask_rcnn: Detector, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In evaluation and in prediction, which come to them on different ways; an answer lies within its image."""
-    monkeypatch.setattr(augmentation, '_traced', lambda function, _: function)
+    monkeypatch.setattr(augmentation, 'traced', lambda function, _: function)
     write_data(tmp_path)
     config = tiny_config(tmp_path, 'data.test_scales=[96,64]', 'data.test_flip=true', 'model.num_classes=3')
     monkeypatch.setattr(model_directory, 'restore_model', lambda _: (mask_rcnn, config, []))

@@ -529,6 +529,13 @@ def test_the_number_of_proposals(changes, expected) -> None:
     assert model(make_batch())['boxes'].shape == [2, expected, 4]
 
 
+@pytest.mark.parametrize(('kind', 'needs'), [
+    ('rpn', ()), ('fast_rcnn', ('proposals',)), ('faster_rcnn', ()), ('mask_rcnn', ('masks',))])
+def test_config_and_branches_agree_on_what_training_needs(kind, needs) -> None:
+    config = small_config(kind=kind)
+    assert build_detector(config).needs == config.needs == needs
+
+
 def test_a_cascade() -> None:
     """Every weight of the three heads is made before the first batch and has a gradient; losses are named by stage."""
     model = build_detector(small_config(

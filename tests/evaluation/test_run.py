@@ -92,15 +92,14 @@ def test_a_set_without_ground_truth(trained: pathlib.Path, tmp_path: pathlib.Pat
     path = emptied(trained, tmp_path, crowds=False)
     metrics = run.evaluate(trained / 'run', path)
     assert set(metrics.values()) == {None}
-    assert (f'{path}: no ground truth: it has no objects; metrics cannot be computed, detections.json is written'
-            in caplog.text)
+    assert f'{path}: no ground truth: it has no objects; metrics cannot be computed; `mrcnn evaluate` ' in caplog.text
     assert len(json.loads((trained / 'run' / 'detections.json').read_text())) == 16 * LIMIT
 
 
 def test_a_set_of_crowds_has_no_ground_truth(trained: pathlib.Path, tmp_path: pathlib.Path,
                                              caplog: pytest.LogCaptureFixture) -> None:
     path = emptied(trained, tmp_path, crowds=True)
-    run._warn_of_doubts(read_manifest(path), LIMIT)
+    run._warn_of_unreliable_metrics(read_manifest(path), LIMIT)
     assert f'{path}: no ground truth: all its objects are crowds; ' in caplog.text
     with pytest.raises(EvaluationError, match='no ground truth: it has no object that counts, so there is no recall'):
         run.evaluate(trained / 'run', path, 'recall')
@@ -109,9 +108,9 @@ def test_a_set_of_crowds_has_no_ground_truth(trained: pathlib.Path, tmp_path: pa
 def test_more_objects_than_detections(trained: pathlib.Path,
                                       caplog: pytest.LogCaptureFixture) -> None:
     truth = read_manifest(trained / 'train.json')
-    run._warn_of_doubts(truth, 2)
+    run._warn_of_unreliable_metrics(truth, 2)
     assert not caplog.messages
-    run._warn_of_doubts(truth, 1)
+    run._warn_of_unreliable_metrics(truth, 1)
     assert caplog.messages == [
         f'{trained}/train.json: 8 of 16 images have more than model.detections.max_detections=1 objects, up to 2; '
         'those beyond cannot be found: set it higher']
@@ -137,8 +136,13 @@ def test_an_rpn_has_no_categories_to_find(trained: pathlib.Path, monkeypatch: py
     config = tiny_config(trained, 'model.kind=rpn')
     model = build_detector(config.model)
     monkeypatch.setattr(run, 'restore_model', lambda directory: (model, config, []))
-    with pytest.raises(EvaluationError, match='run: an rpn does not tell categories apart; .*--metric recall'):
+    with pytest.raises(EvaluationError, match='^an rpn does not tell categories apart; .*--metric recall'):
         run.evaluate(trained / 'run', trained / 'train.json')
+
+
+def test_an_unknown_metric_is_refused(trained: pathlib.Path) -> None:
+    with pytest.raises(EvaluationError, match="metric 'COCO': expected coco, voc2007, voc2012, cityscapes"):
+        run.evaluate(trained / 'run', trained / 'train.json', 'COCO')
 
 
 def test_voc_writes_its_own_numbers(trained: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ def build_backbone(config: BackboneConfig) -> BackboneWithFPN | BackboneWithoutN
     The layer takes normalized images [B, H, W, 3] and returns a list of feature maps [B, H / s, W / s, C], one for each
     s of its attribute `strides`.
     """
-    body = backbone_class(config)(config, name='trunk')    # a checkpoint key: do not rename
+    body = backbone_class(config)(config, name='trunk')    # checkpoints contain this name: do not change it
     if config.maps == 'fpn':
         return BackboneWithFPN(body, config.fpn_channels, Norm.of(config, config.fpn_norm), name='backbone')
     if config.maps == 'tdm':
