@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from mrcnn_tf.files import open_regular
 from mrcnn_tf.files.text import error_line
-from mrcnn_tf.input import records
+from mrcnn_tf.input import decoding, records
 from mrcnn_tf.input.manifest import Manifest
 
 _HEAD, _TAIL = 12, 4     # bytes around a record
@@ -136,6 +136,23 @@ def decode(serialized: bytes, origin: str = 'record') -> records.Annotated:
         channels=next(iter(features.all('image/channels')), None), dtype=_text(features.one('image/dtype', b'')),
         split=_text(features.one('image/split', b'')), city=_text(features.one('image/city', b'')),
         proposals=_proposals(features), extra={k: v for k, v in features.by_name.items() if k not in _OURS})
+
+
+def pixels(example: records.Annotated, rule: decoding.Rule) -> np.ndarray:
+    """Return the image of a record as training decodes it: uint8 [height, width, 3].
+
+    Raises:
+        RecordError: the image cannot be decoded, or the rule refuses it.
+    """
+    try:
+        reason = decoding.refusal(example.encoded, rule).numpy().decode()
+        if reason:
+            raise RecordError(f'image {example.source_id}: {reason}')
+        decoded = decoding.decode(example.encoded, then=lambda pixels: pixels)
+    except tf.errors.OpError as error:
+        raise RecordError(f'image {example.source_id}: cannot be decoded ({error_line(error)}); convert the data again'
+                          ) from None
+    return np.clip(np.asarray(decoded), 0, 255).astype(np.uint8)
 
 
 def _object(box: list[float], *rest: Any) -> records.ObjectAnnotation:
