@@ -9,17 +9,20 @@ from typing import Annotated
 import typer
 
 from mrcnn_tf import __version__
-from mrcnn_tf.cli import convert, evaluate, import_weights, predict, sets, train
+from mrcnn_tf.cli import configs, convert, evaluate, import_weights, predict, sets, train
 
 app = typer.Typer(
     name='mrcnn', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
-app.add_typer(convert.convert_app, name='convert')
-app.add_typer(convert.validate_app, name='validate')
-app.add_typer(import_weights.import_app, name='import-weights')
-for each in (train.demo, sets.verify, sets.inspect, train.train, train.train_alternating, evaluate.evaluate,
-             sets.recall, evaluate.propose, predict.export, predict.predict):
+groups = {'convert': convert.convert_app, 'validate': convert.validate_app, 'import-weights': import_weights.import_app}
+for name, group in groups.items():
+    app.add_typer(group, name=name, short_help=str(group.info.help))
+for each in (train.demo, sets.verify, sets.inspect, configs.configs, train.train, train.train_alternating,
+             evaluate.evaluate, sets.recall, evaluate.propose, predict.export, predict.predict):
     app.command()(each)
+for info in (info for each in (app, *groups.values()) for info in each.registered_commands):
+    # A short_help is folded in a narrow terminal. The first line of a docstring would be cut.
+    info.short_help = info.short_help or str(info.callback.__doc__).partition('\n')[0]
 
 
 def main() -> None:
@@ -41,7 +44,8 @@ def _mrcnn(version: Annotated[bool, typer.Option(
         '--version', callback=_print_version, is_eager=True, help='Print the versions and exit.')] = False) -> None:
     """Mask R-CNN for TensorFlow and Keras.
 
-    Typical workflow: convert, train, evaluate, export, predict. Help for a command: mrcnn train --help
+    Typical workflow: convert, train, evaluate, export, predict. Help for a command: mrcnn train --help.
+    Packaged configs: mrcnn configs
     """
 
 

@@ -12,7 +12,7 @@ from mrcnn_tf.cli.command import command
 
 @command
 def train(settings: Annotated[str, typer.Argument(
-              metavar='CONFIG', help=f'A YAML file or the name of a packaged config: {", ".join(config.packaged())}.')],
+              metavar='CONFIG', help='A YAML file, or the name of a packaged config; `mrcnn configs` lists them.')],
           overrides: Annotated[list[str] | None, typer.Argument(
               metavar='KEY=VALUE', help='Settings that override those of the config.')] = None,
           model_dir: Annotated[pathlib.Path | None, typer.Option(

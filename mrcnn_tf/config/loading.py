@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from mrcnn_tf import files
+from mrcnn_tf.config import recipes
 from mrcnn_tf.config.checking import validate
 from mrcnn_tf.config.fields import ConfigError
 from mrcnn_tf.config.schema import Config, ModelConfig
@@ -94,27 +95,16 @@ def _checked(merged: DictConfig, source: str | pathlib.Path) -> Config:
     return config
 
 
-def packaged() -> list[str]:
-    """Return the names of the packaged configs."""
-    return sorted(path.stem for path in _packaged_folder().glob('*.yaml'))
-
-
-def _packaged_folder() -> pathlib.Path:
-    """Return `mrcnn_tf/configs` of an installation, or `configs` of a source tree."""
-    package = pathlib.Path(__file__).resolve().parents[1]
-    return package / 'configs' if (package / 'configs').is_dir() else package.parent / 'configs'
-
-
 def _find(source: str | pathlib.Path, folder: pathlib.Path | None = None) -> pathlib.Path:
     """Return the path of `source`, which is relative to `folder` or else the name of a packaged config."""
     path = (folder or pathlib.Path()) / source
     if os.path.isfile(path):          # not Path.is_file, which raises for a name that is too long
         return path
-    named = _packaged_folder() / f'{pathlib.Path(source).name.removesuffix(".yaml")}.yaml'
+    named = recipes.folder() / f'{pathlib.Path(source).name.removesuffix(".yaml")}.yaml'
     if len(pathlib.Path(source).parts) == 1 and os.path.isfile(named):
         return named
-    close = difflib.get_close_matches(str(source), packaged(), 1, 0.6)
-    hint = f'did you mean {close[0]}?' if close else f'give a YAML file or one of {", ".join(packaged())}'
+    close = difflib.get_close_matches(str(source), recipes.packaged(), 1, 0.6)
+    hint = f'did you mean {close[0]}?' if close else 'give a YAML file or a name that `mrcnn configs` lists'
     raise ConfigError(f'no config {one_line(str(source), 200)}; {hint}')
 
 

@@ -7,13 +7,15 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from mrcnn_tf import __version__
+from mrcnn_tf.cli import main
 from tests.cli.runner import mrcnn, python
 from tests.training.tiny import SETTINGS, write_data
 
 KINDS = ('coco', 'cityscapes', 'voc')
-COMMANDS = (['demo'], ['verify'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
+COMMANDS = (['demo'], ['verify'], ['configs'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
             *(['import-weights', source] for source in ('torchvision', 'detectron2', 'keras-applications', 'model')),
             ['convert', 'proposals'], ['convert', 'tfrecord'], ['inspect'], ['train'], ['evaluate'], ['export'],
             ['predict'], ['recall'], ['propose'], ['train-alternating'])
@@ -25,6 +27,14 @@ def test_help_has_an_example(command: list[str]) -> None:
     assert result.exit_code == 0
     example = re.search(r'Example:\n +(mrcnn .*)', result.stdout)
     assert example and example[1].startswith(f'mrcnn {" ".join(command)} ')
+
+
+@pytest.mark.parametrize('command', [[], ['convert'], ['validate'], ['import-weights']], ids=str)
+def test_a_list_of_commands_is_not_cut_in_a_narrow_terminal(command: list[str]) -> None:
+    result = CliRunner().invoke(main.app, [*command, '--help'], terminal_width=50)
+    listed = ' '.join(result.stdout.partition('Commands:')[2].split())
+    assert result.exit_code == 0 and listed and '...' not in listed
+    assert command or 'Create a model directory from published weights.' in listed
 
 
 def test_version() -> None:
