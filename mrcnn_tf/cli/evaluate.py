@@ -30,8 +30,9 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directo
              ) -> None:
     """Evaluate a model on a set.
 
-    Prints COCO's twelve metrics for boxes and masks, or the metric that --metric names. Writes metrics.json and, except
-    for recall, detections.json to the model directory. --metric recall prints the fraction of objects that the best 50
+    Prints COCO's twelve metrics for boxes and masks and the AP of each category, or the metric that --metric names.
+    Writes metrics.json and, except for recall, detections.json to the model directory; with COCO's metrics also
+    per_class.csv. --metric recall prints the fraction of objects that the best 50
     to 2000 proposals cover at each IoU; a fast_rcnn is evaluated on the proposals in the records, other models on those
     of their RPN.
 
@@ -41,10 +42,13 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directo
       mrcnn evaluate --model-dir runs/voc --data data/voc/test.json --metric voc2007
       mrcnn evaluate --model-dir runs/cityscapes --data data/cityscapes/val.json --metric cityscapes
     """
-    from mrcnn_tf.evaluation import cityscapes, coco, recall, run, voc
+    from mrcnn_tf.evaluation import cityscapes, coco, per_class, recall, run, voc
 
     tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table, Metric.recall: recall.table}
-    typer.echo(tables.get(metric, voc.table)(run.evaluate(model_dir, data, metric.value)))
+    evaluation = run.evaluate_classes(model_dir, data, metric.value)
+    typer.echo(tables.get(metric, voc.table)(evaluation.metrics))
+    if evaluation.classes:
+        typer.echo(f'\n{per_class.table(evaluation.classes)}')
 
 
 @command

@@ -58,6 +58,30 @@ _METRICS = {
 _AT_LIMIT = {'AP': 'AP', 'AP50': 'AP50', 'AP75': 'AP75', 'AR': 'AR100'}    # also at a limit above 100, as AP@200, ...
 
 
+class Curves(NamedTuple):
+    """Results of pycocotools: T IoUs, R recalls, K categories by id, A areas, M limits; -1 where there are no objects.
+
+    Attributes:
+        precision: float64 [T, R, K, A, M], at the recalls 0, 0.01, ... 1.
+        recall: float64 [T, K, A, M], the maximum.
+    """
+    precision: np.ndarray
+    recall: np.ndarray
+
+    def mean(self, name: str, category: int | None = None, limit: int | None = None) -> float | None:
+        """Return a metric, None without objects.
+
+        Args:
+            name: such as 'AP50'.
+            category: the position of a category; None: the mean over all.
+            limit: the position in M; None: the metric's own.
+        """
+        metric = _METRICS[name]
+        array = self.recall if metric.recall else self.precision
+        values = array[metric.ious, ..., metric.area, metric.limit if limit is None else limit]
+        return _mean(values if category is None else values[..., category])
+
+
 class EvaluationError(ValueError):
     """Ground truth or detections cannot be evaluated; the message is one line: where, what, the remedy."""
 
@@ -127,6 +151,11 @@ class CocoEvaluator:
     """Collects the detections of all images of a set, computes COCO's metrics, and writes files.
 
     The model must have the categories of the set, with equal ids and names. Detections of other categories are ignored.
+
+    Attributes:
+        truth: the ground truth.
+        detections: of the images added so far, in COCO's results format.
+        curves: by 'bbox' and perhaps 'segm', once `evaluate` was called.
     """
 
     def __init__(self, truth: GroundTruth, categories: Sequence[Category], dialect: str) -> None:
@@ -147,7 +176,8 @@ class CocoEvaluator:
                 raise EvaluationError(f'{truth.source}: category {number} is {name!r}, and in the model it is '
                                       f'{known_as}; evaluate on a set with the categories of the training set')
         self.truth, self.categories, self.dialect = truth, categories, dialect
-        self.detections: list[dict[str, Any]] = []    # COCO's results
+        self.detections: list[dict[str, Any]] = []
+        self.curves: dict[str, Curves] = {}
         self._added: set[int] = set()
         self._with_masks = truth.has_masks
 
@@ -181,7 +211,8 @@ class CocoEvaluator:
                          'within their boxes', self.truth.source, self._boxes_only(), len(self.truth.annotations))
         metrics: Metrics = {}
         for kind in _KINDS[:1 + self._with_masks]:
-            values = average_precision(self.truth, self.detections, kind, max_detections)
+            self.curves[kind] = accumulate(self.truth, self.detections, kind, max_detections)
+            values = _metrics(self.truth, self.curves[kind], max_detections)
             metrics.update({f'{kind}/{name}': value for name, value in values.items()})
         return metrics
 
@@ -215,18 +246,38 @@ def average_precision(truth: GroundTruth, detections: Iterable[Mapping[str, Any]
     Returns:
         Values 0..1, or None without objects.
     """
-    limits = [*_LIMITS, *([max_detections] if max_detections > _LIMITS[-1] else [])]
-    selected = dict(_METRICS)
-    if len(limits) > len(_LIMITS):
-        selected.update({f'{name}@{max_detections}': _METRICS[like]._replace(limit=3)
-                         for name, like in _AT_LIMIT.items()})
-    precision, recall = _accumulate(truth, detections, kind, limits)    # [T, R, K, A, M], [T, K, A, M]
-    means = {name: _mean((recall if metric.recall else precision)[metric.ious, ..., metric.area, metric.limit])
-             for name, metric in selected.items()}
+    return _metrics(truth, accumulate(truth, detections, kind, max_detections), max_detections)
+
+
+def accumulate(truth: GroundTruth, detections: Iterable[Mapping[str, Any]], kind: str,
+               max_detections: int = 100) -> Curves:
+    """Return precision and recall by pycocotools; arguments as for `average_precision`."""
+    results = [{'image_id': each['image_id'], 'category_id': each['category_id'], 'score': each['score'], 'iscrowd': 0,
+              **_region(each, kind)} for each in detections]
+    with contextlib.redirect_stdout(io.StringIO()):    # pycocotools always prints
+        evaluation = COCOeval(_index(truth, expected(truth, kind)), _index(truth, results), kind)
+        evaluation.params.maxDets = [*_LIMITS, *([max_detections] if max_detections > _LIMITS[-1] else [])]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return Curves(evaluation.eval['precision'], evaluation.eval['recall'])
+
+
+def expected(truth: GroundTruth, kind: str) -> Iterable[Mapping[str, Any]]:
+    """Yield the annotations to detect. For masks, an object with only a box becomes a crowd that fills its box."""
+    for each in truth.annotations:
+        if kind == 'bbox' or 'segmentation' in each:
+            yield each
+        else:
+            x, y, width, height = each['bbox']
+            outline = [x, y, x + width, y, x + width, y + height, x, y + height]
+            box = coco_mask.merge(coco_mask.frPyObjects([outline], *truth.sizes[each['image_id']]))
+            yield {**each, 'iscrowd': 1, 'segmentation': box}
+
+
+def names_of(truth: GroundTruth) -> list[str]:
+    """Return the names of the categories, sorted by id; a name that occurs twice has the id behind it."""
     names = [name for _, name in sorted(truth.categories)]
-    for k, (number, name) in enumerate(sorted(truth.categories)):
-        means[f'AP/{name if names.count(name) == 1 else f"{name} ({number})"}'] = _mean(precision[:, :, k, 0, 2])
-    return means
+    return [name if names.count(name) == 1 else f'{name} ({number})' for number, name in sorted(truth.categories)]
 
 
 def table(metrics: Mapping[str, float | None]) -> str:
@@ -244,29 +295,12 @@ def table(metrics: Mapping[str, float | None]) -> str:
     return '\n'.join(lines)
 
 
-def _accumulate(truth: GroundTruth, detections: Iterable[Mapping[str, Any]], kind: str,
-                limits: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return precision [T IoUs, R recalls, K categories, A areas, M limits] and recall [T, K, A, M]; -1 is missing."""
-    results = [{'image_id': each['image_id'], 'category_id': each['category_id'], 'score': each['score'], 'iscrowd': 0,
-              **_region(each, kind)} for each in detections]
-    with contextlib.redirect_stdout(io.StringIO()):    # pycocotools always prints
-        evaluation = COCOeval(_index(truth, _expected(truth, kind)), _index(truth, results), kind)
-        evaluation.params.maxDets = limits
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation.eval['precision'], evaluation.eval['recall']
-
-
-def _expected(truth: GroundTruth, kind: str) -> Iterable[Mapping[str, Any]]:
-    """Yield the annotations to detect. For masks, an object with only a box becomes a crowd that fills its box."""
-    for each in truth.annotations:
-        if kind == 'bbox' or 'segmentation' in each:
-            yield each
-        else:
-            x, y, width, height = each['bbox']
-            outline = [x, y, x + width, y, x + width, y + height, x, y + height]
-            box = coco_mask.merge(coco_mask.frPyObjects([outline], *truth.sizes[each['image_id']]))
-            yield {**each, 'iscrowd': 1, 'segmentation': box}
+def _metrics(truth: GroundTruth, curves: Curves, max_detections: int) -> Metrics:
+    """Return the metrics of `average_precision`."""
+    means = {name: curves.mean(name) for name in _METRICS}
+    if max_detections > _LIMITS[-1]:
+        means.update({f'{name}@{max_detections}': curves.mean(like, limit=3) for name, like in _AT_LIMIT.items()})
+    return {**means, **{f'AP/{name}': curves.mean('AP', k) for k, name in enumerate(names_of(truth))}}
 
 
 def _region(detection: Mapping[str, Any], kind: str) -> dict[str, Any]:

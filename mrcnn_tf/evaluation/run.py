@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -15,7 +16,7 @@ from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.augmentation import Detect, SingleView, detection_function
 from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.detectors.instances import Instances, split_batch
-from mrcnn_tf.evaluation import cityscapes, recall, voc
+from mrcnn_tf.evaluation import cityscapes, per_class, recall, voc
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics, read_manifest
 from mrcnn_tf.files.progress import track
 from mrcnn_tf.input.damage import explain
@@ -28,11 +29,18 @@ _log = logging.getLogger(__name__)
 _METRICS = ('coco', 'voc2007', 'voc2012', 'cityscapes')
 
 
+class Evaluation(NamedTuple):
+    """The metrics of a set, and for COCO's metrics those of each category, see `per_class.rows`."""
+    metrics: Metrics
+    classes: Sequence[per_class.Row] = ()
+
+
 def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
              metric: str = 'coco') -> Metrics:
     """Return the metrics of the newest checkpoint on every image of a set.
 
-    Shows its progress. Writes metrics.json and, except for recall, detections.json to the model directory.
+    Shows its progress. Writes metrics.json and, except for recall, detections.json to the model directory; for COCO's
+    metrics also per_class.csv.
 
     Args:
         model_dir: a model directory.
@@ -49,6 +57,12 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
             only warn of that).
         OSError: the disk is full, no permission.
     """
+    return evaluate_classes(model_dir, manifest, metric).metrics
+
+
+def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
+                     metric: str = 'coco') -> Evaluation:
+    """Do what `evaluate` does, and return also the metrics of each category."""
     directory = pathlib.Path(model_dir)
     model, config, categories = restore_model(directory)
     manifest = manifest or config.data.validation
@@ -56,12 +70,16 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
         raise EvaluationError(f'{directory / "config.yaml"}: data.validation is not set; say with --data which '
                               'NAME.json to evaluate on')
     if metric == 'recall':
-        return _recall(directory, model, config, manifest)
+        return Evaluation(_recall(directory, model, config, manifest))
     _check_metric(metric, model)
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
     metrics = _evaluate(model, config, evaluator, manifest, metric)
     evaluator.write(directory, metrics)
-    return metrics
+    if metric != 'coco':
+        return Evaluation(metrics)
+    classes = per_class.rows(evaluator)
+    per_class.write_csv(directory / 'per_class.csv', classes)
+    return Evaluation(metrics, classes)
 
 
 def evaluate_detector(detector: Detector, config: Config, manifest: str | os.PathLike[str], metric: str = 'coco',

@@ -6,31 +6,34 @@ import re
 
 import pytest
 
+from mrcnn_tf.evaluation.run import Evaluation
 from tests.cli.runner import Recorder, mrcnn
 
 
 def test_evaluate_by_coco(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl')
     numbers = {f'{kind}/{name}': i / 100 for kind in ('bbox', 'segm') for i, name in enumerate(names, 11)}
-    evaluate = Recorder(numbers)
-    monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate', evaluate)
+    row = {'category': 'a cat', 'id': 7, 'images': 2, 'objects': 3, 'bbox/AP': .25, 'bbox/AP50': .5, 'bbox/AP75': None}
+    evaluate = Recorder(Evaluation(numbers, [row]))
+    monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate_classes', evaluate)
     result = mrcnn('evaluate', '--model-dir', 'run', '--data', 'val.json')
     assert result.exit_code == 0 and evaluate.calls == [(pathlib.Path('run'), pathlib.Path('val.json'), 'coco')]
     rows = re.findall(r'@\[.*\] +([\d.]+) +([\d.]+)', result.stdout)
     assert rows == [(f'0.{i}0', f'0.{i}0') for i in range(11, 23)]
+    assert result.stdout.splitlines()[-1].split() == ['a', 'cat', '2', '3', '0.250', '0.500', '-']
 
 
 def test_evaluate_by_voc(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate = Recorder({'voc/mAP': .5, 'voc/AP/cat': .5})
-    monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate', evaluate)
+    evaluate = Recorder(Evaluation({'voc/mAP': .5, 'voc/AP/cat': .5}))
+    monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate_classes', evaluate)
     result = mrcnn('evaluate', '--model-dir', 'run', '--metric', 'voc2007')
     assert result.stdout.split() == ['mAP', '50.0', 'cat', '50.0'] and evaluate.calls[0][2] == 'voc2007'
 
 
 def test_evaluate_by_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ('AP', 'AP50', 'AP/car', 'AP50/car')
-    evaluate = Recorder({f'cityscapes/{name}': i / 10 for i, name in enumerate(names, 1)})
-    monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate', evaluate)
+    evaluate = Recorder(Evaluation({f'cityscapes/{name}': i / 10 for i, name in enumerate(names, 1)}))
+    monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate_classes', evaluate)
     result = mrcnn('evaluate', '--model-dir', 'run', '--metric', 'cityscapes')
     assert result.stdout.split() == ['AP', 'AP50', 'car', '30.0', '40.0', 'mean', '10.0', '20.0']
     assert evaluate.calls[0][2] == 'cityscapes'

@@ -48,6 +48,8 @@ def test_every_image_counts_once(trained: pathlib.Path, capsys: pytest.CaptureFi
     detections = json.loads((trained / 'run' / 'detections.json').read_text())
     ids, counts = np.unique([each['image_id'] for each in detections], return_counts=True)
     assert ids.tolist() == list(range(16)) and counts.tolist() == [LIMIT] * 16
+    written_rows = (trained / 'run' / 'per_class.csv').read_text().splitlines()
+    assert written_rows[0].startswith('category,id,images,objects,bbox/AP,bbox/AP50') and len(written_rows) == 1 + 2
     assert re.search(r'^evaluated: 16 of 16 images, [\d.]+ images/s$', capsys.readouterr().out, re.MULTILINE)
 
 
