@@ -20,12 +20,14 @@ def planned(tmp_path_factory) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('batch', [2, 16])
+@pytest.mark.both_stacks
 def test_matching_holds_a_few_arrays_of_a_number_per_anchor(planned, batch) -> None:
     """Less than ten float32 [B, A], 22 MB at batch 2; an array [B, G, A] alone is a hundred."""
     assert ANCHORS * batch < planned[f'match_{batch}'] < 10 * 4 * batch * ANCHORS
 
 
 @pytest.mark.slow
+@pytest.mark.both_stacks
 def test_roi_align_does_not_grow_with_the_samples(planned) -> None:
     """Forward and backward of 512 boxes an image: the gradient of all maps as one table, and little more."""
     assert MAP_BYTES <= planned['align_2'] < 380e6

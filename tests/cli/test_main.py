@@ -61,6 +61,7 @@ def test_an_unknown_setting_is_an_error_of_one_line() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.both_stacks
 def test_train_evaluate_export_and_predict(tmp_path: pathlib.Path) -> None:
     write_data(tmp_path)
     train = ['train', 'base', '--model-dir', tmp_path / 'run', *SETTINGS, f'data.train={tmp_path}/train.json',

@@ -15,9 +15,12 @@ from tests.parity.kit import Kit
 
 MODES = (('op', False), ('xla', False), ('xla', True))      # engine, compiled by XLA
 KINDS = {'infer_case': 'infer', 'train_case': 'train'}
-# Without all modes these run once, by the engine 'op'; .ci/run leaves them out on the other stack. They are large, and
-# what is special about them is a backbone or a size.
+# Without all modes these run once, by the engine 'op'. They are large, and what is special about them is a backbone or
+# a size.
 LARGE = ('infer_faster_r101_fpn_0', 'infer_mask_x101_fpn_0', 'infer_mask_r50_fpn_1')
+# Of the slow runs, .ci/run makes only these on TensorFlow 2.15 too: one of each kit, kind of model, engine and mode.
+BOTH_STACKS = ('infer_maskrcnn_resnet18_fpn_1-xla', 'infer_maskrcnn_resnet18_fpn_2-xla-jit', 'infer_mask_r50_c4_0-op',
+               'infer_fast_r50_fpn_0-op', 'train_maskrcnn_resnet18_fpn_1-xla', 'train_mask_r50_c4_0-op')
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -55,9 +58,11 @@ def _runs(config: pytest.Config, kit: Kit, kind: str, whole: bool) -> Iterator[A
         for place, (engine, jit) in enumerate(MODES):
             chosen = 0 if name in LARGE else number % len(MODES)
             if _every(config) or place == chosen or (first and place == len(MODES) - 1):
+                run = f'{name}-{engine}{"-jit" * jit}'
                 quick = not whole or (first and (place, kind) == (0, 'infer'))
                 marks = [] if quick else [pytest.mark.slow]
-                yield pytest.param(kit, name, engine, jit, marks=marks, id=f'{name}-{engine}{"-jit" * jit}')
+                yield pytest.param(kit, name, engine, jit, id=run,
+                                   marks=marks + [pytest.mark.both_stacks] * (run in BOTH_STACKS))
 
 
 @pytest.fixture(scope='session')

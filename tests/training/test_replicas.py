@@ -131,6 +131,7 @@ def test_a_killed_worker_stops_the_other_and_both_resume(replicas: Replicas, one
 
 
 @pytest.mark.slow
+@pytest.mark.both_stacks
 def test_workers_with_different_canvases_keep_equal_weights(replicas: Replicas) -> None:
     """Each worker batches its own canvases, so in one step their graphs may differ, but their weights must not."""
     finish(*replicas.run_workers('canvases', 'toy', 'data.short_sides=[64,96]', 'data.long_side=96',

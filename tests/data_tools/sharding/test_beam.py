@@ -62,6 +62,7 @@ def test_the_same_bytes_as_without_it(tmp_path: pathlib.Path, drawn: DrawnSet, l
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('quiet')
+@pytest.mark.both_stacks
 def test_several_processes(tmp_path: pathlib.Path, drawn: DrawnSet, local: dict[str, bytes]) -> None:
     convert(drawn, tmp_path, '--direct_num_workers=2', '--direct_running_mode=multi_processing')
     assert content(tmp_path) == local
