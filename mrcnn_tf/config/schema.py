@@ -20,11 +20,11 @@ class DataConfig:
     validation: str | None = None                 # validation set, likewise
     batch_size: int = setting(16, ge=1)           # images per training step, over all replicas
     evaluation_batch_size: int = setting(1, ge=1)  # images per evaluation step, over all replicas
-    # training: one is sampled per image (D2)
+    # training: short side of the resized image; one is sampled per image (D2)
     short_sides: list[int] = setting([640, 672, 704, 736, 768, 800], ge=1, rule=NOT_EMPTY)
-    long_side: int = setting(1333, ge=1)
-    test_short_side: int = setting(800, ge=1)
-    test_long_side: int = setting(1333, ge=1)
+    long_side: int = setting(1333, ge=1)          # training: longest permitted side; a longer image is made smaller
+    test_short_side: int = setting(800, ge=1)     # short side in evaluation and prediction
+    test_long_side: int = setting(1333, ge=1)     # longest permitted side in evaluation and prediction
     # short sides for multi-scale test-time augmentation; empty: test_short_side
     test_scales: list[int] = setting([], ge=1, rule=DISTINCT)
     test_flip: bool = False  # mirror images as well (Mask appendix: 400, 500, ... 1200, each mirrored too)
@@ -48,13 +48,13 @@ class DataConfig:
 @dataclass
 class BackboneConfig:
     """The backbone, and the feature maps that the RPN and the heads use."""
-    name: str = choice(BACKBONES)
+    name: str = choice(BACKBONES)                 # the architecture
     # fpn: P2..P6. c4: res4, stride 16; the heads use res5. c5: stride 16: res5 with dilation 2 (D2's DC5), or
     # conv5_3 of VGG-16. tdm: one map, top-down modulation
     maps: str = choice(['fpn', 'c4', 'c5', 'tdm'])
-    fpn_channels: int = setting(256, ge=1)        # FPN 4.1
+    fpn_channels: int = setting(256, ge=1)        # channels of each feature map of the FPN (FPN 4.1)
     tdm_channels: int = setting(128, ge=1)  # of the lateral and of the top-down modules; the map has the sum (TDM 3)
-    tdm_stride: int = choice([4, 8])              # of the feature map
+    tdm_stride: int = choice([4, 8])              # stride of the feature map of tdm, px per cell
     fpn_norm: str = choice(['none', 'frozen', 'batch', 'sync', 'group'])  # normalization of the FPN
     norm: str = choice(['frozen', 'batch', 'sync', 'group'])  # normalization of the backbone
     norm_epsilon: float = setting(1e-5, ge=0)     # dialect: 0 for TV's COCO_V1 weights, 1.001e-5 for those of Keras
@@ -69,6 +69,7 @@ class BackboneConfig:
 @dataclass
 class AnchorConfig:
     """The anchor boxes (Faster 3.1.1), with one scale per level for an FPN (FPN 4.1)."""
+    # square roots of the areas, one list per feature map, the finest first (FPN 4.1)
     sizes: list[list[float]] = setting([[32.], [64.], [128.], [256.], [512.]], gt=0)
     ratios: list[float] = setting([0.5, 1.0, 2.0], gt=0, rule=NOT_EMPTY)  # height / width
     # dialect: order of a cell's anchors: all sizes of the first ratio come first (TV, Faster), or all ratios of the
@@ -78,23 +79,23 @@ class AnchorConfig:
     # They differ if 64 does not divide the side
     stride: str = choice(['canvas', 'level'])
     rounded: bool = False                         # dialect: TV rounds the base anchors to whole pixels
-    offset: float = setting(0.0)                  # of the first center from the image's corner, in strides
+    offset: float = setting(0.0)                  # distance of the first center from the image's corner, in strides
 
 
 @dataclass
 class RPNConfig:
     """Region proposal network (Faster 3.1)."""
     convolutions: int = setting(1, ge=1)          # hidden 3x3 convolutions; 2 in TV's second recipe
-    positive_iou: float = setting(0.7, ge=0, le=1)  # Faster 3.1.2
-    negative_iou: float = setting(0.3, ge=0, le=1)
+    positive_iou: float = setting(0.7, ge=0, le=1)  # anchors of at least this IoU are positive (Faster 3.1.2)
+    negative_iou: float = setting(0.3, ge=0, le=1)  # anchors of less than this IoU are negative (Faster 3.1.2)
     batch_per_image: int = setting(256, ge=1)     # anchors sampled per image (Faster 3.1.3)
     crossing_anchors: bool = True  # dialect: train on anchors across the border (D2, TV), or not (Faster 3.1.3)
     positive_fraction: float = setting(0.5, ge=0, le=1)  # largest fraction of positives among the sampled anchors
-    pre_nms_train: int = setting(2000, ge=1)      # proposals before NMS, per level and image (D2, TV)
-    pre_nms_test: int = setting(1000, ge=1)
-    post_nms_train: int = setting(1000, ge=1)     # proposals after NMS, per image
-    post_nms_test: int = setting(1000, ge=1)
-    nms_iou: float = setting(0.7, ge=0, le=1)
+    pre_nms_train: int = setting(2000, ge=1)      # training: proposals before NMS, per level and image (D2, TV)
+    pre_nms_test: int = setting(1000, ge=1)       # inference: proposals before NMS, per level and image (D2, TV)
+    post_nms_train: int = setting(1000, ge=1)     # training: proposals after NMS, per image
+    post_nms_test: int = setting(1000, ge=1)      # inference: proposals after NMS, per image
+    nms_iou: float = setting(0.7, ge=0, le=1)     # NMS drops a proposal that overlaps a better one by more (Faster 3.3)
     min_side: float = setting(1e-3, ge=0)         # px (TV); smaller proposals are dropped; D2 keeps every side above 0
     smooth_l1_beta: float = setting(0.0, ge=0)    # dialect: 0 is L1 (D2), 1/9 (TV and Detectron)
     # dialect, N images: batch_per_image x N (D2); sampled anchors (TV); for the box loss, cells x N (Faster eq. 1)
@@ -108,12 +109,12 @@ class RPNConfig:
 @dataclass
 class RoIConfig:
     """Sampling of RoIs for training (Fast 2.3) and RoIAlign (Mask 3)."""
-    positive_iou: float = setting(0.5, ge=0, le=1)  # Fast 2.3
-    # RoIs between it and positive_iou are ignored; null: positive_iou
+    positive_iou: float = setting(0.5, ge=0, le=1)  # RoIs of at least this IoU are positive (Fast 2.3)
+    # RoIs of less than this IoU are negative, those between it and positive_iou are ignored; null: positive_iou
     negative_iou: float | None = setting(None, ge=0, le=1)
     background_iou: float = setting(0.0, ge=0, le=1)  # RoIs below it are ignored; 0.1 in Fast 2.3
     batch_per_image: int = setting(512, ge=1)     # RoIs sampled per image
-    sampling: str = choice(['random', 'ohem'])    # ohem: the RoIs of greatest loss (OHEM)
+    sampling: str = choice(['random', 'ohem'])    # random, or ohem: the RoIs of greatest loss (OHEM)
     ohem_nms_iou: float = setting(0.7, ge=0, le=1)  # of RoIs that overlap by more, only the hardest is used (OHEM 3.2)
     positive_fraction: float = setting(0.25, ge=0, le=1)  # largest fraction of positives, with random sampling
     # negatives with more than this of their area in a crowd are ignored; 1: none
@@ -123,7 +124,7 @@ class RoIConfig:
     aggregate: str = choice(['average', 'max'])   # of the samples in a bin; RoIPool needs max
     sampling_ratio: int = setting(0, ge=0)        # dialect: samples per bin and axis: 0 for ceil(bin side) (D2), 2 (TV)
     canonical_size: float = setting(224.0, gt=0)  # px; RoIs of this size use canonical_level (FPN eq. 1)
-    canonical_level: int = setting(4, ge=2, le=5)
+    canonical_level: int = setting(4, ge=2, le=5)  # k0 of FPN eq. 1; 4 is P4
 
 
 @dataclass
@@ -136,7 +137,7 @@ class BoxHeadConfig:
     fully_connected: int = setting(2, ge=0)       # number of layers; 0: global average pooling (maps: c4)
     width: int = setting(1024, ge=1)              # units of each fully connected layer
     dropout: float = setting(0.0, ge=0, lt=1)     # rate after each fully connected layer; 0.5 with VGG-16 (Fast)
-    box_weights: list[float] = setting([10.0, 10.0, 5.0, 5.0], gt=0, rule=FOUR)  # of dy, dx, dh, dw
+    box_weights: list[float] = setting([10.0, 10.0, 5.0, 5.0], gt=0, rule=FOUR)  # factors of dy, dx, dh, dw
     class_agnostic: bool = False                  # one box for all classes instead of one per class
     smooth_l1_beta: float = setting(0.0, ge=0)    # dialect: 0 (D2), 1 (Fast), 1/9 (TV)
 
@@ -155,7 +156,7 @@ class CascadeConfig:
 class MaskHeadConfig:
     """The mask head: 3x3 convolutions, a transposed convolution, a 1x1 convolution (Mask fig. 4)."""
     pool_size: int = setting(14, ge=1)            # cells per side of a RoI
-    convolutions: int = setting(4, ge=0)          # 0 with maps: c4
+    convolutions: int = setting(4, ge=0)          # number of 3x3 convolutions; 0 with maps: c4
     norm: str = choice(['none', 'frozen', 'batch', 'sync', 'group'])  # normalization of the convolutions
     width: int = setting(256, ge=1)               # channels of each convolution
     class_agnostic: bool = False                  # one mask for all classes instead of one per class
@@ -167,11 +168,11 @@ class MaskHeadConfig:
 class DetectionConfig:
     """From predictions to detections in inference (Mask 3.1)."""
     score_threshold: float = setting(0.05, ge=0, le=1)  # detections with lower scores are dropped
-    nms_iou: float = setting(0.5, ge=0, le=1)     # per class
+    nms_iou: float = setting(0.5, ge=0, le=1)     # NMS drops a box that overlaps a better one of its class by more
     refinements: int = setting(0, ge=0)  # times that the box head is applied to its own boxes (1512.03385, app. B: 1)
     # average each box with those that overlap it by more (1505.01749); null: off
     box_voting_iou: float | None = setting(None, ge=0, le=1)
-    max_detections: int = setting(100, ge=1)      # per image
+    max_detections: int = setting(100, ge=1)      # detections per image, the best first
     min_side: float = setting(1e-2, ge=0)         # px (TV); smaller boxes are dropped; D2 keeps every side above 0
     pre_nms: int = setting(2000, ge=1)            # (box, class) candidates that enter NMS with the 'xla' engine
     paste: str = choice(['pixel_center', 'detectron'])  # dialect of mask pasting: D2 and MMDetection; Detectron and TV
@@ -205,18 +206,19 @@ class ModelConfig:
 @dataclass
 class SolverConfig:
     """The optimizer and its schedule, in steps of `reference_batch` images."""
-    optimizer: str = choice(['sgd', 'adamw'])
-    learning_rate: float = setting(0.02, gt=0)
-    momentum: float = setting(0.9, ge=0, le=1)    # sgd only
+    optimizer: str = choice(['sgd', 'adamw'])     # SGD with momentum, or AdamW (1711.05101)
+    learning_rate: float = setting(0.02, gt=0)    # after the warm-up
+    momentum: float = setting(0.9, ge=0, le=1)    # of sgd
     weight_decay: float = setting(1e-4, ge=0)     # sgd: added to the gradient; adamw: decoupled
     decay_biases: bool = False                    # dialect: D2 True; normalization parameters are never decayed
-    steps: int = setting(90000, ge=1)
+    steps: int = setting(90000, ge=1)             # length of the training
+    # step: by milestones and gamma; cosine: from learning_rate to 0 over all steps (1608.03983)
     schedule: str = choice(['step', 'cosine', 'constant'])
     # steps at which the learning rate is multiplied by gamma
     milestones: list[int] = setting([60000, 80000], ge=1, rule=ASCENDING)
-    gamma: float = setting(0.1, gt=0)
-    warmup_steps: int = setting(1000, ge=0)
-    warmup_factor: float = setting(0.001, ge=0, le=1)  # of the learning rate at step 0
+    gamma: float = setting(0.1, gt=0)             # factor of the learning rate at each milestone
+    warmup_steps: int = setting(1000, ge=0)       # steps in which the learning rate rises linearly; 0: none
+    warmup_factor: float = setting(0.001, ge=0, le=1)  # factor of the learning rate at step 0
     reference_batch: int = setting(16, ge=1)      # the batch size for which this section is written
     scale_with_batch: bool = True  # learning rate x r; steps, milestones, warm-up / r; r = batch / reference
     # largest global norm of the gradient, over all replicas; null: no clipping
@@ -226,14 +228,15 @@ class SolverConfig:
 @dataclass
 class TrainConfig:
     """How the training steps are run."""
-    seed: int = setting(0, ge=0)
-    precision: str = choice(['float32', 'mixed_bfloat16'])
+    seed: int = setting(0, ge=0)                  # of initial weights, order of the data, augmentation and sampling
+    precision: str = choice(['float32', 'mixed_bfloat16'])  # of convolutions and matrix products; losses are float32
+    # mirrored: all GPUs of the machine; multi_worker: several machines; auto: mirrored if several GPUs are visible
     strategy: str = choice(['auto', 'one_device', 'mirrored', 'multi_worker'])
-    jit_compile: str = choice(['auto', 'on', 'off'])  # auto: on where a GPU is visible
+    jit_compile: str = choice(['auto', 'on', 'off'])  # compile the step with XLA; auto: on where a GPU is visible
     deterministic: bool = False                   # call tf.config.experimental.enable_op_determinism
-    checkpoint_every: int = setting(1000, ge=1)   # steps
+    checkpoint_every: int = setting(1000, ge=1)   # steps between checkpoints
     keep_checkpoints: int = setting(3, ge=1)      # number of newest checkpoints to keep
-    log_every: int = setting(20, ge=1)            # steps
+    log_every: int = setting(20, ge=1)            # steps between lines of the log
     # stop after as many steps in a row without a positive anchor or RoI; 0: never
     stop_without_positives: int = setting(500, ge=0)
 
