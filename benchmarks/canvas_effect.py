@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.input import images
-from mrcnn_tf.serving.predictor import read_image
+from mrcnn_tf.serving.sources import read_image
 from mrcnn_tf.weights.model_directory import restore_model
 
 PIXELS, SCORE = .5, .01

@@ -31,6 +31,7 @@ _EXPORTS = {
     # from a detector to a model directory, metrics and a SavedModel, and back
     'evaluate': 'evaluation.run.evaluate', 'evaluate_detector': 'evaluation.run.evaluate_detector',
     'export': 'serving.export.export', 'export_detector': 'serving.export.export_detector',
+    'DetectorPredictor': 'serving.predictor.DetectorPredictor', 'Prediction': 'serving.prediction.Prediction',
     'load_detector': 'weights.model_directory.restore_model', 'load_predictor': 'serving.predictor.load_predictor',
     'save_detector': 'weights.model_directory.save_detector', 'train': 'training.trainer.train',
 }

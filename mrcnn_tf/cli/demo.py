@@ -29,8 +29,10 @@ from mrcnn_tf.evaluation.coco import Metrics, table
 from mrcnn_tf.evaluation.run import evaluate
 from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.ground_truth import ground_truth
-from mrcnn_tf.serving import predictor, run_saved_model
+from mrcnn_tf.serving import run_saved_model
 from mrcnn_tf.serving.export import export
+from mrcnn_tf.serving.predictor import load_predictor
+from mrcnn_tf.serving.sources import read_image
 from mrcnn_tf.training import schedules
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.trainer import train
@@ -83,7 +85,8 @@ def run(output: str | pathlib.Path, minutes: float) -> Metrics:
     version = export(directory / 'model', directory / 'saved_model')
     stages.begin('predict with the SavedModel in a process without this package')
     served = _predict_with_saved_model(version, _pictures(directory))
-    _check_same(served, predictor.load_predictor(directory / 'model')(_pictures(directory)))
+    expected = load_predictor(directory / 'model')(_pictures(directory), progress=False)
+    _check_same(served, [prediction.instances for prediction in expected])
     stages.begin('draw ground truth beside predictions')
     _draw(directory, served)
     files.write_json(directory / 'metrics.json', {**metrics, 'steps': settings.solver.steps, 'seconds': stages.seconds})
@@ -181,7 +184,7 @@ def _has(others: Instances, i: int, these: Instances) -> bool:
 def _draw(directory: pathlib.Path, served: Sequence[Instances]) -> None:
     """Write prediction.png: pairs of ground truth and prediction, two pairs per row."""
     first = itertools.islice(zip(_ground_truth(directory), _pictures(directory), served, strict=True), PICTURED)
-    pairs = [_pair(expected, predictor.read_image(path), predicted) for expected, path, predicted in first]
+    pairs = [_pair(expected, read_image(path), predicted) for expected, path, predicted in first]
     sheet = np.concatenate([np.concatenate(pairs[i:i + 2], axis=1) for i in range(0, PICTURED, 2)])
     with files.atomic_path(directory / 'prediction.png') as temporary:
         Image.fromarray(sheet).save(temporary)

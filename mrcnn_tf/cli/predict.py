@@ -48,10 +48,12 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
       mrcnn predict photos 'more/*.jpg' list.txt --model saved_models/nuclei --output predictions
     """
     from mrcnn_tf.files.progress import track
-    from mrcnn_tf.serving import predict_files, predictor
+    from mrcnn_tf.serving import predict_files
+    from mrcnn_tf.serving.predictor import load_predictor
+    from mrcnn_tf.serving.sources import InferenceError
 
     paths = predict_files.find_images(images)
-    report = predict_files.predict_to_directory(paths, predictor.load_predictor(model), output, threshold,
+    report = predict_files.predict_to_directory(paths, load_predictor(model), output, threshold,
                                                 lambda paths: track(paths, len(paths), 'predicted'))
     typer.echo(f'{len(report.pictures)} pictures and json files in {output}')
     if report.without_detections:
@@ -61,4 +63,4 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
     for reason in report.failed.values():
         typer.echo(f'mrcnn: {one_line(reason)}', err=True)
     if report.failed:
-        raise predictor.InferenceError(f'{len(report.failed)} of {len(paths)} files could not be used, see above')
+        raise InferenceError(f'{len(report.failed)} of {len(paths)} files could not be used, see above')

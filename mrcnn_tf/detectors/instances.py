@@ -6,7 +6,7 @@ B images, D detections an image, n instances of one image, m cells a side of a m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,13 @@ class Instances:
         scores: float32 [n], 0..1.
         labels: int32 [n], 1..K.
         masks: float32 [n, m, m], probabilities over the boxes; or bool [n, H, W], masks of the whole image; or None.
+        further: predictions of branches of your own, [n, ...] by name, relative to the boxes.
     """
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
     masks: np.ndarray | None = None
+    further: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -38,7 +40,8 @@ class Instances:
     def __getitem__(self, chosen: np.ndarray | slice) -> Instances:
         """Return the chosen instances, by bool [n], indices or a slice."""
         masks = None if self.masks is None else self.masks[chosen]
-        return Instances(self.boxes[chosen], self.scores[chosen], self.labels[chosen], masks)
+        further = {name: values[chosen] for name, values in self.further.items()}
+        return Instances(self.boxes[chosen], self.scores[chosen], self.labels[chosen], masks, further)
 
     def image_masks(self, height: int, width: int, dialect: str) -> Iterator[np.ndarray]:
         """Yield masks of the whole image: uint8 [height, width], 0 or 1; none if the instances have no masks."""
@@ -94,10 +97,14 @@ def to_coco(instances: Instances, size: tuple[int, int], categories: Sequence[Ca
 
 
 def instances_of(detections: Mapping[str, np.ndarray]) -> Instances:
-    """Return the valid detections of one image, given boxes [D, 4], scores, labels, valid [D] and perhaps masks."""
-    valid = detections['valid']
-    return Instances(**{name: detections[name][valid] for name in ('boxes', 'scores', 'labels', 'masks')
-                        if name in detections})
+    """Return the valid detections of one image.
+
+    Args:
+        detections: boxes [D, 4], scores, labels, valid [D], perhaps masks, and those of branches of your own.
+    """
+    columns = {name: values[detections['valid']] for name, values in detections.items() if name != 'valid'}
+    known = {name: columns.pop(name) for name in ('boxes', 'scores', 'labels', 'masks') if name in columns}
+    return Instances(**known, further=columns)
 
 
 def _coco_box(box: np.ndarray) -> list[float]:

@@ -40,19 +40,26 @@ def draw(image: np.ndarray, instances: Instances, names: Sequence[str], threshol
     Raises:
         ValueError: the image has another type or shape.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f'image {image.dtype} {image.shape}: expected uint8 [height, width, 3]')
+    _check(image)
     height, width = image.shape[:2]
-    drawn = instances[np.flatnonzero(instances.scores >= threshold)[::-1]]
-    colors = _colors(len(drawn))[::-1]
     factor = max(1, _LEGIBLE // max(height, width))
     pixels = np.array(Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BILINEAR))
-    if drawn.masks is not None:
-        for mask, color in zip(drawn.image_masks(height, width, dialect), colors, strict=True):
-            _tint(pixels, mask.repeat(factor, 0).repeat(factor, 1), color)
-    texts = [_name(names, label) + (f' {score:.2f}' if confidence else '')
-             for label, score in zip(drawn.labels.tolist(), drawn.scores.tolist(), strict=True)]
-    return _annotate(Image.fromarray(pixels), drawn.boxes * factor, texts, colors)
+    drawn = _drawn(instances, threshold)
+    masks = (mask.repeat(factor, 0).repeat(factor, 1) for mask in drawn.image_masks(height, width, dialect))
+    return _annotate(pixels, masks, drawn.boxes * factor, _texts(drawn, names, confidence))
+
+
+def draw_at_size(image: np.ndarray, instances: Instances, names: Sequence[str], threshold: float = 0.5,
+                 dialect: str = 'pixel_center', confidence: bool = True) -> np.ndarray:
+    """Draw instances on an image and keep its size. Arguments and errors are those of `draw`.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    _check(image)
+    drawn, (height, width) = _drawn(instances, threshold), image.shape[:2]
+    masks = drawn.image_masks(height, width, dialect)
+    return _annotate(image.copy(), masks, drawn.boxes, _texts(drawn, names, confidence))
 
 
 def side_by_side(pictures: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
@@ -75,6 +82,21 @@ def side_by_side(pictures: Sequence[np.ndarray], captions: Sequence[str]) -> np.
     return np.array(sheet)
 
 
+def _check(image: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f'image {image.dtype} {image.shape}: expected uint8 [height, width, 3]')
+
+
+def _drawn(instances: Instances, threshold: float) -> Instances:
+    """Return the instances to draw, the best last."""
+    return instances[np.flatnonzero(instances.scores >= threshold)[::-1]]
+
+
+def _texts(drawn: Instances, names: Sequence[str], confidence: bool) -> list[str]:
+    return [_name(names, label) + (f' {score:.2f}' if confidence else '')
+            for label, score in zip(drawn.labels.tolist(), drawn.scores.tolist(), strict=True)]
+
+
 def _colors(count: int) -> list[tuple[int, int, int]]:
     """Return distinct bright colors."""
     hsv = [(i * _GOLDEN % 1, (0.95, 0.6)[i // 7 % 2], (1.0, 0.85)[i // 14 % 2]) for i in range(count)]
@@ -95,15 +117,18 @@ def _tint(pixels: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> 
     region[inside & ~core] = color
 
 
-def _annotate(picture: Image.Image, boxes: np.ndarray, texts: Iterable[str],
-              colors: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """Draw boxes and texts. The last ones are the best, so their texts are placed first."""
+def _annotate(pixels: np.ndarray, masks: Iterable[np.ndarray], boxes: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Draw masks (none, or one for each box), boxes and texts on the pixels. The last ones are the best and on top."""
+    colors = _colors(len(texts))[::-1]
+    for mask, color in zip(masks, colors, strict=False):
+        _tint(pixels, mask, color)
+    picture = Image.fromarray(pixels)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_font_size(max(picture.size)))
     corners = [(x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)) for y1, x1, y2, x2 in boxes.tolist()]
     for box, color in zip(corners, colors, strict=True):
         pen.rectangle(box, outline=color, width=max(1, max(picture.size) // 700))
     taken: list[Rectangle] = []
-    for box, text, color in reversed(list(zip(corners, texts, colors, strict=True))):
+    for box, text, color in reversed(list(zip(corners, texts, colors, strict=True))):    # texts of the best first
         taken.append(_place(box, pen.textbbox((0, 0), text, font), picture.size, taken))
         pen.rectangle(taken[-1], fill=color)
         pen.text((taken[-1][0] + 2, taken[-1][1] + 1), text, _contrast(color), font)

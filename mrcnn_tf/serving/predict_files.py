@@ -10,15 +10,11 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from PIL import Image
 
 from mrcnn_tf import files
-from mrcnn_tf.detectors.instances import to_coco
-from mrcnn_tf.evaluation import visualize
 from mrcnn_tf.input import decoding
-from mrcnn_tf.serving.predictor import InferenceError, Predictor, read_image
+from mrcnn_tf.serving.predictor import Predictor
+from mrcnn_tf.serving.sources import InferenceError
 
 _LISTS = ('.txt', '.lst')    # suffixes of files that list images, one per line
 
@@ -59,7 +55,7 @@ def find_images(inputs: Paths) -> list[pathlib.Path]:
 
 def predict_to_directory(images: Paths, predictor: Predictor, output: str | os.PathLike[str], threshold: float = 0.5,
                          track: Callable[[list[pathlib.Path]], Iterable[pathlib.Path]] = iter) -> PredictionReport:
-    """Write for each image NAME.* the files NAME.png (a picture) and NAME.json to a directory.
+    """Write for each image NAME.* the files NAME.png (a picture of its size) and NAME.json to a directory.
 
     The JSON file holds image, height, width (px) and instances, best first: COCO results (category_id, bbox [x, y,
     width, height] in px, score, segmentation as compressed RLE) with the category name. If the model's data.exif
@@ -160,20 +156,16 @@ def _stems(paths: Sequence[pathlib.Path], output: pathlib.Path) -> list[pathlib.
 def _predict_one(path: pathlib.Path, stem: pathlib.Path, predictor: Predictor, threshold: float,
                  report: PredictionReport) -> None:
     """Predict one image, write its files, and add them to the report."""
-    image = read_image(path, predictor.rule)
-    candidates = predictor([path])[0]
-    detections = candidates[candidates.scores >= threshold]
-    size, names = (image.shape[0], image.shape[1]), [category.name for category in predictor.categories]
-    results: list[dict[str, Any]] = [
-        {**result, 'category': names[label - 1]} for label, result in
-        zip(detections.labels.tolist(), to_coco(detections, size, predictor.categories, predictor.paste), strict=True)]
+    candidates = predictor(path)
+    found = candidates[candidates.scores >= threshold]
     picture = stem.with_name(f'{stem.name}.png')
     with files.atomic_path(picture) as temporary:
-        Image.fromarray(visualize.draw(image, detections, names, threshold, predictor.paste)).save(temporary)
+        found.draw(threshold).save(temporary)
+    height, width = found.size
     files.write_json(stem.with_name(f'{stem.name}.json'),
-                     {'image': str(path), 'height': size[0], 'width': size[1], 'instances': results})
+                     {'image': str(path), 'height': height, 'width': width, 'instances': found.to_coco()})
     report.pictures.append(picture)
-    if not len(detections):
+    if not len(found):
         report.without_detections.append(path)
         if len(candidates):
             report.best_score_below = max(report.best_score_below or 0., float(candidates.scores.max()))

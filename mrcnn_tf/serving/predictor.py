@@ -1,50 +1,99 @@
-"""Predictors: a model directory or a SavedModel that turns image files into instances."""
+"""Predictors: a model directory, a SavedModel or a detector that turns images into predictions."""
 from __future__ import annotations
 
+import abc
+import itertools
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
 
-import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf import files
+from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.augmentation import detection_function
+from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.detectors.instances import Instances, instances_of, split_batch
+from mrcnn_tf.files.progress import track
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import decoding, images
 from mrcnn_tf.input.manifest import Category
+from mrcnn_tf.serving import sources
+from mrcnn_tf.serving.prediction import Prediction
+from mrcnn_tf.serving.sources import Encoded, InferenceError, Source
+from mrcnn_tf.weights.model_directory import restore_model
 
 _ASSETS = 'assets.extra/mrcnn.json'
-_DAMAGED = 'the file is damaged or cut; copy it again, or save the image anew'
+_OF_THE_REQUEST = ('category_ids', 'sizes')    # outputs of a SavedModel besides the detections
+
+Found = tuple[Instances, tuple[int, int]]    # of one image: its detections, and its height and width
 
 
-class InferenceError(ValueError):
-    """A model or an image that cannot be used; the message is one line: the file, what is wrong, the remedy."""
+class Predictor(abc.ABC):
+    """A trained model as a function of images.
 
+    Attributes:
+        categories: of the labels 1..K, in order.
+        paste: the dialect of pasting masks, `model.detections.paste`.
+        rule: the rule for images: sizes and EXIF. Boxes are in the pixels that `read_image` returns.
+        batch_size: how many images of a list share a batch.
+    """
+    categories: Sequence[Category]
+    paste: str
+    rule: decoding.Rule
+    batch_size = 1
 
-class Predictor(Protocol):
-    """A trained model as a function of image files."""
-
-    @property
-    def categories(self) -> Sequence[Category]:
-        """The categories of labels 1..K, in order."""
-
-    @property
-    def paste(self) -> str:
-        """The dialect of pasting masks, `model.detections.paste`."""
-
-    @property
-    def rule(self) -> decoding.Rule:
-        """The rule for image files: sizes and EXIF. Boxes are in the pixels that `read_image` returns."""
-
-    def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
-        """Return the instances of every image, best first.
+    @abc.abstractmethod
+    def detect(self, encoded: Sequence[Encoded]) -> list[Found]:
+        """Return the detections of each image, in px of the image, and the image's size.
 
         Raises:
-            InferenceError: an image cannot be read or decoded, or `rule` refuses it; the message names the file.
+            InferenceError: an image cannot be decoded, or `rule` refuses it; the message names it.
         """
+
+    @overload    # a str is a sequence of str too, and is one path
+    def __call__(  # type: ignore[overload-overlap]
+        self, given: Source, batch_size: int | None = None, progress: bool = True) -> Prediction: ...
+
+    @overload
+    def __call__(self, given: Sequence[Source], batch_size: int | None = None, progress: bool = True
+                 ) -> list[Prediction]: ...
+
+    def __call__(self, given: Any, batch_size: int | None = None, progress: bool = True
+                 ) -> Prediction | list[Prediction]:
+        """Return the prediction of an image, or a list of those of a list of images.
+
+        Args:
+            given: path of a JPEG or PNG file, the bytes of one, uint8 array [H, W, 3] (RGB) or [H, W] (gray), PIL
+                image; or a list of them. An EXIF orientation is treated as `data.exif` says, also that of a PIL image.
+            batch_size: images of a list that share a batch, if they have the same size; None: the model's
+                `data.evaluation_batch_size`. A SavedModel processes one image at a time.
+            progress: show the progress of a list.
+
+        Raises:
+            InferenceError: an image cannot be read, decoded or used; the message names the file, or its place in the
+                list.
+        """
+        if not isinstance(given, list | tuple):
+            return next(self._predictions([('image', given)], 1))
+        predictions = self.stream(given, batch_size)
+        return list(track(predictions, len(given), 'predicted') if progress and len(given) > 1 else predictions)
+
+    def stream(self, given: Iterable[Source], batch_size: int | None = None) -> Iterator[Prediction]:
+        """Yield the predictions of images one after the other; arguments and errors as for a call."""
+        named = ((f'images[{number}]', image) for number, image in enumerate(given))
+        return self._predictions(named, batch_size or self.batch_size)
+
+    def _predictions(self, named: Iterable[tuple[str, Source]], batch_size: int) -> Iterator[Prediction]:
+        remaining = iter(named)
+        while batch := list(itertools.islice(remaining, batch_size)):
+            encoded = [sources.encode(image, name) for name, image in batch]
+            # An incomplete batch goes one by one: the graph of another batch size would take seconds to trace.
+            parts = [encoded] if len(encoded) == batch_size else [[each] for each in encoded]
+            found = itertools.chain.from_iterable(map(self.detect, parts))
+            for (_, image), (instances, size) in zip(batch, found, strict=True):
+                yield Prediction(instances, size, self.categories, self.paste, image, self.rule)
 
 
 def load_predictor(path: str | os.PathLike[str]) -> Predictor:
@@ -55,7 +104,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     """
     path = pathlib.Path(path)
     if (path / 'config.yaml').is_file():
-        return ModelDirectory(path)
+        return DetectorPredictor(*restore_model(path))
     versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
     for candidate in (path, *sorted(versions, key=lambda p: int(p.name), reverse=True)):
         if (candidate / 'saved_model.pb').is_file():
@@ -64,20 +113,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
                          'wrote (saved_model.pb, or versions such as 1/saved_model.pb)')
 
 
-def read_image(path: str | os.PathLike[str], rule: decoding.Rule = decoding.DEFAULT) -> np.ndarray:
-    """Return the pixels of an image file as a model with this rule sees them: RGB uint8 [H, W, 3].
-
-    Images of 16 bits are converted to 8.
-
-    Raises:
-        InferenceError: there is no such file, it cannot be read, it is neither JPEG nor PNG, it is damaged, or `rule`
-            refuses it.
-    """
-    pixels = _decode(path, _read(path), rule).numpy()
-    return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
-
-
-class SavedModel:
+class SavedModel(Predictor):
     """The `Predictor` of one version of a SavedModel, whose graph includes preprocessing."""
 
     def __init__(self, directory: pathlib.Path) -> None:
@@ -85,8 +121,8 @@ class SavedModel:
         remedy = 'give a SavedModel that `mrcnn export` wrote'
         try:
             described = files.read_json(directory / _ASSETS)
-            self.categories: Sequence[Category] = [Category(**category) for category in described['categories']]
-            self.paste: str = described['paste']
+            self.categories = [Category(**category) for category in described['categories']]
+            self.paste = described['paste']
             # Older exports have no rule: they take any size and ignore EXIF.
             self.rule = decoding.Rule(described.get('exif', 'ignore'), described.get('max_pixels'))
             self._loaded = tf.saved_model.load(str(directory))    # kept: the signature holds its variables weakly
@@ -94,70 +130,56 @@ class SavedModel:
         except (OSError, ValueError, TypeError, LookupError, tf.errors.OpError) as error:
             raise InferenceError(f'{directory}: cannot be loaded ({error_line(error)}); {remedy}') from None
 
-    def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
-        return [self._predict(path) for path in paths]
+    def detect(self, encoded: Sequence[Encoded]) -> list[Found]:
+        return [self._detect(each) for each in encoded]    # its graph processes one image at a time too
 
-    def _predict(self, path: str | os.PathLike[str]) -> Instances:
-        encoded = _read(path)
-        _refuse(path, encoded, self.rule)
+    def _detect(self, encoded: Encoded) -> Found:
+        sources.refuse(encoded, self.rule)
         try:
-            detections = self._signature(image_bytes=tf.constant([encoded]))
+            outputs = self._signature(image_bytes=tf.constant([encoded.content]))
         except tf.errors.InvalidArgumentError as error:
-            _decode(path, encoded, self.rule)    # says what is wrong with the image
-            raise InferenceError(f'{path}: the SavedModel fails ({error_line(error)}); export it again') from None
-        return instances_of({name: value.numpy()[0] for name, value in detections.items()})
+            sources.decode(encoded, self.rule)    # says what is wrong with the image
+            raise InferenceError(f'{encoded.name}: the SavedModel fails ({error_line(error)}); export it again'
+                                 ) from None
+        columns = {name: value.numpy()[0] for name, value in outputs.items()}
+        height, width = columns['sizes'].tolist()
+        detections = {name: column for name, column in columns.items() if name not in _OF_THE_REQUEST}
+        return instances_of(detections), (height, width)
 
 
-class ModelDirectory:
-    """The `Predictor` of a model directory, with its newest checkpoint."""
+class DetectorPredictor(Predictor):
+    """The `Predictor` of a detector in memory.
 
-    def __init__(self, directory: pathlib.Path) -> None:
-        """Raise a ValueError of one line if a part of the directory is missing or its checkpoint does not fit."""
-        # Imported here, because a SavedModel needs no layers.
-        from mrcnn_tf.weights import model_directory
+    Args:
+        detector: with the 'op' engine.
+        config: the function reads `data` and `model.detections`.
+        categories: of the detector's labels 1..K.
 
-        model, self._config, self.categories = model_directory.restore_model(directory)
-        if 'proposals' in model.inputs_read:
-            raise InferenceError(f'{directory}: a fast_rcnn needs the proposals of each image; use '
-                                 '`mrcnn evaluate`, whose records have them')
-        self._detect = detection_function(model, self._config.data)
-        self.paste: str = self._config.model.detections.paste
-        self.rule = decoding.Rule.of(self._config.data)
+    Raises:
+        InferenceError: a fast_rcnn, which needs proposals, or the 'xla' engine, which needs fixed canvases.
+    """
 
-    def __call__(self, paths: Sequence[str | os.PathLike[str]]) -> list[Instances]:
-        return [self._predict(path) for path in paths]
+    def __init__(self, detector: Detector, config: Config, categories: Sequence[Category]) -> None:
+        if 'proposals' in detector.inputs_read:
+            raise InferenceError('a fast_rcnn needs the proposals of each image; use `mrcnn evaluate`, whose records '
+                                 'have them')
+        if detector.engine != 'op':
+            raise InferenceError("the detector has the 'xla' engine; build it with engine='op' for images of any size")
+        self.categories, self.paste = categories, config.model.detections.paste
+        self.rule, self.batch_size = decoding.Rule.of(config.data), config.data.evaluation_batch_size
+        self._detect = detection_function(detector, config.data)
 
-    def _predict(self, path: str | os.PathLike[str]) -> Instances:
-        image = _decode(path, _read(path), self.rule)
-        batches = [images.batch_of_one(image, data) for data in self._detect.sizes]
+    def detect(self, encoded: Sequence[Encoded]) -> list[Found]:
+        pixels = [sources.decode(each, self.rule) for each in encoded]
+        views = [[images.batch_of_one(each, data) for data in self._detect.sizes] for each in pixels]
+        same = len({tuple(tuple(batch['images'].shape) for batch in each) for each in views}) == 1
+        groups = [views] if same else [[each] for each in views]
+        return [found for group in groups for found in self._detect_batch(group)]
+
+    def _detect_batch(self, group: Sequence[Sequence[dict[str, tf.Tensor]]]) -> Iterator[Found]:
+        """Yield what is found in images of equal canvases, each given as a batch of one in every size."""
+        batches = [{key: tf.concat([batch[key] for batch in column], axis=0) for key in column[0]}
+                   for column in zip(*group, strict=True)]
         detections = self._detect([{'images': batch['images'], 'sizes': batch['sizes']} for batch in batches])
-        return next(instances for _, _, instances in split_batch(detections, batches[0]))
-
-
-def _read(path: str | os.PathLike[str]) -> bytes:
-    try:
-        encoded = files.read_bytes(path)
-    except OSError as error:
-        raise InferenceError(f'{path}: {error.strerror}; give an image file that can be read') from None
-    if not encoded:
-        raise InferenceError(f'{path}: the file is empty; copy it again')
-    return encoded
-
-
-def _decode(path: str | os.PathLike[str], encoded: bytes, rule: decoding.Rule) -> tf.Tensor:
-    """Return the pixels [h, w, 3]: uint8, or float32 0..255 for 16 bits."""
-    _refuse(path, encoded, rule)
-    try:
-        return decoding.decode(tf.constant(encoded), os.fsencode(path), rule, then=lambda pixels: pixels)
-    except tf.errors.InvalidArgumentError:
-        raise InferenceError(f'{path}: {_DAMAGED}') from None
-
-
-def _refuse(path: str | os.PathLike[str], encoded: bytes, rule: decoding.Rule) -> None:
-    """Raise InferenceError for a file that is not decoded, by its header."""
-    try:
-        reason = decoding.refusal(tf.constant(encoded), rule).numpy().decode()
-    except tf.errors.InvalidArgumentError:
-        reason = _DAMAGED
-    if reason:
-        raise InferenceError(f'{path}: {reason}')
+        for _, size, instances in split_batch(detections, batches[0]):
+            yield instances, size

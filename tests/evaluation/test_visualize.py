@@ -60,6 +60,13 @@ def test_a_small_image_is_enlarged():
     assert (out[15 * 42 - 1, 10 * 42:20 * 42 - 1] == [255, 13, 13]).all() and (out[15 * 42 + 1, 10 * 42] == 100).all()
 
 
+def test_a_small_image_keeps_its_size_on_request():
+    mask = np.zeros((1, 60, 90), bool)
+    mask[0, 40:50, 30:60] = True
+    out = visualize.draw_at_size(grey(60, 90), instances([[40, 30, 50, 60]], [.9], mask), NAMES)
+    assert out.shape == (60, 90, 3) and out[45, 45].tolist() == [169, 60, 60] and (out[55:] == 100).all()
+
+
 def test_instances_below_the_threshold_are_left_out():
     found = instances([[100, 100, 200, 200], [600, 600, 700, 700]], [.5, .49])
     out = visualize.draw(grey(1300, 1300), found, NAMES)

@@ -122,7 +122,7 @@ def test_images_of_all_kinds_in_one_request(
         assert served['category_ids'][i][valid].tolist() == [{1: 7, 2: 3}[label] for label in expected.labels.tolist()]
         np.testing.assert_allclose(served['boxes'][i][valid], expected.boxes, atol=1e-2)
         np.testing.assert_allclose(served['scores'][i][valid], expected.scores, atol=1e-4)
-        np.testing.assert_allclose(served['masks'][i][valid], expected.masks, atol=1e-3)
+        np.testing.assert_allclose(served['masks'][i][valid], expected.instances.masks, atol=1e-3)
         for name in ('boxes', 'scores', 'labels', 'category_ids', 'masks'):
             assert not served[name][i][~valid].any()
 

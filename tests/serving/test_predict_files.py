@@ -6,30 +6,33 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.input import decoding
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.serving import predict_files
-from mrcnn_tf.serving.predictor import InferenceError
+from mrcnn_tf.serving import predict_files, sources
+from mrcnn_tf.serving.predictor import Predictor
+from mrcnn_tf.serving.sources import InferenceError
 from tests.paths import SHARED
 
 
-class FakePredictor:
+class FakePredictor(Predictor):
     """Predicts a dog with score 0.75 in the left half of each image, and a cat with score 0.25."""
 
     categories = [Category(1, 7, 'cat'), Category(2, 3, 'dog')]
     paste = 'pixel_center'
     rule = decoding.DEFAULT
 
-    def __call__(self, paths):
-        (path,) = paths
-        with Image.open(path) as image:
-            width, height = ImageOps.exif_transpose(image).size
+    def detect(self, encoded):
+        return [self.detect_one(each) for each in encoded]
+
+    def detect_one(self, encoded):
+        height, width, _ = sources.decode(encoded, self.rule).shape
         boxes = np.array([[0, 0, height, width / 2], [0, 0, 2, 2]], np.float32)
-        return [Instances(boxes, np.array([.75, .25], np.float32), np.array([2, 1]), np.ones((2, 28, 28), np.float32))]
+        return Instances(boxes, np.array([.75, .25], np.float32), np.array([2, 1]),
+                         np.ones((2, 28, 28), np.float32)), (height, width)
 
 
 CASES = SHARED / 'cases'
@@ -64,7 +67,7 @@ def test_a_picture_and_a_json_file_are_written(tmp_path):
     assert pictures == [tmp_path / 'out' / 'a.b.png']
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['a.b.json', 'a.b.png']
     with Image.open(pictures[0]) as picture:
-        assert picture.size == (60 * 21, 40 * 21)
+        assert picture.size == (60, 40)
     found = json.loads((tmp_path / 'out' / 'a.b.json').read_text())
     assert (found['image'], found['height'], found['width']) == (str(path), 40, 60)
     only, = found['instances']

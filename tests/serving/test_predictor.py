@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
 import zlib
 
 import numpy as np
@@ -15,10 +16,10 @@ from mrcnn_tf.config import Config
 from mrcnn_tf.detectors import instances
 from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.detectors.instances import Instances
-from mrcnn_tf.input import decoding, images
+from mrcnn_tf.input import images
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.serving import predictor
-from mrcnn_tf.serving.predictor import InferenceError
+from mrcnn_tf.serving import predictor, sources
+from mrcnn_tf.serving.sources import InferenceError
 from mrcnn_tf.training import checkpoints
 from mrcnn_tf.weights import model_directory
 from mrcnn_tf.weights.rules import variable_path
@@ -107,7 +108,8 @@ class Served(tf.Module):
         score = tf.reduce_mean(image) / 255 * self.scale
         return {'boxes': tf.stack([box, box])[None], 'scores': tf.stack([score, 0.])[None],
                 'labels': tf.constant([[2, 0]]), 'category_ids': tf.constant([[3, 0]]),
-                'valid': tf.constant([[True, False]]), 'masks': tf.ones([1, 2, 28, 28]), 'sizes': size[None]}
+                'valid': tf.constant([[True, False]]), 'masks': tf.ones([1, 2, 28, 28]), 'sizes': size[None],
+                'keypoints': tf.constant([[[[.25, .5, 1.]], [[0., 0., 0.]]]])}
 
 
 def export(directory, scale=1., described=None):
@@ -139,10 +141,71 @@ def picture(tmp_path):
 def test_a_saved_model(versions, picture, name, score):
     loaded = predictor.load_predictor(versions / name)
     assert list(loaded.categories) == CATEGORIES and loaded.paste == 'detectron'
-    first, second = loaded([picture, str(picture)])
-    assert first.boxes.tolist() == [[0, 0, 30, 20]] and first.labels.tolist() == [2]
-    assert first.scores.tolist() == pytest.approx([score]) and first.masks.shape == (1, 28, 28)
-    assert second.boxes.tolist() == first.boxes.tolist()
+    found = loaded(picture)
+    assert found.boxes.tolist() == [[0, 0, 30, 20]] and found.labels.tolist() == [2] and found.names == ['dog']
+    assert found.scores.tolist() == pytest.approx([score]) and found.instances.masks.shape == (1, 28, 28)
+    assert found.size == (30, 20) and found.masks.shape == (1, 30, 20)
+
+
+def test_images_of_all_kinds(versions, picture, capsys):
+    pixels = np.full((30, 20, 3), 51, np.uint8)
+    given = [picture, str(picture), picture.read_bytes(), pixels, pixels[..., 0], Image.fromarray(pixels)]
+    found = predictor.load_predictor(versions)(given)
+    assert [each.size for each in found] == [(30, 20)] * 6
+    np.testing.assert_allclose([each.scores for each in found], .2, rtol=1e-6)
+    assert capsys.readouterr().out.startswith('predicted: 6 of 6 images')
+    assert predictor.load_predictor(versions)([], progress=True) == []
+
+
+def test_an_error_says_which_image_of_a_list_it_is(versions, picture):
+    loaded = predictor.load_predictor(versions)
+    with pytest.raises(InferenceError, match=r'^images\[1\]: float64 array of shape \[4, 4\]; expected uint8'):
+        loaded([picture, np.zeros((4, 4))])
+    with pytest.raises(InferenceError, match='^image: neither a JPEG nor a PNG'):
+        loaded(b'hello')
+
+
+def test_predictions_of_further_branches_are_kept(versions, picture):
+    found = predictor.load_predictor(versions)(picture)
+    assert {name: values.tolist() for name, values in found.further.items()} == {'keypoints': [[[.25, .5, 1.]]]}
+    assert found[:0].further['keypoints'].shape == (0, 1, 3)
+
+
+class FakeDetector:
+    """Finds the whole of each image; records how many images share a batch."""
+
+    def __init__(self, sizes):
+        self.sizes, self.batches = sizes, []
+
+    def __call__(self, batches):
+        self.batches.append(len(batches[0]['images']))
+        boxes = tf.pad(batches[0]['sizes'], [[0, 0], [2, 0]])[:, None]
+        count = len(boxes)
+        return {'boxes': boxes, 'scores': tf.ones([count, 1]), 'labels': tf.ones([count, 1], tf.int32),
+                'valid': tf.fill([count, 1], True)}
+
+
+@pytest.mark.parametrize('widths, batch_size, expected', [
+    ([40] * 5, None, [1] * 5), ([40] * 5, 2, [2, 2, 1]), ([40, 40, 60, 60], 2, [2, 2]), ([40, 60, 60], 2, [1] * 3),
+    ([40] * 3, 4, [1] * 3)], ids=['one by one', 'the rest alone', 'two sizes', 'two sizes in a batch', 'too few'])
+def test_images_of_equal_canvases_share_a_batch(monkeypatch, widths, batch_size, expected):
+    config = tiny_config()
+    fake = FakeDetector([config.data])
+    monkeypatch.setattr(predictor, 'detection_function', lambda detector, data: fake)
+    detector = types.SimpleNamespace(inputs_read=('images', 'sizes'), engine='op')
+    loaded = predictor.DetectorPredictor(detector, config, CATEGORIES)
+    found = loaded([np.zeros((40, width, 3), np.uint8) for width in widths], batch_size, progress=False)
+    assert fake.batches == expected
+    assert [each.boxes.tolist() for each in found] == [[[0, 0, 40, width]] for width in widths]
+
+
+@pytest.mark.parametrize('detector, message', [
+    ({'inputs_read': ('proposals',), 'engine': 'op'}, 'a fast_rcnn needs the proposals of each image'),
+    ({'inputs_read': (), 'engine': 'xla'}, "build it with engine='op' for images of any size")],
+    ids=['proposals', 'fixed canvases'])
+def test_detectors_that_cannot_take_plain_images(detector, message):
+    with pytest.raises(InferenceError, match=message):
+        predictor.DetectorPredictor(types.SimpleNamespace(**detector), tiny_config(), CATEGORIES)
 
 
 @pytest.mark.parametrize('kind', ['nothing', 'empty', 'a file'])
@@ -206,7 +269,7 @@ def damaged(folder, kind):
     *((kind, 'neither a JPEG nor a PNG; convert it to one') for kind in ('gif', 'text'))])
 def test_an_image_that_cannot_be_decoded(versions, tmp_path, kind, reason):
     path = damaged(tmp_path, kind)
-    for use in (predictor.read_image, lambda path: predictor.load_predictor(versions)([path])):
+    for use in (sources.read_image, predictor.load_predictor(versions)):
         with pytest.raises(InferenceError, match=f'{kind}.jpg: {reason}') as error:
             use(path)
         assert '\n' not in str(error.value)
@@ -216,27 +279,7 @@ def test_an_image_that_is_not_there(versions, tmp_path):
     with pytest.raises(InferenceError, match='none.png: No such file or directory; give an image file'):
         predictor.load_predictor(versions)([tmp_path / 'none.png'])
     with pytest.raises(InferenceError, match='Is a directory'):
-        predictor.read_image(tmp_path)
-
-
-def test_images_are_read_as_the_model_sees_them(tmp_path):
-    grey16 = np.array([[0, 257, 65535], [514, 771, 128]], np.uint16)    # v of 8 bit is 257 v of 16
-    Image.fromarray(grey16).save(tmp_path / 'a.png')
-    image = predictor.read_image(tmp_path / 'a.png')
-    assert image.dtype == np.uint8 and image[:, :, 0].tolist() == [[0, 1, 255], [2, 3, 0]]
-    assert (image[:, :, 1:] == image[:, :, :1]).all()
-
-
-def test_what_the_rule_refuses_is_named(tmp_path):
-    made = Image.Exif()
-    made[0x0112] = 8
-    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / 'a.jpg', exif=made)
-    assert predictor.read_image(tmp_path / 'a.jpg').shape == (30, 20, 3)
-    assert predictor.read_image(tmp_path / 'a.jpg', decoding.AS_STORED).shape == (20, 30, 3)
-    with pytest.raises(InferenceError, match=r'a.jpg: its EXIF says to turn it \(orientation 8\); turn its pixels'):
-        predictor.read_image(tmp_path / 'a.jpg', decoding.Rule('error'))
-    with pytest.raises(InferenceError, match='a.jpg: 30 px wide and 20 px high, which is 600 pixels; make it smaller'):
-        predictor.read_image(tmp_path / 'a.jpg', decoding.Rule(max_pixels=599))
+        sources.read_image(tmp_path)
 
 
 def tiny_config():
@@ -268,7 +311,7 @@ def test_a_model_directory(tmp_path):
 
     pixels = np.random.default_rng(0).integers(0, 256, (128, 80, 3), np.uint8)    # portrait: 51 x 32 on 64 x 32
     Image.fromarray(pixels).save(tmp_path / 'a.png')
-    found, = loaded([tmp_path / 'a.png'])
+    found = loaded(tmp_path / 'a.png')
     resized = images.resize(tf.constant(pixels, tf.float32), [51, 32])
     expected = model({'images': tf.pad(resized, [[0, 13], [0, 0], [0, 0]])[None], 'sizes': tf.constant([[51., 32.]])})
     valid = expected['valid'][0].numpy()
@@ -276,7 +319,7 @@ def test_a_model_directory(tmp_path):
     scaled = expected['boxes'][0].numpy()[valid] * [128 / 51, 80 / 32, 128 / 51, 80 / 32]
     np.testing.assert_allclose(found.boxes, scaled, atol=1e-2)
     np.testing.assert_allclose(found.scores, expected['scores'][0].numpy()[valid], atol=1e-4)
-    np.testing.assert_allclose(found.masks, expected['masks'][0].numpy()[valid], atol=1e-3)
+    np.testing.assert_allclose(found.instances.masks, expected['masks'][0].numpy()[valid], atol=1e-3)
     assert found.boxes.min() >= 0 and (found.boxes <= [128, 80, 128, 80]).all()
 
 

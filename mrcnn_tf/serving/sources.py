@@ -1,0 +1,145 @@
+"""Images to predict on: paths, bytes of files, arrays and PIL images.
+
+An array or a PIL image is written as a PNG in memory. So one rule (size limit, EXIF) and one decoder serve all of them,
+and a SavedModel, which takes bytes of files, gets them too. H, W: size of an image in px.
+"""
+from __future__ import annotations
+
+import io
+import os
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from mrcnn_tf import files
+from mrcnn_tf.files.text import error_line
+from mrcnn_tf.input import decoding
+
+Source = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
+
+_DAMAGED = 'the file is damaged or cut; copy it again, or save the image anew'
+_EXPECTED = 'expected uint8 [height, width, 3], RGB 0..255, or [height, width], gray'
+_PNG_MODES = ('1', 'L', 'LA', 'I;16', 'I;16B', 'P', 'RGB', 'RGBA')
+_ORIENTATION = 0x0112    # EXIF
+
+
+class InferenceError(ValueError):
+    """A model or an image that cannot be used; the message is one line: the file, what is wrong, the remedy."""
+
+
+class Encoded(NamedTuple):
+    """The bytes of a JPEG or PNG file, and what messages call the image."""
+    name: str
+    content: bytes
+
+
+def encode(image: Source, name: str = 'image') -> Encoded:
+    """Return an image as the bytes of a file. Those of a path or of bytes may be invalid.
+
+    Args:
+        image: path, bytes of a JPEG or PNG file, uint8 [H, W, 3] (RGB) or [H, W] (gray), or PIL image.
+        name: what messages call an image that is not a path.
+
+    Raises:
+        InferenceError: a file cannot be read; an array has another type or shape; a PIL image is damaged or has a mode
+            without 8 or 16 bits.
+    """
+    if isinstance(image, str | os.PathLike):
+        return Encoded(os.fspath(image), _read(image))
+    if isinstance(image, bytes):
+        return Encoded(name, _not_empty(name, image))
+    if isinstance(image, np.ndarray):
+        _check_array(image, name)
+        return Encoded(name, _png(Image.fromarray(image), name))
+    if isinstance(image, Image.Image):
+        return Encoded(name, _png(image, name))
+    raise InferenceError(f'{name}: got {type(image).__name__}; expected a path, the bytes of a JPEG or PNG file, a '
+                         'uint8 array or a PIL image')
+
+
+def decode(encoded: Encoded, rule: decoding.Rule) -> tf.Tensor:
+    """Return the pixels of an image as a model with this rule sees them, RGB [H, W, 3].
+
+    Returns:
+        uint8, or float32 0..255 for an image of 16 bits.
+
+    Raises:
+        InferenceError: it is neither JPEG nor PNG, it is damaged, or `rule` refuses it.
+    """
+    refuse(encoded, rule)
+    try:
+        return decoding.decode(tf.constant(encoded.content), os.fsencode(encoded.name), rule,
+                               then=lambda pixels: pixels)
+    except tf.errors.InvalidArgumentError:
+        raise InferenceError(f'{encoded.name}: {_DAMAGED}') from None
+
+
+def refuse(encoded: Encoded, rule: decoding.Rule) -> None:
+    """Raise InferenceError for an image that is not decoded, by its header."""
+    try:
+        reason = decoding.refusal(tf.constant(encoded.content), rule).numpy().decode()
+    except tf.errors.InvalidArgumentError:
+        reason = _DAMAGED
+    if reason:
+        raise InferenceError(f'{encoded.name}: {reason}')
+
+
+def read_image(image: Source, rule: decoding.Rule = decoding.DEFAULT) -> np.ndarray:
+    """Return the pixels of an image as a model with this rule sees them: RGB uint8 [H, W, 3].
+
+    Images of 16 bits are converted to 8.
+
+    Raises:
+        InferenceError: as `encode` and `decode`.
+    """
+    pixels = decode(encode(image), rule).numpy()
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return _not_empty(os.fspath(path), files.read_bytes(path))
+    except OSError as error:
+        raise InferenceError(f'{path}: {error.strerror}; give an image file that can be read') from None
+
+
+def _not_empty(name: str, content: bytes) -> bytes:
+    if not content:
+        raise InferenceError(f'{name}: the file is empty; copy it again')
+    return content
+
+
+def _check_array(image: np.ndarray, name: str) -> None:
+    """Raise InferenceError unless the array is an RGB or gray image of bytes."""
+    if image.dtype == np.uint8 and image.size and (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3):
+        return
+    remedy = ''
+    if image.ndim == 4:
+        remedy = '; give the images of a batch as a list: list(images)'
+    elif image.ndim == 3 and image.shape[2] not in (1, 3, 4) and image.shape[0] == 3:
+        remedy = '; move the channels to the end: image.transpose(1, 2, 0)'
+    elif image.ndim == 3 and image.shape[2] == 4:
+        remedy = '; leave out the alpha channel: image[..., :3]'
+    elif np.issubdtype(image.dtype, np.floating):
+        remedy = "; convert values of 0..1 with (255 * image).round().astype('uint8')"
+    raise InferenceError(f'{name}: {image.dtype} array of shape {list(image.shape)}; {_EXPECTED}{remedy}')
+
+
+def _png(image: Image.Image, name: str) -> bytes:
+    """Return a PIL image as an uncompressed PNG, with its EXIF orientation and no other metadata."""
+    if image.mode in ('F', 'I'):
+        raise InferenceError(f'{name}: PIL image of mode {image.mode}; convert it to 8 bits a channel')
+    stream, exif = io.BytesIO(), Image.Exif()
+    try:
+        image.load()
+        if _ORIENTATION in image.getexif():
+            exif[_ORIENTATION] = image.getexif()[_ORIENTATION]
+        converted = image if image.mode in _PNG_MODES else image.convert('RGB')
+        converted.save(stream, 'PNG', compress_level=0, exif=exif, icc_profile=None)
+    except (OSError, SyntaxError, ValueError, AttributeError, AssertionError) as error:
+        # PIL raises a SyntaxError for a damaged PNG, and one of the last three for a closed file.
+        raise InferenceError(f'{name}: the PIL image cannot be read ({error_line(error)}); open the file anew'
+                             ) from None
+    return stream.getvalue()
