@@ -2,6 +2,7 @@
 # make test     run the quick tests
 # make lint     run ruff
 # make types    run mypy
+# make docs     build the documentation site in build/site
 # make clean    remove the virtual environments and build files
 #
 # STACK=addons  use TensorFlow 2.15 with tensorflow-addons, in a separate virtual environment (Python 3.10 or 3.11)
@@ -31,7 +32,7 @@ install = $(BIN)/python -m pip install --editable '.[addons$(if $(1),$(comma)$(1
 endif
 comma := ,
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/mrcnn demo --output $(OUTPUT)
@@ -44,6 +45,11 @@ lint: $(VENV)/installed-dev
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
+	@echo 'open build/site/index.html'
 
 clean:
 	rm -rf .venv .venv-addons build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
