@@ -49,7 +49,7 @@ types: $(VENV)/installed-dev
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
-	@echo 'open build/site/index.html'
+	@echo 'Open build/site/index.html. To search as well: $(BIN)/python -m http.server --directory build/site'
 
 clean:
 	rm -rf .venv .venv-addons build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

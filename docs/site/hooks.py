@@ -23,6 +23,9 @@ _PATTERNS = ('*.md', 'LICENSE', 'docs/**/*.md', 'docs/pictures/**/*.*', 'docs/si
              'saved_models/README.md')
 _MARK = re.compile(r'^<!-- generated: (\w+) -->$', re.MULTILINE)
 
+# A list after a line of text: git hosts show it, and Python-Markdown needs a blank line between them.
+_LIST = re.compile(r'^([A-Z][^\n]*:)\n(?=- )', re.MULTILINE)
+
 # The headings of the API reference, by the package that defines a name.
 _GROUPS = {'config': 'Settings', 'input': 'Data', 'layers': 'Layers', 'ops': 'Functions of tensors and arrays',
            'detectors': 'Detectors', 'training': 'Training', 'weights': 'Model directories', 'evaluation': 'Evaluation',
@@ -38,8 +41,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Return the page with each line `<!-- generated: NAME -->` replaced by what it names."""
-    return _MARK.sub(lambda mark: _generated(mark[1]), markdown)
+    """Return the page with blank lines before lists, and each `<!-- generated: NAME -->` replaced by what it names."""
+    return _MARK.sub(lambda mark: _generated(mark[1]), _LIST.sub(r'\1\n\n', markdown))
 
 
 def _more(paths: list[str], listed: set[str]) -> list[dict[str, list[str]]]:
