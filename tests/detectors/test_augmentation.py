@@ -15,12 +15,11 @@ from mrcnn_tf.detectors import augmentation
 from mrcnn_tf.detectors.augmentation import TestTimeAugmentation, View
 from mrcnn_tf.detectors.box import BoxBranch
 from mrcnn_tf.detectors.detector import Detector, build_detector
-from mrcnn_tf.detectors.mask import MaskBranch
 from mrcnn_tf.evaluation import run
 from mrcnn_tf.input import images, record_reader
 from mrcnn_tf.ops.detections import Candidates
 from mrcnn_tf.serving.predictor import DetectorPredictor
-from tests.detectors.test_detector import enliven, make_batch, scale_to, small_config
+from tests.detectors.small import enliven, make_batch, scale_to, small_config
 from tests.training.tiny import tiny_config, write_data
 
 
@@ -37,13 +36,6 @@ def test_a_mirror_turns_each_image_within_its_own_width() -> None:
     assert found['proposals'].numpy().tolist() == [[[0, 1, 1, 4]], [[0, .5, 1, 3]]]
     for name, value in augmentation.mirror(found).items():
         np.testing.assert_array_equal(value, batch[name])
-
-
-def test_masks_are_turned_back_and_averaged_as_probabilities() -> None:
-    upright, turned = constant([[[[.2, .4], [.6, .8]]]]), constant([[[[.8, .2], [1., 0.]]]])
-    branch = MaskBranch(ModelConfig(), None, None)
-    merged = branch.merge([{'masks': upright}, {'masks': turned}], [False, True])
-    np.testing.assert_allclose(merged['masks'], [[[[.2, .6], [.3, .9]]]], rtol=1e-6)
 
 
 def test_the_sizes_of_tests() -> None:

@@ -65,6 +65,7 @@ def rows(rois: RoIs) -> list[tuple[list[float], int, bool]]:
 
 
 A, B = [0., 0., 10., 10.], [0., 50., 10., 60.]
+LOW = [0., 0., 10., 4.]                                                  # IoU 0.4 with A
 FAR, NEAR_FAR, OTHER = [70., 70., 80., 80.], [70., 70., 80., 79.], [30., 30., 40., 40.]
 
 
@@ -163,3 +164,12 @@ def test_the_gradient_is_scaled(mode) -> None:
     x = tf.constant([3., -1.])
     value, gradient = MODES[mode](lambda x: with_gradient(lambda x: _scale_gradient(x, .25), x, cotangent=[4., 8.]))(x)
     assert value.numpy().tolist() == [3, -1] and gradient.numpy().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(('negative', 'expected'), [(None, [(A, 1, True), (LOW, 0, False)]), (.25, [(A, 1, True)])],
+                         ids=['by default', '0.25'])
+def test_rois_between_the_thresholds(negative: float | None, expected: list[tuple[list[float], int, bool]]) -> None:
+    """A RoI with IoU 0.4 is background, unless it is ignored because negatives have a lower threshold of their own."""
+    branch = branch_of(config_of(negative_iou=negative, batch_per_image=4), head_of(lambda seen: seen[..., 0]))
+    found, _ = branch.sample(None, tf.constant([[A, LOW]]), tf.constant([[True, True]]), truth(A, labels=[1]), SEED)
+    assert rows(found) == expected

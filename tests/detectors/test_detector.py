@@ -1,11 +1,9 @@
-"""The whole detector: compiled by XLA and not, both engines, both precisions, and batches of every kind.
+"""The whole detector: inference compiled by XLA and not, both engines, both precisions, and batches of every kind.
 
-The model is the real one, small: ResNet-18, 64 x 64 px, two images. Functions are traced once a module and shared.
+The detector is small: ResNet-18, 64 x 64 px, two images. Functions are traced once a module and shared.
 """
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,106 +12,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.detectors.branch import RoIs
 from mrcnn_tf.detectors.detector import LOSSES, Detector, build_detector
-from mrcnn_tf.ops import targets
-from tests.modes import ENGINES_AND_MODES, MODES
-
-RATE, CLIP = .05, .5
-Step = tuple[dict[str, list[float]], list[np.ndarray]]    # losses by name, and the weights after it
-
-
-def small_config(**changes: Any) -> ModelConfig:
-    """Changes are given as section__field=value."""
-    config = ModelConfig(num_classes=3, channel_order='rgb', pixel_mean=[110., 120., 130.], pixel_std=[60., 55., 50.])
-    values = dict(
-        backbone__name='resnet18', backbone__fpn_channels=16, backbone__norm='batch', backbone__frozen_stages=2,
-        anchors__sizes=[[8.], [16.], [32.], [64.], [128.]], rpn__batch_per_image=32, rpn__pre_nms_train=40,
-        rpn__pre_nms_test=40, rpn__post_nms_train=24, rpn__post_nms_test=24, roi__batch_per_image=16,
-        box_head__pool_size=3, box_head__width=32, mask_head__pool_size=4, mask_head__width=8,
-        mask_head__convolutions=1, detections__max_detections=16, detections__score_threshold=.6)
-    for name, value in {**values, **changes}.items():
-        *section, field = name.split('__')
-        assert hasattr(getattr(config, *section) if section else config, field)
-        setattr(getattr(config, *section) if section else config, field, value)
-    return config
-
-
-def make_batch(width: int = 64, **changes: Any) -> dict[str, tf.Tensor]:
-    """Two images, the second with padding; three objects, one of them a crowd, and two; four slots."""
-    rng = np.random.default_rng(4)
-    sizes = np.float32([[64, width], [48, 56]])
-    images = rng.uniform(0, 255, (2, 64, width, 3)).astype(np.float32)
-    images[1, 48:], images[1, :, 56:] = 0, 0
-    boxes = np.zeros([2, 4, 4], np.float32)
-    boxes[0, :3] = [[5, 5, 30, 40], [20, 30, 50, 60], [30, 0, 64, 60]]
-    boxes[1, :2] = [[3, 3, 40, 20], [10, 30, 28, 50]]
-    batch = {
-        'images': images, 'sizes': sizes, 'original_sizes': sizes.astype(np.int32), 'image_ids': np.array([7, 9]),
-        'image_valid': np.ones(2, bool), 'boxes': boxes, 'labels': np.int32([[1, 3, 2, 0], [2, 1, 0, 0]]),
-        'crowd': np.array([[False, False, True, False], [False] * 4]), 'valid': boxes.any(-1),
-        'has_mask': boxes.any(-1),
-        'masks': rng.integers(0, 256, (2, 4, 14, 14)).astype(np.uint8)}
-    return {name: tf.constant(value) for name, value in {**batch, **changes}.items()}
-
-
-def without_objects(**changes: Any) -> dict[str, tf.Tensor]:
-    """As the input pads: zeros in every slot."""
-    batch = make_batch()
-    return {**batch, **{name: tf.zeros_like(batch[name]) for name in (
-        'boxes', 'labels', 'crowd', 'valid', 'masks', 'has_mask')}, **changes}
-
-
-def scale_to(layer: Any, output: tf.Tensor, deviation: float) -> None:
-    layer.kernel.assign(layer.kernel * deviation / (np.std(output) + 1e-9))
-
-
-def enliven(model: Detector, batch: dict[str, tf.Tensor]) -> None:
-    """Fresh weights score everything alike; these give well separated scores, boxes and masks."""
-    features = model.features(batch)
-    _, logits, deltas = model.proposer.score(features, batch['images'])
-    scale_to(model.proposer.head.objectness, tf.concat(logits, 1), 2.)
-    scale_to(model.proposer.head.deltas, tf.concat(deltas, 1), .3)
-    boxes = tf.constant([[[4. * i, 3. * i, 30. + 2 * i, 24. + 3 * i] for i in range(12)]] * len(batch['images']))
-    for head in model.box.heads:
-        scores, shifts = head(model.box.roi_features.roi_layer(features[:4], boxes))
-        scale_to(head.classes, scores, 2.)
-        scale_to(head.deltas, shifts, 1.)
-    mask, = model.branches
-    scale_to(mask.head.masks, mask.head(mask.roi_features.roi_layer(features[:4], boxes)), 2.)
-
-
-@pytest.fixture(scope='module')
-def weights() -> list[np.ndarray]:
-    keras.utils.set_random_seed(3)
-    model = build_detector(small_config())
-    enliven(model, make_batch())
-    return model.get_weights()
-
-
-def compiled_model(engine: str, weights: list[np.ndarray], jit: bool = False, config: ModelConfig | None = None
-                   ) -> Detector:
-    model = build_detector(config or small_config(), engine)
-    model.set_weights(weights)
-    model.compile(keras.optimizers.SGD(RATE), clip_norm=CLIP, seed=3, jit_compile=jit)
-    return model
-
-
-def fit(model: Detector, *batches: dict[str, tf.Tensor], steps: int | None = None) -> dict[str, list[float]]:
-    """`model.fit` on a tf.data set of these batches, over and over if `steps` says so; the losses of the last step."""
-    dataset = tf.data.Dataset.from_tensors(batches[0])
-    for batch in batches[1:]:
-        dataset = dataset.concatenate(tf.data.Dataset.from_tensors(batch))
-    if steps:
-        dataset = dataset.repeat()
-    history = model.fit(dataset, steps_per_epoch=steps or len(batches), shuffle=False, verbose=0).history
-    return {name: values[-1] for name, values in history.items()}
-
-
-@pytest.fixture(scope='module')
-def op_model(weights) -> Detector:
-    return compiled_model('op', weights)
+from tests.detectors.small import (
+    assert_same_detections,
+    assert_same_step,
+    compiled_model,
+    enliven,
+    fit,
+    make_batch,
+    mixed_model,
+    small_config,
+    without_objects,
+)
 
 
 @pytest.fixture(scope='module')
@@ -147,90 +57,16 @@ def differentiate(op_model, weights) -> Callable[..., tuple[dict[str, float], li
     return run
 
 
-def assert_same_detections(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert sorted(found) == sorted(expected)
-    np.testing.assert_array_equal(found['valid'], expected['valid'])
-    np.testing.assert_array_equal(found['labels'], expected['labels'])
-    for name, limit in (('boxes', 1e-2), ('scores', 1e-4), ('masks', 1e-3)):
-        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=limit, err_msg=name)
-
-
-# One step and one inference, compiled and not ------------------------------------------------------------------------
-
-def names_of(model: Detector) -> list[str]:
-    return [getattr(v, 'path', v.name) for v in model.weights]
-
-
-def assert_same_step(model: Detector, before: list[np.ndarray], found: Step, expected: Step) -> None:
-    """The same losses, and the same weights after it."""
-    assert sorted(found[0]) == sorted(expected[0])
-    for name, value in found[0].items():
-        np.testing.assert_allclose(value, expected[0][name], rtol=1e-4, err_msg=name)
-    for name, old, ours, theirs in zip(names_of(model), before, found[1], expected[1], strict=True):
-        moved = np.abs(theirs - old).max()
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-3 * moved + 1e-8, err_msg=name)
-
-
 @pytest.fixture(scope='module')
-def op_step(op_model, weights) -> Step:
-    """Losses of one step of `fit` on the 'op' engine, and the weights after it."""
-    op_model.set_weights(weights)
-    losses = fit(op_model, make_batch())
-    return losses, op_model.get_weights()
-
-
-def test_a_step_moves_what_is_trained_and_nothing_else(op_model, weights, op_step) -> None:
-    """Stem and res2 stay, statistics included; all else moves, by the clipped gradient times the rate in all."""
-    losses, after = op_step
-    backbone = op_model.backbone.body
-    frozen = {id(v) for part in (backbone.stem, *backbone.stages[0]) for v in part.weights}
-    trained = {id(v) for v in op_model.trainable_variables}
-    assert len(frozen) == 25 and not frozen & trained
-    square = 0.
-    for variable, old, new in zip(op_model.weights, weights, after, strict=True):
-        assert np.array_equal(old, new) is (id(variable) in frozen), variable.name
-        square += np.sum((new - old) ** 2) if id(variable) in trained else 0.
-    np.testing.assert_allclose(np.sqrt(square), RATE * CLIP, rtol=1e-4)
-    assert sorted(losses) == sorted(['loss', *LOSSES, 'positive_anchors', 'positive_rois'])
-    np.testing.assert_allclose(losses['loss'], sum(losses[name] for name in LOSSES), rtol=1e-5)
-    assert all(losses[name] > 0 for name in LOSSES)
-
-
-@pytest.fixture(scope='module')
-def jit_model(weights) -> Detector:
-    return compiled_model('xla', weights, jit=True)
-
-
-@pytest.mark.parametrize('jit', [pytest.param(False, marks=pytest.mark.slow), True])
-def test_the_train_step_of_the_xla_engine(weights, op_model, op_step, jit_model, jit) -> None:
-    """The same losses and the same weights after one step of `fit`: uncompiled, and compiled as a whole."""
-    model = jit_model if jit else compiled_model('xla', weights)
-    model.set_weights(weights)
-    losses = fit(model, make_batch())
-    assert_same_step(model, weights, (losses, model.get_weights()), op_step)
-
-
-def test_a_compiled_step_on_a_batch_without_objects(jit_model, weights) -> None:
-    """Follows the test above, whose compiled function takes this batch too."""
-    if jit_model.train_function is None:
-        fit(jit_model, make_batch())
-    jit_model.set_weights(weights)
-    losses = {name: float(value) for name, value in jit_model.train_function(iter([without_objects()])).items()}
-    assert losses['loss_rpn_box_reg'] == losses['loss_box_reg'] == losses['loss_mask'] == 0
-    assert losses['loss_objectness'] > 0 and losses['loss_classifier'] > 0
-    jit_model.set_weights(weights)
-    boxes_only = make_batch(has_mask=np.zeros([2, 4], bool))
-    losses = {name: float(value) for name, value in jit_model.train_function(iter([boxes_only])).items()}
-    assert losses.pop('loss_mask') == 0 and all(0 < value < 99 for value in losses.values())
-    assert all(np.isfinite(w).all() for w in jit_model.get_weights())
+def xla_model(weights) -> Detector:
+    return compiled_model('xla', weights)
 
 
 @pytest.mark.parametrize('mode', ['graph', 'jit'])
-def test_the_inference_of_the_xla_engine(weights, detect, jit_model, mode) -> None:
+def test_the_inference_of_the_xla_engine(detect, xla_model, mode) -> None:
     """Uncompiled, and compiled as a whole: the detections of the 'op' engine, in shapes that are known beforehand."""
     batch = {name: make_batch()[name] for name in ('images', 'sizes')}
-    jit_model.set_weights(weights)
-    function = tf.function(lambda batch: jit_model(batch), autograph=False, jit_compile=mode == 'jit')
+    function = tf.function(lambda batch: xla_model(batch), autograph=False, jit_compile=mode == 'jit')
     expected = detect(batch)
     assert expected['valid'].sum() > 5 and not expected['valid'].all()
     assert_same_detections(function(batch), expected)
@@ -262,13 +98,6 @@ def test_bells_and_whistles_compiled_as_a_whole() -> None:
     assert {f'loss_classifier_stage{stage}' for stage in (1, 2)} < set(steps[0][0])
     assert_same_step(model, weights, steps[1], steps[0])
 
-
-def test_jit_compile_takes_the_xla_engine() -> None:
-    with pytest.raises(ValueError, match="engine='xla'"):
-        build_detector(small_config()).compile(keras.optimizers.SGD(.1), jit_compile=True)
-
-
-# Properties of the detections ----------------------------------------------------------------------------------------
 
 def test_detections_lie_in_their_images_best_first(detect) -> None:
     found = detect(make_batch())
@@ -333,8 +162,6 @@ def test_images_are_normalised_in_the_order_of_the_weights() -> None:
     np.testing.assert_allclose(bgr, [[[[29, 9, 7 / 9]] * 2, [[0, 0, 0]] * 2]], rtol=1e-6)
 
 
-# Losses of batches of every kind -------------------------------------------------------------------------------------
-
 @pytest.mark.parametrize('kind', ['empty', 'only crowds'])
 def test_a_batch_without_objects_to_find(differentiate, op_model, kind) -> None:
     """Nothing to regress, only background: losses and gradients are finite, those of box and mask outputs zero."""
@@ -384,39 +211,6 @@ def test_the_masks_of_objects_with_a_box_only_do_not_count(differentiate, op_mod
     assert float(op_model.losses(unsaid, tf.constant([0, 0]))['loss_mask']) == pytest.approx(losses['loss_mask'])
 
 
-@functools.cache
-def model_of_even_masks(engine: str, classifier: str) -> Detector:
-    """Its masks are alike in every cell: odds of 3 to 1, or shares 1 of the background and 3 of each of 3 classes."""
-    model = build_detector(small_config(mask_head__classifier=classifier), engine)
-    assert bool(model.branches)
-    layer = model.branches[0].head.masks
-    layer.kernel.assign(tf.zeros_like(layer.kernel))
-    layer.bias.assign(math.log(3) * tf.ones(layer.bias.shape) if classifier == 'sigmoid' else
-                      tf.math.log([1., 3., 3., 3.]))
-    return model
-
-
-@pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
-@pytest.mark.parametrize(('classifier', 'inside', 'outside'), [
-    ('sigmoid', math.log(4 / 3), math.log(4)), ('softmax', math.log(10 / 3), math.log(10))], ids=('sigmoid', 'softmax'))
-def test_the_mask_loss_by_hand(engine, mode, classifier, inside, outside) -> None:
-    """Two RoIs, each the box of its object; one mask is full and one is empty. The mean is over those that have one."""
-    model = model_of_even_masks(engine, classifier)
-    boxes = tf.constant([[[4., 4., 28., 36.], [8., 20., 60., 60.]]])
-    features = [tf.zeros([1, 64 // stride, 64 // stride, 16]) for stride in (4, 8, 16, 32)]
-    masks = tf.concat([tf.fill([1, 1, 14, 14], 255), tf.zeros([1, 1, 14, 14], tf.int32)], axis=1)
-    positive = tf.constant([[True, True]])
-    rois = RoIs(boxes, tf.constant([[0, 1]]), tf.constant([[2, 3]]), positive, positive)
-
-    def run(has_mask: tf.Tensor) -> tf.Tensor:
-        batch = {'boxes': boxes, 'valid': positive, 'masks': tf.cast(masks, tf.uint8), 'has_mask': has_mask}
-        return model.branches[0].losses(features, rois, batch, tf.constant([0, 0]))['loss_mask']
-
-    function = MODES[mode](run)
-    found = [float(function(tf.constant([has]))) for has in ([True, True], [True, False], [False, True], [False] * 2)]
-    np.testing.assert_allclose(found, [(inside + outside) / 2, inside, outside, 0], rtol=1e-5)
-
-
 def test_what_stands_in_unused_slots_does_not_count(differentiate) -> None:
     batch = make_batch()
     unused = ~batch['valid'].numpy()
@@ -444,16 +238,6 @@ def test_the_seed_decides_what_is_drawn(differentiate) -> None:
         other, _ = differentiate(make_batch(), seed)
         assert other['loss_objectness'] != first['loss_objectness']
         assert other['loss_classifier'] != first['loss_classifier']
-
-
-@pytest.mark.parametrize(('negative', 'expected'), [(None, .5), (.25, .25)])
-def test_rois_between_the_thresholds(monkeypatch, negative, expected) -> None:
-    """Without a threshold of their own negatives begin where positives end."""
-    thresholds, match = [], targets.match
-    monkeypatch.setattr(targets, 'match', lambda *args: thresholds.append(args[4:6]) or match(*args))
-    model = build_detector(small_config(roi__negative_iou=negative))
-    model.losses(make_batch(), tf.constant([0, 0]))
-    assert thresholds == [(.7, .3), (.5, expected)]
 
 
 @pytest.mark.parametrize('changes', [
@@ -519,16 +303,6 @@ def test_the_rpn_alone(op_model, weights, differentiate) -> None:
         np.testing.assert_allclose(value, expected[name], rtol=1e-5)
 
 
-@pytest.mark.parametrize(('changes', 'expected'), [
-    (dict(rpn__post_nms_test=500), 5 * 40),
-    (dict(rpn__post_nms_test=50, backbone__maps='c5', anchors__sizes=[[8.]]), 40)])
-def test_the_number_of_proposals(changes, expected) -> None:
-    """What is asked for, or what enters NMS on all maps where that is less; known before the first image."""
-    model = build_detector(small_config(kind='rpn', **changes))
-    assert model.output_spec()['boxes'].shape == [expected, 4]
-    assert model(make_batch())['boxes'].shape == [2, expected, 4]
-
-
 @pytest.mark.parametrize(('kind', 'needs'), [
     ('rpn', ()), ('fast_rcnn', ('proposals',)), ('faster_rcnn', ()), ('mask_rcnn', ('masks',))])
 def test_config_and_branches_agree_on_what_training_needs(kind, needs) -> None:
@@ -550,38 +324,6 @@ def test_a_cascade() -> None:
     assert len(model.box.heads) == 3 and model(batch)['masks'].shape == [2, 16, 8, 8]
     assert len(model.weights) == count
 
-
-def test_normalisers_of_the_proposals_boxes(weights) -> None:
-    """Faster eq. 1: over the locations, 16^2 + 8^2 + 4^2 + 2^2 + 1 cells an image, times lambda; not over 32."""
-    values = []
-    for changes in ({}, {'rpn__loss_normalizer': 'locations', 'rpn__box_loss_weight': 10.}):
-        model = build_detector(small_config(**changes))
-        model.set_weights(weights)
-        values.append(model.losses(make_batch(), tf.constant([0, 0])))
-    np.testing.assert_allclose(values[1]['loss_rpn_box_reg'], values[0]['loss_rpn_box_reg'] * 10 * 32 / 341, rtol=1e-5)
-    np.testing.assert_allclose(values[1]['loss_objectness'], values[0]['loss_objectness'], rtol=1e-6)
-
-
-def test_anchors_that_cross_the_border(monkeypatch) -> None:
-    """Faster 3.1.3: they are ignored, and an object that one of them overlaps most has the best of the others.
-
-    Anchors of 32 px about 0, 16, 32 and 48 in images of 64 x 64 and 48 x 56 px, the object in columns 40 to 56.
-    """
-    labels, sample = [], targets.sample
-    monkeypatch.setattr(targets, 'sample', lambda label, *rest: labels.append(label.numpy()) or sample(label, *rest))
-    model = build_detector(small_config(kind='rpn', backbone__maps='c5', anchors__sizes=[[32.]], anchors__ratios=[1.]))
-    boxes = np.zeros([2, 4, 4], np.float32)
-    boxes[:, 0] = 16, 40, 48, 56
-    batch = make_batch(boxes=boxes, valid=boxes.any(-1), crowd=np.zeros([2, 4], bool))
-    for model.settings.rpn.crossing_anchors in (True, False):
-        model.losses(batch, tf.constant([0, 0]))
-    everywhere = [[0] * 4, [0] * 4, [0, 0, 0, 1], [0] * 4]
-    assert labels[0].reshape(2, 4, 4).tolist() == [everywhere] * 2
-    assert labels[1].reshape(2, 4, 4).tolist() == [
-        [[-1] * 4, [-1, 0, 0, 0], [-1, 0, 0, 1], [-1, 0, 0, 0]], [[-1] * 4, [-1, 0, 0, -1], [-1, 0, 1, -1], [-1] * 4]]
-
-
-# Through Keras -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('maps', ['fpn', 'c4'])
 def test_one_graph_serves_all_heights_and_widths(maps) -> None:
@@ -606,78 +348,6 @@ def test_one_graph_serves_all_heights_and_widths(maps) -> None:
             np.testing.assert_allclose(dynamic[name], value, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize('engine', ['op', 'xla'])
-def test_anchors_beyond_an_own_canvas_do_not_compete(engine) -> None:
-    """With an RPN that scores all anchors alike, proposals depend on nothing but which anchors take part."""
-    model = build_detector(small_config(kind='rpn', rpn__pre_nms_test=200, rpn__post_nms_test=100), engine)
-    for layer in (model.proposer.head.objectness, model.proposer.head.deltas):
-        layer.kernel.assign(tf.zeros_like(layer.kernel))
-    image, sizes = tf.fill([1, 60, 60, 3], 99.), tf.constant([[60., 60.]])
-    small, large = (tf.pad(image, [[0, 0], [0, side - 60], [0, side - 60], [0, 0]]) for side in (64, 128))
-    own = model({'images': small, 'sizes': sizes})
-    fixed = model({'images': large, 'sizes': sizes, 'padded_sizes': tf.constant([[64., 64.]])})
-    for name, value in own.items():
-        np.testing.assert_array_equal(fixed[name], value, err_msg=name)
-    competing = model({'images': large, 'sizes': sizes})
-    assert not np.array_equal(competing['boxes'], own['boxes'])
-
-
-def test_several_canvases_in_one_fit(op_model, weights) -> None:
-    """Two canvases take turns; every step counts, and losses and positive samples are logged by name."""
-    op_model.set_weights(weights)
-    before = int(op_model.optimizer.iterations)
-    losses = fit(op_model, make_batch(), make_batch(width=96), steps=5)
-    assert int(op_model.optimizer.iterations) == before + 5
-    assert sorted(losses) == sorted(['loss', *LOSSES, 'positive_anchors', 'positive_rois'])
-    assert all(np.isfinite(x) for x in losses.values())
-    assert op_model.last_image_ids.numpy().tolist() == [7, 9]
-
-
-def test_evaluate_gives_the_losses_and_changes_nothing(op_model, weights) -> None:
-    op_model.set_weights(weights)
-    found = op_model.evaluate(tf.data.Dataset.from_tensors(make_batch()), return_dict=True, verbose=0)
-    for old, new in zip(weights, op_model.get_weights(), strict=True):
-        np.testing.assert_array_equal(new, old)
-    expected = op_model.losses(make_batch(), tf.zeros([2], tf.int32), training=False)
-    for name in LOSSES:
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, err_msg=name)
-    np.testing.assert_allclose(found['loss'], sum(float(x) for x in expected.values()), rtol=1e-4)
-
-
-def test_functions_are_traced_once(op_model, weights) -> None:
-    """A second `fit` goes on with the function of the first, a second `compile` makes a new one."""
-    fit(op_model, make_batch())
-    function = op_model.train_function
-    fit(op_model, make_batch())
-    assert op_model.train_function is function
-    op_model.compile(keras.optimizers.SGD(RATE), clip_norm=CLIP, seed=3)
-    assert op_model.train_function is None
-
-
-def mixed_model(weights: list[np.ndarray], config: ModelConfig | None = None) -> Detector:
-    keras.mixed_precision.set_global_policy('mixed_bfloat16')
-    try:
-        return compiled_model('op', weights, config=config)
-    finally:
-        keras.mixed_precision.set_global_policy('float32')
-
-
-@pytest.fixture(scope='module')
-def bfloat16_model(weights) -> Detector:
-    return mixed_model(weights)
-
-
-def test_mixed_precision_trains(bfloat16_model, weights) -> None:
-    """Convolutions run in bfloat16, variables stay float32, and the loss falls."""
-    model = bfloat16_model
-    model.set_weights(weights)
-    assert model.proposer.head.convs[0].compute_dtype == model.backbone.body.stem.conv.compute_dtype == 'bfloat16'
-    assert all('float32' in str(v.dtype) for v in model.weights)
-    first = fit(model, make_batch())
-    last = fit(model, make_batch(), steps=7)
-    assert last['loss'] < .9 * first['loss']
-
-
 def test_losses_of_mixed_precision_are_near_those_of_float32(weights) -> None:
     """Without proposals, whose order a rounding may change: the objects' own boxes are the RoIs."""
     config = small_config(rpn__min_side=999.)
@@ -689,9 +359,8 @@ def test_losses_of_mixed_precision_are_near_those_of_float32(weights) -> None:
     assert any(float(mixed[name]) != float(exact[name]) for name in LOSSES)
 
 
-def test_boxes_are_not_rounded_under_mixed_precision(bfloat16_model, weights) -> None:
-    bfloat16_model.set_weights(weights)
-    found = bfloat16_model(make_batch())
+def test_boxes_are_not_rounded_under_mixed_precision(weights) -> None:
+    found = mixed_model(weights)(make_batch())
     assert {name: x.dtype.name for name, x in found.items()} == {
         'boxes': 'float32', 'scores': 'float32', 'labels': 'int32', 'valid': 'bool', 'masks': 'float32'}
     edges = tf.boolean_mask(found['boxes'], found['valid'])

@@ -15,7 +15,7 @@ from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.augmentation import TestTimeAugmentation
 from mrcnn_tf.input.manifest import Category
 from tests.detectors.keypoints import KeypointBranch
-from tests.detectors.test_detector import make_batch, small_config
+from tests.detectors.small import make_batch, small_config
 
 CATEGORIES = [Category(1, 1, 'a'), Category(2, 2, 'b'), Category(3, 3, 'c')]
 

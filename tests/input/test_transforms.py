@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.input import images, records, samples, transforms
+from mrcnn_tf.input import images, records, transforms
 from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.transforms import Sample
 from tests.input.small_sets import config, example, png, take, thing, write_set
@@ -218,16 +218,3 @@ def test_a_transform_must_return_what_it_gets(tmp_path: pathlib.Path) -> None:
     message = '^transform halved: it got image float32, boxes .* and returned image uint8, boxes .*; return a Sample'
     with pytest.raises(transforms.TransformError, match=message):
         training_dataset(path, config(), transforms=[halved])
-
-
-@pytest.mark.parametrize(('change', 'message'), [
-    (lambda s: s._replace(boxes=s.boxes[:1]), 'boxes, labels, crowd, masks and has_mask differ in length; drop objects '
-                                              'with Sample.keep'),
-    (lambda s: s._replace(image=tf.tile(s.image, [2, 1, 1])), 'it is 4 x 3, larger than its canvas; crop it'),
-    (lambda s: s._replace(proposals=tf.zeros([4, 4])), 'it has 2 objects and 4 proposals; raise data.max_objects or ')],
-    ids=['lengths', 'image', 'proposals'])
-def test_a_sample_that_fits_no_batch_is_named(change: Callable[[Sample], Sample], message: str) -> None:
-    name = tf.constant('a.json: image 1')
-    assert_equal(samples.checked(sample(), [2, 4], (3, 3), name), sample())
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f'a.json: image 1: after the transforms {message}'):
-        samples.checked(change(sample()), [2, 4], (3, 3), name)

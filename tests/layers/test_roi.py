@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.layers import roi
-from mrcnn_tf.ops.roi_samples import samples_per_bin
 from tests.modes import MODES, with_gradient
 
 
@@ -260,16 +259,6 @@ def test_the_first_of_equal_cells_gets_the_gradient() -> None:
     _, gradient = with_gradient(lambda m: roi.RoIPool(1, (4,))([m], tf.constant([[[0., 0., 4., 8.]] * 2])), maps,
                                 cotangent=tf.fill([1, 2, 1, 1, 1], 3.))
     assert gradient[0, :, :, 0].numpy().tolist() == [[6, 0, 0], [0, 0, 0]]
-
-
-@pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('size', [7, 14, 28])
-def test_samples_of_a_bin_by_hand(mode, size) -> None:
-    """Sides of whole bins, for which a multiplication by 1 / size gives one sample too many, and a bit more or less."""
-    whole = np.arange(0, 60, dtype=np.float32)
-    for change, expected in ((0., whole), (.01, whole + 1), (-.01, whole)):
-        found = MODES[mode](lambda sides: samples_per_bin(sides, size))(tf.constant(whole * size + np.float32(change)))
-        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize('mode', MODES)

@@ -1,0 +1,71 @@
+"""The mask branch: its loss, predictions and merged views by hand."""
+from __future__ import annotations
+
+import functools
+import math
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf.config import ModelConfig
+from mrcnn_tf.detectors.branch import RoIs
+from mrcnn_tf.detectors.detector import build_mask_branch
+from mrcnn_tf.detectors.mask import MaskBranch
+from tests.detectors.small import small_config
+from tests.modes import ENGINES_AND_MODES, MODES
+
+STRIDES = (4, 8, 16, 32)
+FEATURES = [tf.zeros([1, 64 // stride, 64 // stride, 16]) for stride in STRIDES]
+BOXES = tf.constant([[[4., 4., 28., 36.], [8., 20., 60., 60.]]])
+
+
+@functools.cache
+def branch_of_even_masks(engine: str, classifier: str) -> MaskBranch:
+    """All cells of its masks are equal: odds of 3 to 1, or odds of 3 for each of 3 classes to 1 for the background."""
+    branch = build_mask_branch(small_config(mask_head__classifier=classifier),
+                               types.SimpleNamespace(strides=STRIDES, pooled=4), None, engine)
+    branch.head(tf.zeros([1, 1, 4, 4, 16]))                             # creates its weights
+    layer = branch.head.masks
+    layer.kernel.assign(tf.zeros_like(layer.kernel))
+    layer.bias.assign(math.log(3) * tf.ones(layer.bias.shape) if classifier == 'sigmoid' else
+                      tf.math.log([1., 3., 3., 3.]))
+    return branch
+
+
+@pytest.mark.parametrize(('engine', 'mode'), ENGINES_AND_MODES)
+@pytest.mark.parametrize(('classifier', 'inside', 'outside'), [
+    ('sigmoid', math.log(4 / 3), math.log(4)), ('softmax', math.log(10 / 3), math.log(10))], ids=('sigmoid', 'softmax'))
+def test_the_mask_loss_by_hand(engine, mode, classifier, inside, outside) -> None:
+    """Two RoIs, each the box of its object; one mask is full and one is empty. The mean is over those that have one."""
+    branch = branch_of_even_masks(engine, classifier)
+    masks = tf.concat([tf.fill([1, 1, 14, 14], 255), tf.zeros([1, 1, 14, 14], tf.int32)], axis=1)
+    positive = tf.constant([[True, True]])
+    rois = RoIs(BOXES, tf.constant([[0, 1]]), tf.constant([[2, 3]]), positive, positive)
+
+    def run(has_mask: tf.Tensor) -> tf.Tensor:
+        batch = {'boxes': BOXES, 'valid': positive, 'masks': tf.cast(masks, tf.uint8), 'has_mask': has_mask}
+        return branch.losses(FEATURES, rois, batch, tf.constant([0, 0]))['loss_mask']
+
+    function = MODES[mode](run)
+    found = [float(function(tf.constant([has]))) for has in ([True, True], [True, False], [False, True], [False] * 2)]
+    np.testing.assert_allclose(found, [(inside + outside) / 2, inside, outside, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(('classifier', 'probability'), [('sigmoid', 3 / 4), ('softmax', 3 / 10)])
+def test_the_predicted_masks_by_hand(classifier: str, probability: float) -> None:
+    """A detection that is not valid has a mask of zeros."""
+    branch = branch_of_even_masks('op', classifier)
+    detections = {'boxes': BOXES, 'labels': tf.constant([[2, 0]]), 'valid': tf.constant([[True, False]])}
+    masks = branch.predict(FEATURES, detections)['masks']
+    assert masks.shape[2:] == branch.output_spec()['masks'].shape == [8, 8]
+    np.testing.assert_allclose(masks[0, 0], np.full([8, 8], probability), rtol=1e-6)
+    assert not masks[0, 1].numpy().any()
+
+
+def test_masks_are_turned_back_and_averaged_as_probabilities() -> None:
+    upright, turned = tf.constant([[[[.2, .4], [.6, .8]]]]), tf.constant([[[[.8, .2], [1., 0.]]]])
+    branch = MaskBranch(ModelConfig(), None, None)
+    merged = branch.merge([{'masks': upright}, {'masks': turned}], [False, True])
+    np.testing.assert_allclose(merged['masks'], [[[[.2, .6], [.3, .9]]]], rtol=1e-6)
