@@ -19,8 +19,7 @@ import mrcnn_tf
 from mrcnn_tf.config import recipes, reference
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
-_PATTERNS = ('*.md', 'LICENSE', 'docs/**/*.md', 'docs/pictures/**/*.*', 'docs/site/*.css',
-             'saved_models/README.md')
+_PATTERNS = ('*.md', 'LICENSE', 'docs/**/*.md', 'docs/pictures/**/*.*', 'docs/site/*.css')
 _MARK = re.compile(r'^<!-- generated: (\w+) -->$', re.MULTILINE)
 
 # A list after a line of text: git hosts show it, and Python-Markdown needs a blank line between them.
