@@ -31,21 +31,25 @@ def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory
 
 @command
 def predict(images: Annotated[list[pathlib.Path], typer.Argument(
-                metavar='IMAGE', help="JPEG or PNG files, directories, patterns such as 'photos/**/*.jpg', or a .txt "
-                                      'file with one path per line.')],
+                metavar='IMAGE', help="JPEG or PNG files, videos, directories of images, patterns such as "
+                                      "'photos/**/*.jpg', or a .txt file with one path per line.")],
             model: Annotated[pathlib.Path, typer.Option(
                 help='Model directory from `mrcnn train`, or SavedModel from `mrcnn export`.')],
             output: Annotated[pathlib.Path, typer.Option(help='Directory for the results.')],
             threshold: Annotated[float, typer.Option(min=0, max=1, help='Lowest score of a detection.')] = 0.5) -> None:
-    """Detect objects in images.
+    """Detect objects in images and videos.
 
     Writes for each image a picture, OUTPUT/NAME.png, and the detections, OUTPUT/NAME.json. Boxes and masks are in the
     pixels that image viewers show: photographs are rotated by their EXIF orientation, unless the model's data.exif says
     otherwise. Files that cannot be used do not stop the others; they are listed at the end, and the exit code is 1.
 
+    Writes for each video OUTPUT/NAME.mp4, without sound, and OUTPUT/NAME.jsonl with a line for each frame. Videos need
+    OpenCV: pip install 'mrcnn-tf[video]'
+
     \b
     Example:
       mrcnn predict photos 'more/*.jpg' list.txt --model saved_models/nuclei --output predictions
+      mrcnn predict clip.mp4 --model runs/nuclei --output predictions
     """
     from mrcnn_tf.files.progress import track
     from mrcnn_tf.serving import predict_files
@@ -55,7 +59,10 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
     paths = predict_files.find_images(images)
     report = predict_files.predict_to_directory(paths, load_predictor(model), output, threshold,
                                                 lambda paths: track(paths, len(paths), 'predicted'))
-    typer.echo(f'{len(report.pictures)} pictures and json files in {output}')
+    if report.pictures or not report.videos:
+        typer.echo(f'{len(report.pictures)} pictures and json files in {output}')
+    for video in report.videos:
+        typer.echo(f'{one_line(video)} and {one_line(video.stem)}.jsonl')
     if report.without_detections:
         best = f'{report.best_score_below:.3f}' if report.best_score_below else 'none'
         typer.echo(f'{len(report.without_detections)} of them without a detection of score {threshold} or more '

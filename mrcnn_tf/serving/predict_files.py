@@ -1,9 +1,10 @@
-"""Prediction on image files, for `mrcnn predict`: find the files, and write a picture and a JSON file for each.
+"""Prediction on files, for `mrcnn predict`: find the files, and write a picture and a JSON file for each image.
 
 A file that cannot be used does not stop the others; it is reported with the reason.
 """
 from __future__ import annotations
 
+import contextlib
 import glob
 import mimetypes
 import os
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 from mrcnn_tf import files
 from mrcnn_tf.input import decoding
+from mrcnn_tf.serving import video
 from mrcnn_tf.serving.predictor import Predictor
 from mrcnn_tf.serving.sources import InferenceError
 
@@ -30,11 +32,13 @@ class PredictionReport:
         failed: the reason for each file that could not be used: one line that starts with the path.
         without_detections: images without a detection that reaches the threshold.
         best_score_below: the best score on these images, None if they have no detections at all.
+        videos: paths of the annotated videos, in order.
     """
     pictures: list[pathlib.Path] = field(default_factory=list)
     failed: dict[pathlib.Path, str] = field(default_factory=dict)
     without_detections: list[pathlib.Path] = field(default_factory=list)
     best_score_below: float | None = None
+    videos: list[pathlib.Path] = field(default_factory=list)
 
 
 def find_images(inputs: Paths) -> list[pathlib.Path]:
@@ -57,6 +61,8 @@ def predict_to_directory(images: Paths, predictor: Predictor, output: str | os.P
                          track: Callable[[list[pathlib.Path]], Iterable[pathlib.Path]] = iter) -> PredictionReport:
     """Write for each image NAME.* the files NAME.png (a picture of its size) and NAME.json to a directory.
 
+    For each video, NAME.mp4 and NAME.jsonl, see `video.predict_video`; videos come after the images.
+
     The JSON file holds image, height, width (px) and instances, best first: COCO results (category_id, bbox [x, y,
     width, height] in px, score, segmentation as compressed RLE) with the category name. If the model's data.exif
     rotates a photograph, picture and instances are in the pixels of the rotated image. Later images with the same name
@@ -64,27 +70,40 @@ def predict_to_directory(images: Paths, predictor: Predictor, output: str | os.P
     all.
 
     Args:
-        images: paths of image files.
+        images: paths of image and video files.
         predictor: see `load_predictor`.
         output: the directory; created if it does not exist.
         threshold: instances with a lower score are omitted.
-        track: wraps the iteration over the paths, for example with a progress bar.
+        track: wraps the iteration over the paths of images, for example with a progress bar. Each video shows its own.
 
     Returns:
         Which files were written, and which images could not be used.
 
     Raises:
-        InferenceError: a picture would replace an image; nothing is written.
+        InferenceError: a picture would replace an image, or a video a video; nothing is written.
         OSError: the disk is full or not writable.
     """
-    paths = [pathlib.Path(path) for path in images]
-    report = PredictionReport()
-    for path, stem in zip(track(paths), _stems(paths, pathlib.Path(output)), strict=True):
-        try:
+    paths, report = [pathlib.Path(path) for path in images], PredictionReport()
+    pictures = [path for path in paths if not video.is_video(path)]
+    videos = [path for path in paths if video.is_video(path)]
+    stems = _stems(pictures, pathlib.Path(output), '.png')
+    video_stems = _stems(videos, pathlib.Path(output), '.mp4')
+    for path, stem in zip(track(pictures), stems, strict=True):
+        with _failures(report, path):
             _predict_one(path, stem, predictor, threshold, report)
-        except InferenceError as error:
-            report.failed[path] = str(error)
+    for path, stem in zip(videos, video_stems, strict=True):
+        with _failures(report, path):
+            report.videos.append(video.predict_video(path, predictor, stem, threshold))
     return report
+
+
+@contextlib.contextmanager
+def _failures(report: PredictionReport, path: pathlib.Path) -> Iterator[None]:
+    """Add an error about a file to the report."""
+    try:
+        yield
+    except InferenceError as error:
+        report.failed[path] = str(error)
 
 
 def _expand(text: str) -> Iterable[pathlib.Path]:
@@ -138,8 +157,12 @@ def _listed_in(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield beside if not each.exists() and beside.exists() else each
 
 
-def _stems(paths: Sequence[pathlib.Path], output: pathlib.Path) -> list[pathlib.Path]:
-    """Return for each image the path of its output files without suffix, all different."""
+def _stems(paths: Sequence[pathlib.Path], output: pathlib.Path, suffix: str) -> list[pathlib.Path]:
+    """Return for each file the path of its output files without suffix, all different.
+
+    Raises:
+        InferenceError: one of the outputs with this suffix would replace a file.
+    """
     inputs, stems, taken = {path.resolve() for path in paths}, [], set()
     for path in paths:
         name, count = path.stem, 1
@@ -148,8 +171,8 @@ def _stems(paths: Sequence[pathlib.Path], output: pathlib.Path) -> list[pathlib.
             name = f'{path.stem}-{count}'
         taken.add(name.casefold())
         stems.append(output / name)
-        if (output / f'{name}.png').resolve() in inputs:
-            raise InferenceError(f'{output / name}.png: the picture would replace an image; choose another output')
+        if (output / f'{name}{suffix}').resolve() in inputs:
+            raise InferenceError(f'{output / name}{suffix}: would replace an input file; choose another output')
     return stems
 
 

@@ -127,7 +127,7 @@ def test_a_rotated_photograph_is_drawn_and_written_upright(tmp_path):
 def test_a_picture_never_replaces_an_image(tmp_path):
     path = save(tmp_path / 'a.png')
     before = path.read_bytes()
-    with pytest.raises(InferenceError, match='a.png: the picture would replace an image; choose another output'):
+    with pytest.raises(InferenceError, match='a.png: would replace an input file; choose another output'):
         predict_files.predict_to_directory([path], FakePredictor(), tmp_path)
     assert path.read_bytes() == before
 
