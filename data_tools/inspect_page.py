@@ -11,9 +11,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
+from data_tools import anchor_fit
 from data_tools import statistics as stats
+from data_tools.anchor_fit import Fit
 from data_tools.issues import ACTIONS, describe
 from data_tools.statistics import ClassCounts, Statistics
+from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.evaluation import visualize
 from mrcnn_tf.files.html import bar_chart, document, escape, figure, number, tiles, write_page
@@ -28,7 +31,7 @@ _SIZES = 12
 
 
 def write(manifest: str | os.PathLike[str], output: str | os.PathLike[str], sample: int = 24,
-          max_pixels: int | None = decoding.DEFAULT.max_pixels) -> None:
+          max_pixels: int | None = decoding.DEFAULT.max_pixels, config: Config | None = None) -> Fit | None:
     """Write the page of a set; it is the same for the same set.
 
     Args:
@@ -36,22 +39,30 @@ def write(manifest: str | os.PathLike[str], output: str | os.PathLike[str], samp
         output: the HTML file; an existing one is replaced.
         sample: number of images shown; their ids decide which.
         max_pixels: of an image that is shown; None: no limit.
+        config: of a model, whose anchors are compared with the boxes.
+
+    Returns:
+        How well the anchors cover the boxes, as on the page; None without a config or boxes.
 
     Raises:
         ManifestError: the manifest cannot be used.
         RecordError: a shard is damaged, or a record or image of the sample cannot be decoded.
         OSError: the disk is full, permission is denied.
     """
-    described = Manifest.read(manifest)
-    text = page(described, stats.compute(manifest, sample), decoding.Rule(max_pixels=max_pixels))
-    write_page(output, text)
+    described, statistics = Manifest.read(manifest), stats.compute(manifest, sample)
+    boxes = np.asarray(statistics.boxes).reshape(-1, 6)
+    fit = anchor_fit.fit(boxes[:, :4], boxes[:, 4:], config) if config else None
+    write_page(output, page(described, statistics, decoding.Rule(max_pixels=max_pixels), fit))
+    return fit
 
 
-def page(manifest: Manifest, statistics: Statistics, rule: decoding.Rule = decoding.AS_STORED) -> str:
-    """Return the HTML; rule: which images are decoded."""
+def page(manifest: Manifest, statistics: Statistics, rule: decoding.Rule = decoding.AS_STORED, fit: Fit | None = None,
+         ) -> str:
+    """Return the HTML; rule: which images are decoded; fit: of the anchors of a config."""
     return document(manifest.name, (
         *_source(manifest), _tiles(manifest), '<h2>Distributions</h2>', '<div class="charts">',
-        *_charts(manifest, statistics), '</div>', '<h2>Issues</h2>', *_issues(manifest),
+        *_charts(manifest, statistics), '</div>', *(_anchors(fit) if fit else ()),
+        '<h2>Issues</h2>', *_issues(manifest),
         f'<h2>{len(statistics.sample)} of {manifest.counts.images} images</h2>',
         *_pictures(manifest, statistics.sample, rule)))
 
@@ -84,6 +95,18 @@ def _charts(manifest: Manifest, statistics: Statistics) -> Iterable[str]:
     sizes = [(f'{height} x {width}', count, '') for (height, width), count in sorted(
         statistics.sizes.items(), key=lambda item: (-item[1], item[0]))]
     yield bar_chart('Images by height x width, px', sizes, 'images', _SIZES)
+
+
+def _anchors(fit: Fit) -> Iterable[str]:
+    yield (f'<h2>Anchors</h2><p>The best IoU of each box with an anchor: sizes {escape(fit.anchors.sizes)}, ratios '
+           f'{escape(fit.anchors.ratios)}. {escape(fit.advice())}</p><div class="charts">')
+    edges = [low / 10 for low in range(10)]
+    yield bar_chart('Boxes by their best IoU', _bins(edges, stats.histogram(fit.best.tolist(), edges)), 'boxes')
+    for column, iou in enumerate((*anchor_fit.IOUS, fit.limit)):
+        yield bar_chart(f'Boxes with an anchor of IoU {iou:g} or more', [
+            (name, round(100 * shares[column]), f' % of {number(count)}') for name, count, _, shares in fit.rows()],
+            'by root of the area after resizing')
+    yield '</div>'
 
 
 def _classes(categories: Sequence[Category], statistics: Statistics) -> list[tuple[str, int, str]]:

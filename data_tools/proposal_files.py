@@ -15,12 +15,12 @@ from data_tools import selective_search
 from data_tools.issues import ConversionError
 from mrcnn_tf import files
 from mrcnn_tf.files import restricted_pickle
+from mrcnn_tf.files.extras import install
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input.records import Proposals
 
 _COLUMNS = {'yxyx': (0, 1, 2, 3), 'xyxy': (1, 0, 3, 2), 'xywh': (1, 0, 3, 2)}
 _DETECTRON_MODES = {0: 'xyxy', 1: 'xywh'}     # BoxMode.XYXY_ABS, XYWH_ABS
-_EXTRA = "pip install 'mrcnn-tf[proposals]'"
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Proposals]:
@@ -110,7 +110,7 @@ def _read_mat(path: pathlib.Path) -> Iterator[tuple[Any, Proposals]]:
     try:
         from scipy import io
     except ImportError:
-        raise ConversionError(f'{path}: reading .mat files needs scipy: {_EXTRA}') from None
+        raise ConversionError(f'{path}: reading .mat files needs scipy: {install("proposals")}') from None
     try:
         with files.open_regular(path) as stream:
             data = io.loadmat(stream, variable_names=['boxes', 'images'])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.issues import ConversionError, InvalidDataError
+from mrcnn_tf.files.extras import install
 from mrcnn_tf.input.records import Proposals
 
 MODES = ('fast', 'quality')
@@ -74,4 +75,4 @@ def _opencv() -> Any:
 
         if hasattr(cv2, 'ximgproc'):
             return cv2
-    raise ConversionError("Selective Search needs OpenCV's contributed modules: pip install 'mrcnn-tf[proposals]'")
+    raise ConversionError(f"Selective Search needs OpenCV's contributed modules: {install('proposals')}")

@@ -5,6 +5,7 @@ holds the values from its edge on and below the next edge; the last bin holds al
 """
 from __future__ import annotations
 
+import array
 import bisect
 import hashlib
 import heapq
@@ -41,6 +42,8 @@ class Statistics:
     image_ratios: list[int] = field(default_factory=lambda: [0] * len(RATIOS))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)               # images by height, width
     sample: list[Annotated] = field(default_factory=list)
+    # of each object that is no crowd: y1, x1, y2, x2, height and width of its image
+    boxes: array.array[float] = field(default_factory=lambda: array.array('f'))
 
     def add(self, example: Annotated) -> None:
         """Add one record to the counts."""
@@ -57,6 +60,8 @@ class Statistics:
         self.image_ratios = _sum(self.image_ratios, histogram([_ratio(example.height, example.width)], RATIOS))
         self.per_image = _sum(self.per_image, histogram([len(objects)], OBJECTS))
         self.sizes[example.height, example.width] += 1
+        self.boxes.extend(number for each in objects if not each.crowd
+                          for number in (*each.box, example.height, example.width))
 
 
 def compute(manifest: str | os.PathLike[str], sample: int) -> Statistics:

@@ -71,6 +71,17 @@ ABLATIONS = {
         'model.detections.refinements', 'model.detections.box_voting_iou', 'model.detections.nms_iou'}),
     'faster_rcnn_r101_c4_refined_multiscale_test': ('faster_rcnn_r101_c4_refined', {'data.test_scales'}),
     'faster_rcnn_r101_fpn_1x': ('mask_rcnn_r50_fpn_1x', {'model.kind', *BACKBONE}),
+    'faster_rcnn_r50_fpn_1x': ('mask_rcnn_r50_fpn_1x', {'model.kind'}),
+    'faster_rcnn_r50_fpn_small': ('faster_rcnn_r50_fpn_1x', {
+        'data.batch_size', 'data.short_sides', 'data.long_side', 'data.test_short_side', 'data.test_long_side',
+        'data.canvases'}),
+    'mask_rcnn_r50_fpn_finetune': ('mask_rcnn_r50_fpn_1x', {
+        'data.batch_size', 'data.keep_empty', 'train.checkpoint_every', *(f'solver.{name}' for name in (
+            'learning_rate', 'steps', 'schedule', 'warmup_steps', 'warmup_factor', 'reference_batch', 'clip_norm'))}),
+    'mask_rcnn_r18_fpn_cpu_demo': ('nuclei_r18_fpn', {
+        'data.short_sides', 'data.long_side', 'data.test_short_side', 'data.test_long_side', 'data.canvases',
+        'data.flip_vertical', 'data.max_objects', 'model.anchors.sizes', 'model.detections.max_detections',
+        'solver.steps', 'solver.warmup_steps', 'solver.warmup_factor', 'train.checkpoint_every'}),
     'faster_rcnn_r101_tdm': ('faster_rcnn_r101_fpn_1x', ONE_MAP),
     'faster_rcnn_inception_resnet_v2': ('faster_rcnn_r101_c4_1x', {*INCEPTION_RESNET, 'model.box_head.pool_size'}),
     'faster_rcnn_inception_resnet_v2_tdm': ('faster_rcnn_r101_tdm', INCEPTION_RESNET),

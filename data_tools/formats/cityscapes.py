@@ -26,6 +26,7 @@ from data_tools.file_names import inside
 from data_tools.images import ImageFile
 from data_tools.issues import ConversionError, InvalidDataError, Issue
 from mrcnn_tf import files
+from mrcnn_tf.files.extras import install
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
@@ -95,8 +96,8 @@ def official() -> Table:
     try:
         from cityscapesscripts.helpers.labels import labels
     except ImportError:
-        raise ConversionError("cityscapesscripts, which holds the table of classes, is not installed: "
-                              "pip install 'mrcnn-tf[cityscapes]'") from None
+        raise ConversionError('cityscapesscripts, which holds the table of classes, is not installed: '
+                              f'{install("cityscapes")}') from None
     evaluated = sorted((label.id, label.name) for label in labels if label.hasInstances and not label.ignoreInEval)
     return Table({label.name: label.id for label in labels},
                  frozenset(label.id for label in labels if label.hasInstances),

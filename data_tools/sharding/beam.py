@@ -21,10 +21,11 @@ from typing import Any
 from data_tools.issues import ConversionError
 from data_tools.sharding import shards
 from mrcnn_tf import files
+from mrcnn_tf.files.extras import install
 from mrcnn_tf.files.progress import Update
 from mrcnn_tf.files.text import error_line
 
-EXTRA = "--runner beam needs Apache Beam: pip install 'mrcnn-tf[beam]'"
+EXTRA = f'--runner beam needs Apache Beam: {install("beam")}'
 _ERRORS: dict[str, type[Exception]] = {'ConversionError': ConversionError, 'OSError': OSError}     # of a worker
 EVERY = 1.0     # seconds between counts of the complete shards
 

@@ -275,7 +275,7 @@ def proposals(manifest: Annotated[pathlib.Path, typer.Argument(help='Manifest NA
 
     Writes a new set. Proposals are joined to images by source id. An .npz holds ids [N], counts [N], scores, and boxes
     [sum of counts, 4] as y1, x1, y2, x2 in px (or order='xyxy' or 'xywh'). Reading a .mat and computing proposals
-    need: pip install 'mrcnn-tf[proposals]'
+    need the extra `proposals`.
 
     \b
     Example:

@@ -5,13 +5,24 @@ TensorFlow takes seconds to import, so modules that need it are imported inside 
 from __future__ import annotations
 
 import pathlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mrcnn_tf.cli.command import command
 
-import_app = typer.Typer(no_args_is_help=True, help='Create a model directory from published weights.')
+
+class _Names(TyperGroup):
+    """Takes `import-weights NAME`, with a name that is no command, as a name of the catalogue."""
+
+    def resolve_command(self, context: Any, args: list[str]) -> Any:
+        given = args[:1] if args and (args[0] in self.commands or args[0].startswith('-')) else [_NAMED, *args[:1]]
+        return super().resolve_command(context, [*given, *args[1:]])
+
+
+import_app = typer.Typer(no_args_is_help=True, help='Create a model directory from published weights.', cls=_Names)
+_NAMED = 'NAME'
 
 _Output = Annotated[pathlib.Path, typer.Option(help='Model directory to create; it must not exist.')]
 _Classes = Annotated[str | None, typer.Option(
@@ -25,6 +36,32 @@ _NormEpsilon = Annotated[float | None, typer.Option(
                 'weights and models fine-tuned from them, 1e-5 for a model trained from an ImageNet backbone.')]
 _Overrides = Annotated[list[str] | None, typer.Argument(
     metavar='KEY=VALUE', help='Settings that override those of the weights.')]
+
+
+@import_app.command(_NAMED)
+@command
+def named(name: Annotated[str, typer.Argument(help='A name that `mrcnn weights` lists.')],
+          output: _Output, classes: _Classes = None, class_map: _ClassMap = None,
+          url: Annotated[str | None, typer.Option(help="Address of a mirror, instead of the publisher's.")] = None,
+          overrides: _Overrides = None) -> None:
+    """Fetch published weights by name, and import them.
+
+    The file is checked against the published checksum and kept in ~/.cache/mrcnn_tf (or below XDG_CACHE_HOME), so that
+    it is fetched once. A proxy is that of the environment variable https_proxy. Without a network, copy the file there.
+
+    \b
+    Example:
+      mrcnn import-weights maskrcnn_resnet50_fpn --output runs/coco
+      mrcnn import-weights mask_rcnn_R_50_FPN_3x --output runs/mine --classes data/mine/train.json
+    """
+    from mrcnn_tf.weights import catalogue
+
+    checkpoint = catalogue.get(name)
+    file = catalogue.fetch(checkpoint, url)
+    from mrcnn_tf.weights import importing
+
+    report = importing.import_file(checkpoint.framework, file, output, classes, overrides or [], class_map)
+    typer.echo(importing.table(report))
 
 
 @import_app.command()
@@ -117,3 +154,23 @@ def keras_applications(name: Annotated[str, typer.Argument(help='resnet50, resne
     from mrcnn_tf.weights import importing
 
     typer.echo(importing.table(importing.import_imagenet(name, output, classes, overrides or [])))
+
+
+@command
+def weights(words: Annotated[list[str] | None, typer.Argument(
+        metavar='WORD', help='List the weights whose line has all these words, in any case.')] = None) -> None:
+    """List published weights that can be imported.
+
+    Prints for each its name, the AP that its publisher states on COCO val2017, the size of the file where it is known,
+    its license, the published beginning of its checksum, and its address. None of the AP was measured with this code.
+    ImageNet weights of backbones: mrcnn import-weights keras-applications --help
+
+    \b
+    Example:
+      mrcnn weights mask FPN
+    """
+    from mrcnn_tf.weights import catalogue
+
+    heading, *lines = catalogue.table().splitlines()
+    found = [line for line in lines if all(word.lower() in line.lower() for word in words or [])]
+    typer.echo('\n'.join([heading, *found]))

@@ -42,7 +42,10 @@ def verify(manifest: Annotated[pathlib.Path, typer.Argument(help='Manifest NAME.
 def inspect(manifest: Annotated[pathlib.Path, typer.Argument(help='Manifest NAME.json of the set.')],
             output: Annotated[pathlib.Path, typer.Option(help='The HTML file to write.')],
             images: Annotated[int, typer.Option(min=0, help='Number of pictures on the page.')] = 24,
-            max_pixels: convert.MaxPixels = config.DataConfig.max_pixels) -> None:
+            max_pixels: convert.MaxPixels = config.DataConfig.max_pixels,
+            anchors: Annotated[str | None, typer.Option(
+                metavar='CONFIG', help='A config, whose anchors are compared with the boxes: how well they cover them '
+                                       'after resizing, and which anchors would cover them better.')] = None) -> None:
     """Write an HTML page about a converted set.
 
     The page shows statistics, problems, and pictures of objects. It is a single file that any browser opens without a
@@ -50,12 +53,13 @@ def inspect(manifest: Annotated[pathlib.Path, typer.Argument(help='Manifest NAME
 
     \b
     Example:
-      mrcnn inspect data/coco/train.json --output train.html --images 24
+      mrcnn inspect data/coco/train.json --output train.html --images 24 --anchors mask_rcnn_r50_fpn_1x
     """
+    settings = config.load(anchors) if anchors else None
     from data_tools import inspect_page
 
-    inspect_page.write(manifest, output, images, max_pixels)
-    typer.echo(str(output))
+    fit = inspect_page.write(manifest, output, images, max_pixels, settings)
+    typer.echo('\n'.join([*([fit.text()] if fit else []), str(output)]))
 
 
 @command

@@ -7,29 +7,42 @@ from typing import Annotated
 import typer
 
 from mrcnn_tf import config
+from mrcnn_tf.cli import convert, folder
 from mrcnn_tf.cli.command import command
 
 
 @command
 def train(settings: Annotated[str, typer.Argument(
-              metavar='CONFIG', help='A YAML file, or the name of a packaged config; `mrcnn configs` lists them.')],
+              metavar='CONFIG|FOLDER', help='A YAML file, the name of a packaged config (`mrcnn configs` lists them), '
+                                             'or a folder of images with annotations.')],
           overrides: Annotated[list[str] | None, typer.Argument(
               metavar='KEY=VALUE', help='Settings that override those of the config.')] = None,
           model_dir: Annotated[pathlib.Path | None, typer.Option(
-              help='Model directory; if not given, runs/NAME with the name of CONFIG.')] = None,
+              help='Model directory; if not given, runs/NAME with the name of CONFIG or FOLDER.')] = None,
           allow_changes: Annotated[bool, typer.Option(
               '--allow-changes', help='Resume even if settings changed that may not change in a run.',
-          )] = False) -> None:
+          )] = False,
+          val_fraction: folder.ValFraction = 0.2, weights: folder.Weights = None, data_dir: folder.DataDir = None,
+          exif: folder.Exif = convert.Exif.error, allow_loss: folder.AllowLoss = False, workers: folder.Workers = 1,
+          ) -> None:
     """Train a model, or resume its training.
 
     The same command resumes from the newest complete checkpoint. To lengthen a run, resume it with more solver.steps.
     The schedule, data.train (with the same categories), data.validation, test settings and intervals may change too;
     other changes need --allow-changes.
 
+    Settings that follow from the data are derived, unless you set them: model.num_classes is the number of categories
+    of data.train, and data.canvases are made large enough. Each is printed, and config.yaml has the resolved values.
+
+    A folder with a COCO json, or xml files of VOC, and its images is converted, split if it has no validation part, and
+    trained by a recipe for the weights that there are. A folder that has not changed is not converted again.
+
     \b
     Example:
       mrcnn train nuclei_r18_fpn --model-dir runs/nuclei \\
         data.train=data/nuclei/train.json data.validation=data/nuclei/val.json solver.steps=1000
+    A folder of images and annotations:
+      mrcnn train photographs --weights mask_rcnn_R_50_FPN_3x
     Several machines: run the same command on each, with its own TF_CONFIG:
       mrcnn train mask_rcnn_r50_fpn_1x --model-dir /shared/r50 train.strategy=multi_worker ...
     Lengthen the run to 2000 steps:
@@ -37,10 +50,18 @@ def train(settings: Annotated[str, typer.Argument(
     Watch the losses:
       tensorboard --logdir runs
     """
+    if pathlib.Path(settings).is_dir():
+        folder.train(pathlib.Path(settings), overrides or [], model_dir, allow_changes, folder.FolderOptions(
+            val_fraction, weights, data_dir, exif.value, allow_loss, workers))
+        return
     loaded = config.load(settings, overrides or [])
-    from mrcnn_tf.training import trainer
+    from mrcnn_tf.training import derived, trainer
 
-    trainer.train(loaded, model_dir or pathlib.Path('runs') / pathlib.Path(settings).stem, allow_changes)
+    directory = model_dir or pathlib.Path('runs') / pathlib.Path(settings).stem
+    loaded, lines = derived.derive(loaded, config.chosen(settings, overrides or []), directory)
+    for line in lines:
+        typer.echo(line)
+    trainer.train(loaded, directory, allow_changes)
 
 
 @command

@@ -1,7 +1,7 @@
 """Settings: `schema.py` lists them with their limits, `checking.py` their relations; `loading.py` reads YAML files."""
 from mrcnn_tf.config.checking import validate
 from mrcnn_tf.config.fields import ConfigError
-from mrcnn_tf.config.loading import changed, load, model_config, save
+from mrcnn_tf.config.loading import changed, chosen, load, model_config, own_settings, save
 from mrcnn_tf.config.recipes import Summary, packaged, summaries
 from mrcnn_tf.config.schema import (
     AlternatingConfig,
@@ -23,5 +23,6 @@ from mrcnn_tf.config.schema import (
 __all__ = [
     'AlternatingConfig', 'AnchorConfig', 'BackboneConfig', 'BoxHeadConfig', 'CascadeConfig', 'Config', 'ConfigError',
     'DataConfig', 'DetectionConfig', 'MaskHeadConfig', 'ModelConfig', 'RPNConfig', 'RoIConfig', 'SolverConfig',
-    'Summary', 'TrainConfig', 'changed', 'load', 'model_config', 'packaged', 'save', 'summaries', 'validate',
+    'Summary', 'TrainConfig', 'changed', 'chosen', 'load', 'model_config', 'own_settings', 'packaged', 'save',
+    'summaries', 'validate',
 ]

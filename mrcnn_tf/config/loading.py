@@ -7,10 +7,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import io
+import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -58,6 +59,30 @@ def _checked_kind(merged: DictConfig, source: str | pathlib.Path) -> str:
         return str(merged.model.kind)
     except OmegaConfBaseException as error:                 # a reference to a key of another type
         raise ConfigError(f'{source}: {error.full_key}: {one_line(_reason(error), 300)}') from None
+
+
+def chosen(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> set[str]:
+    """Return the dotted names of the settings that a user's files and overrides set, not a packaged config.
+
+    Args:
+        source, overrides: as for `load`, which has accepted them.
+    """
+    packaged = recipes.folder().resolve()
+    own = [layer for origin, layer in _layers(_find(source)) if pathlib.Path(origin).resolve().parent != packaged]
+    layers = [*own, *(layer for _, layer in map(_override, overrides))]
+    return {name for layer in layers for name, _ in _leaves(layer, '')}
+
+
+def own_settings(name: str, sections: Collection[str]) -> list[str]:
+    """Return the `key=value` settings that the file of a packaged config itself has in some sections."""
+    layer = _layers(_find(name))[-1][1]
+    return [f'{key}={json.dumps(value)}' for section in sections if section in layer
+            for key, value in _leaves(layer[section], f'{section}.')]
+
+
+def _leaves(layer: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in layer.items():
+        yield from _leaves(value, f'{prefix}{key}.') if isinstance(value, dict) else [(f'{prefix}{key}', value)]
 
 
 def changed(config: Config, overrides: Sequence[str]) -> Config:

@@ -25,6 +25,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_tf import files
 from mrcnn_tf.evaluation.coco import EvaluationError, GroundTruth, Metrics
+from mrcnn_tf.files.extras import install
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input.manifest import Manifest
 
@@ -106,8 +107,8 @@ def _script() -> types.ModuleType:
     try:
         from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling
     except ImportError:
-        raise EvaluationError("cityscapesscripts, which has the official evaluation, is not installed; "
-                              "pip install 'mrcnn-tf[cityscapes]'") from None
+        raise EvaluationError('cityscapesscripts, which has the official evaluation, is not installed; '
+                              f'{install("cityscapes")}') from None
     return evalInstanceLevelSemanticLabeling
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_tf.files import open_regular
+from mrcnn_tf.files.extras import install
 from mrcnn_tf.files.restricted_pickle import PickleError
 from mrcnn_tf.files.restricted_pickle import load as load_pickle
 from mrcnn_tf.files.text import error_line
@@ -26,6 +27,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     path = pathlib.Path(path)
     if path.suffix not in _READERS:
         raise WeightsError(f'{path}: give a file that ends in one of {", ".join(_READERS)}')
+    if not path.exists():
+        raise WeightsError(f'{path}: no such file; give a file of weights, or a name that `mrcnn weights` lists to '
+                           '`mrcnn import-weights NAME`')
     try:
         content = _READERS[path.suffix](path)
     except (WeightsError, PickleError):
@@ -58,8 +62,8 @@ def _torch(path: pathlib.Path) -> Any:
     try:
         import torch
     except ImportError:
-        raise WeightsError(f"{path}: .pth files need PyTorch; pip install 'mrcnn-tf[torch]', or save the weights as "
-                           '.safetensors or .npz on a machine with PyTorch') from None
+        raise WeightsError(f'{path}: .pth files need PyTorch; {install("torch")}, or save the weights as .safetensors '
+                           'or .npz on a machine with PyTorch') from None
     with open_regular(path) as stream:
         content = torch.load(stream, map_location='cpu', weights_only=True)
     return {name: (value.float() if value.is_floating_point() else value).numpy()

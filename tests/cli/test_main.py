@@ -15,7 +15,9 @@ from tests.cli.runner import mrcnn, python
 from tests.training.tiny import SETTINGS, write_data
 
 KINDS = ('coco', 'cityscapes', 'voc')
-COMMANDS = (['demo'], ['verify'], ['configs'], *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
+COMMANDS = (['demo'], ['verify'], ['configs'], ['split'], ['weights'],
+            ['import-weights', 'maskrcnn_resnet50_fpn'],
+            *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
             *(['import-weights', source] for source in ('torchvision', 'detectron2', 'keras-applications', 'model')),
             ['convert', 'proposals'], ['convert', 'tfrecord'], ['inspect'], ['train'], ['evaluate'], ['export'],
             ['predict'], ['recall'], ['propose'], ['train-alternating'])

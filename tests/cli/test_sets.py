@@ -28,4 +28,4 @@ def test_inspect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('data_tools.inspect_page.write', write)
     result = mrcnn('inspect', 'd/train.json', '--output', 'page.html', '--images', 3, '--max-pixels', 100)
     assert (result.exit_code, result.stdout) == (0, 'page.html\n')
-    assert write.calls == [(pathlib.Path('d/train.json'), pathlib.Path('page.html'), 3, 100)]
+    assert write.calls == [(pathlib.Path('d/train.json'), pathlib.Path('page.html'), 3, 100, None)]

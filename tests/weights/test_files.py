@@ -69,8 +69,8 @@ def test_objects_in_npz_are_refused(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(('name', 'message'), [
-    ('weights.h5', r'ends in one of \.npz, \.safetensors'), ('missing.npz', 'No such file'),
-    ('there.npz', 'directory')])
+    ('weights.h5', r'ends in one of \.npz, \.safetensors'), ('missing.npz', 'no such file'),
+    ('missing.pth', 'no such file'), ('there.npz', 'directory')])
 def test_an_unreadable_file_is_refused(tmp_path, name, message) -> None:
     (tmp_path / 'there.npz').mkdir()
     with pytest.raises(WeightsError, match=message):
@@ -89,5 +89,5 @@ def test_pth_files_need_pytorch(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(__import__('sys').modules, 'torch', None)
     path = tmp_path / 'weights.pth'
     path.write_bytes(b'x')
-    with pytest.raises(WeightsError, match=r'mrcnn-tf\[torch\]'):
+    with pytest.raises(WeightsError, match=r'pip install .*\[torch\]'):
         files.read(path)

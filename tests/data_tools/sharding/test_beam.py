@@ -15,6 +15,7 @@ from data_tools.formats import coco, shapes
 from data_tools.formats.shapes import DrawnSet
 from data_tools.issues import ConversionError
 from data_tools.sharding import beam, writer
+from mrcnn_tf.files.extras import install
 from tests.cli.runner import mrcnn
 
 LIMITS = (3, 2 ** 28, 1)     # images and bytes a shard, processes
@@ -49,7 +50,7 @@ def content(directory: pathlib.Path) -> dict[str, bytes]:
 
 
 def convert(drawn: DrawnSet, output: pathlib.Path, *options: str) -> None:
-    pytest.importorskip('apache_beam', reason="no Apache Beam here: pip install 'mrcnn-tf[beam]'")
+    pytest.importorskip('apache_beam', reason='no Apache Beam here; install the extra beam')
     coco.convert(drawn.annotations, drawn.images, output, options=writer.Options(*LIMITS, options))
 
 
@@ -113,8 +114,7 @@ def test_without_the_extra_the_line_names_it(drawn: DrawnSet, tmp_path: pathlib.
         result = mrcnn('convert', 'coco', '--annotations', drawn.annotations, '--images', drawn.images, '--output',
                        tmp_path, '--runner', 'beam')
     assert result.exit_code == 1 and content(tmp_path) == {}
-    assert result.stderr.splitlines()[-1] == (
-        "mrcnn: error: --runner beam needs Apache Beam: pip install 'mrcnn-tf[beam]'")
+    assert result.stderr.splitlines()[-1] == f'mrcnn: error: --runner beam needs Apache Beam: {install("beam")}'
 
 
 @pytest.mark.usefixtures('quiet')
