@@ -13,6 +13,7 @@ import tensorflow as tf
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import build_detector
+from mrcnn_tf.layers.backbones import resnet
 from tests.paths import ROOT
 
 CONFIGS = ROOT / 'configs'
@@ -167,7 +168,14 @@ def configs_by_model() -> dict[str, str]:
     return {repr(reduced(configuration.load(name)).model): name for name in configuration.packaged()}
 
 
+@pytest.fixture
+def _one_block_per_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The depth of a ResNet is tested elsewhere."""
+    monkeypatch.setattr(resnet, 'FORMS', {name: form._replace(blocks=(1,) * 4) for name, form in resnet.FORMS.items()})
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures('_one_block_per_stage')
 @pytest.mark.parametrize('name', configuration.packaged())
 def test_every_config_trains_and_detects(name) -> None:
     """One step of each at 64 px, random weights: finite losses, a gradient for all that is trained, detections."""

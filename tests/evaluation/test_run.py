@@ -88,6 +88,7 @@ def emptied(source: pathlib.Path, directory: pathlib.Path, crowds: bool) -> path
     return directory / 'test.json'
 
 
+@pytest.mark.slow
 def test_a_set_without_ground_truth(trained: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
                                     ) -> None:
     """Detections are written, for a server that has the ground truth; recall has nothing to write."""

@@ -101,6 +101,7 @@ def test_start_step_continues_an_uninterrupted_run(ten_images: str) -> None:
         assert_equal(take(training_dataset(ten_images, settings, start), 3), whole[start:start + 3])
 
 
+@pytest.mark.slow
 def test_start_step_counts_only_usable_images(tmp_path: pathlib.Path) -> None:
     examples = [example(1), example(2, []), example(3, [thing(crowd=True)]), *(example(n) for n in range(4, 9))]
     path = write_set(tmp_path, examples)
@@ -108,6 +109,7 @@ def test_start_step_counts_only_usable_images(tmp_path: pathlib.Path) -> None:
     assert_equal(take(training_dataset(path, config(), 4), 2), whole[4:])
 
 
+@pytest.mark.slow
 def test_the_batches_of_all_workers_make_the_batch_of_one(ten_images: str) -> None:
     settings = config(short_sides=[8, 12, 16], flip_horizontal=.5)
     whole = take(training_dataset(ten_images, settings, 5), 5)      # steps 5 to 9: the third and the fourth epoch

@@ -150,6 +150,7 @@ def test_a_corrupt_image(loaded: Any, pictures: list[pathlib.Path], broken: byte
         predict(loaded, [whole[0], broken])
 
 
+@pytest.mark.slow
 def test_a_photograph_to_be_turned_is_answered_as_it_is_shown(
         loaded: Any, model_dir: pathlib.Path, pictures: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
     with Image.open(pictures[3]) as image:

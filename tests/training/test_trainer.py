@@ -111,6 +111,7 @@ def test_a_signal_saves_and_the_same_call_resumes(
     assert 'resumes at step 2 of 6' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_not_trained_again(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, capsys: pytest.CaptureFixture[str]) -> None:
     trainer.train(tiny_config(data), tmp_path)
@@ -148,6 +149,7 @@ def test_other_settings_may_change_on_request_but_not_the_model(
     assert step_of(built[-1]) == 4 and read(tmp_path)[0].train.seed == 1
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, caplog: pytest.LogCaptureFixture) -> None:
     trainer.train(tiny_config(data), tmp_path)
@@ -217,6 +219,7 @@ def test_records_without_proposals_are_an_error_before_anything_is_written(
     assert not built and not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_the_error_about_a_damaged_record_names_its_shard(tmp_path: pathlib.Path, built: Built) -> None:
     write_data(tmp_path)
     shard = tmp_path / 'train-0.tfrecord'
