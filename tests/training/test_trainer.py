@@ -83,7 +83,7 @@ def test_the_detector_is_trained(data: pathlib.Path, tmp_path: pathlib.Path, mon
         assert len(losses) == 2 and np.isfinite(losses).all()
 
 
-@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+@pytest.mark.parametrize('optimizer', ['sgd', pytest.param('adamw', marks=pytest.mark.slow)])
 def test_a_run_resumed_after_a_failure_equals_an_uninterrupted_one(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, optimizer: str) -> None:
     config = tiny_config(data, f'solver.optimizer={optimizer}')
