@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.branch import Detections, Features, GroundTruth, Losses, RoIFeatures, RoIs, detection_spec
+from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.heads import BoxHead
 from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import detections as detection_ops
@@ -31,7 +31,7 @@ class Stage(NamedTuple):
     box_weights: list[float]
 
 
-class BoxBranch(keras.layers.Layer):
+class BoxBranch(CompositeLayer):
     """Classes and boxes of RoIs, by one head or by the stages of a cascade, of which each reads the boxes of the stage
     before (1712.00726).
 

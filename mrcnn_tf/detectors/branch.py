@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
+from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.heads import Res5Head
 from mrcnn_tf.layers.roi import RoILayer
 
@@ -55,7 +55,7 @@ class RoIs(NamedTuple):
         return RoIs(*(None if field is None else field[:, :count] for field in self))
 
 
-class RoIFeatures(keras.layers.Layer):
+class RoIFeatures(CompositeLayer):
     """Pools the features of RoIs: a RoI layer, then the last stage of the backbone where it belongs to the heads (C4).
 
     Args:
@@ -75,7 +75,7 @@ class RoIFeatures(keras.layers.Layer):
         return self.res5_head(pooled, training=training) if self.res5_head else pooled
 
 
-class Branch(keras.layers.Layer):
+class Branch(CompositeLayer):
     """Base class of what a detector predicts for each detection besides class and box: masks, keypoints, ...
 
     A branch owns its layers, targets, losses and predictions. Its predictions are relative to the box of the detection,

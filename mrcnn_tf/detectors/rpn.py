@@ -14,6 +14,7 @@ import tensorflow as tf
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.branch import Batch, Detections, Features, GroundTruth, Losses, count, detection_spec
 from mrcnn_tf.layers.anchors import AnchorGenerator, cells_of_images
+from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.heads import RPNHead
 from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import losses as loss_ops
@@ -31,7 +32,7 @@ class Scores(NamedTuple):
     deltas: list[tf.Tensor]
 
 
-class RPN(keras.layers.Layer):
+class RPN(CompositeLayer):
     """The region proposal network: anchors, a head that scores them, their matching, sampling and losses.
 
     Args:

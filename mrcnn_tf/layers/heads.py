@@ -15,6 +15,7 @@ import tensorflow as tf
 from mrcnn_tf.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig, RPNConfig
 from mrcnn_tf.config.backbones import BACKBONES
 from mrcnn_tf.layers.backbones import backbone_class
+from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.feature_maps import as_list
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
 from mrcnn_tf.ops import rng
@@ -28,15 +29,8 @@ def _normal(stddev: float) -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(stddev=stddev)
 
 
-class Head(keras.layers.Layer):
-    """Base class of the heads, whose sublayers create their weights in the first call."""
-
-    def get_build_config(self) -> None:
-        """Return None: Keras then builds a loaded head by calling it, not by `build`, which has nothing to do here."""
-
-
 @keras.saving.register_keras_serializable(package='mrcnn_tf')
-class RPNHead(Head):
+class RPNHead(CompositeLayer):
     """The RPN head: 3x3 convolutions, then 1x1 convolutions for objectness and deltas (Faster fig. 3).
 
     All levels share the weights. The input is a feature map [B, h, w, C] or a list of them, of one C; h and w are in
@@ -102,7 +96,7 @@ class RPNHead(Head):
 
 
 @keras.saving.register_keras_serializable(package='mrcnn_tf')
-class Res5Head(Head):
+class Res5Head(CompositeLayer):
     """The last stage of the backbone, applied to each RoI and shared by box and mask head (Mask fig. 4, left).
 
     The input is pooled feature maps [B, R, P, P, C], the output [B, R, P / 2, P / 2, C']. With a ResNet, the stage is
@@ -154,7 +148,7 @@ class Res5Head(Head):
 
 
 @keras.saving.register_keras_serializable(package='mrcnn_tf')
-class BoxHead(Head):
+class BoxHead(CompositeLayer):
     """The box head: class logits and box deltas for each RoI (Fast 2; FPN 4.2).
 
     The input is pooled feature maps [B, R, P, P, C]. The output is float32 logits [B, R, K + 1], background first, and
@@ -235,7 +229,7 @@ class BoxHead(Head):
 
 
 @keras.saving.register_keras_serializable(package='mrcnn_tf')
-class MaskHead(Head):
+class MaskHead(CompositeLayer):
     """The mask head: mask logits for each RoI (Mask fig. 4, right).
 
     The input is pooled feature maps [B, R, P, P, C], the output float32 [B, R, 2 P, 2 P, K]. The last axis is 1 if

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
+from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.ops.arguments import check_choice
 
 # Without it, a bfloat16 policy would round the statistics in each read. Keras 2 and 3 have different names for it.
@@ -90,7 +91,7 @@ class Norm(NamedTuple):
 NO_NORM = Norm('none')
 
 
-class ConvNorm(keras.layers.Layer):
+class ConvNorm(CompositeLayer):
     """A convolution, then normalization, then ReLU if `activate`. The convolution has a bias if `norm` is none.
 
     Padding is symmetric by default, or TensorFlow's `padding`, 'same' or 'valid'.

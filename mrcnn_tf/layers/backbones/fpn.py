@@ -6,10 +6,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
 
 
-class FeaturePyramid(keras.layers.Layer):
+class FeaturePyramid(CompositeLayer):
     """The FPN: feature maps by stride {4, 8, 16, 32} -> [P2, P3, P4, P5, P6] with `channels` each.
 
     P6 is every second cell of P5.
@@ -43,7 +44,7 @@ def upsample(x: tf.Tensor) -> tf.Tensor:
     return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
 
 
-class BackboneWithFPN(keras.layers.Layer):
+class BackboneWithFPN(CompositeLayer):
     """A backbone, `body`, with an FPN: images [B, H, W, 3] -> [P2..P6] at `strides`. RoIs are pooled from P2..P5."""
 
     strides = (4, 8, 16, 32, 64)
@@ -58,7 +59,7 @@ class BackboneWithFPN(keras.layers.Layer):
         return self.pyramid(self.body(images, training=training), training=training)
 
 
-class BackboneWithoutNeck(keras.layers.Layer):
+class BackboneWithoutNeck(CompositeLayer):
     """A backbone, `body`, without a neck: images [B, H, W, 3] -> [feature map of stride 16] (Faster 3; C4 and DC5)."""
 
     strides = (16,)

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
+from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
 
 PADDING = 'same'
@@ -28,7 +29,7 @@ MIXED_6A: tuple[Branch, ...] = (((384, 3),), ((256, 1), (256, 3), (384, 3)))
 MIXED_7A: tuple[Branch, ...] = (((256, 1), (384, 3)), ((256, 1), (288, 3)), ((256, 1), (288, 3), (320, 3)))
 
 
-class Mixed(keras.layers.Layer):
+class Mixed(CompositeLayer):
     """Branches of convolutions and a pooling branch, concatenated: [B, H, W, C] -> [B, H, W, C'].
 
     With `halves`, the last convolution of each branch and the max pooling have stride 2: the output is
@@ -52,7 +53,7 @@ class Mixed(keras.layers.Layer):
         return tf.concat([*branches, pooled], axis=-1)
 
 
-class Residual(keras.layers.Layer):
+class Residual(CompositeLayer):
     """A residual block: x + scale * (1x1 convolution of the concatenated branches), with a ReLU if `activate`."""
 
     def __init__(self, norm: Norm, branches: Sequence[Branch], channels: int, scale: float, activate: bool = True,
@@ -73,7 +74,7 @@ class Residual(keras.layers.Layer):
         return tf.nn.relu(x) if self.activate else x
 
 
-class InceptionResNetV2(keras.layers.Layer):
+class InceptionResNetV2(CompositeLayer):
     """Images [B, H, W, 3] in -1..1 -> feature maps by stride {4: [B, H/4, W/4, 192], 8: 320, 16: 1088, 32: 1536}.
 
     With `config.maps` c4, the last stride is 16. `config.frozen_stages` counts the strides from 2 on.

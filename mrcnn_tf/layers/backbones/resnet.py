@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
+from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import ConvNorm, Norm
 
 
@@ -36,7 +37,7 @@ FORMS = {
 }
 
 
-class ResidualBlock(keras.layers.Layer):
+class ResidualBlock(CompositeLayer):
     """A residual block of two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1 convolutions.
 
     Args:
@@ -80,7 +81,7 @@ def stage(config: BackboneConfig, index: int, dilation: int = 1) -> list[Residua
                           name=f'res{index + 2}_{number}') for number in range(form.blocks[index])]
 
 
-class ResNet(keras.layers.Layer):
+class ResNet(CompositeLayer):
     """Normalized images [B, H, W, 3] -> feature maps by stride {4: [B, H/4, W/4, C], 8: ..., 16: ..., 32: ...}.
 
     With `config.maps` c4, the last stride is 16, with res4. With c5 it is 16 too, with a res5 that is dilated instead

@@ -11,10 +11,11 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.layers.backbones.fpn import upsample
+from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm
 
 
-class TopDownModulation(keras.layers.Layer):
+class TopDownModulation(CompositeLayer):
     """Feature maps by stride -> the finest one, [B, H / s, W / s, 2 channels], modulated by all coarser ones.
 
     For each level, from coarse to fine (TDM 3): T, a 3x3 convolution of the coarser result, is upsampled by two and
@@ -45,7 +46,7 @@ class TopDownModulation(keras.layers.Layer):
         return x
 
 
-class BackboneWithTDM(keras.layers.Layer):
+class BackboneWithTDM(CompositeLayer):
     """A backbone, `body`, with top-down modulation: images [B, H, W, 3] -> [feature map of `stride`]."""
 
     pooled = 1

@@ -3,16 +3,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
+from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))    # filters and number of convolutions
 
 
-class VGG16(keras.layers.Layer):
+class VGG16(CompositeLayer):
     """Normalized images [B, H, W, 3] -> feature maps by stride {4: conv3_3, 8: conv4_3, 16: conv5_3}.
 
     conv5_3 is [B, H/16, W/16, 512]. `config.frozen_stages` is the number of blocks that are not trained: 2 in Fast
