@@ -1,4 +1,4 @@
-"""Recognise the data set in a folder: COCO's json files, or the xml files of PASCAL VOC, with their splits.
+"""Recognise the data set in a folder: COCO's json files, xml files of PASCAL VOC, or YOLO's data.yaml; and its splits.
 
 Names decide the split of a file: `train`, `val`, `valid`, `validation` or `test` in its own name or that of its folder.
 The folder of the images of a json is the one that holds most of the files that it names.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from data_tools.data_set import DataSet, file_stamp
 from data_tools.file_names import SUFFIXES
-from data_tools.formats import coco, voc, voc_folders, voc_xml
+from data_tools.formats import coco, voc, voc_folders, voc_xml, yolo
 from data_tools.issues import ConversionError, InvalidDataError
 from mrcnn_tf import files
 
@@ -42,8 +42,8 @@ class Part:
 
     Attributes:
         split: 'train', 'val', 'test', or '' for one that is not split yet.
-        kind: 'coco' or 'voc'.
-        annotations: the json, or the root of VOC's folders.
+        kind: 'coco', 'voc' or 'yolo'.
+        annotations: the json, the root of VOC's folders, or data.yaml.
         images: the folder of the images.
         listed: VOC's list of the part in ImageSets; None: all xml files.
     """
@@ -66,7 +66,7 @@ def recognise(folder: str | os.PathLike[str]) -> list[Part]:
     """
     root = pathlib.Path(folder)
     below = sorted(_below(root))
-    parts = list(_coco(root, below)) or list(_voc(root, below))
+    parts = list(_coco(root, below)) or list(_voc(root, below)) or list(_yolo(below))
     if not parts:
         raise ConversionError(f'{root}: {_missing(below)}')
     if len(parts) == 1:
@@ -85,13 +85,17 @@ def find(parts: Sequence[Part], part: Part, scratch: pathlib.Path) -> DataSet:
     Args:
         parts: of the folder.
         part: one of them.
-        scratch: a directory for a list of the classes of VOC.
+        scratch: a directory for a list of the classes of VOC, or for YOLO's labels as a COCO json.
 
     Raises:
         ConversionError: as `find` of the format.
     """
     if part.kind == 'coco':
         return coco.find(part.annotations, part.images)
+    if part.kind == 'yolo':
+        path = scratch / f'yolo_{part.split or "all"}.json'
+        files.write_json(path, yolo.to_coco(part.annotations, part.images), indent=None)
+        return coco.find(path, part.images, box_format=yolo.BOX_FORMAT)
     classes = _class_file([each.annotations for each in parts]) or _write_classes(parts, scratch)
     return voc.find([part.annotations], part.listed, classes=classes, first_pixel=first_pixel(parts))
 
@@ -191,15 +195,22 @@ def _voc(root: pathlib.Path, below: Sequence[pathlib.Path]) -> Iterator[Part]:
             yield Part(_split_of(each, root) if each != root else '', 'voc', each, place.pictures, whole)
 
 
+def _yolo(below: Sequence[pathlib.Path]) -> Iterator[Part]:
+    described = [path for folder in below for path in sorted(folder.glob('*.y*ml')) if yolo.describes(path)]
+    for path in described[:1]:
+        for split, images in yolo.folders(path).items():
+            yield Part(split, 'yolo', path, images)
+
+
 def _holds(folder: pathlib.Path, suffixes: Sequence[str]) -> bool:
     return any(entry.name.lower().endswith(tuple(suffixes)) for entry in os.scandir(folder))
 
 
 def _missing(below: Sequence[pathlib.Path]) -> str:
     """Return what a folder without annotations holds instead, and what to do."""
-    if any(_holds(folder, ('.yaml', '.yml')) for folder in below) and any(folder.name == 'labels' for folder in below):
-        return ('these are labels of YOLO (Ultralytics); convert them to COCO with Datumaro, or export the data set as '
-                f'COCO. {_TOOLS}')
+    if any(folder.name == 'labels' for folder in below):
+        return ('it has labels as of YOLO, and no data.yaml with `names` and `train`; write one, or export the data '
+                f'set as COCO. {_TOOLS}')
     if any(_holds(folder, ('.json',)) for folder in below):
         return f'none of its json files is an instances json of COCO; labelme2coco merges files of labelme. {_TOOLS}'
     return f'it has no json of COCO and no xml of VOC; annotate the images and export COCO. {_TOOLS}'
