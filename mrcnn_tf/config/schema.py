@@ -17,7 +17,7 @@ from mrcnn_tf.config.fields import ASCENDING, CANVASES, DISTINCT, FOUR, NOT_EMPT
 class DataConfig:
     """Which images are read, how they are resized and padded, and how they are augmented."""
     train: str | None = None                      # training set: manifest NAME.json from `mrcnn convert`
-    validation: str | None = None                 # validation set, likewise
+    validation: str | None = None                 # validation set: manifest NAME.json
     batch_size: int = setting(16, ge=1)           # images per training step, over all replicas
     evaluation_batch_size: int = setting(1, ge=1)  # images per evaluation step, over all replicas
     # training: short side of the resized image; one is sampled per image (D2)
@@ -40,7 +40,7 @@ class DataConfig:
     flip_vertical: float = setting(0.0, ge=0, le=1)  # probability of mirroring a training image top to bottom
     max_objects: int = setting(100, ge=1)  # ground-truth objects kept per image, the largest first; the rest is counted
     max_proposals: int = setting(2000, ge=1)      # fast_rcnn: the best proposals of each record (Fast 4.1)
-    mask_size: int = setting(112, ge=1)  # side of a ground-truth mask in a batch, which covers the object's box
+    mask_size: int = setting(112, ge=1)  # cells per side of a ground-truth mask, which covers the object's box
     keep_empty: bool = False                      # train on images without objects (D2 drops them)
     shuffle_buffer: int = setting(1024, ge=1)     # size of the shuffle buffer, in serialized records
 
@@ -53,13 +53,14 @@ class BackboneConfig:
     # conv5_3 of VGG-16. tdm: one map, top-down modulation
     maps: str = choice(['fpn', 'c4', 'c5', 'tdm'])
     fpn_channels: int = setting(256, ge=1)        # channels of each feature map of the FPN (FPN 4.1)
-    tdm_channels: int = setting(128, ge=1)  # of the lateral and of the top-down modules; the map has the sum (TDM 3)
+    tdm_channels: int = setting(128, ge=1)  # channels of lateral and of top-down modules; the map has the sum (TDM 3)
     tdm_stride: int = choice([4, 8])              # stride of the feature map of tdm, px per cell
     fpn_norm: str = choice(['none', 'frozen', 'batch', 'sync', 'group'])  # normalization of the FPN
     norm: str = choice(['frozen', 'batch', 'sync', 'group'])  # normalization of the backbone
-    norm_epsilon: float = setting(1e-5, ge=0)     # dialect: 0 for TV's COCO_V1 weights, 1.001e-5 for those of Keras
-    norm_momentum: float = setting(0.9, ge=0, le=1)  # of the moving statistics, as Keras defines it (torch: 1 - this)
-    stride_in_1x1: bool = True                    # dialect: D2/MSRA and Keras R50/R101 True, TV and ResNeXt False
+    norm_epsilon: float = setting(1e-5, ge=0)     # dialect: 0 with TV's COCO_V1 weights, 1.001e-5 with those of Keras
+    norm_momentum: float = setting(0.9, ge=0, le=1)  # momentum of the moving statistics, as in Keras (torch: 1 - this)
+    # dialect: a stage's stride is in its first 1x1 convolution (D2/MSRA, Keras R50/R101) or in the 3x3 (TV, ResNeXt)
+    stride_in_1x1: bool = True
     # not trained: 1 = stem, 2 = stem and res2 (D2), ... 5 = all; VGG-16: blocks
     frozen_stages: int = setting(2, ge=0, le=5)
     weights: str = choice(['none', 'imagenet'])   # initial weights: random, or those of keras.applications
@@ -101,7 +102,7 @@ class RPNConfig:
     # dialect, N images: batch_per_image x N (D2); sampled anchors (TV); for the box loss, cells x N (Faster eq. 1)
     loss_normalizer: str = choice(['batch', 'sampled', 'locations'])
     box_loss_weight: float = setting(1.0, gt=0)   # lambda of Faster eq. 1; 10 with `locations`
-    classifier: str = choice(['sigmoid', 'softmax'])  # of anchors; Faster 3.1 has a softmax over two classes
+    classifier: str = choice(['sigmoid', 'softmax'])  # of objectness; softmax: over two classes (Faster 3.1)
     # negatives with more than this of their area in a crowd are ignored; 1: none
     crowd_iof: float = setting(0.7, ge=0, le=1)
 
@@ -119,9 +120,9 @@ class RoIConfig:
     positive_fraction: float = setting(0.25, ge=0, le=1)  # largest fraction of positives, with random sampling
     # negatives with more than this of their area in a crowd are ignored; 1: none
     crowd_iof: float = setting(0.7, ge=0, le=1)
-    aligned: bool = True                          # dialect: half-pixel shift (D2) or not (TV)
+    aligned: bool = True                          # dialect of RoIAlign: with a half-pixel shift (D2) or without (TV)
     layer: str = choice(['align', 'warp', 'pool'])  # Mask table 2c: RoIAlign, RoIWarp, RoIPool (Fast 2.1)
-    aggregate: str = choice(['average', 'max'])   # of the samples in a bin; RoIPool needs max
+    aggregate: str = choice(['average', 'max'])   # how the samples in a bin are combined; RoIPool needs max
     sampling_ratio: int = setting(0, ge=0)        # dialect: samples per bin and axis: 0 for ceil(bin side) (D2), 2 (TV)
     canonical_size: float = setting(224.0, gt=0)  # px; RoIs of this size use canonical_level (FPN eq. 1)
     canonical_level: int = setting(4, ge=2, le=5)  # k0 of FPN eq. 1; 4 is P4
@@ -139,7 +140,7 @@ class BoxHeadConfig:
     dropout: float = setting(0.0, ge=0, lt=1)     # rate after each fully connected layer; 0.5 with VGG-16 (Fast)
     box_weights: list[float] = setting([10.0, 10.0, 5.0, 5.0], gt=0, rule=FOUR)  # factors of dy, dx, dh, dw
     class_agnostic: bool = False                  # one box for all classes instead of one per class
-    smooth_l1_beta: float = setting(0.0, ge=0)    # dialect: 0 (D2), 1 (Fast), 1/9 (TV)
+    smooth_l1_beta: float = setting(0.0, ge=0)    # dialect: 0 is L1 (D2), 1 (Fast), 1/9 (TV)
 
 
 @dataclass
@@ -183,8 +184,8 @@ class ModelConfig:
     """The detector."""
     # fast_rcnn: proposals come from the records; rpn: proposals only, without roi, heads and detections
     kind: str = choice(['mask_rcnn', 'faster_rcnn', 'fast_rcnn', 'rpn'])
-    num_classes: int = setting(80, ge=1)          # K, without background
-    channel_order: str = choice(['bgr', 'rgb'])   # dialect: that of the training of the weights
+    num_classes: int = setting(80, ge=1)          # number of classes, K, without background
+    channel_order: str = choice(['bgr', 'rgb'])   # dialect: order of colors that the weights were trained with
     # subtracted, in channel_order, from pixels in 0..255
     pixel_mean: list[float] = setting([103.53, 116.28, 123.675], rule=THREE)
     pixel_std: list[float] = setting([1.0, 1.0, 1.0], gt=0, rule=THREE)  # divides after the mean is subtracted
@@ -244,7 +245,7 @@ class TrainConfig:
 @dataclass
 class AlternatingConfig:
     """Four-step alternating training of Faster R-CNN (3.2): `mrcnn train-alternating`."""
-    steps: int = setting(4, ge=1, le=4)           # 2: an RPN and a Fast R-CNN that share no layers (RPN* of table 6)
+    steps: int = setting(4, ge=1, le=4)           # 2: an RPN and a Fast R-CNN without shared layers (RPN* of table 6)
     rpn: list[str] = setting([])  # KEY=VALUE settings that replace those of the other sections in steps 1 and 3
     fast_rcnn: list[str] = setting([])            # the same for steps 2 and 4
 

@@ -17,7 +17,8 @@ def test_every_setting_has_a_description(name: str) -> None:
 @pytest.mark.parametrize('expected', [
     Setting('model.rpn.negative_iou', 'float', .3, '≥ 0, ≤ 1',
             'anchors of less than this IoU are negative (Faster 3.1.2)'),
-    Setting('model.channel_order', 'str', 'bgr', 'bgr, rgb', 'dialect: that of the training of the weights'),
+    Setting('model.channel_order', 'str', 'bgr', 'bgr, rgb',
+            'dialect: order of colors that the weights were trained with'),
     Setting('model.pixel_mean', 'list[float]', [103.53, 116.28, 123.675], 'three numbers',
             'subtracted, in channel_order, from pixels in 0..255')], ids=['limits', 'choices', 'rule of a list'])
 def test_type_default_permitted_values_and_description_are_those_of_the_schema(expected: Setting) -> None:
