@@ -44,7 +44,7 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
     otherwise. Files that cannot be used do not stop the others; they are listed at the end, and the exit code is 1.
 
     Writes for each video OUTPUT/NAME.mp4, without sound, and OUTPUT/NAME.jsonl with a line for each frame. Videos need
-    OpenCV: pip install 'mrcnn-tf[video]'
+    OpenCV, the extra `video`.
 
     \b
     Example:

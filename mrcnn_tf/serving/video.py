@@ -18,6 +18,7 @@ import numpy as np
 
 from mrcnn_tf import files
 from mrcnn_tf.evaluation import visualize
+from mrcnn_tf.files.extras import install
 from mrcnn_tf.files.progress import track
 from mrcnn_tf.serving.prediction import Prediction
 from mrcnn_tf.serving.predictor import Predictor
@@ -87,7 +88,7 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
     try:
         cv2 = _cv2()
     except ImportError:
-        raise InferenceError(f"{path}: videos need OpenCV: pip install 'mrcnn-tf[video]'") from None
+        raise InferenceError(f'{path}: videos need OpenCV: {install("video")}') from None
     try:
         files.open_regular(path).close()
     except OSError as error:

@@ -15,6 +15,7 @@ from PIL import Image
 from data_tools import inspect_page
 from data_tools.issues import Issue, IssueLog
 from data_tools.sharding import writer
+from mrcnn_tf import config as configuration
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 from mrcnn_tf.input.record_reader import RecordError
@@ -71,6 +72,13 @@ def manifest(tmp_path: pathlib.Path) -> pathlib.Path:
                     {}, [], True, Source('coco', f'a{_EVIL}.json', 'images'))
     writer.write([Item(number) for number in range(14)], make, head, tmp_path / 'data')
     return tmp_path / 'data' / 'set.json'
+
+
+def test_the_page_shows_how_anchors_cover_the_boxes(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    fit = inspect_page.write(manifest, tmp_path / 'page.html', 0, config=configuration.load('shapes_r18_fpn'))
+    assert fit is not None and [row[:2] for row in fit.rows()][-1] == ('all', 13)      # the crowds are left out
+    text = (tmp_path / 'page.html').read_text()
+    assert '<h2>Anchors</h2>' in text and 'Boxes with an anchor of IoU 0.7 or more' in text and ' % of 13' in text
 
 
 def test_the_text_of_the_page(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
