@@ -14,6 +14,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 import mrcnn_tf
 from mrcnn_tf.config import recipes, reference
@@ -24,6 +25,10 @@ _MARK = re.compile(r'^<!-- generated: (\w+) -->$', re.MULTILINE)
 
 # A list after a line of text: git hosts show it, and Python-Markdown needs a blank line between them.
 _LIST = re.compile(r'^([A-Z][^\n]*:)\n(?=- )', re.MULTILINE)
+
+# A setting in a page, with or without a value, that is not a link already.
+_NAMES = sorted((setting.name for section in reference.sections() for setting in section.settings), reverse=True)
+_SETTING = re.compile(rf'<code>({"|".join(map(re.escape, _NAMES))})(?:=[^< ]*)?</code>(?!</a>)')
 
 # The headings of the API reference, by the package that defines a name.
 _GROUPS = {'config': 'Settings', 'input': 'Data', 'layers': 'Layers', 'ops': 'Functions of tensors and arrays',
@@ -42,6 +47,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Return the page with blank lines before lists, and each `<!-- generated: NAME -->` replaced by what it names."""
     return _MARK.sub(lambda mark: _generated(mark[1]), _LIST.sub(r'\1\n\n', markdown))
+
+
+def on_page_content(html: str, page: Page, files: Files, **_: Any) -> str:
+    """Return the page with each setting in its text, such as `data.batch_size=2`, linked to its description."""
+    table = files.get_file_from_path('docs/configuration.md')
+    if table is None or page.file is table:
+        return html
+    target = table.url_relative_to(page.file)
+    return _SETTING.sub(lambda code: f'<a href="{target}#{code[1]}">{code[0]}</a>', html)
 
 
 def _more(paths: list[str], listed: set[str]) -> list[dict[str, list[str]]]:
@@ -71,8 +85,8 @@ def _settings() -> str:
     for section in reference.sections():
         lines += ['', f'## `{section.name}`', '', _html(section.description), '',
                   '| setting | values | default | meaning |', '|---|---|---|---|']
-        lines += [f'| `{each.name}` | {_values(each)} | `{_yaml(each.default)}` | {_cell(each.description)} |'
-                  for each in section.settings]
+        lines += [f'| `{each.name}`{{#{each.name}}} | {_values(each)} | `{_yaml(each.default)}` | '
+                  f'{_cell(each.description)} |' for each in section.settings]
     return '\n'.join(lines)
 
 
