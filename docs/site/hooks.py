@@ -98,7 +98,9 @@ def _recipes() -> str:
 
 def _api() -> str:
     """Return mkdocstrings' directive for each public name, in groups."""
-    lines = []
+    lines, unknown = [], {path.split('.')[0] for path in mrcnn_tf._EXPORTS.values()} - set(_GROUPS)
+    if unknown:
+        raise PluginError(f'mrcnn_tf exports names of {", ".join(unknown)}; give each a heading in _GROUPS')
     for package, title in _GROUPS.items():
         lines += ['', f'## {title}']
         for name, path in mrcnn_tf._EXPORTS.items():
