@@ -20,7 +20,7 @@ def ground_truth(manifest: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         manifest: path of the set's manifest.
 
     Yields:
-        A dict with image_id, height, width (int, px), source_id (str, the data set's id) and, for n objects: boxes
+        A dict with image_id, height, width (int, px) and source_id (str, the data set's id). Of n objects it has boxes
         float32 [n, 4] (px of the file), labels int32 [n], crowd bool [n], area float32 [n] (px^2), annotation_ids
         int64 [n]; if the set has masks, masks, a list of n PNGs of the whole image, and has_mask bool [n]; if it has
         proposals, proposals float32 [m, 4] (px of the file), best first.
