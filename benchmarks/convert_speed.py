@@ -47,7 +47,7 @@ def measure(annotations: pathlib.Path, images: pathlib.Path, output: pathlib.Pat
             pool.submit(int).result()      # the forkserver has now imported everything
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        manifest = conversion.convert(coco.find(annotations, images, masks=True), output, 'train',
+        manifest = conversion.convert(coco.find(annotations, images), output, 'train',
                                       options=writer.Options(images_per_shard=-(-count // shards), workers=workers))
     seconds = time.perf_counter() - start
     return {'seconds': round(seconds, 3), 'bytes_an_image': sum(each.bytes for each in manifest.shards) // count}

@@ -95,9 +95,9 @@ def find(parts: Sequence[Part], part: Part, scratch: pathlib.Path) -> DataSet:
     if part.kind == 'yolo':
         path = scratch / f'yolo_{part.split or "all"}.json'
         files.write_json(path, yolo.to_coco(part.annotations, part.images), indent=None)
-        return coco.find(path, part.images, box_format=yolo.BOX_FORMAT)
+        return coco.find(path, part.images, coco.Options(box_format=yolo.BOX_FORMAT))
     classes = _class_file([each.annotations for each in parts]) or _write_classes(parts, scratch)
-    return voc.find([part.annotations], part.listed, classes=classes, first_pixel=first_pixel(parts))
+    return voc.find([part.annotations], part.listed, options=voc.Options(classes, first_pixel=first_pixel(parts)))
 
 
 def first_pixel(parts: Sequence[Part]) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 
 from data_tools import proposal_files, selective_search
 from data_tools.issues import ConversionError, InvalidDataError, Issue, IssueLog
+from data_tools.selective_search import SelectiveSearch
 from data_tools.sharding import writer
 from mrcnn_tf.input import record_reader, records
 from mrcnn_tf.input.manifest import Manifest
@@ -40,44 +41,39 @@ class Item:
 class Context:
     """Settings for all images of a set."""
     top: int                      # T
-    mode: str | None              # of Selective Search; None: a file has the proposals
+    search: SelectiveSearch | None    # None: a file has the proposals
 
 
-def attach(manifest: str | os.PathLike[str], proposals: str | os.PathLike[str] | None,
-           output: str | os.PathLike[str], name: str, top: int = 2000, mode: str = 'fast',
+def attach(manifest: str | os.PathLike[str], proposals: str | os.PathLike[str] | SelectiveSearch,
+           output: str | os.PathLike[str], name: str, top: int = 2000,
            options: writer.Options = writer.DEFAULTS) -> Manifest:
     """Write a new set with the records of a set and their proposals, and print a summary.
 
     Args:
         manifest: of the set without proposals; it is not changed.
-        proposals: file of proposals (see `proposal_files.read`); None: compute them by Selective Search.
+        proposals: file of proposals (see `proposal_files.read`), or the search that computes them.
         output: directory of the new set.
         name: of the new set.
         top: T; the proposals of the highest scores are kept.
-        mode: of Selective Search, 'fast' or 'quality'.
         options: how shards are cut and written.
 
     Returns:
         The manifest that was written. An image without proposals is kept with none, and counted.
 
     Raises:
-        ConversionError: `proposals` cannot be used or fits no image, the set would replace itself, OpenCV is not
-            installed.
+        ConversionError: `proposals` cannot be used or fits no image, the set would replace itself.
         ManifestError, RecordError: the old set cannot be used.
         OSError: the disk is full or too small, permission is denied; nothing of the new set is left.
     """
     old = Manifest.read(manifest)
     _check_place(pathlib.Path(manifest), pathlib.Path(output), name)
     log = IssueLog.of(old)
-    if proposals is None:
-        selective_search.check(mode)
-        items = [item for _, item in _items(manifest, top)]
-        origin, context = f'selective search, {mode}', Context(top, mode)
+    if isinstance(proposals, SelectiveSearch):
+        items, context = [item for _, item in _items(manifest, top)], Context(top, proposals)
     else:
-        items = _matched(manifest, pathlib.Path(proposals), top, log)
-        origin, context = str(proposals), Context(top, None)
+        items, context = _matched(manifest, pathlib.Path(proposals), top, log), Context(top, None)
     head = dataclasses.replace(old, name=name, dropped=log.dropped, repaired=log.repaired, kept=log.kept, shards=[],
-                               has_proposals=True, proposals_from=origin)
+                               has_proposals=True, proposals_from=str(proposals))
     written = writer.write(items, functools.partial(_example, context), head, output, options)
     writer.summarize(written)
     return written
@@ -128,9 +124,9 @@ def _example(context: Context, item: Item) -> tuple[records.Annotated | None, Is
     log = IssueLog()
     example = record_reader.decode(record_reader.read(item.place), f'{item.place.file}: record {item.place.number}')
     given = item.given
-    if context.mode is not None:
+    if context.search is not None:
         try:
-            given = selective_search.propose(example.encoded, context.mode)
+            given = selective_search.propose(example.encoded, context.search.mode)
         except InvalidDataError as error:
             log.keep(Issue('no proposals for the image', error.issue.detail), item.image)
     if given is None:

@@ -7,6 +7,7 @@ here depends on the boxes only, so a set is the same on every machine and for an
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,22 @@ MODES = ('fast', 'quality')
 _SEED = 0
 
 
-def check(mode: str) -> None:
-    """Raise ConversionError if the mode is unknown or OpenCV is not installed."""
-    if mode not in MODES:
-        raise ConversionError(f'mode is {mode!r}, expected one of {", ".join(MODES)}')
-    _opencv()
+@dataclass(frozen=True)
+class SelectiveSearch:
+    """Selective Search in a mode: 'fast', or 'quality', which groups in more ways and takes several times as long.
+
+    Raises:
+        ConversionError: the mode is unknown, or OpenCV is not installed.
+    """
+    mode: str = 'fast'
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConversionError(f'mode is {self.mode!r}, expected one of {", ".join(MODES)}')
+        _opencv()
+
+    def __str__(self) -> str:
+        return f'selective search, {self.mode}'
 
 
 def propose(encoded: bytes, mode: str = 'fast') -> Proposals:

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_tools import conversion, data_set, examples, objects
+from data_tools import conversion, data_set, objects
 from data_tools.data_set import ConvertedObject, DataSet, ImageAnnotations, Item
-from data_tools.examples import Rules
 from data_tools.file_names import FileNames
 from data_tools.formats import categories, coco_boxes, coco_lists, json_lists, segmentation
 from data_tools.formats.coco_lists import Contents, Version
@@ -37,53 +36,61 @@ class Reference(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CategoryFilter:
-    """The categories to keep."""
-    names: str | os.PathLike[str] | None = None      # file of names or ids to keep, one per line; None: all
-    drop_unused: bool = False                        # drop those without objects
+class Options:
+    """How an instances json is read.
+
+    Attributes:
+        masks: read masks, unless no annotation has a segmentation; False: boxes only.
+        box_format: one of `coco_boxes.NAMES`; None: COCO's, unless the boxes look like another format.
+        categories: file of the names or ids of the categories to keep, one per line; None: all. Annotations of other
+            categories are dropped.
+        drop_unused_categories: drop categories without objects.
+        crowds: an annotation with `iscrowd` 1 is a group of objects, as in COCO; False: it is one object.
+        follow: also read images that names or symlinks place outside the directory of images.
+    """
+    masks: bool = True
+    box_format: str | None = None
+    categories: str | os.PathLike[str] | None = None
+    drop_unused_categories: bool = False
+    crowds: bool = True
+    follow: bool = False
+
+
+DEFAULTS = Options()
 
 
 def convert(annotations: str | os.PathLike[str], images: str | os.PathLike[str], output: str | os.PathLike[str],
-            name: str = 'train', masks: bool = True, options: writer.Options = writer.DEFAULTS,
-            rules: Rules = examples.DEFAULTS, box_format: str | None = None, keep: CategoryFilter = CategoryFilter(),
-            ) -> Manifest:
+            name: str = 'train', options: writer.Options = writer.DEFAULTS) -> Manifest:
     """Write `OUTPUT/NAME-00000-of-0000N.tfrecord` and `OUTPUT/NAME.json`, and print a summary.
 
+    For other choices than the defaults, call `find` and `conversion.convert`.
+
     Args:
-        annotations, images, masks, box_format, keep: as in `find`.
+        annotations, images: as in `find`.
         output: directory, made if missing.
         name: of the set.
         options: how shards are cut and written.
-        rules: the user's choices about images and annotations.
 
     Returns:
         The manifest that was written.
 
     Raises:
-        ConversionError: the json is missing, malformed or not COCO's; no image can be used; an issue at which `rules`
-            say to stop.
+        ConversionError: the json is missing, malformed or not COCO's; no image can be used.
         OSError: the disk is full or too small, permission is denied; nothing of the new set is left.
     """
-    listed = find(annotations, images, masks, box_format, keep=keep)
-    manifest = conversion.convert(listed, output, name, rules, options)
+    manifest = conversion.convert(find(annotations, images), output, name, options=options)
     writer.summarize(manifest)
     return manifest
 
 
-def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], masks: bool = True,
-         box_format: str | None = None, follow: bool = False, keep: CategoryFilter = CategoryFilter(),
-         crowds: bool = True) -> DataSet:
+def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], options: Options = DEFAULTS) -> DataSet:
     """Return the data set of an instances json.
 
     Args:
         annotations: COCO instances json; a test set has images only. If its image ids are not all ints of 64 bit,
             `image/id` is the ordinal, from 1.
         images: directory of its `file_name`s, or of the last parts of its `coco_url`s; JPEG or PNG.
-        masks: read masks, unless no annotation has a segmentation; False: boxes only.
-        box_format: one of `coco_boxes.NAMES`; None: COCO's, unless the boxes look like another format.
-        follow: also read images that names or symlinks place outside `images`.
-        keep: categories; annotations of other categories are dropped.
-        crowds: an annotation with `iscrowd` 1 is a group of objects, as in COCO; False: it is one object.
+        options: how the json is read.
 
     Raises:
         ConversionError: the json is missing, malformed or not COCO's; its boxes look like another format.
@@ -94,20 +101,23 @@ def find(annotations: str | os.PathLike[str], images: str | os.PathLike[str], ma
     listed = categories.read(contents.categories, path, log)
     owners, kinds = coco_lists.owners(contents), coco_lists.kinds(contents, listed)
     coco_lists.note_equal_ids(contents)
-    if box_format is None:
+    if options.box_format is None:
         sizes = [*(_size(image.size)[0] for image in contents.images), None]      # None: no image, index -1
         contents.boxes.check([sizes[owner] for owner in owners.tolist()], str(path))
-    listed = categories.count(listed, kinds[owners >= 0], contents.annotations[owners >= 0, coco_lists.CROWD] * crowds)
-    labelled = categories.choose(listed, keep.names, keep.drop_unused, path, log)
+    crowd = contents.annotations[owners >= 0, coco_lists.CROWD] * options.crowds
+    listed = categories.count(listed, kinds[owners >= 0], crowd)
+    labelled = categories.choose(listed, options.categories, options.drop_unused_categories, path, log)
     unwanted = [i for i in range(len(listed)) if i not in labelled]
-    items = _items(contents, np.where(np.isin(kinds, unwanted), -1, owners), FileNames(images, follow=follow))
-    masks = masks and 'segmentation' in contents.keys
+    items = _items(contents, np.where(np.isin(kinds, unwanted), -1, owners),
+                   FileNames(images, follow=options.follow))
+    masks = options.masks and 'segmentation' in contents.keys
     head = Manifest(
         name='', categories=list(labelled.values()), counts=Counts(), max_objects_per_image=0, dropped=log.dropped,
         repaired=log.repaired, kept=log.kept, shards=[], has_masks=masks, source=Source('coco', str(path), str(images)))
     ids = Ids([category.id for category in listed])
     return DataSet(head, items, Coco(path, contents.version, pathlib.Path(images), ids, labelled, masks,
-                                     box_format or 'xywh', contents.boxes.fractional_polygons(), crowds))
+                                     options.box_format or 'xywh', contents.boxes.fractional_polygons(),
+                                     options.crowds))
 
 
 @dataclass(frozen=True)

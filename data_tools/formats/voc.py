@@ -57,9 +57,27 @@ class Annotation(NamedTuple):
     pixels: np.ndarray | None         # SegmentationObject of the image
 
 
+@dataclass(frozen=True)
+class Options:
+    """How the directories are read.
+
+    Attributes:
+        classes: file of class names, one per line, in the order of the labels; None: VOC's 20.
+        masks: read masks and drop images without; False: boxes only; None: masks if every image has them.
+        first_pixel: number of the first row and column; 0: boxes have continuous edges.
+        follow: also read files that names or symlinks place outside the directories.
+    """
+    classes: str | os.PathLike[str] | None = None
+    masks: bool | None = None
+    first_pixel: int = 1
+    follow: bool = False
+
+
+DEFAULTS = Options()
+
+
 def find(roots: Sequence[str | os.PathLike[str]], split: str | None = None, years: Sequence[str] = (),
-         classes: str | os.PathLike[str] | None = None, masks: bool | None = None, first_pixel: int = 1,
-         follow: bool = False) -> DataSet:
+         options: Options = DEFAULTS) -> DataSet:
     """Return the data set of a split, of several roots as one set.
 
     Args:
@@ -67,30 +85,27 @@ def find(roots: Sequence[str | os.PathLike[str]], split: str | None = None, year
         split: name of a list in ImageSets/Main, or a path in ImageSets: 'Segmentation/train'. None: the only list, or
             without lists all xml files.
         years: see `roots`; none: the roots themselves hold the files.
-        classes: file of class names, one per line, in the order of the labels; None: VOC's 20.
-        masks: read masks and drop images without; False: boxes only; None: masks if every image has them.
-        first_pixel: number of the first row and column; 0: boxes have continuous edges.
-        follow: also read files that names or symlinks place outside these directories.
+        options: how the directories are read.
 
     Raises:
         ConversionError: a directory, list or class file is missing or empty, an id is listed twice, the xml files have
-            other classes than `classes`.
+            other classes than `options.classes`.
     """
     log = IssueLog()
     folders = voc_folders.folders(roots, years)
     lists = [voc_folders.listed(folder, split, log) for folder in folders]
     voc_folders.check_ids(lists)
-    images = _images(folders, lists, follow)
+    images = _images(folders, lists, options.follow)
     for number, folder in enumerate(folders):
         if split is None and not folder.lists:
             _drop_unannotated(folder, {image.picture.name for image in images if image.folder == number}, log)
     for image in images:
         if image.picture.repair:
             log.repair(image.picture.repair, image.entry.id, file=image.entry.xml)
-    if masks is None:
-        masks = _all_have_masks(images, folders, log)
-    categories = data_set.numbered_categories(_classes(classes))
-    source = Voc(tuple(folders), {category.name: category for category in categories}, masks, first_pixel, follow)
+    masks = _all_have_masks(images, folders, log) if options.masks is None else options.masks
+    categories = data_set.numbered_categories(_classes(options.classes))
+    source = Voc(tuple(folders), {category.name: category for category in categories}, masks, options.first_pixel,
+                 options.follow)
     head = Manifest(
         name='', categories=categories, counts=Counts(), max_objects_per_image=0, dropped=log.dropped,
         repaired=log.repaired, kept=log.kept, shards=[], has_masks=masks, source=Source(
@@ -98,7 +113,7 @@ def find(roots: Sequence[str | os.PathLike[str]], split: str | None = None, year
     numbers = data_set.image_numbers([image.entry.id for image in images])
     items = [source.item(image, number, ordinal, (split or '').rpartition('/')[2])
              for ordinal, (image, number) in enumerate(zip(images, numbers, strict=True), 1)]
-    _check_classes(source, items, classes, log)
+    _check_classes(source, items, options.classes, log)
     return DataSet(head, items, source)
 
 

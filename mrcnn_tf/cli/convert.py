@@ -189,8 +189,8 @@ def coco(annotations: Annotated[pathlib.Path, typer.Option(help='instances json;
     """
     from data_tools.formats import coco as source
 
-    return source.find(annotations, images, masks, box_format.value if box_format else None, follow,
-                       source.CategoryFilter(categories, drop_unused_categories), crowds)
+    return source.find(annotations, images, source.Options(
+        masks, box_format.value if box_format else None, categories, drop_unused_categories, crowds, follow))
 
 
 @_format
@@ -239,7 +239,7 @@ def voc(root: Annotated[list[pathlib.Path], typer.Option(
     """
     from data_tools.formats import voc as source
 
-    return source.find(root, split, year or [], classes, masks, first_pixel, follow)
+    return source.find(root, split, year or [], source.Options(classes, masks, first_pixel, follow))
 
 
 @convert_app.command()
@@ -284,7 +284,8 @@ def proposals(manifest: Annotated[pathlib.Path, typer.Argument(help='Manifest NA
     """
     forkserver.start(workers)
     from data_tools import proposals as tool
+    from data_tools.selective_search import SelectiveSearch
     from data_tools.sharding import writer
 
-    tool.attach(manifest, proposals, output, name, top, mode,
+    tool.attach(manifest, proposals or SelectiveSearch(mode), output, name, top,
                 writer.Options(images_per_shard, shard_size * 2 ** 20, workers))

@@ -10,8 +10,8 @@ from PIL import Image
 
 from data_tools import examples
 from data_tools.examples import Rules
-from data_tools.formats import cityscapes, coco_boxes, shapes
-from data_tools.formats.coco import CategoryFilter
+from data_tools.formats import cityscapes, coco, coco_boxes, shapes, voc
+from data_tools.selective_search import SelectiveSearch
 from data_tools.sharding import writer
 from mrcnn_tf.cli import convert
 from mrcnn_tf.input.manifest import Counts, Manifest, Source
@@ -42,9 +42,9 @@ def test_options_reach_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
         assert result.exit_code == 0, result.output
     paths, output = (pathlib.Path('a.json'), pathlib.Path('i')), pathlib.Path('o')
     assert find.calls == [
-        (*paths, True, None, False, CategoryFilter(), True), (*paths, False, 'xyxy', False, CategoryFilter(), True),
-        *[(*paths, True, None, False, CategoryFilter(), True)] * 3,
-        (*paths, True, None, False, CategoryFilter(pathlib.Path('c.txt'), True), True)]
+        (*paths, coco.Options()), (*paths, coco.Options(masks=False, box_format='xyxy')),
+        *[(*paths, coco.Options())] * 3,
+        (*paths, coco.Options(categories=pathlib.Path('c.txt'), drop_unused_categories=True))]
     assert convert.calls == [
         ('found', output, 'train', Rules(), writer.Options()),
         ('found', output, 'val', Rules('apply', False, True), writer.Options(5, 3 * 2 ** 20, 2)),
@@ -73,8 +73,8 @@ def test_options_of_voc(monkeypatch: pytest.MonkeyPatch) -> None:
         result = mrcnn('validate', 'voc', '--root', 'r', *more)
         assert result.exit_code == 0, result.output
     r, s, c = pathlib.Path('r'), pathlib.Path('s'), pathlib.Path('c')
-    assert find.calls == [([r], None, [], None, None, 1, False), ([r, s], 'val', ['2007', '2012'], c, True, 1, False),
-                          ([r], None, [], None, False, 0, False)]
+    assert find.calls == [([r], None, [], voc.Options()), ([r, s], 'val', ['2007', '2012'], voc.Options(c, masks=True)),
+                          ([r], None, [], voc.Options(masks=False, first_pixel=0))]
 
 
 def test_choices_are_those_of_the_converters() -> None:
@@ -170,10 +170,11 @@ def test_options_that_do_not_go(drawn: shapes.DrawnSet, tmp_path: pathlib.Path, 
 def test_convert_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
     attach = Recorder()
     monkeypatch.setattr('data_tools.proposals.attach', attach)
+    monkeypatch.setattr('data_tools.selective_search._opencv', lambda: None)
     needed = ['d/train.json', '--output', 'o', '--name', 'with']
     assert mrcnn('convert', 'proposals', *needed).exit_code == 0
     assert mrcnn('convert', 'proposals', *needed, '--proposals', 'p.mat', '--mode', 'quality', '--top', 100,
                  '--images-per-shard', 5, '--shard-size', 3, '--workers', 2).exit_code == 0
     old, new = pathlib.Path('d/train.json'), (pathlib.Path('o'), 'with')
-    assert attach.calls == [(old, None, *new, 2000, 'fast', writer.Options()),
-                            (old, pathlib.Path('p.mat'), *new, 100, 'quality', writer.Options(5, 3 * 2 ** 20, 2))]
+    assert attach.calls == [(old, SelectiveSearch('fast'), *new, 2000, writer.Options()),
+                            (old, pathlib.Path('p.mat'), *new, 100, writer.Options(5, 3 * 2 ** 20, 2))]

@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import pickle
-import sys
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from data_tools import proposals, selective_search
+from data_tools import proposals
 from data_tools.issues import ConversionError, IssueLog
+from data_tools.selective_search import SelectiveSearch
 from data_tools.sharding import writer
 from mrcnn_tf.files.restricted_pickle import PickleError
 from mrcnn_tf.input import records
@@ -165,10 +165,10 @@ def test_a_set_cannot_replace_itself(manifest: pathlib.Path, tmp_path: pathlib.P
 
 def test_selective_search_finds_the_object(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     try:
-        selective_search.check('fast')
+        search = SelectiveSearch('fast')
     except ConversionError as error:
         pytest.skip(str(error))
-    written = proposals.attach(manifest, None, tmp_path / 'out', 'set', top=50)
+    written = proposals.attach(manifest, search, tmp_path / 'out', 'set', top=50)
     images = _parsed(tmp_path / 'out' / 'set.json')
     assert written.proposals_from == 'selective search, fast' and 0 < written.max_proposals_per_image <= 50
     for record in images.values():
@@ -178,11 +178,3 @@ def test_selective_search_finds_the_object(manifest: pathlib.Path, tmp_path: pat
         assert (np.diff(scores) < 0).all() and scores[0] == 1
         # The red square is at rows 5..24 and columns 10..29; OpenCV blurs before it segments.
         assert (np.abs(boxes - [5, 10, 25, 30]).max(axis=1) <= 2).any()
-
-
-def test_without_opencv(monkeypatch: pytest.MonkeyPatch, manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    monkeypatch.setitem(sys.modules, 'cv2', None)
-    with pytest.raises(ConversionError, match=r"pip install .*\[proposals\]'"):
-        proposals.attach(manifest, None, tmp_path / 'out', 'set')
-    with pytest.raises(ConversionError, match='expected one of fast, quality'):
-        proposals.attach(manifest, None, tmp_path / 'out', 'set', mode='slow')

@@ -79,7 +79,7 @@ def test_coco(drawn: tuple[dict[str, Any], dict[int, list[np.ndarray]]]) -> None
         for image in data['images']:
             _picture(root / image['file_name'], image['height'], image['width'])
         (root / 'a.json').write_text(json.dumps(data))
-        manifest, data_set = _converted(coco.find(root / 'a.json', root, box_format='xywh'), root)
+        manifest, data_set = _converted(coco.find(root / 'a.json', root, coco.Options(box_format='xywh')), root)
     names = {category['id']: category['name'] for category in data['categories']}
     assert {category.id: category.name for category in manifest.categories} == names
     assert [record['image_id'] for record in data_set] == [image['id'] for image in data['images']]
@@ -123,7 +123,8 @@ def test_voc(data: st.DataObject, classes: list[str]) -> None:
     with _directory() as root:
         _voc_folder(root, segments, objects)
         (root / 'classes.txt').write_text('\n'.join(classes), encoding='utf-8')
-        manifest, [record] = _converted(voc.find([root], 'train', classes=root / 'classes.txt'), root)
+        manifest, [record] = _converted(voc.find(
+            [root], 'train', options=voc.Options(root / 'classes.txt')), root)
     assert not manifest.dropped
     without = [each.annotation_id for each in manifest.kept.get('object without a mask', [])]
     assert without == [number for number in range(1, count + 1) if number not in visible]

@@ -25,7 +25,7 @@ def picture() -> bytes:
 def opencv() -> None:
     """Skip the test if OpenCV is not installed."""
     try:
-        selective_search.check('fast')
+        selective_search.SelectiveSearch('fast')
     except ConversionError as error:
         pytest.skip(str(error))
 
@@ -71,6 +71,6 @@ def test_scores_of_ranks() -> None:
 def test_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'cv2', None)
     with pytest.raises(ConversionError, match=r"pip install .*\[proposals\]'"):
-        selective_search.check('fast')
+        selective_search.SelectiveSearch('fast')
     with pytest.raises(ConversionError, match="mode is 'slow', expected one of fast, quality"):
-        selective_search.check('slow')
+        selective_search.SelectiveSearch('slow')

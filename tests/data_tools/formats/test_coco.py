@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_tools import conversion
+from data_tools import conversion, examples
 from data_tools.examples import Rules
 from data_tools.formats import coco
 from data_tools.issues import ConversionError
@@ -69,8 +69,12 @@ class Folder:
         (self.path / 'a.json').write_text(json.dumps(data))
         return self.run(**options)
 
-    def run(self, **options: Any) -> Manifest:
-        return coco.convert(self.path / 'a.json', self.path / 'images', self.path / 'out', **options)
+    def run(self, name: str = 'train', rules: Rules = examples.DEFAULTS, options: writer.Options = writer.DEFAULTS,
+            **reading: Any) -> Manifest:
+        data_set = coco.find(self.path / 'a.json', self.path / 'images', coco.Options(**reading))
+        manifest = conversion.convert(data_set, self.path / 'out', name, rules, options)
+        writer.summarize(manifest)
+        return manifest
 
     def parse(self, name: str = 'train', with_masks: bool = True) -> list[dict[str, Any]]:
         path = self.path / 'out' / f'{name}.json'
@@ -301,7 +305,7 @@ def test_a_crowd_flag_may_be_text(folder: Folder, text: str, crowds: int) -> Non
 def test_crowds_may_be_single_objects(folder: Folder) -> None:
     """Brush tools mark every mask as a crowd: the set gets a warning, and on request they are objects."""
     assert folder.convert([annotation(iscrowd=1)]).counts.crowds == 1
-    data_set = coco.find(folder.path / 'a.json', folder.path / 'images', crowds=False)
+    data_set = coco.find(folder.path / 'a.json', folder.path / 'images', coco.Options(crowds=False))
     manifest = conversion.check(data_set)
     assert manifest.counts == Counts(1, 0, 1, 0)
     assert manifest.repaired['crowd taken as one object'] == [IssueEntry(1, 1, 'iscrowd is 1', 'a.json')]
@@ -427,7 +431,7 @@ def test_a_file_of_several_images_is_named_with_their_ids(folder: Folder) -> Non
 def test_objects_of_other_categories_are_dropped(folder: Folder) -> None:
     (folder.path / 'keep.txt').write_text('zebra\n12\n')
     manifest = folder.convert([annotation(id=1), annotation(id=2, category_id='90'), annotation(id=3, category_id=12)],
-                              keep=coco.CategoryFilter(folder.path / 'keep.txt'), rules=Rules(allow_loss=False))
+                              categories=folder.path / 'keep.txt', rules=Rules(allow_loss=False))
     assert [(each.label, each.id) for each in manifest.categories] == [(1, 12), (2, 90)]
     [record] = folder.parse()
     assert (record['annotation_ids'].tolist(), record['labels'].tolist()) == ([2, 3], [2, 1])

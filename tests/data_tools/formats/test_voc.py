@@ -58,7 +58,7 @@ class Kit:
         image.save(self.root / 'SegmentationObject' / f'{image_id}.png')
 
     def convert(self, split: str = 'train', **options: Any) -> Manifest:
-        data_set = voc.find([self.root], split, **options)
+        data_set = voc.find([self.root], split, options=voc.Options(**options))
         return conversion.convert(data_set, self.root / 'out', 'set', examples.Rules(allow_loss=True))
 
     def features(self) -> list[dict[str, list[Any]]]:
@@ -241,7 +241,7 @@ def test_classes_of_a_file(kit: Kit, tmp_path: pathlib.Path) -> None:
 def test_classes_of_a_labelmap(kit: Kit, tmp_path: pathlib.Path) -> None:
     kit.add('a', an_object('cell'))
     (tmp_path / 'labelmap.txt').write_text('# label:color_rgb:parts:actions\nbackground:0,0,0::\ncell:1,2,3::\n')
-    assert voc.find([kit.root], classes=tmp_path / 'labelmap.txt', split='train').head.categories == [
+    assert voc.find([kit.root], 'train', options=voc.Options(tmp_path / 'labelmap.txt')).head.categories == [
         Category(1, 1, 'cell')]
 
 
@@ -253,7 +253,7 @@ def test_classes_that_cannot_be_used(kit: Kit, tmp_path: pathlib.Path, text: str
     if text is not None:
         (tmp_path / 'classes.txt').write_text(text)
     with pytest.raises(ConversionError, match=message):
-        voc.find([kit.root], 'train', classes=tmp_path / 'classes.txt')
+        voc.find([kit.root], 'train', options=voc.Options(tmp_path / 'classes.txt'))
 
 
 @pytest.mark.parametrize(('xml', 'reason'), [
@@ -378,7 +378,7 @@ def test_a_data_set_can_be_pickled(kit: Kit) -> None:
 @pytest.mark.parametrize(('split', 'images'), [('train', 205), ('val', 87)])
 def test_blood_cells(tmp_path: pathlib.Path, bccd_dir: pathlib.Path, split: str, images: int) -> None:
     (tmp_path / 'classes.txt').write_text('RBC\nWBC\nPlatelets\n')
-    data_set = voc.find([bccd_dir], split, classes=tmp_path / 'classes.txt')
+    data_set = voc.find([bccd_dir], split, options=voc.Options(tmp_path / 'classes.txt'))
     manifest = conversion.convert(data_set, tmp_path / 'out', split)
     ids = (bccd_dir / 'ImageSets' / 'Main' / f'{split}.txt').read_text().split()
     boxes = {image_id: _boxes(bccd_dir / 'Annotations' / f'{image_id}.xml') for image_id in ids}

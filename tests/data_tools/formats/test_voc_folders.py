@@ -40,7 +40,7 @@ class Files:
         path.write_text(text, encoding='utf-8')
 
     def check(self, split: str | None = None, **options: object) -> Manifest:
-        return conversion.check(voc.find([self.root], split, **options))      # type: ignore[arg-type]
+        return conversion.check(voc.find([self.root], split, options=voc.Options(**options)))      # type: ignore[arg-type]
 
     def refused(self, split: str | None = None, **options: object) -> str:
         with pytest.raises(ConversionError) as caught:
