@@ -80,16 +80,43 @@ def forget_graphs() -> None:
         registered = ops.gradient_registry._registry
         for name in [name for name in registered if name.startswith('CustomGradient-')]:
             del registered[name]
-        gc.collect()
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, 'malloc_trim'):    # glibc only
-            libc.malloc_trim(0)
+        _free_memory()
+
+
+def _free_memory() -> None:
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, 'malloc_trim'):    # glibc only
+        libc.malloc_trim(0)
 
 
 @pytest.fixture(autouse=True, scope='module')
 def _forget_after_a_file() -> Iterator[None]:
     yield
     forget_graphs()
+
+
+_GROWTH = 250 * 2 ** 20     # bytes; a test that builds a detector adds 50 MB
+_resident_before = 0
+
+
+@pytest.fixture(autouse=True)
+def _free_memory_when_it_has_grown() -> Iterator[None]:
+    """Python rarely collects the models of earlier tests by itself, as their millions of bytes are few objects."""
+    global _resident_before
+    yield
+    resident = _resident()
+    if resident > _resident_before + _GROWTH:
+        _free_memory()
+        _resident_before = _resident()
+    else:
+        _resident_before = min(_resident_before, resident)
+
+
+def _resident() -> int:
+    """Return the resident memory of this process in bytes; 0 where the system does not say."""
+    pages = pathlib.Path('/proc/self/statm')
+    return int(pages.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') if pages.exists() else 0
 
 
 def _folder(path: pathlib.Path) -> pathlib.Path:
