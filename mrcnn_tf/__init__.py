@@ -30,10 +30,11 @@ _EXPORTS = {
     'build_detector': 'detectors.detector.build_detector', 'Instances': 'detectors.instances.Instances',
     # from a detector to a model directory, metrics and a SavedModel, and back
     'evaluate': 'evaluation.run.evaluate', 'evaluate_detector': 'evaluation.run.evaluate_detector',
+    'import_weights': 'weights.importing.import_file',
     'export': 'serving.export.export', 'export_detector': 'serving.export.export_detector',
     'DetectorPredictor': 'serving.predictor.DetectorPredictor', 'Prediction': 'serving.prediction.Prediction',
     'load_detector': 'weights.model_directory.restore_model', 'load_predictor': 'serving.predictor.load_predictor',
-    'save_detector': 'weights.model_directory.save_detector', 'train': 'training.trainer.train',
+    'save_detector': 'weights.model_directory.save_detector', 'train': 'cli.train.run',
 }
 
 __all__ = ['__version__', *_EXPORTS]

@@ -20,7 +20,8 @@ import mrcnn_tf
 from mrcnn_tf.config import recipes, reference
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
-_PATTERNS = ('*.md', 'LICENSE', 'docs/**/*.md', 'docs/pictures/**/*.*', 'docs/site/*.css')
+_PATTERNS = ('*.md', 'LICENSE', 'docs/**/*.md', 'docs/pictures/**/*.*', 'docs/notebooks/*.ipynb',
+             'docs/site/*.css')
 _MARK = re.compile(r'^<!-- generated: (\w+) -->$', re.MULTILINE)
 
 # A list after a line of text: git hosts show it, and Python-Markdown needs a blank line between them.
@@ -32,7 +33,7 @@ _SETTING = re.compile(rf'<code>({"|".join(map(re.escape, _NAMES))})(?:=[^< ]*)?<
 
 # The headings of the API reference, by the package that defines a name.
 _GROUPS = {'config': 'Settings', 'input': 'Data', 'layers': 'Layers', 'ops': 'Functions of tensors and arrays',
-           'detectors': 'Detectors', 'training': 'Training', 'weights': 'Model directories', 'evaluation': 'Evaluation',
+           'detectors': 'Detectors', 'cli': 'Training', 'weights': 'Model directories', 'evaluation': 'Evaluation',
            'serving': 'Export and prediction'}
 
 

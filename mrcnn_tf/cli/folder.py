@@ -41,12 +41,12 @@ Workers = Annotated[int, typer.Option(min=1, help='FOLDER: number of processes t
 @dataclass(frozen=True)
 class FolderOptions:
     """The options of `mrcnn train` for a folder."""
-    val_fraction: float
-    weights: str | None
-    data_dir: pathlib.Path | None
-    exif: str
-    allow_loss: bool
-    workers: int
+    val_fraction: float = 0.2
+    weights: str | None = None
+    data_dir: pathlib.Path | None = None
+    exif: str = 'error'
+    allow_loss: bool = False
+    workers: int = 1
 
 
 def train(folder: pathlib.Path, overrides: Sequence[str], model_dir: pathlib.Path | None, allow_changes: bool,

@@ -1,14 +1,17 @@
 """`mrcnn train`, `mrcnn train-alternating` and `mrcnn demo`."""
 from __future__ import annotations
 
+import os
 import pathlib
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
 from mrcnn_tf import config
 from mrcnn_tf.cli import convert, folder
 from mrcnn_tf.cli.command import command
+from mrcnn_tf.config import Config, ConfigError
 
 
 @command
@@ -50,18 +53,54 @@ def train(settings: Annotated[str, typer.Argument(
     Watch the losses:
       tensorboard --logdir runs
     """
-    if pathlib.Path(settings).is_dir():
-        folder.train(pathlib.Path(settings), overrides or [], model_dir, allow_changes, folder.FolderOptions(
-            val_fraction, weights, data_dir, exif.value, allow_loss, workers))
-        return
-    loaded = config.load(settings, overrides or [])
-    from mrcnn_tf.training import derived, trainer
+    run(settings, model_dir, overrides or [], allow_changes, val_fraction=val_fraction, weights=weights,
+        data_dir=data_dir, exif=exif.value, allow_loss=allow_loss, workers=workers)
 
-    directory = model_dir or pathlib.Path('runs') / pathlib.Path(settings).stem
-    loaded, lines = derived.derive(loaded, config.chosen(settings, overrides or []), directory)
+
+def run(settings: str | os.PathLike[str] | Config, model_dir: str | os.PathLike[str] | None = None,
+        overrides: Sequence[str] = (), allow_changes: bool = False, **folder_options: Any) -> pathlib.Path:
+    """Train a model, or resume its training, as `mrcnn train` does.
+
+    Args:
+        settings: name of a packaged config, YAML file, or a folder of images with annotations; or a `Config`, which is
+            used as it is.
+        model_dir: the model directory; None: runs/NAME with the name of the config or folder.
+        overrides: 'key=value' settings on top of a config or a recipe.
+        allow_changes: resume even if settings changed that may not change in a run.
+        folder_options: for a folder, the options of the command: val_fraction, weights, data_dir, exif, allow_loss,
+            workers.
+
+    Returns:
+        The model directory.
+
+    Raises:
+        ValueError, OSError: see `trainer.train`; for a folder, also those of the conversion.
+    """
+    if isinstance(settings, Config):
+        return _run_config(settings, model_dir, overrides, allow_changes)
+    source = pathlib.Path(settings)
+    if source.is_dir():
+        directory = pathlib.Path(model_dir or pathlib.Path('runs') / source.resolve().name)
+        folder.train(source, overrides, directory, allow_changes, folder.FolderOptions(**folder_options))
+        return directory
+    from mrcnn_tf.training import derived
+
+    directory = pathlib.Path(model_dir or pathlib.Path('runs') / source.stem)
+    loaded, lines = derived.derive(config.load(source, overrides), config.chosen(source, overrides), directory)
     for line in lines:
         typer.echo(line)
-    trainer.train(loaded, directory, allow_changes)
+    return _run_config(loaded, directory, (), allow_changes)
+
+
+def _run_config(loaded: Config, model_dir: str | os.PathLike[str] | None, overrides: Sequence[str], allow_changes: bool,
+                ) -> pathlib.Path:
+    from mrcnn_tf.training import trainer
+
+    if model_dir is None or overrides:
+        raise ConfigError('a Config needs a model_dir and takes no overrides; change the Config itself, or give a '
+                          'config by its name or file')
+    trainer.train(loaded, pathlib.Path(model_dir), allow_changes)
+    return pathlib.Path(model_dir)
 
 
 @command
