@@ -1,4 +1,4 @@
-"""Recognise the data set in a folder: COCO's json files, xml files of PASCAL VOC, or YOLO's data.yaml; and its splits.
+"""Recognise the data set in a folder: files of COCO, PASCAL VOC, YOLO or labelme, and their splits.
 
 Names decide the split of a file: `train`, `val`, `valid`, `validation` or `test` in its own name or that of its folder.
 The folder of the images of a json is the one that holds most of the files that it names.
@@ -15,11 +15,11 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_tools.data_set import DataSet, file_stamp
 from data_tools.file_names import SUFFIXES
-from data_tools.formats import coco, voc, voc_folders, voc_xml, yolo
+from data_tools.formats import coco, labelme, voc, voc_folders, voc_xml, yolo
 from data_tools.issues import ConversionError, InvalidDataError
 from mrcnn_tf import files
 
@@ -42,8 +42,8 @@ class Part:
 
     Attributes:
         split: 'train', 'val', 'test', or '' for one that is not split yet.
-        kind: 'coco', 'voc' or 'yolo'.
-        annotations: the json, the root of VOC's folders, or data.yaml.
+        kind: 'coco', 'voc', 'yolo' or 'labelme'.
+        annotations: the json, the root of VOC's folders, data.yaml, or the folder of labelme's files.
         images: the folder of the images.
         listed: VOC's list of the part in ImageSets; None: all xml files.
     """
@@ -66,7 +66,8 @@ def recognise(folder: str | os.PathLike[str]) -> list[Part]:
     """
     root = pathlib.Path(folder)
     below = sorted(_below(root))
-    parts = list(_coco(root, below)) or list(_voc(root, below)) or list(_yolo(below))
+    parts = list(_coco(root, below)) or list(_voc(root, below)) or list(_yolo(below)) or list(
+        _labelme(root, below))
     if not parts:
         raise ConversionError(f'{root}: {_missing(below)}')
     if len(parts) == 1:
@@ -85,7 +86,7 @@ def find(parts: Sequence[Part], part: Part, scratch: pathlib.Path) -> DataSet:
     Args:
         parts: of the folder.
         part: one of them.
-        scratch: a directory for a list of the classes of VOC, or for YOLO's labels as a COCO json.
+        scratch: a directory for a list of the classes of VOC, or for the labels of YOLO and labelme as a COCO json.
 
     Raises:
         ConversionError: as `find` of the format.
@@ -93,9 +94,10 @@ def find(parts: Sequence[Part], part: Part, scratch: pathlib.Path) -> DataSet:
     if part.kind == 'coco':
         return coco.find(part.annotations, part.images)
     if part.kind == 'yolo':
-        path = scratch / f'yolo_{part.split or "all"}.json'
-        files.write_json(path, yolo.to_coco(part.annotations, part.images), indent=None)
+        path = _write_coco(yolo.to_coco(part.annotations, part.images), scratch, part)
         return coco.find(path, part.images, coco.Options(box_format=yolo.BOX_FORMAT))
+    if part.kind == 'labelme':
+        return coco.find(_write_coco(labelme.to_coco(part.annotations), scratch, part), part.images)
     classes = _class_file([each.annotations for each in parts]) or _write_classes(parts, scratch)
     return voc.find([part.annotations], part.listed, options=voc.Options(classes, first_pixel=first_pixel(parts)))
 
@@ -202,8 +204,23 @@ def _yolo(below: Sequence[pathlib.Path]) -> Iterator[Part]:
             yield Part(split, 'yolo', path, images)
 
 
+def _labelme(root: pathlib.Path, below: Sequence[pathlib.Path]) -> Iterator[Part]:
+    labelled = [folder for folder in below if any(map(labelme.describes, sorted(folder.glob('*.json'))))]
+    splits = [_split_of(folder, root) for folder in labelled]
+    if 'train' in splits and len(set(splits)) == len(splits):
+        yield from (Part(split, 'labelme', folder, folder) for split, folder in zip(splits, labelled, strict=True))
+    elif labelled:
+        yield Part('', 'labelme', root, root)
+
+
+def _write_coco(content: dict[str, Any], scratch: pathlib.Path, part: Part) -> pathlib.Path:
+    path = scratch / f'{part.kind}_{part.split or "all"}.json'
+    files.write_json(path, content, indent=None)
+    return path
+
+
 def _holds(folder: pathlib.Path, suffixes: Sequence[str]) -> bool:
-    return any(entry.name.lower().endswith(tuple(suffixes)) for entry in os.scandir(folder))
+    return any(name.lower().endswith(tuple(suffixes)) for name in os.listdir(folder))
 
 
 def _missing(below: Sequence[pathlib.Path]) -> str:
@@ -212,7 +229,7 @@ def _missing(below: Sequence[pathlib.Path]) -> str:
         return ('it has labels as of YOLO, and no data.yaml with `names` and `train`; write one, or export the data '
                 f'set as COCO. {_TOOLS}')
     if any(_holds(folder, ('.json',)) for folder in below):
-        return f'none of its json files is an instances json of COCO; labelme2coco merges files of labelme. {_TOOLS}'
+        return f'none of its json files is an instances json of COCO or a file of labelme. {_TOOLS}'
     return f'it has no json of COCO and no xml of VOC; annotate the images and export COCO. {_TOOLS}'
 
 

@@ -84,6 +84,9 @@ def _settings(prepared: Prepared, directory: pathlib.Path, overrides: Sequence[s
 
     manifest = Manifest.read(prepared.train)
     if weights := _weights(options.weights, manifest.any_masks):
+        if _have_masks(weights) and not manifest.any_masks:
+            raise ConfigError(f'--weights {weights} is a Mask R-CNN, and no object of {prepared.train} has a mask; '
+                              'give weights of a Faster R-CNN, such as faster_rcnn_R_50_FPN_3x')
         typer.echo(f'recipe {FINETUNE}, from the weights {weights}')
         _import(weights, directory, prepared.train, [
             *config.own_settings(FINETUNE, ('data', 'solver', 'train')), *data, *overrides])
@@ -126,6 +129,13 @@ def _weights(given: str | None, masks: bool) -> str | None:
     if given is not None:
         return given
     return catalogue.find_fetched('mask_rcnn' if masks else 'faster_rcnn')
+
+
+def _have_masks(weights: str) -> bool:
+    """Return whether weights are known to be of a Mask R-CNN; what a file holds is known when it is imported."""
+    saved = pathlib.Path(weights) / 'config.yaml'
+    return config.load(saved).model.kind == 'mask_rcnn' if saved.is_file() else pathlib.Path(weights).name.startswith(
+        ('mask', 'cascade_mask'))
 
 
 def _import(weights: str, directory: pathlib.Path, manifest: pathlib.Path, settings: Sequence[str]) -> None:

@@ -142,6 +142,8 @@ def fetch(checkpoint: Checkpoint, url: str | None = None) -> pathlib.Path:
         try:
             _download(address, temporary, checkpoint.name)
         except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()          # it is the answer of the server too
             raise CatalogueError(
                 f'{checkpoint.name}: cannot fetch {address} ({error_line(error)}); where a proxy is needed, set '
                 f'https_proxy; give a mirror by --url; or download the file on another machine and copy it to {path}'

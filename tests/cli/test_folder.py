@@ -60,6 +60,13 @@ def test_weights_are_imported_for_fine_tuning(photographs: pathlib.Path, trained
     assert config.model.channel_order == 'rgb' and directory == pathlib.Path('mine')      # the model of the weights
 
 
+def test_weights_with_masks_do_not_fit_boxes(photographs: pathlib.Path, trained: Recorder) -> None:
+    shutil.copytree(EXPORTS / 'labelimg', 'boxes')
+    result = mrcnn('train', 'boxes', '--weights', 'mask_rcnn_R_50_FPN_3x', '--allow-loss')
+    assert result.exit_code == 1 and not trained.calls and not pathlib.Path('runs').exists()
+    assert 'is a Mask R-CNN, and no object of data/boxes/train.json has a mask; give weights of a' in result.stderr
+
+
 def test_a_wrong_setting_is_an_error_before_the_conversion(photographs: pathlib.Path) -> None:
     result = mrcnn('train', 'photographs', 'solver.stepz=1')
     assert result.exit_code == 1 and 'did you mean solver.steps?' in result.stderr and not pathlib.Path('data').exists()

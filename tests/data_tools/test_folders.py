@@ -73,8 +73,8 @@ def test_classes_and_first_pixel_of_voc(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(('files', 'expected'), [
     ([], 'it has no json of COCO and no xml of VOC'),
     (['data.yaml', 'labels/train/a.txt'], 'labels as of YOLO, and no data.yaml'),
-    (['a.json'], 'none of its json files is an instances json of COCO; labelme2coco merges')],
-    ids=['nothing', 'yolo', 'labelme'])
+    (['a.json'], 'none of its json files is an instances json of COCO or a file of labelme')],
+    ids=['nothing', 'yolo', 'another json'])
 def test_a_folder_without_annotations_says_what_to_do(files: list[str], expected: str, tmp_path: pathlib.Path) -> None:
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
