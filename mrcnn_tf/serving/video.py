@@ -75,10 +75,10 @@ def predict_video(path: pathlib.Path, predictor: Predictor, stem: pathlib.Path, 
 
 def _cv2() -> Any:
     """Return OpenCV, which then prints no messages of its own."""
-    os.environ.setdefault('OPENCV_LOG_LEVEL', 'OFF')
-    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')    # read when the first video is opened
     import cv2
 
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
 
