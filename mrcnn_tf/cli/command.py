@@ -9,13 +9,17 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NoReturn, ParamSpec
+from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
 from mrcnn_tf.files.text import error_text, one_line
 
 P = ParamSpec('P')
+
+Checkpoint = Annotated[str, typer.Option(
+    metavar='best|last|N', help='The checkpoint of a model directory: best: of the best evaluation during training, or '
+                                'the newest if there was none. last: the newest. N: of that step.')]
 
 # Log lines of TensorFlow's C++ code that TF_CPP_MIN_LOG_LEVEL does not suppress: information, warnings, and errors
 # about a missing GPU. Errors of an operation are raised as exceptions.
@@ -61,6 +65,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 def quiet_tensorflow() -> Iterator[None]:
     """A context that suppresses TensorFlow's log messages, unless the user has set TF_CPP_MIN_LOG_LEVEL."""
     logging.basicConfig()
+    logging.getLogger('mrcnn_tf').setLevel(logging.INFO)
     for handler in logging.root.handlers:
         handler.setFormatter(_OneLine('mrcnn: %(message)s'))
     if 'TF_CPP_MIN_LOG_LEVEL' in os.environ:

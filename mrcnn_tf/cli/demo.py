@@ -131,6 +131,7 @@ def _settings(directory: pathlib.Path, minutes: float) -> Config:
     solver = settings.solver
     solver.steps, solver.warmup_steps = steps, min(solver.warmup_steps, steps // 5)
     settings.train.checkpoint_every = steps
+    settings.train.evaluate_every = 0    # the demo evaluates once, at the end
     return settings
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mrcnn_tf.cli.command import command
+from mrcnn_tf.cli.command import Checkpoint, command
 
 
 class Metric(str, enum.Enum):
@@ -27,7 +27,7 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directo
                  help="coco: COCO's metrics. voc2007, voc2012: VOC's mean average precision, over eleven points or "
                       "as the area. cityscapes: Cityscapes' mask AP (extra `cityscapes`). recall: recall of proposals.",
              )] = Metric.coco,
-             ) -> None:
+             checkpoint: Checkpoint = 'best') -> None:
     """Evaluate a model on a set.
 
     Prints COCO's twelve metrics for boxes and masks and the AP of each category, or the metric that --metric names.
@@ -45,7 +45,7 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directo
     from mrcnn_tf.evaluation import cityscapes, coco, per_class, recall, run, voc
 
     tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table, Metric.recall: recall.table}
-    evaluation = run.evaluate_classes(model_dir, data, metric.value)
+    evaluation = run.evaluate_classes(model_dir, data, metric.value, checkpoint)
     typer.echo(tables.get(metric, voc.table)(evaluation.metrics))
     if evaluation.classes:
         typer.echo(f'\n{per_class.table(evaluation.classes)}')
@@ -57,7 +57,8 @@ def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Model director
             output: Annotated[pathlib.Path, typer.Option(help='The .npz file to write.')],
             for_training: Annotated[bool, typer.Option(
                 '--for-training', help='Write rpn.post_nms_train proposals per image instead of post_nms_test.',
-            )] = False) -> None:
+            )] = False,
+            checkpoint: Checkpoint = 'best') -> None:
     """Write the proposals of a model's RPN.
 
     Writes the proposals for all images of a set to a file that `mrcnn convert proposals` reads.
@@ -69,5 +70,5 @@ def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Model director
     """
     from mrcnn_tf.evaluation import export_proposals
 
-    export_proposals.propose(model_dir, data, output, for_training)
+    export_proposals.propose(model_dir, data, output, for_training, checkpoint)
     typer.echo(str(output))

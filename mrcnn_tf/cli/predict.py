@@ -6,16 +6,17 @@ from typing import Annotated
 
 import typer
 
-from mrcnn_tf.cli.command import command
+from mrcnn_tf.cli.command import Checkpoint, command
 from mrcnn_tf.files.text import one_line
 
 
 @command
 def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory from `mrcnn train`.')],
-           output: Annotated[pathlib.Path, typer.Option(help='Directory for all versions of the SavedModel.')]) -> None:
+           output: Annotated[pathlib.Path, typer.Option(help='Directory for all versions of the SavedModel.')],
+           checkpoint: Checkpoint = 'best') -> None:
     """Export a model as a SavedModel.
 
-    Writes the newest checkpoint to OUTPUT/1, OUTPUT/2, ... for TF Serving. The SavedModel takes the bytes of JPEG and
+    Writes the model to OUTPUT/1, OUTPUT/2, ... for TF Serving. The SavedModel takes the bytes of JPEG and
     PNG files. It needs neither this package nor its settings.
 
     \b
@@ -26,7 +27,7 @@ def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory
     """
     from mrcnn_tf.serving.export import export as write
 
-    typer.echo(str(write(model_dir, output)))
+    typer.echo(str(write(model_dir, output, checkpoint)))
 
 
 @command
@@ -36,7 +37,8 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
             model: Annotated[pathlib.Path, typer.Option(
                 help='Model directory from `mrcnn train`, or SavedModel from `mrcnn export`.')],
             output: Annotated[pathlib.Path, typer.Option(help='Directory for the results.')],
-            threshold: Annotated[float, typer.Option(min=0, max=1, help='Lowest score of a detection.')] = 0.5) -> None:
+            threshold: Annotated[float, typer.Option(min=0, max=1, help='Lowest score of a detection.')] = 0.5,
+            checkpoint: Checkpoint = 'best') -> None:
     """Detect objects in images and videos.
 
     Writes for each image a picture, OUTPUT/NAME.png, and the detections, OUTPUT/NAME.json. Boxes and masks are in the
@@ -57,7 +59,7 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
     from mrcnn_tf.serving.sources import InferenceError
 
     paths = predict_files.find_images(images)
-    report = predict_files.predict_to_directory(paths, load_predictor(model), output, threshold,
+    report = predict_files.predict_to_directory(paths, load_predictor(model, checkpoint), output, threshold,
                                                 lambda paths: track(paths, len(paths), 'predicted'))
     if report.pictures or not report.videos:
         typer.echo(f'{len(report.pictures)} pictures and json files in {output}')

@@ -235,9 +235,17 @@ class TrainConfig:
     strategy: str = choice(['auto', 'one_device', 'mirrored', 'multi_worker'])
     jit_compile: str = choice(['auto', 'on', 'off'])  # compile the step with XLA; auto: on where a GPU is visible
     deterministic: bool = False                   # call tf.config.experimental.enable_op_determinism
-    checkpoint_every: int = setting(1000, ge=1)   # steps between checkpoints
-    keep_checkpoints: int = setting(3, ge=1)      # number of newest checkpoints to keep
+    checkpoint_every: int = setting(1000, ge=1)   # steps between checkpoints; evaluations write one too
+    keep_checkpoints: int = setting(3, ge=1)      # number of newest checkpoints to keep; the best one is kept too
     log_every: int = setting(20, ge=1)            # steps between lines of the log
+    # steps between evaluations on data.validation; null: a tenth of the run; 0: never
+    evaluate_every: int | None = setting(None, ge=0)
+    # images of these evaluations, spread over data.validation; null: all
+    evaluate_images: int | None = setting(None, ge=1)
+    # says which checkpoint is the best: the highest of a metric, such as bbox/AP50 or segm/AP/NAME of a class, or the
+    # lowest val_loss; null: the first of segm/AP, bbox/AP and, for an rpn, recall/AR@1000
+    best_metric: str | None = None
+    patience: int = setting(0, ge=0)              # stop after as many evaluations without a new best one; 0: never
     # stop after as many steps in a row without a positive anchor or RoI; 0: never
     stop_without_positives: int = setting(500, ge=0)
 

@@ -106,6 +106,12 @@ class GroundTruth:
     has_masks: bool
     source_ids: dict[int, str] = dataclasses.field(default_factory=dict)
 
+    def of_images(self, image_ids: Iterable[int]) -> GroundTruth:
+        """Return the ground truth of some of the images."""
+        sizes = {image_id: self.sizes[image_id] for image_id in image_ids}
+        annotations = [each for each in self.annotations if each['image_id'] in sizes]
+        return dataclasses.replace(self, sizes=sizes, annotations=annotations)
+
 
 def read_manifest(path: PathLike) -> GroundTruth:
     """Read the ground truth from the records of a converted set.

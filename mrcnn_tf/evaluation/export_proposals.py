@@ -23,8 +23,9 @@ class ProposalError(ValueError):
     """The model or the file name cannot be used; the message is one line with the remedy."""
 
 
-def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training: bool = False) -> None:
-    """Write the proposals of the newest checkpoint for each image of a set to an .npz file.
+def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training: bool = False,
+            checkpoint: str | int = 'best') -> None:
+    """Write the proposals of a trained model for each image of a set to an .npz file.
 
     It holds ids [N] (`image/source_id`), counts [N] (m), boxes float32 [sum of m, 4] as y1, x1, y2, x2 in px of the
     image, best first, and their objectness as scores float32 [sum of m].
@@ -35,6 +36,7 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
         output: the file; an existing one is replaced once the new one is complete.
         training: export `rpn.post_nms_train` of `rpn.pre_nms_train` proposals, as in training, instead of the numbers
             for inference.
+        checkpoint: as `restore_model`.
 
     Raises:
         ProposalError: the model has no RPN; the file name does not end in .npz.
@@ -44,7 +46,7 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
     output = pathlib.Path(output)
     if output.suffix != '.npz':
         raise ProposalError(f'{output}: expected a name that ends in .npz')
-    model, config, _ = restore_model(model_dir)
+    model, config, _ = restore_model(model_dir, checkpoint=checkpoint)
     if 'proposals' in model.inputs_read:
         raise ProposalError(f'{model_dir}: a {config.model.kind} has no RPN; give an rpn, faster_rcnn or mask_rcnn')
     ids = {record['image_id']: record['source_id'] for record in ground_truth(manifest)}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import os
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from mrcnn_tf import files
-from mrcnn_tf.config import Config
+from mrcnn_tf.config import Config, DataConfig
 from mrcnn_tf.detectors.augmentation import Detect, SingleView, detection_function
 from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.detectors.instances import Instances, split_batch
@@ -36,8 +37,8 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
-             metric: str = 'coco') -> Metrics:
-    """Return the metrics of the newest checkpoint on every image of a set.
+             metric: str = 'coco', checkpoint: str | int = 'best') -> Metrics:
+    """Return the metrics of a trained model on every image of a set.
 
     Shows its progress. Writes metrics.json and, except for recall, detections.json to the model directory; for COCO's
     metrics also per_class.csv.
@@ -49,6 +50,7 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
             `voc/AP/NAME`; 'cityscapes': `cityscapes/AP`, `cityscapes/AP50` and `cityscapes/AP/NAME`; 'recall', see
             `recall.average_recall`, of the RPN's 2000 best proposals, or of the proposals in the records of a
             fast_rcnn.
+        checkpoint: as `restore_model`.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
@@ -57,14 +59,14 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
             only warn of that).
         OSError: the disk is full, no permission.
     """
-    return evaluate_classes(model_dir, manifest, metric).metrics
+    return evaluate_classes(model_dir, manifest, metric, checkpoint).metrics
 
 
 def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
-                     metric: str = 'coco') -> Evaluation:
+                     metric: str = 'coco', checkpoint: str | int = 'best') -> Evaluation:
     """Do what `evaluate` does, and return also the metrics of each category."""
     directory = pathlib.Path(model_dir)
-    model, config, categories = restore_model(directory)
+    model, config, categories = restore_model(directory, checkpoint=checkpoint)
     manifest = manifest or config.data.validation
     if not manifest:
         raise EvaluationError(f'{directory / "config.yaml"}: data.validation is not set; say with --data which '
@@ -113,7 +115,7 @@ def _check_metric(metric: str, detector: Detector) -> None:
 def _evaluate(detector: Detector, config: Config, evaluator: CocoEvaluator, manifest: str | os.PathLike[str],
               metric: str) -> Metrics:
     """Return the metrics, with all detections added to the evaluator."""
-    _warn_of_unreliable_metrics(evaluator.truth, config.model.detections.max_detections)
+    warn_of_unreliable_metrics(evaluator.truth, config.model.detections.max_detections)
     score = _scorer(metric, evaluator, detector, config, manifest)
     detections = predictions(detection_function(detector, config.data), config, manifest)
     for image_id, _, instances in track(detections, len(evaluator.truth.sizes), 'evaluated'):
@@ -121,7 +123,7 @@ def _evaluate(detector: Detector, config: Config, evaluator: CocoEvaluator, mani
     return score()
 
 
-def _warn_of_unreliable_metrics(truth: GroundTruth, max_detections: int) -> None:
+def warn_of_unreliable_metrics(truth: GroundTruth, max_detections: int) -> None:
     """Log a warning if a set has no ground truth, or more objects on an image than the model returns detections."""
     counted = collections.Counter(each['image_id'] for each in truth.annotations if not each['iscrowd'])
     if not counted:
@@ -165,35 +167,48 @@ def _recall(directory: pathlib.Path, model: Detector, config: Config, manifest: 
                               'give a set with annotations')
     proposals = recall.read_proposals(manifest)
     if 'proposals' not in model.inputs_read:
-        detect = SingleView(lambda batch: model.propose(batch, limit=recall.LIMITS[-1]), model, config.data)
+        detect = proposal_function(model, config.data)
         proposals = ((image_id, instances.boxes) for image_id, _, instances in predictions(detect, config, manifest))
     metrics = recall.average_recall(truth, track(proposals, len(truth.sizes), 'evaluated'))
     files.write_json(directory / 'metrics.json', {**metrics, 'images': len(truth.sizes)})
     return metrics
 
 
-def predictions(detect: Detect, config: Config, manifest: str | os.PathLike[str]
+def proposal_function(detector: Detector, data: DataConfig) -> Detect:
+    """Return the function of batches that gives as many proposals of the RPN as recall is computed of."""
+    return SingleView(lambda batch: detector.propose(batch, limit=recall.LIMITS[-1]), detector, data)
+
+
+def predictions(detect: Detect, config: Config, manifest: str | os.PathLike[str], images: int | None = None
                 ) -> Iterator[tuple[int, tuple[int, int], Instances]]:
-    """Yield (image id, (height, width), instances in px of the original image) of every image of a set, each once.
+    """Yield (image id, (height, width), instances in px of the original image) of the images of a set, each once.
 
     Args:
         detect: of a detector, see `detection_function`, or another function of batches.
         config: says how images are read.
         manifest: of the set.
+        images: how many; None: all.
 
     Raises:
         ManifestError, ConfigError, InputError: the set, the settings, or both together cannot be used.
     """
     sizes = [dataclasses.replace(config, data=data) for data in detect.sizes]
     needs = [name for name in config.model.needs if name in detect.inputs]  # decoding ground-truth masks takes long
-    try:
-        datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size, detect.fixed_canvases, needs)
-                    for size in sizes]
+    with explained(manifest):
+        datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size, detect.fixed_canvases, needs,
+                                       images) for size in sizes]
         for batches in zip(*datasets, strict=True):
             inputs = [{key: batch[key] for key in detect.inputs if key in batch} for batch in batches]
             yield from split_batch(detect(inputs), batches[0])
+
+
+@contextlib.contextmanager
+def explained(manifest: str | os.PathLike[str]) -> Iterator[None]:
+    """Replace TensorFlow's errors about a record of a set by an InputError, where `explain` knows the cause."""
+    try:
+        yield
     except tf.errors.OpError as error:
-        explained = explain(error, manifest)
-        if explained is error:
+        reason = explain(error, manifest)
+        if reason is error:
             raise
-        raise explained from None
+        raise reason from None

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -75,7 +76,7 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
 
 
 def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixed_canvases: bool = False,
-                       needs: Collection[str] | None = None) -> tf.data.Dataset:
+                       needs: Collection[str] | None = None, images: int | None = None) -> tf.data.Dataset:
     """Return a finite dataset that holds every image once at its test size, in the order of the shards.
 
     The canvas is each image's own size, rounded up to `data.pad_multiple`. Images of equal canvases share a batch, in
@@ -89,6 +90,7 @@ def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixe
         fixed_canvases: for the 'xla' engine: an image is padded to the smallest of `data.canvases` that holds it, and
             `padded_sizes` holds the canvas that would be its own.
         needs: the optional keys that a batch holds, of 'masks' and 'proposals'; None: `config.model.needs`.
+        images: how many images, those `is_among` chooses; None: all.
 
     Returns:
         Finite dataset of the Batch dict. H and W are None, unless there is one fixed canvas.
@@ -96,7 +98,20 @@ def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixe
     Raises: as `training_dataset`.
     """
     recipe = _recipe(manifest, config, needs, training=False, fixed_canvases=fixed_canvases)
-    return _batches(recipe, tf.data.TFRecordDataset(recipe.files).enumerate(), batch_size)
+    stream, total = tf.data.TFRecordDataset(recipe.files).enumerate(), recipe.described.counts.images
+    if images is not None and images < total:
+        stream = stream.filter(_in_graph(lambda number, _: is_among(number, images, total)))
+    return _batches(recipe, stream, batch_size)
+
+
+def is_among(number: Any, images: int, total: int) -> Any:
+    """Return whether an image, by its number from 0, is among `images` of `total` that are spread evenly over a set.
+
+    Example:
+        >>> [number for number in range(7) if is_among(number, 3, 7)]
+        [0, 3, 5]
+    """
+    return number * images // total != (number - 1) * images // total
 
 
 def check(manifest: PathLike, config: Config, needs: Collection[str] | None = None, training: bool = True) -> None:

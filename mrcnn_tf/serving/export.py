@@ -37,8 +37,9 @@ class ExportError(ValueError):
     """A model that cannot be exported; the message is one line: what is wrong, the remedy."""
 
 
-def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) -> pathlib.Path:
-    """Write the newest checkpoint as the next version of the SavedModel `output`: `output/1`, `output/2`, ...
+def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str], checkpoint: str | int = 'best',
+           ) -> pathlib.Path:
+    """Write a trained model as the next version of the SavedModel `output`: `output/1`, `output/2`, ...
 
     The version gets its final name when it is complete; TF Serving ignores the temporary name. The signature
     `serving_default` takes `image_bytes` string [B] (JPEG or PNG) and returns, best first and zeros where not valid:
@@ -55,6 +56,7 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) ->
     Args:
         model_dir: a model directory.
         output: directory of all versions, created if missing. Its name is the model's name in TF Serving.
+        checkpoint: as `restore_model`.
 
     Returns:
         The path of the version.
@@ -64,7 +66,7 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str]) ->
         ExportError: a category id is beyond int32, or the model is a fast_rcnn, which needs proposals.
         OSError: the disk is full, no permission, or another export wrote the version.
     """
-    model, config, categories = restore_model(model_dir, engine='op')
+    model, config, categories = restore_model(model_dir, 'op', checkpoint)
     return export_detector(model, config, categories, output)
 
 

@@ -96,15 +96,19 @@ class Predictor(abc.ABC):
                 yield Prediction(instances, size, self.categories, self.paste, image, self.rule)
 
 
-def load_predictor(path: str | os.PathLike[str]) -> Predictor:
+def load_predictor(path: str | os.PathLike[str], checkpoint: str | int = 'best') -> Predictor:
     """Return the model at `path`: a model directory, a SavedModel, or a directory of versions, of which the newest.
+
+    Args:
+        path: of the model.
+        checkpoint: of a model directory, as `restore_model`; of no effect for a SavedModel.
 
     Raises:
         InferenceError: there is no such model, or a part of it is missing.
     """
     path = pathlib.Path(path)
     if (path / 'config.yaml').is_file():
-        return DetectorPredictor(*restore_model(path))
+        return DetectorPredictor(*restore_model(path, checkpoint=checkpoint))
     versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
     for candidate in (path, *sorted(versions, key=lambda p: int(p.name), reverse=True)):
         if (candidate / 'saved_model.pb').is_file():

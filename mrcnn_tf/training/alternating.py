@@ -84,6 +84,7 @@ def _step_configs(config: Config, directory: pathlib.Path) -> list[Config]:
                               'model.* only keys of model.roi, and of model.rpn except convolutions and classifier; '
                               'set others in the section model')
         step.alternating = AlternatingConfig()
+        step.train.evaluate_every = 0    # each step continues with the last weights
         if kind == 'fast_rcnn':
             step.data.train = str(directory / 'proposals' / f'{STEPS[index - 1]}.json')
             step.data.validation = None    # its records have no proposals for a fast_rcnn
@@ -104,7 +105,7 @@ def _attach_proposals(config: Config, model_dir: pathlib.Path, output: pathlib.P
         return
     file = output.with_suffix('.npz')
     if not file.is_file():
-        propose(model_dir, str(config.data.train), file, training=True)
+        propose(model_dir, str(config.data.train), file, training=True, checkpoint='last')
     proposals.attach(str(config.data.train), file, output.parent, output.stem, config.model.rpn.post_nms_train)
 
 
@@ -118,7 +119,7 @@ def _initialize(directory: pathlib.Path, config: Config, *sources: pathlib.Path)
     keras.utils.set_random_seed(config.train.seed)
     model, variables = build_detector(config.model), {}
     for source in sources:
-        trained, _, categories = restore_model(source)
+        trained, _, categories = restore_model(source, checkpoint='last')
         variables.update(_by_path(trained))
     for path, variable in _by_path(model).items():
         if path in variables:

@@ -13,6 +13,7 @@ from mrcnn_tf.files.text import error_line
 from mrcnn_tf.training.strategies import SINGLE_WORKER, Worker, average_statistics
 from mrcnn_tf.weights import checkpoint_files
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest, number_of, steps_in
+from mrcnn_tf.weights.history import History
 from mrcnn_tf.weights.model_directory import checkpoint_of, explained, restore_weights, write
 
 _IMPORTED = 'step-0'
@@ -26,12 +27,14 @@ class Checkpoints:
         model: a compiled model whose optimizer has its slots.
         keep: the number of checkpoints to keep.
         worker: of this process. All workers must call `save`; only the chief's files are kept.
+        history: the evaluations of the run. The checkpoint of the best one is kept as well.
     """
 
-    def __init__(self, model_dir: pathlib.Path, model: keras.Model, keep: int, worker: Worker = SINGLE_WORKER) -> None:
+    def __init__(self, model_dir: pathlib.Path, model: keras.Model, keep: int, worker: Worker = SINGLE_WORKER,
+                 history: History | None = None) -> None:
         self.directory = model_dir / 'checkpoints'
         self._worker = worker
-        self._keep = keep
+        self._keep, self._history = keep, history
         self._model, self._optimizer = model, model.optimizer
         self._checkpoint = checkpoint_of(model=model.variables, optimizer=model.optimizer.variables)
         self._damaged: set[int] = set()
@@ -58,7 +61,9 @@ class Checkpoints:
         return int(self._optimizer.iterations.numpy())
 
     def save(self, step: int) -> None:
-        """Write step-N, then remove the oldest checkpoints beyond `keep`, except those that `restore` found damaged.
+        """Write step-N, then remove the oldest checkpoints beyond `keep`.
+
+        Keeps the best one, and those that `restore` found damaged.
 
         Raises:
             CheckpointError: the disk is full or not writable; earlier checkpoints are unchanged.
@@ -69,8 +74,10 @@ class Checkpoints:
             try:
                 write(self._checkpoint, directory, step)
                 before = [each for each in steps_in(directory) if each < step and each not in self._damaged]
-                surplus = before[:max(0, len(before) + 1 - self._keep)]
-                checkpoint_files.write_list(directory, [*before[len(surplus):], step])
+                best = self._history.best(before) if self._history else None
+                surplus = [each for each in before[:max(0, len(before) + 1 - self._keep)]
+                           if not best or each != best.step]
+                checkpoint_files.write_list(directory, [*(each for each in before if each not in surplus), step])
                 checkpoint_files.remove_steps(directory, surplus)
             except (OSError, tf.errors.OpError) as error:
                 raise CheckpointError(f'{directory}: step-{step} cannot be written ({error_line(error)}); earlier '

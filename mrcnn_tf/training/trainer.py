@@ -18,15 +18,15 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import Detector, build_detector
+from mrcnn_tf.evaluation.coco import Metrics
+from mrcnn_tf.evaluation.validation import Validator
 from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.training import resuming, schedules
 from mrcnn_tf.training.callbacks import (
     DeferredSignals,
-    ProgressBar,
     SaveCheckpoints,
-    TensorBoardScalars,
     TerminateOnNonFinite,
     TerminateWithoutPositives,
     TrainingError,
@@ -34,11 +34,14 @@ from mrcnn_tf.training.callbacks import (
 )
 from mrcnn_tf.training.checkpoints import Checkpoints
 from mrcnn_tf.training.optimizers import build_optimizer
+from mrcnn_tf.training.reports import ProgressBar, TensorBoardScalars
 from mrcnn_tf.training.sets import read_sets
 from mrcnn_tf.training.strategies import Worker, find_worker, make_strategy, mean_over_workers
+from mrcnn_tf.training.validation import Evaluate, Evaluations, Outcome, Validation, evaluation_interval
 from mrcnn_tf.weights.checkpoint_files import steps_in
+from mrcnn_tf.weights.history import History
 from mrcnn_tf.weights.keras_applications import load_imagenet
-from mrcnn_tf.weights.model_directory import create
+from mrcnn_tf.weights.model_directory import create, weights_reader
 
 
 def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool = False,
@@ -70,19 +73,20 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
     run.check_batch()
     keras.utils.set_random_seed(config.train.seed)
     with _precision(config.train.precision):
-        model = _build(run)
-        checkpoints = Checkpoints(run.directory, model, config.train.keep_checkpoints, worker)
+        model, history = _build(run), History(directory, config.train.best_metric)
+        evaluate = _evaluate_function(run, categories)
+        checkpoints = Checkpoints(directory, model, config.train.keep_checkpoints, worker, history)
         _restore(run, checkpoints)
         if worker.is_chief:
             create(directory, config, categories)
+            history.remove_after(step_of(model))
         if changes:
             run.say(f'{directory / "config.yaml"}: changed: {resuming.describe(changes)}')
         run.say(_heading(run, manifest, step_of(model)))
         begun = time.perf_counter()
-        if step_of(model) < run.steps:
-            _fit(run, model, checkpoints)
+        _fit(run, model, checkpoints, history, evaluate)
     took = datetime.timedelta(seconds=round(time.perf_counter() - begun))
-    run.say(f'{run.directory} is trained: step {step_of(model)} of {run.steps}, {took} this time')
+    run.say(f'{_ending(run, history, step_of(model))}, {took} this time')
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,10 @@ class _Run:
     @property
     def schedule(self) -> LearningRateSchedule:
         return schedules.learning_rate(self.config.solver, self.config.data.batch_size)
+
+    @property
+    def evaluation_interval(self) -> int:
+        return evaluation_interval(self.config.train, self.config.data.validation, self.steps)
 
     @property
     def jit_compile(self) -> bool:
@@ -151,6 +159,21 @@ def _build(run: _Run) -> Detector:
     return model
 
 
+def _evaluate_function(run: _Run, categories: Sequence[Category]) -> Evaluate | None:
+    """Return the function that evaluates a checkpoint, in a detector of its own; None if this worker does not."""
+    if not run.worker.is_chief or not run.evaluation_interval:
+        return None
+    with _precision('float32'):    # as in `mrcnn evaluate`
+        validator = Validator(build_detector(run.config.model), run.config, categories)
+    read_weights = weights_reader(validator.detector)
+
+    def evaluate(prefix: pathlib.Path, progress: Callable[[float], None]) -> Metrics:
+        read_weights(prefix)
+        return validator(progress)
+
+    return evaluate
+
+
 def _restore(run: _Run, checkpoints: Checkpoints) -> None:
     """Restore the newest checkpoint, if any, and check that all workers read the same one."""
     step = checkpoints.restore()
@@ -170,19 +193,37 @@ def _heading(run: _Run, manifest: Manifest, step: int) -> str:
     return f'{images}: {steps} {batch}, {run.config.train.precision}{", XLA" if run.jit_compile else ""}'
 
 
-def _fit(run: _Run, model: Detector, checkpoints: Checkpoints) -> None:
+def _fit(run: _Run, model: Detector, checkpoints: Checkpoints, history: History, evaluate: Evaluate | None) -> None:
+    """Train to the last step, or until evaluations no longer improve."""
     start = step_of(model)
-    with DeferredSignals() as signals, contextlib.ExitStack() as stack:
-        save = SaveCheckpoints(checkpoints, run.config.train.checkpoint_every, run.steps, _stop_condition(run, signals))
-        callbacks = [TerminateOnNonFinite(), TerminateWithoutPositives(run.config.train.stop_without_positives), save,
-                     *(_reports(run, stack) if run.worker.is_chief else [])]
-        with _one_line_errors(run, model):
+    with DeferredSignals() as signals, contextlib.ExitStack() as stack, _one_line_errors(run, model):
+        evaluations = Evaluations(evaluate, run.directory, history, run.config.train.patience, signals, run.say
+                                  ) if evaluate else None
+        validation = Validation(run.evaluation_interval, run.steps, evaluations, run.strategy, run.worker.count)
+        validation.resume(start)
+        if start < run.steps and validation.outcome is Outcome.CONTINUE:
+            reports = _reports(run, stack) if run.worker.is_chief else []
+            if evaluations:
+                evaluations.reports = reports
+            save = SaveCheckpoints(checkpoints, _save_condition(run, validation), _stop_condition(run, signals))
+            guards = [TerminateOnNonFinite(), TerminateWithoutPositives(run.config.train.stop_without_positives)]
             # All intervals are counted in steps, so the whole run is one epoch for Keras.
-            model.fit(_distributed(run, start, model.needs), steps_per_epoch=run.steps - start, callbacks=callbacks,
-                      shuffle=False, verbose=0)
-    if step_of(model) < run.steps:
+            model.fit(_distributed(run, start, model.needs), steps_per_epoch=run.steps - start,
+                      callbacks=[*guards, save, *reports, validation], shuffle=False, verbose=0)
+    if step_of(model) < run.steps and validation.outcome is not Outcome.END:
         raise TrainingError(f'stopped by {signals.name or "another worker"} at step {step_of(model)} of {run.steps}, '
                             f'which is saved in {run.directory}; resume with the same command')
+
+
+def _ending(run: _Run, history: History, step: int) -> str:
+    """Return the last line of the log: how far the run is trained, why it ended, and its best checkpoint."""
+    best = history.best()
+    found = f'; the best checkpoint is step-{best.step}, {history.metric} {best.values[str(history.metric)]:.4f}' if (
+        best) else ''
+    if step == run.steps:
+        return f'{run.directory} is trained: step {step} of {run.steps}{found}'
+    return (f'{run.directory}: training ended at step {step} of {run.steps}, after {history.since_best()} evaluations '
+            f'without improvement (train.patience){found}')
 
 
 def _reports(run: _Run, stack: contextlib.ExitStack) -> list[keras.callbacks.Callback]:
@@ -190,6 +231,12 @@ def _reports(run: _Run, stack: contextlib.ExitStack) -> list[keras.callbacks.Cal
     intervals = (run.config.train.log_every, run.steps, run.config.data.batch_size)
     return [TensorBoardScalars(run.directory / 'logs', run.schedule, *intervals),
             stack.enter_context(ProgressBar(*intervals))]
+
+
+def _save_condition(run: _Run, validation: Validation) -> Callable[[int], bool]:
+    """Return a function of the step that is true if its checkpoint is saved; evaluations read it."""
+    every = run.config.train.checkpoint_every
+    return lambda step: step % every == 0 or step == run.steps or validation.is_due(step)
 
 
 def _stop_condition(run: _Run, signals: DeferredSignals) -> Callable[[int], bool]:

@@ -43,16 +43,20 @@ def number_of(prefix: pathlib.Path) -> int:
     return int(prefix.name.removeprefix('step-'))
 
 
-def find_newest(directory: pathlib.Path) -> pathlib.Path | None:
+def find_newest(directory: pathlib.Path, preferred: int | None = None) -> pathlib.Path | None:
     """Return the prefix of the newest complete checkpoint; None if none was ever written.
 
-    Verifies all its checksums, and logs a warning for each newer checkpoint that is damaged.
+    Verifies all its checksums, and logs a warning for each checkpoint that is damaged and would have been used.
+
+    Args:
+        directory: of the checkpoints.
+        preferred: a step whose checkpoint is used instead of newer ones if it is complete.
 
     Raises:
         CheckpointError: all checkpoints are damaged, or only TensorFlow's list of them exists.
     """
     damaged: list[str] = []
-    for step in reversed(steps_in(directory)):
+    for step in sorted(steps_in(directory), key=lambda step: (step == preferred, step), reverse=True):
         prefix = prefix_of(directory, step)
         reason = damage(prefix)
         if not reason:

@@ -65,10 +65,10 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
 
 def import_model(directory: PathLike, output: PathLike, classes: PathLike | None = None,
                  overrides: Sequence[str] = (), names: PathLike | None = None) -> list[Line]:
-    """Import the newest weights of a model directory, for training on other classes, and return the report.
+    """Import the weights of a model directory, for training on other classes, and return the report.
 
     Args:
-        directory: a model directory of `mrcnn train`.
+        directory: a model directory of `mrcnn train`; its best checkpoint is used, see `restore_model`.
         output, classes, overrides, names: as `import_file`.
 
     Raises:

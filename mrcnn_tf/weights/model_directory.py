@@ -1,14 +1,16 @@
-"""The model directory: config.yaml, categories.json and checkpoints/step-N.
+"""The model directory: config.yaml, categories.json, checkpoints/step-N and history.csv.
 
 N is the number of optimizer updates. A checkpoint holds weights, optimizer slots and step; step-0 holds only the
-weights of an imported model. The newest checkpoint with correct checksums is used (`checkpoint_files.py`).
+weights of an imported model. Training resumes from the newest checkpoint with correct checksums
+(`checkpoint_files.py`). Everything else uses the checkpoint of the best evaluation (`history.py`), if there is one.
 """
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -18,10 +20,13 @@ from mrcnn_tf import config as configuration
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import Detector, build_detector
-from mrcnn_tf.files.text import error_line
+from mrcnn_tf.files.text import error_line, one_line
 from mrcnn_tf.input.manifest import Category, Manifest, read_categories, write_categories
 from mrcnn_tf.weights import checkpoint_files
-from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest, prefix_of
+from mrcnn_tf.weights.checkpoint_files import CheckpointError, damage, find_newest, number_of, prefix_of, steps_in
+from mrcnn_tf.weights.history import History
+
+_log = logging.getLogger(__name__)
 
 _PROPOSED = [Category(1, 1, 'object')]    # an RPN has one class, whatever the categories of the data
 
@@ -48,26 +53,60 @@ def read(model_dir: pathlib.Path) -> tuple[Config, list[Category]]:
     return configuration.load(model_dir / 'config.yaml'), read_categories(model_dir / 'categories.json')
 
 
-def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op'
+def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op', checkpoint: str | int = 'best',
                   ) -> tuple[Detector, Config, list[Category]]:
-    """Return the model of a directory with its newest weights, its config and the categories of its detections.
+    """Return the model of a directory with its weights, its config and the categories of its detections.
 
     Args:
         engine: as `build_detector`.
+        checkpoint: 'best': that of the best evaluation during training, or the newest if there was none; 'last': the
+            newest; or the number of a step. Logs which one is used.
 
     Raises:
-        CheckpointError: it is not a model directory, or has no complete checkpoint of this model.
+        CheckpointError: it is not a model directory, or has no such complete checkpoint of this model.
         ConfigError, ManifestError: config.yaml or categories.json is damaged.
     """
     directory = pathlib.Path(model_dir)
     config, categories = read(directory)
-    newest = find_newest(directory / 'checkpoints')
-    if newest is None:
-        raise CheckpointError(f'{directory} has no checkpoint yet; `mrcnn train` writes one every '
-                              'train.checkpoint_every steps and at the end')
+    prefix = find_checkpoint(directory, config, str(checkpoint))
     model = build_detector(config.model, engine)
-    restore_weights(model, newest)
+    restore_weights(model, prefix)
     return model, config, categories if model.classifies else _PROPOSED
+
+
+def find_checkpoint(model_dir: pathlib.Path, config: Config, checkpoint: str) -> pathlib.Path:
+    """Return the prefix of the checkpoint that `restore_model` uses, and log which one it is and why.
+
+    Raises:
+        CheckpointError: there is no such complete checkpoint, or history.csv is damaged.
+    """
+    directory = model_dir / 'checkpoints'
+    steps = steps_in(directory)
+    if checkpoint not in ('best', 'last'):
+        return _checkpoint_of_step(directory, checkpoint, steps)
+    history = History(model_dir, config.train.best_metric) if checkpoint == 'best' else None
+    best = history.best(steps) if history else None
+    prefix = find_newest(directory, best.step if best else None)
+    if prefix is None:
+        raise CheckpointError(f'{model_dir} has no checkpoint yet; `mrcnn train` writes one every '
+                              'train.checkpoint_every steps and at the end')
+    if history and best and number_of(prefix) == best.step:
+        _log.info('%s: the best checkpoint, by %s = %.4f; the newest is step-%d', prefix, history.metric,
+                  best.values[str(history.metric)], steps[-1])
+    else:
+        _log.info('%s: the newest checkpoint', prefix)
+    return prefix
+
+
+def _checkpoint_of_step(directory: pathlib.Path, text: str, steps: Sequence[int]) -> pathlib.Path:
+    if not text.isdecimal() or int(text) not in steps:
+        there = f'or one of the steps {", ".join(map(str, steps))}' if steps else 'as soon as there is one'
+        raise CheckpointError(f'{directory}: there is no checkpoint {one_line(text, 40)!r}; give best, last, {there}')
+    prefix = prefix_of(directory, int(text))
+    if reason := damage(prefix):
+        raise CheckpointError(f'{prefix} is damaged ({reason}); give best, last or another step')
+    _log.info('%s: the checkpoint of the given step', prefix)
+    return prefix
 
 
 def save_detector(model_dir: str | os.PathLike[str], detector: Detector, config: Config,
@@ -114,9 +153,22 @@ def restore_weights(model: keras.Model, prefix: pathlib.Path) -> None:
     Raises:
         CheckpointError: the checkpoint is of another model.
     """
-    with explained(prefix):
-        status = checkpoint_of(model=model.variables).restore(str(prefix)).expect_partial()    # of an optimizer
-        status.assert_existing_objects_matched()
+    weights_reader(model)(prefix)
+
+
+def weights_reader(model: keras.Model) -> Callable[[pathlib.Path], None]:
+    """Return `restore_weights` as a function of the prefix, which may be called in the scope of a strategy.
+
+    The reader creates no variables: in the scope of a strategy they would be those of all its devices and workers.
+    """
+    checkpoint = checkpoint_of(model=model.variables)
+
+    def read(prefix: pathlib.Path) -> None:
+        with explained(prefix):
+            status = checkpoint.restore(str(prefix)).expect_partial()    # the checkpoint has an optimizer too
+            status.assert_existing_objects_matched()
+
+    return read
 
 
 def write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int) -> None:

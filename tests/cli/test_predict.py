@@ -12,9 +12,9 @@ from tests.cli.runner import Recorder, mrcnn
 def test_export(monkeypatch: pytest.MonkeyPatch) -> None:
     export = Recorder(pathlib.Path('saved/pets/3'))
     monkeypatch.setattr('mrcnn_tf.serving.export.export', export)
-    result = mrcnn('export', '--model-dir', 'run', '--output', 'saved/pets')
+    result = mrcnn('export', '--model-dir', 'run', '--output', 'saved/pets', '--checkpoint', 'last')
     assert result.exit_code == 0 and result.stdout == 'saved/pets/3\n'
-    assert export.calls == [(pathlib.Path('run'), pathlib.Path('saved/pets'))]
+    assert export.calls == [(pathlib.Path('run'), pathlib.Path('saved/pets'), 'last')]
 
 
 def test_predict_without_a_model_is_an_error(tmp_path: pathlib.Path) -> None:

@@ -152,7 +152,8 @@ def evaluate(manifest: pathlib.Path, directory: pathlib.Path, monkeypatch: pytes
     config.model.kind = kind
     outputs = {'boxes': None, **({'masks': None} if kind == 'mask_rcnn' else {})}
     model = types.SimpleNamespace(classifies=True, output_spec=lambda: outputs)
-    monkeypatch.setattr(run, 'restore_model', lambda path: (model, config, Manifest.read(manifest).categories))
+    categories = Manifest.read(manifest).categories
+    monkeypatch.setattr(run, 'restore_model', lambda path, checkpoint: (model, config, categories))
     monkeypatch.setattr(run, 'detection_function', lambda *_: None)
     monkeypatch.setattr(run, 'predictions', Found())
     return run.evaluate(directory, manifest, 'cityscapes')

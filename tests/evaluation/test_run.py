@@ -102,7 +102,7 @@ def test_a_set_without_ground_truth(trained: pathlib.Path, tmp_path: pathlib.Pat
 def test_a_set_of_crowds_has_no_ground_truth(trained: pathlib.Path, tmp_path: pathlib.Path,
                                              caplog: pytest.LogCaptureFixture) -> None:
     path = emptied(trained, tmp_path, crowds=True)
-    run._warn_of_unreliable_metrics(read_manifest(path), LIMIT)
+    run.warn_of_unreliable_metrics(read_manifest(path), LIMIT)
     assert f'{path}: no ground truth: all its objects are crowds; ' in caplog.text
     with pytest.raises(EvaluationError, match='no ground truth: it has no object that counts, so there is no recall'):
         run.evaluate(trained / 'run', path, 'recall')
@@ -111,9 +111,9 @@ def test_a_set_of_crowds_has_no_ground_truth(trained: pathlib.Path, tmp_path: pa
 def test_more_objects_than_detections(trained: pathlib.Path,
                                       caplog: pytest.LogCaptureFixture) -> None:
     truth = read_manifest(trained / 'train.json')
-    run._warn_of_unreliable_metrics(truth, 2)
+    run.warn_of_unreliable_metrics(truth, 2)
     assert not caplog.messages
-    run._warn_of_unreliable_metrics(truth, 1)
+    run.warn_of_unreliable_metrics(truth, 1)
     assert caplog.messages == [
         f'{trained}/train.json: 8 of 16 images have more than model.detections.max_detections=1 objects, up to 2; '
         'those beyond cannot be found: set it higher']
@@ -121,7 +121,7 @@ def test_more_objects_than_detections(trained: pathlib.Path,
 
 def test_recall_of_the_rpn(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all 1023 anchors' boxes that suppression leaves, though the model itself would take the best three."""
-    def restored(directory: pathlib.Path) -> tuple:
+    def restored(directory: pathlib.Path, checkpoint: str) -> tuple:
         model, config, categories = model_directory.restore_model(directory)
         config.model.rpn.post_nms_test = 3
         return model, config, categories
@@ -138,7 +138,7 @@ def test_recall_of_the_rpn(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatc
 def test_an_rpn_has_no_categories_to_find(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(trained, 'model.kind=rpn')
     model = build_detector(config.model)
-    monkeypatch.setattr(run, 'restore_model', lambda directory: (model, config, []))
+    monkeypatch.setattr(run, 'restore_model', lambda directory, checkpoint: (model, config, []))
     with pytest.raises(EvaluationError, match='^an rpn does not tell categories apart; .*--metric recall'):
         run.evaluate(trained / 'run', trained / 'train.json')
 

@@ -21,6 +21,7 @@ from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.schedules import Steps
 from mrcnn_tf.training.strategies import Worker
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest
+from mrcnn_tf.weights.history import History
 from mrcnn_tf.weights.model_directory import create, restore_model
 from tests.training.tiny import tiny_config
 from tests.training.toy import ToyModel, batches
@@ -94,6 +95,20 @@ def test_the_newest_checkpoints_are_kept(tmp_path: pathlib.Path) -> None:
     names = {path.name.split('.')[0] for path in (tmp_path / 'checkpoints').glob('step-*')}
     assert names == {'step-10', 'step-15'}
     assert find_newest(tmp_path / 'checkpoints') == tmp_path / 'checkpoints' / 'step-15'
+
+
+def test_the_best_checkpoint_is_kept_besides_the_newest(tmp_path: pathlib.Path) -> None:
+    model, history = trained(2), History(tmp_path)
+    checkpoints = Checkpoints(tmp_path, model, 2, history=history)
+    for step, value in ((5, .1), (10, .3), (15, .2), (20, .1), (25, None), (30, .4)):
+        checkpoints.save(step)
+        history.add(step, {'bbox/AP': value})
+        names = {path.name.split('.')[0] for path in (tmp_path / 'checkpoints').glob('step-*')}
+    assert names == {'step-10', 'step-25', 'step-30'}    # step-10 was the best when step-30 was saved
+    checkpoints.save(35)
+    checkpoints.save(40)
+    state = tf.train.get_checkpoint_state(str(tmp_path / 'checkpoints'))
+    assert [pathlib.Path(path).name for path in state.all_model_checkpoint_paths] == ['step-30', 'step-35', 'step-40']
 
 
 def test_a_moved_directory_is_restored(tmp_path: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import TrainingError, step_of
 from mrcnn_tf.weights import model_directory
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest
-from mrcnn_tf.weights.model_directory import read, restore_model
+from mrcnn_tf.weights.model_directory import find_checkpoint, read, restore_model
 from mrcnn_tf.weights.rules import variable_path
 from tests.training.tiny import tiny_config, write_data
 from tests.training.toy import ToyModel
@@ -109,6 +109,61 @@ def test_a_signal_saves_and_the_same_call_resumes(
     trainer.train(config, tmp_path / 'interrupted')
     assert_equal(built[0], built[-1])
     assert 'resumes at step 2 of 6' in capsys.readouterr().out
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Replaces the evaluation of a checkpoint by an AP that is highest at step 2; returns the steps evaluated.
+
+    It takes random numbers of all kinds, as a detector does that is built for evaluation.
+    """
+    steps: list[int] = []
+
+    def evaluate(prefix: pathlib.Path, progress: Any) -> dict[str, float | None]:
+        steps.append(int(prefix.name.removeprefix('step-')))
+        ToyModel()
+        assert np.random.rand() + tf.random.uniform([]) > 0
+        assert prefix.with_name(f'{prefix.name}.index').is_file()    # a kill during an evaluation loses nothing
+        return {'segm/AP': 1 / (1 + abs(steps[-1] - 2))}
+
+    monkeypatch.setattr(trainer, '_evaluate_function', lambda run, categories: evaluate)
+    return steps
+
+
+def test_evaluation_changes_neither_weights_nor_a_resume(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, evaluated: list[int],
+        capsys: pytest.CaptureFixture[str]) -> None:
+    settings = (f'data.validation={data}/train.json', 'train.keep_checkpoints=1', 'train.evaluate_every=2')
+    trainer.train(tiny_config(data, *settings[:2], 'train.evaluate_every=0'), tmp_path / 'plain')
+    assert not (tmp_path / 'plain' / 'history.csv').exists()
+    trainer.train(tiny_config(data, *settings), tmp_path / 'whole')
+    assert evaluated == [2, 4, 6]
+    built.prepare = lambda model: setattr(model, 'poison_at', 4)
+    with pytest.raises(TrainingError, match='step 5'):
+        trainer.train(tiny_config(data, *settings), tmp_path / 'resumed')
+    (tmp_path / 'resumed' / 'history.csv').write_text('step,segm/AP\n2,0.3333333333333333\n')    # killed at step 4
+    built.prepare = lambda model: None
+    trainer.train(tiny_config(data, *settings), tmp_path / 'resumed')
+    trainer.train(tiny_config(data, *settings), tmp_path / 'resumed')
+    assert evaluated[3:] == [2, 4, 4, 6]
+    trained = [model for model in built if step_of(model) == 6]
+    assert_equal(trained[0], trained[1])
+    assert_equal(trained[0], trained[2])
+    assert (tmp_path / 'whole' / 'history.csv').read_text() == 'step,segm/AP\n2,1.0\n4,0.3333333333333333\n6,0.2\n'
+    assert (tmp_path / 'resumed' / 'history.csv').read_text().splitlines()[2:] == ['4,0.3333333333333333', '6,0.2']
+    assert find_checkpoint(tmp_path / 'whole', tiny_config(data, *settings), 'best').name == 'step-2'
+    assert 'is trained: step 6 of 6; the best checkpoint is step-2, segm/AP 1.0000, ' in capsys.readouterr().out
+
+
+def test_training_ends_without_improvement_and_stays_so(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, evaluated: list[int],
+        capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny_config(data, f'data.validation={data}/train.json', 'train.evaluate_every=1', 'train.patience=2')
+    for _ in range(2):
+        trainer.train(config, tmp_path)
+        assert evaluated == [1, 2, 3, 4] and step_of(built[-1]) == 4
+        assert ('training ended at step 4 of 6, after 2 evaluations without improvement (train.patience); the best '
+                'checkpoint is step-2, segm/AP 1.0000, ') in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -1,0 +1,176 @@
+"""Keras callbacks that report training: a progress bar, and files for TensorBoard.
+
+step: the number of optimizer updates done, including the current one.
+"""
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import math
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from mrcnn_tf.training.callbacks import TrainingError, step_of
+
+
+class _PeriodicReport(keras.callbacks.Callback):
+    """Calls `report` every `every` steps and after the last one, with the means since the previous report.
+
+    The time between `on_test_begin` and `on_test_end` does not count for the speed.
+    """
+
+    def __init__(self, every: int, total: int, batch_size: int) -> None:
+        super().__init__()
+        self._every, self._total, self._batch_size = every, total, batch_size
+        self._sums: dict[str, float] = {}
+        self._steps = 0                                   # in the sums
+        self._timed = 0                                   # steps since `_since`
+        self._since: float | None = None                  # None until the first step, which compiles, is done
+        self._tested = 0.0                                # the beginning of an evaluation
+
+    def report(self, step: int, losses: dict[str, float], images_per_second: float) -> None:
+        """Report mean losses and speed; the speed is NaN while it is unknown."""
+        raise NotImplementedError
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        self._tested = time.perf_counter()
+
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
+        if self._since is not None:
+            self._since += time.perf_counter() - self._tested
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        step = step_of(self.model)
+        self._sums = {name: self._sums.get(name, 0.0) + float(value) for name, value in logs.items()}
+        self._steps += 1
+        now = time.perf_counter()
+        if self._since is None:
+            self._since = now
+        else:
+            self._timed += 1
+        if step % self._every == 0 or step == self._total:
+            rate = self._timed * self._batch_size / (now - self._since) if self._timed else math.nan
+            self.report(step, {name: value / self._steps for name, value in self._sums.items()}, rate)
+            self._sums, self._steps, self._timed, self._since = {}, 0, 0, now
+
+
+class EventFile:
+    """A file of numbers for TensorBoard, in a directory of such files. The first `write` creates it."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self._directory = directory
+
+    def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
+        """Write the numbers of a step that are finite.
+
+        Raises:
+            TrainingError: the disk is full.
+        """
+        with self._raise_training_error():
+            with self._writer.as_default(step=step):
+                for name, value in scalars.items():
+                    if value is not None and math.isfinite(value):    # the first step has no images_per_second
+                        tf.summary.scalar(name, value)
+            self._writer.flush()
+
+    @functools.cached_property
+    def _writer(self) -> Any:
+        return tf.summary.create_file_writer(str(self._directory))
+
+    @contextlib.contextmanager
+    def _raise_training_error(self) -> Iterator[None]:
+        """Replace TensorFlow's error for a full disk (ResourceExhaustedError) by a TrainingError."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise TrainingError(f'{self._directory}: the losses cannot be written '
+                                f'({error.message.rsplit("; ", 1)[-1]}); free disk space and resume with the same '
+                                'command') from None
+
+
+class TensorBoardScalars(_PeriodicReport):
+    """Writes to TensorBoard each loss, positive anchors and RoIs per replica, learning_rate and images_per_second."""
+
+    def __init__(self, directory: pathlib.Path, schedule: LearningRateSchedule, every: int, total: int,
+                 batch_size: int) -> None:
+        super().__init__(every, total, batch_size)
+        self._schedule, self._events = schedule, EventFile(directory)
+
+    def report(self, step: int, losses: dict[str, float], images_per_second: float) -> None:
+        self._events.write(step, {**losses, 'learning_rate': float(self._schedule(step - 1)),
+                                  'images_per_second': images_per_second})
+
+
+class ProgressBar(_PeriodicReport):
+    """Shows step, images/s, time left and losses: a bar on a terminal, lines elsewhere. Use it as a context."""
+
+    def __init__(self, every: int, total: int, batch_size: int, console: Console | None = None) -> None:
+        super().__init__(every, total, batch_size)
+        self._bar = Progress(
+            TextColumn('step'), MofNCompleteColumn(), BarColumn(), TextColumn('{task.description}'),
+            console=console or Console())
+        self._on_terminal = self._bar.console.is_terminal
+        self._begun = time.perf_counter()
+
+    def __enter__(self) -> ProgressBar:
+        self._task = self._bar.add_task('', total=self._total)
+        if self._on_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._on_terminal:
+            self._bar.stop()    # shows the cursor again
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        self._begun = time.perf_counter()
+        self._bar.update(self._task, description='compiling the first step', completed=step_of(self.model))
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        if self._since is None:
+            self._print(f'first step, including compilation: {time.perf_counter() - self._begun:.1f} s')
+            self._bar.update(self._task, description='')
+        self._bar.update(self._task, completed=step_of(self.model))
+        super().on_train_batch_end(batch, logs)
+
+    def report(self, step: int, losses: dict[str, float], images_per_second: float) -> None:
+        parts = {name.removeprefix('loss_'): value for name, value in losses.items() if name.startswith('loss_')}
+        listed = ', '.join(f'{name} {value:.3f}' for name, value in parts.items())
+        text = f'{self._speed(step, images_per_second)}  loss {losses["loss"]:.4f} ({listed})'
+        if self._on_terminal:
+            self._bar.update(self._task, description=text)
+        else:
+            self._print(f'step {step}/{self._total}  {text}')
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        super().on_test_begin(logs)
+        self._described = self._bar.tasks[self._task].description
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        """Show how much of an evaluation is done, `logs['fraction']`."""
+        self._bar.update(self._task, description=f'evaluating: {logs["fraction"]:.0%}')
+
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
+        super().on_test_end(logs)
+        self._bar.update(self._task, description=self._described)
+
+    def _speed(self, step: int, images_per_second: float) -> str:
+        if not math.isfinite(images_per_second):
+            return '- images/s'
+        left = round((self._total - step) * self._batch_size / images_per_second)
+        return f'{images_per_second:.2f} images/s  {datetime.timedelta(seconds=left)} left'
+
+    def _print(self, line: str) -> None:
+        if self._on_terminal:
+            self._bar.console.print(line, highlight=False)
+        else:
+            print(line, file=self._bar.console.file, flush=True)    # rich would wrap it at 80 columns
