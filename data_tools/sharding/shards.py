@@ -18,6 +18,7 @@ from google.protobuf import __version__ as _protobuf
 from data_tools.issues import IssueLog
 from data_tools.totals import Totals
 from mrcnn_tf import __version__, files
+from mrcnn_tf.files.text import write_error
 from mrcnn_tf.input.manifest import Counts, IssueEntry, Shard
 from mrcnn_tf.input.records import Annotated, encode
 
@@ -119,7 +120,7 @@ def disk_errors(output: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        raise OSError(_disk_full(output, error.message.rsplit('; ', 1)[-1])) from None
+        raise OSError(_disk_full(output, write_error(error))) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

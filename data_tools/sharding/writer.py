@@ -27,6 +27,7 @@ from data_tools.sharding import beam, processes, shards
 from data_tools.sharding import staging as stages
 from data_tools.sharding.shards import Job, Make, T, WrittenShard
 from data_tools.totals import Totals
+from mrcnn_tf import files
 from mrcnn_tf.files.progress import Update, print_line, progress_bar
 from mrcnn_tf.input.manifest import Manifest
 
@@ -76,11 +77,10 @@ def write(items: Sequence[T], make: Make[T], head: Manifest, output: str | os.Pa
     check_name(head.name)
     if output.exists() and not output.is_dir():
         raise ConversionError(f'{output} is a file; give a directory as output')
-    output.mkdir(parents=True, exist_ok=True)
     groups = [items[group.start:group.stop] for group in plan([item.bytes for item in items], options)]
     limits = options.images_per_shard, options.bytes_per_shard
     mark = stages.fingerprint(shards.VERSIONS, make, head, limits, items=items)
-    with shards.disk_errors(output), stages.claim(output, head.name) as staging:
+    with shards.disk_errors(output), files.new_directory(output), stages.claim(output, head.name) as staging:
         if staging.published == mark:
             print_line(f'{head.name}: resumes: all {len(groups)} shards are complete and now have their final names')
             return Manifest.read(output / f'{head.name}.json')

@@ -41,6 +41,19 @@ def error_text(error: BaseException) -> str:
     return str(message or error).strip() or type(error).__name__
 
 
+def write_error(error: BaseException) -> str:
+    """Return why TensorFlow could not write a file, without the path, which may be a temporary one.
+
+    Args:
+        error: its message is 'PATH; reason'.
+
+    Example:
+        >>> write_error(ValueError('out/.1f.shard; No space left on device [Op:Save]'))
+        'No space left on device'
+    """
+    return error_line(error).rpartition('; ')[2]
+
+
 def error_line(error: BaseException, longest: int = 200) -> str:
     """Return the first line of an error's message, without the names of TensorFlow's nodes, for use in other messages.
 

@@ -12,12 +12,31 @@ from typing import Any
 
 
 @contextlib.contextmanager
+def new_directory(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Create a directory and its parents. If the block fails, remove those that did not exist and are empty.
+
+    Raises:
+        OSError: the disk is full, permission is missing, or `path` is a file.
+    """
+    path = pathlib.Path(path)
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for each in missing:
+            with contextlib.suppress(OSError):      # it is not empty, or was never created
+                each.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def atomic_path(final: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yield a temporary path beside `final`. The file or directory that the block writes there is renamed to `final`.
 
     The temporary name has the same suffix, from which libraries choose the format. Missing parent directories are
     created. An existing file is replaced, an existing directory is not. If the block or the renaming fails, the
-    temporary file is removed and `final` is unchanged.
+    temporary file and the created directories are removed and `final` is unchanged.
 
     Raises:
         OSError: the disk is full, permission is missing, or `final` is an existing directory. It names `final`.
@@ -25,19 +44,19 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     final = pathlib.Path(final)
     if final.is_dir():
         raise FileExistsError(f'{final}: a directory of this name exists; remove it or choose another name')
-    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.parent / f'.{uuid.uuid4().hex[:8]}.{final.name}'
-    try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, final)
-        _sync_one(final.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):      # removal fails on a read-only disk; `error` is the cause
-            remove(temporary)
-        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
-            raise type(error)(error.errno, os.strerror(error.errno), str(final)) from None
-        raise
+    with new_directory(final.parent):
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, final)
+            _sync_one(final.parent)
+        except BaseException as error:
+            with contextlib.suppress(OSError):      # removal fails on a read-only disk; `error` is the cause
+                remove(temporary)
+            if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+                raise type(error)(error.errno, os.strerror(error.errno), str(final)) from None
+            raise
 
 
 def write_json(path: str | os.PathLike[str], obj: Any, indent: int | None = 2) -> None:

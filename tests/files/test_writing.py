@@ -56,6 +56,27 @@ def test_atomic_path_keeps_the_old_file_when_the_block_fails(
     assert list(tmp_path.iterdir()) == [final]
 
 
+def test_atomic_path_removes_the_directories_that_it_created(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(OSError, match='No space left'), files.atomic_path(tmp_path / 'new' / 'deep' / 'a') as temporary:
+        temporary.write_text('half')
+        raise OSError(28, 'No space left on device')
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_block_keeps_directories_that_existed_or_hold_files(tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'old').mkdir()
+    for path in (tmp_path / 'old' / 'empty', tmp_path / 'new' / 'full'):
+        with pytest.raises(KeyboardInterrupt), files.new_directory(path):
+            assert path.is_dir()
+            if path.name == 'full':
+                (path / 'a').write_text('whole')
+            raise KeyboardInterrupt
+    assert sorted(path.name for path in tmp_path.rglob('*')) == ['a', 'full', 'new', 'old']
+    with files.new_directory(tmp_path / 'kept'):
+        pass
+    assert (tmp_path / 'kept').is_dir()
+
+
 def test_atomic_path_cleans_up_on_interrupt(tmp_path: pathlib.Path) -> None:
     with pytest.raises(KeyboardInterrupt), files.atomic_path(tmp_path / 'a') as temporary:
         temporary.write_text('half')
