@@ -111,6 +111,9 @@ def _log_issues(item: Item, annotations: ImageAnnotations, file: images.ImageFil
         log.keep(Issue('orientation outside of EXIF', f'XMP or a text gives orientation {file.other_orientation}; the '
                                                       'image is used as stored, as browsers show it'),
                  item.id, file=item.file_name)
+    if file.pictures > 1:
+        log.keep(Issue('several images in a file', f'the first of {file.pictures} is used'), item.id,
+                 file=item.file_name)
     if file.transcoded:
         log.repair(Issue(TRANSCODED, file.transcoded), item.id, file=item.file_name)
     if annotations.channels is not None and annotations.channels != file.channels:

@@ -61,6 +61,7 @@ class ImageFile(NamedTuple):
     orientation: int = 1   # of EXIF; 1 is upright
     other_orientation: int = 1     # of XMP or a text, if EXIF has none; viewers ignore it
     transcoded: str = ''   # the original format, if `data` is a PNG with the same values
+    pictures: int = 1      # in the file: animated PNG, MPO; the first is read
 
     def turned_size(self) -> tuple[int, int]:
         """Return height and width as a viewer shows the image, rotated by its orientation."""
@@ -98,7 +99,9 @@ def check(data: bytes, name: str, max_pixels: int | None = None, transcode: bool
                            f'{max_pixels}')
         if image.format not in _FORMATS:
             return _transcoded(image, name, transcode)
-        return _png(image, data) if image.format == 'PNG' else _jpeg(image, data)
+        pictures = getattr(image, 'n_frames', 1)      # JPEGs do not have it
+        file = _png(image, data) if image.format == 'PNG' else _jpeg(image, data)
+        return file._replace(pictures=pictures)
 
 
 def pixels(file: ImageFile, name: str) -> np.ndarray:

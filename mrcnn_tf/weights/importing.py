@@ -1,6 +1,7 @@
 """Import of published weights, or those of an own model, into a new model directory."""
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from mrcnn_tf.weights import coco, detectron2, files, keras_applications, rules,
 from mrcnn_tf.weights.classes import class_map, read_map
 from mrcnn_tf.weights.model_directory import restore_model, save_imported
 from mrcnn_tf.weights.rules import ClassMap, Line, Rule, WeightsError
+
+_log = logging.getLogger(__name__)
 
 FRAMEWORKS = {'torchvision': torchvision, 'detectron2': detectron2}
 PathLike = str | os.PathLike[str]
@@ -56,6 +59,7 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
         report = FRAMEWORKS[framework].load_state_dict(model, state, _class_map(categories, known, classes, names))
     except WeightsError as error:
         raise WeightsError(f'{path}: {error}') from None
+    _warn_of_zeros(path, report)
     save_imported(pathlib.Path(output), model, config, categories)
     chosen = any(each.startswith('model.backbone.norm_epsilon=') for each in overrides)
     if framework == 'torchvision' and not chosen and (line := torchvision.epsilon_note(state)):
@@ -84,6 +88,7 @@ def import_model(directory: PathLike, output: PathLike, classes: PathLike | None
         report = rules.fill_detector(model, filled, state, _class_map(categories, known, classes, names))
     except WeightsError as error:
         raise WeightsError(f'{directory}: {error}') from None
+    _warn_of_zeros(directory, report)
     save_imported(pathlib.Path(output), model, config, categories)
     return report
 
@@ -134,6 +139,15 @@ def _class_map(categories: Sequence[Category], known: Sequence[Category], classe
     if names is not None:
         return class_map(categories, known, read_map(names))
     return None if classes is None else ClassMap((None,) * len(categories), '')
+
+
+def _warn_of_zeros(path: PathLike, report: Sequence[Line]) -> None:
+    """Log a warning if imported kernels hold only zeros, as those of a file that was never filled do."""
+    kernels = [line for line in report if line.source and len(line.shape) > 1]
+    zeros = [line.source for line in kernels if line.least == line.largest == 0]
+    if zeros:
+        _log.warning('%s: %d of %d kernels hold only zeros, such as %s; give the weights as trained', path, len(zeros),
+                     len(kernels), zeros[0])
 
 
 def table(report: Sequence[Line]) -> str:

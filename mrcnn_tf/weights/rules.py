@@ -193,8 +193,9 @@ def _converted(rule: Rule, state: State) -> np.ndarray:
     except (ValueError, IndexError):                   # the parameter has fewer axes or rows than the conversion needs
         value = None
     if value is None or tuple(value.shape) != shape:
-        raise WeightsError(f'{rule.name} has the shape {list(given.shape)}, which does not fit {list(shape)} of '
-                           f'{variable_path(rule.variable)}')
+        change = f', {rule.convert.change},' if rule.convert.change else ''
+        raise WeightsError(f'{rule.name} has the shape {list(given.shape)}, which{change} does not fit {list(shape)} '
+                           f'of {variable_path(rule.variable)}')
     if not np.isfinite(value).all():
         raise WeightsError(f'{rule.name} contains values that are not finite')
     return value

@@ -58,6 +58,13 @@ def test_a_record_and_its_issues(folder: pathlib.Path) -> None:
                         'box and mask disagree': [IssueEntry('id', 3, 'y', 'a.json')]}
 
 
+def test_an_animated_image_is_kept_with_a_warning(folder: pathlib.Path) -> None:
+    first = Image.new('RGB', (12, 8))
+    first.save(folder / 'a.png', save_all=True, append_images=[Image.new('RGB', (12, 8), 'red')])
+    _, log = make_example(OneObject(folder), Rules(), ITEM)
+    assert log.kept['several images in a file'] == [IssueEntry('id', None, 'the first of 2 is used', 'a.png')]
+
+
 def test_an_invalid_object_is_dropped_alone(folder: pathlib.Path) -> None:
     example, log = make_example(OneObject(folder, valid=False), Rules(), ITEM)
     assert example is not None and example.objects == []

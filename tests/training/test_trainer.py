@@ -286,10 +286,17 @@ def test_the_error_about_a_damaged_record_names_its_shard(tmp_path: pathlib.Path
     assert str(shard) in str(error.value) and '\n' not in str(error.value)
 
 
-def test_out_of_memory_is_an_error_of_one_line(
-        data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
-    def exhaust() -> None:
-        raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor\nand more')
-    built.prepare = lambda model: setattr(model, 'before_step', {0: exhaust})
-    with pytest.raises(TrainingError, match=r'out of memory after 0 steps; lower data.batch_size.*\Z'):
+@pytest.mark.parametrize(('error', 'line'), [
+    (tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor\nand more'),
+     'out of memory after 0 steps; lower data.batch_size'),
+    (tf.errors.UnimplementedError(None, None, 'Graph execution error:\nGPU MaxPool gradient ops do not yet have a '
+                                              'deterministic XLA implementation.\nand more'),
+     'XLA has no deterministic form of .* max pooling; set train.jit_compile=off')], ids=['memory', 'deterministic'])
+def test_an_error_in_a_step_is_one_line(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, error: Exception, line: str) -> None:
+    def fail() -> None:
+        raise error
+
+    built.prepare = lambda model: setattr(model, 'before_step', {0: fail})
+    with pytest.raises(TrainingError, match=rf'^{line}.*\Z'):
         trainer.train(tiny_config(data), tmp_path)

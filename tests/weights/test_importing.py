@@ -197,6 +197,18 @@ def test_a_failed_write_leaves_no_files(weights, tmp_path, monkeypatch) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_kernels_of_zeros_are_named_in_a_warning(tmp_path, caplog) -> None:
+    """Biases may be 0; that the box head's are does not matter."""
+    state = small.state()
+    for name in ('fc6.weight', 'fc6.bias'):
+        state[f'roi_heads.box_head.{name}'] *= 0
+    np.savez(tmp_path / 'weights.npz', **state)
+    importing.import_file('torchvision', tmp_path / 'weights.npz', tmp_path / 'out', overrides=small.OVERRIDES)
+    kernels = sum(value.ndim > 1 for value in state.values())
+    assert caplog.messages == [f'{tmp_path}/weights.npz: 1 of {kernels} kernels hold only zeros, such as '
+                               'roi_heads.box_head.fc6.weight; give the weights as trained']
+
+
 VARIANCE = 'backbone.body.bn1.running_var'
 
 

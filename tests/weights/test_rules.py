@@ -85,7 +85,7 @@ def test_parameters_that_do_not_fit_change_nothing(state, message) -> None:
 
 
 def test_a_failed_conversion_is_reported_as_a_wrong_shape() -> None:
-    with pytest.raises(WeightsError, match=r'b has the shape \[3\], which does not fit \[4\]'):
+    with pytest.raises(WeightsError, match=r'b has the shape \[3\], which, y before x, does not fit \[4\]'):
         rules.fill([Rule(variable(4), 'b', rules.YX)], {'b': np.zeros(3)})
 
 
