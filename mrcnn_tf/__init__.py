@@ -6,6 +6,7 @@ TensorFlow.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = '0.1.0'
@@ -43,6 +44,8 @@ __all__ = ['__version__', *_EXPORTS]
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    # TensorFlow reads this when it is imported. It warns of its own internals, such as "Error in PredictCost()".
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     module, _, attribute = _EXPORTS[name].rpartition('.')
     parent = importlib.import_module(f'{__name__}.{module}')
     value = getattr(parent, attribute, None)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -33,6 +34,15 @@ def test_every_public_name_exists(name: str) -> None:
 def test_an_unknown_name() -> None:
     with pytest.raises(AttributeError, match="module 'mrcnn_tf' has no attribute 'Detektor'"):
         _ = m.Detektor
+
+
+@pytest.mark.parametrize(('before', 'after'), [(None, '2'), ('0', '0')], ids=['not set', 'set by the user'])
+def test_the_first_use_silences_the_warnings_of_tensorflow(
+        before: str | None, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TF_CPP_MIN_LOG_LEVEL', before or '')
+    if before is None:
+        monkeypatch.delenv('TF_CPP_MIN_LOG_LEVEL')
+    assert m.__getattr__('Config') is m.Config and os.environ['TF_CPP_MIN_LOG_LEVEL'] == after
 
 
 @pytest.fixture(scope='module')

@@ -38,6 +38,11 @@ def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         ConfigError: a file is missing or unreadable, a key is unknown, a value has the wrong type or is out of range.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> m.load_config('nuclei_r18_fpn', ['data.batch_size=2']).data.batch_size
+        2
     """
     merged = OmegaConf.structured(Config)
     layers, changes = _layers(_find(source)), [*map(_override, overrides)]

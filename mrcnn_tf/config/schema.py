@@ -181,7 +181,13 @@ class DetectionConfig:
 
 @dataclass
 class ModelConfig:
-    """The detector."""
+    """The detector.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> m.ModelConfig(num_classes=3).backbone.name
+        'resnet50'
+    """
     # fast_rcnn: proposals come from the records; rpn: proposals only, without roi, heads and detections
     kind: str = choice(['mask_rcnn', 'faster_rcnn', 'fast_rcnn', 'rpn'])
     num_classes: int = setting(80, ge=1)          # number of classes, K, without background
@@ -260,7 +266,15 @@ class AlternatingConfig:
 
 @dataclass
 class Config:
-    """All settings of one model: `mrcnn train` reads them and saves them beside the weights as config.yaml."""
+    """All settings of one model: `mrcnn train` reads them and saves them beside the weights as config.yaml.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> config = m.Config()
+        >>> config.data.batch_size = 4
+        >>> config.model.roi.layer
+        'align'
+    """
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)

@@ -42,6 +42,15 @@ class RoIs(NamedTuple):
     each; labels int32 [B, R], its class or 0; positive bool [B, R], whether it has an object; valid bool [B, R].
 
     pooled: the features [B, R, P, P, C] that the box head sees, where all heads share them (C4), else None.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import mrcnn_tf as m
+        >>> flags = tf.constant([[True, False]])
+        >>> rois = m.RoIs(boxes=tf.constant([[[0., 0., 4., 4.], [9., 9., 12., 12.]]]), matched=tf.constant([[3, 0]]),
+        ...               labels=tf.constant([[1, 0]]), positive=flags, valid=tf.constant([[True, True]]))
+        >>> rois.first(1).boxes.numpy().tolist()
+        [[[0.0, 0.0, 4.0, 4.0]]]
     """
     boxes: tf.Tensor
     matched: tf.Tensor
@@ -84,6 +93,20 @@ class Branch(CompositeLayer):
 
     Attributes:
         needs: the keys of a batch that training reads besides boxes and labels.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import mrcnn_tf as m
+        >>> class Heights(m.Branch):
+        ...     def losses(self, features, rois, batch, seed, training=True):
+        ...         return {}
+        ...     def predict(self, features, detections):
+        ...         return {'heights': detections['boxes'][..., 2] - detections['boxes'][..., 0]}
+        ...     def output_spec(self):
+        ...         return {'heights': tf.TensorSpec([], tf.float32)}
+        >>> detector = m.build_detector(m.load_config('mine.yaml').model, branches=[Heights()])
+        >>> sorted(detector.output_spec())
+        ['boxes', 'heights', 'labels', 'masks', 'scores', 'valid']
     """
 
     needs: tuple[str, ...] = ()

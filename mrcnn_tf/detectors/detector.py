@@ -46,6 +46,14 @@ class Detector(TrainableModel):
         box: the box branch; None for an RPN alone, whose detections are its proposals.
         branches: what is predicted for each detection besides class and box, such as masks.
         engine: 'op' (TensorFlow's kernels; fast on a CPU) or 'xla' (arithmetic that XLA compiles).
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import mrcnn_tf as m
+        >>> detector = m.build_detector(m.load_config('mine.yaml').model)
+        >>> detections = detector(tf.zeros([1, 64, 64, 3]))     # RGB 0..255
+        >>> detections['boxes'].shape, detections['masks'].shape
+        (TensorShape([1, 100, 4]), TensorShape([1, 100, 28, 28]))
     """
 
     def __init__(self, config: ModelConfig, backbone: keras.layers.Layer, proposer: RPN | GivenProposals,
@@ -208,6 +216,13 @@ def build_detector(config: ModelConfig, engine: str = 'op', branches: Sequence[B
         config: the `model` section of a config; `kind` names the parts.
         engine: 'op' or 'xla', see `Detector`.
         branches: of your own, beside those of the config.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> config = m.load_config('mine.yaml', ['model.kind=rpn'])
+        >>> detector = m.build_detector(config.model)
+        >>> detector.name, detector.classifies, detector.branches
+        ('rpn', False, [])
     """
     parts = PARTS[config.kind]
     backbone = build_backbone(config.backbone)

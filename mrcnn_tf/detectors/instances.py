@@ -27,6 +27,14 @@ class Instances:
         labels: int32 [n], 1..K.
         masks: float32 [n, m, m], probabilities over the boxes; or bool [n, H, W], masks of the whole image; or None.
         further: predictions of branches of your own, [n, ...] by name, relative to the boxes.
+
+    Example:
+        >>> import numpy as np
+        >>> import mrcnn_tf as m
+        >>> boxes = np.float32([[0, 0, 4, 4], [1, 1, 3, 3]])
+        >>> instances = m.Instances(boxes, np.float32([.9, .3]), np.int32([1, 2]))
+        >>> instances[instances.scores >= .5].labels.tolist()
+        [1]
     """
     boxes: np.ndarray
     scores: np.ndarray

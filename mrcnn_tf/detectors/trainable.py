@@ -101,6 +101,11 @@ class TrainableModel(keras.Model):
         detections: Detections = self(data, training=False)
         return detections
 
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Raise ValueError: Keras' export knows neither the preprocessing of images nor the categories."""
+        raise ValueError(f'{self.name}: Keras cannot export a detector; call '
+                         'mrcnn_tf.export_detector(detector, config, categories, output)')
+
     def _losses_and_gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             values = self.losses_and_counts(batch, seed)

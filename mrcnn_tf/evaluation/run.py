@@ -46,18 +46,27 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
     Args:
         model_dir: a model directory.
         manifest: of the set; None: the config's `data.validation`.
-        metric: 'coco', see `CocoEvaluator.evaluate`; 'voc2007' (eleven points) or 'voc2012' (the area): `voc/mAP` and
-            `voc/AP/NAME`; 'cityscapes': `cityscapes/AP`, `cityscapes/AP50` and `cityscapes/AP/NAME`; 'recall', see
-            `recall.average_recall`, of the RPN's 2000 best proposals, or of the proposals in the records of a
-            fast_rcnn.
+        metric: one of
+
+            - 'coco': COCO's AP and AR, see `CocoEvaluator.evaluate`
+            - 'voc2007', 'voc2012': `voc/mAP` and `voc/AP/NAME`, by eleven points or by the area
+            - 'cityscapes': `cityscapes/AP`, `cityscapes/AP50` and `cityscapes/AP/NAME`
+            - 'recall': recall of proposals, see `recall.average_recall`. The proposals are the RPN's 2000 best, or with
+              a fast_rcnn those in the records.
         checkpoint: as `restore_model`.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
-        EvaluationError: no set is named; its categories are not the model's; an unknown metric; Cityscapes without
-            masks or gtFine; a metric other than recall for an RPN alone; recall without ground truth (other metrics
-            only warn of that).
+        EvaluationError: no set is named, or its categories are not the model's. The metric is unknown, or does not fit:
+            'cityscapes' needs masks and gtFine files, 'recall' needs ground truth, and an RPN alone has recall only.
         OSError: the disk is full, no permission.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> metrics = m.evaluate('runs/mine', 'data/train.json')
+        evaluated: 16 of 16 images...
+        >>> 'bbox/AP' in metrics and 'segm/AP' in metrics
+        True
     """
     return evaluate_classes(model_dir, manifest, metric, checkpoint).metrics
 
@@ -97,6 +106,14 @@ def evaluate_detector(detector: Detector, config: Config, manifest: str | os.Pat
 
     Raises:
         ManifestError, InputError, EvaluationError: as `evaluate`.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> detector, config, _ = m.load_detector('runs/mine')
+        >>> metrics = m.evaluate_detector(detector, config, 'data/train.json', 'voc2012')
+        evaluated: 16 of 16 images...
+        >>> 0 <= metrics['voc/mAP'] <= 1
+        True
     """
     _check_metric(metric, detector)
     categories = categories or Manifest.read(manifest).categories

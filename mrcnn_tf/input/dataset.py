@@ -63,6 +63,13 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
     Raises:
         ManifestError, ConfigError, InputError: the manifest or the settings cannot be used, or not together. While
             iterating, tf.errors.OpError, which `damage.explain` explains.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> config = m.load_config('mine.yaml')
+        >>> batch = next(iter(m.training_dataset('data/train.json', config)))
+        >>> batch['images'].shape, batch['boxes'].shape
+        (TensorShape([4, 64, 64, 3]), TensorShape([4, 2, 4]))
     """
     index, workers = shard
     if config.data.batch_size % workers:
@@ -96,6 +103,12 @@ def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixe
         Finite dataset of the Batch dict. H and W are None, unless there is one fixed canvas.
 
     Raises: as `training_dataset`.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> dataset = m.evaluation_dataset('data/train.json', m.load_config('mine.yaml'), batch_size=8)
+        >>> sum(int(batch['image_valid'].numpy().sum()) for batch in dataset)
+        16
     """
     recipe = _recipe(manifest, config, needs, training=False, fixed_canvases=fixed_canvases)
     stream, total = tf.data.TFRecordDataset(recipe.files).enumerate(), recipe.described.counts.images

@@ -28,6 +28,12 @@ def ground_truth(manifest: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     Raises:
         ManifestError: the manifest cannot be used.
         InputError: a damaged shard or record.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> first = next(m.ground_truth('data/train.json'))
+        >>> first['height'], first['width'], first['labels'].tolist()
+        (64, 64, [1])
     """
     described = Manifest.read(manifest)
     dataset = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(

@@ -76,7 +76,14 @@ class Source:
 
 @dataclass
 class Manifest:
-    """The description of a converted set: NAME.json, which is written last, beside the shards."""
+    """The description of a converted set: NAME.json, which is written last, beside the shards.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> manifest = m.Manifest.read('data/train.json')
+        >>> manifest.counts.images, [category.name for category in manifest.categories]
+        (16, ['low', 'high'])
+    """
     FORMAT: ClassVar[str] = 'mrcnn_tf manifest'
     VERSION: ClassVar[int] = 1
 

@@ -85,7 +85,16 @@ def resize(sample: Sample, shape: tf.Tensor, antialias: bool = False) -> Sample:
 
 
 def flip_horizontal(sample: Sample) -> Sample:
-    """Return the sample mirrored left to right."""
+    """Return the sample mirrored left to right.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import mrcnn_tf as m
+        >>> sample = m.transforms.Sample(image=tf.zeros([10, 20, 3]), boxes=tf.constant([[0., 0., 4., 5.]]),
+        ...                              labels=tf.constant([1]), crowd=tf.constant([False]))
+        >>> m.transforms.flip_horizontal(sample).boxes.numpy().tolist()
+        [[0.0, 15.0, 4.0, 20.0]]
+    """
     return _flip(sample, 1)
 
 

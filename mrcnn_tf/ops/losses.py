@@ -13,6 +13,12 @@ def smooth_l1(x: tf.Tensor, beta: float) -> tf.Tensor:
     """Return smooth L1 of each element: x^2 / (2 beta) if |x| < beta, else |x| - beta / 2; beta 0 gives |x|.
 
     Fast eq. 3 has beta 1.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import mrcnn_tf as m
+        >>> m.losses.smooth_l1(tf.constant([.5, -3.]), beta=1.).numpy().tolist()
+        [0.125, 2.5]
     """
     size = tf.abs(x)
     if beta == 0:

@@ -56,9 +56,20 @@ def windows(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, diale
 
 def paste(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect: str,
           threshold: float = 0.5) -> Iterator[np.ndarray]:
-    """Masks of the whole image, one at a time: uint8 [H, W] in column order, 1 where the probability >= threshold.
+    """Yield masks of the whole image, one at a time: uint8 [H, W] in column order, 1 if the probability >= threshold.
 
-    Memory is one byte a pixel of the image for the mask in hand, whatever n is. Arguments and errors as in `windows`.
+    The memory is one byte per pixel of the image, whatever n is. Arguments and errors are those of `windows`.
+
+    Example:
+        >>> import numpy as np
+        >>> import mrcnn_tf as m
+        >>> masks, boxes = np.ones([1, 28, 28], np.float32), np.float32([[1, 1, 3, 4]])
+        >>> for mask in m.paste.paste(masks, boxes, height=4, width=5, dialect='pixel_center'):
+        ...     print(mask)
+        [[0 0 0 0 0]
+         [0 1 1 1 0]
+         [0 1 1 1 0]
+         [0 0 0 0 0]]
     """
     for mask, window in zip(masks, windows(masks, boxes, height, width, dialect), strict=True):
         image = np.zeros((width, height), np.uint8)                    # transposed: COCO's code runs down the columns

@@ -1,10 +1,10 @@
-"""Export of a SavedModel for TF Serving, which takes the bytes of image files and returns instances.
+"""Export of a SavedModel for TF Serving. It takes the bytes of image files and returns instances.
 
-B images of a request (0 or more), D detections per image, K classes, m side of a mask in cells (28). Preprocessing is
-in the graph. Loading the SavedModel needs TensorFlow only, neither this package nor Keras.
+B images of a request (0 or more), D detections per image, K classes, m side of a mask in cells (28).
 
-The model processes each image of a request alone, on a canvas of its own size, as in evaluation. So the result for an
-image does not depend on the other images of its request. Height and width are dynamic, all other shapes are static.
+The graph decodes and resizes the images. Loading the SavedModel needs TensorFlow only, neither this package nor Keras.
+The model processes one image at a time, on a canvas of its own size, as in evaluation. The result for an image does not
+depend on the other images of its request. Height and width are dynamic; all other shapes are static.
 """
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import tensorflow as tf
 from mrcnn_tf import __version__, files
 from mrcnn_tf.config import Config, DataConfig
 from mrcnn_tf.detectors.detector import Detector
+from mrcnn_tf.files.text import write_error
 from mrcnn_tf.input import decoding, images
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.ops import boxes as box_ops
@@ -41,17 +42,19 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str], ch
            ) -> pathlib.Path:
     """Write a trained model as the next version of the SavedModel `output`: `output/1`, `output/2`, ...
 
-    The version gets its final name when it is complete; TF Serving ignores the temporary name. The signature
-    `serving_default` takes `image_bytes` string [B] (JPEG or PNG) and returns, best first and zeros where not valid:
+    The version gets its final name when it is complete, so TF Serving never loads a part of one. The signature
+    `serving_default` takes `image_bytes`, string [B], JPEG or PNG. Its outputs are sorted by score, with zeros in slots
+    that are not valid:
 
-    - `boxes` float32 [B, D, 4], y1, x1, y2, x2 in px of the image; with `data.exif=apply`, of the image as viewers
-      show it
+    - `boxes` float32 [B, D, 4]: y1, x1, y2, x2 in px of the image. With `data.exif=apply`, the image is the rotated
+      one, as viewers show it.
     - `scores` float32 [B, D], `labels` int32 [B, D] (1..K), `valid` bool [B, D]
-    - `category_ids` int32 [B, D], of the data set
-    - `sizes` int32 [B, 2], height and width of the image in px
-    - with a mask branch, `masks` float32 [B, D, m, m], probabilities over the box
+    - `category_ids` int32 [B, D]: the data set's own ids
+    - `sizes` int32 [B, 2]: height and width of the image in px
+    - `masks` float32 [B, D, m, m], with a mask branch: probabilities over the box
 
-    The file `assets.extra/mrcnn.json` holds categories, dialect of pasting, score threshold, `exif` and `max_pixels`.
+    The file `assets.extra/mrcnn.json` holds the categories, the dialect of pasting, the score threshold, `exif` and
+    `max_pixels`.
 
     Args:
         model_dir: a model directory.
@@ -63,8 +66,13 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str], ch
 
     Raises:
         CheckpointError, ConfigError, ManifestError: there is no model directory or no checkpoint, or a part is damaged.
-        ExportError: a category id is beyond int32, or the model is a fast_rcnn, which needs proposals.
+        ExportError: a category id does not fit int32, or the model is a fast_rcnn, which needs proposals.
         OSError: the disk is full, no permission, or another export wrote the version.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> str(m.export('runs/mine', 'served/mine'))
+        'served/mine/1'
     """
     model, config, categories = restore_model(model_dir, 'op', checkpoint)
     return export_detector(model, config, categories, output)
@@ -84,6 +92,12 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
 
     Raises:
         ExportError, OSError: as `export`.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> detector, config, categories = m.load_detector('runs/mine')
+        >>> str(m.export_detector(detector, config, categories, 'served/detector'))
+        'served/detector/1'
     """
     if 'proposals' in detector.inputs_read:
         raise ExportError('a fast_rcnn needs the proposals of each image, which no request holds; export a faster_rcnn')
@@ -101,8 +115,7 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
                                 tf.saved_model.SaveOptions(experimental_custom_gradients=False))
             files.write_json(temporary / _DESCRIPTION, _description(config, categories))
     except tf.errors.OpError as error:
-        reason = error.message.rsplit('; ', 1)[-1].partition(' [Op:')[0]      # a path comes before
-        raise OSError(f'{version}: {reason}; make room there or give another --output') from None
+        raise OSError(f'{version}: {write_error(error)}; make room there or give another --output') from None
     return version
 
 

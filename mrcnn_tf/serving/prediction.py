@@ -42,6 +42,16 @@ class Prediction:
         paste: the dialect of pasting masks, `model.detections.paste`.
         source: the image that was given. `image` reads it again, so a file must still exist then.
         rule: by which it is read.
+
+    Example:
+        >>> import numpy as np
+        >>> import mrcnn_tf as m
+        >>> from mrcnn_tf.input.manifest import Category
+        >>> instances = m.Instances(np.float32([[0, 0, 4, 4], [1, 1, 3, 3]]), np.float32([.9, .3]), np.int32([1, 2]))
+        >>> categories = [Category(1, 7, 'cat'), Category(2, 3, 'dog')]
+        >>> found = m.Prediction(instances, (8, 8), categories, 'pixel_center', 'photo.jpg')
+        >>> found.names, found[found.scores > .5].names
+        (['cat', 'dog'], ['cat'])
     """
     instances: Instances
     size: tuple[int, int]

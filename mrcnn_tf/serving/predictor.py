@@ -105,6 +105,12 @@ def load_predictor(path: str | os.PathLike[str], checkpoint: str | int = 'best')
 
     Raises:
         InferenceError: there is no such model, or a part of it is missing.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> predictor = m.load_predictor('runs/mine')
+        >>> [category.name for category in predictor.categories]
+        ['low', 'high']
     """
     path = pathlib.Path(path)
     if (path / 'config.yaml').is_file():
@@ -161,6 +167,14 @@ class DetectorPredictor(Predictor):
 
     Raises:
         InferenceError: a fast_rcnn, which needs proposals, or the 'xla' engine, which needs fixed canvases.
+
+    Example:
+        >>> import numpy as np
+        >>> import mrcnn_tf as m
+        >>> predictor = m.DetectorPredictor(*m.load_detector('runs/mine'))
+        >>> found = predictor(np.zeros([48, 64, 3], np.uint8))
+        >>> found.size, len(found.names) == len(found.boxes)
+        ((48, 64), True)
     """
 
     def __init__(self, detector: Detector, config: Config, categories: Sequence[Category]) -> None:

@@ -62,6 +62,12 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
         CheckpointError: settings differ that may not change, no checkpoint is complete, or none can be written.
         TrainingError: the sets do not match the settings or each other; too few devices; a loss is not finite; no step
             has a positive sample; out of memory; a signal (everything is saved, and the same call resumes).
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> m.train(m.load_config('mine.yaml', ['solver.steps=1', 'train.strategy=one_device']), 'runs/trained')
+        16 images of data/train.json: 1 steps of 4 images on 1 replica(s)...
+        runs/trained is trained: step 1 of 1...
     """
     directory = pathlib.Path(model_dir)
     manifest, categories = read_sets(config, directory)
@@ -285,6 +291,9 @@ def _one_line_errors(run: _Run, model: Detector) -> Iterator[None]:
         raise TrainingError('another worker ended, see its output; start all workers again with the same command to '
                             'resume from the newest checkpoint') from None
     except tf.errors.OpError as error:
+        if 'deterministic XLA implementation' in error.message:
+            raise TrainingError('XLA has no deterministic form of an operation of this model, such as the gradient of '
+                                'max pooling; set train.jit_compile=off or train.deterministic=false') from None
         diagnosed = explain(error, str(run.config.data.train))
         if diagnosed is error:
             raise

@@ -20,7 +20,7 @@ from mrcnn_tf import config as configuration
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import Detector, build_detector
-from mrcnn_tf.files.text import error_line, one_line
+from mrcnn_tf.files.text import error_line, one_line, write_error
 from mrcnn_tf.input.manifest import Category, Manifest, read_categories, write_categories
 from mrcnn_tf.weights import checkpoint_files
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, damage, find_newest, number_of, prefix_of, steps_in
@@ -65,6 +65,12 @@ def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op', checkpo
     Raises:
         CheckpointError: it is not a model directory, or has no such complete checkpoint of this model.
         ConfigError, ManifestError: config.yaml or categories.json is damaged.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> detector, config, categories = m.load_detector('runs/mine')
+        >>> detector.name, [category.name for category in categories]
+        ('mask_rcnn', ['low', 'high'])
     """
     directory = pathlib.Path(model_dir)
     config, categories = read(directory)
@@ -123,6 +129,14 @@ def save_detector(model_dir: str | os.PathLike[str], detector: Detector, config:
         CheckpointError: the detector has branches that `config.model` does not name, which would be lost.
         ManifestError: no categories are given, and `config.data.train` is not a manifest.
         OSError: there is such a directory, the disk is full, no permission. Nothing is left then.
+
+    Example:
+        >>> import pathlib
+        >>> import mrcnn_tf as m
+        >>> config = m.load_config('mine.yaml')      # its data.train names the categories
+        >>> m.save_detector('runs/new', m.build_detector(config.model), config)
+        >>> sorted(path.name for path in pathlib.Path('runs/new').iterdir())
+        ['categories.json', 'checkpoints', 'config.yaml']
     """
     if detector.further_branches:
         raise CheckpointError(f'{model_dir}: a config does not name the branch {detector.further_branches[0].name}; '
@@ -144,7 +158,7 @@ def save_imported(model_dir: pathlib.Path, model: keras.Model, config: Config, c
         try:
             write(checkpoint_of(model=model.variables), directory / 'checkpoints', 0)
         except tf.errors.OpError as error:
-            raise OSError(f'{model_dir}: {error_line(error)}; make room there or give another directory') from None
+            raise OSError(f'{model_dir}: {write_error(error)}; make room there or give another directory') from None
 
 
 def restore_weights(model: keras.Model, prefix: pathlib.Path) -> None:
@@ -173,14 +187,14 @@ def weights_reader(model: keras.Model) -> Callable[[pathlib.Path], None]:
 
 def write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int) -> None:
     """Write the files of a checkpoint; remove them if writing fails."""
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        checkpoint.write(str(prefix_of(directory, step)))
-    except BaseException:
-        checkpoint_files.remove_steps(directory, {step})
-        raise
-    finally:
-        checkpoint_files.remove_unfinished(directory)
+    with files.new_directory(directory):
+        try:
+            checkpoint.write(str(prefix_of(directory, step)))
+        except BaseException:
+            checkpoint_files.remove_steps(directory, {step})
+            raise
+        finally:
+            checkpoint_files.remove_unfinished(directory)
 
 
 def checkpoint_of(**parts: Sequence[Any]) -> tf.train.Checkpoint:

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.detectors.detector import LOSSES, Detector, build_detector
+from mrcnn_tf.detectors.trainable import TrainableModel
 from tests.detectors.small import (
     CLIP,
     RATE,
@@ -78,6 +79,11 @@ def test_a_compiled_step_on_a_batch_without_objects(jit_model, weights) -> None:
 def test_jit_compile_takes_the_xla_engine() -> None:
     with pytest.raises(ValueError, match="engine='xla'"):
         build_detector(small_config()).compile(keras.optimizers.SGD(.1), jit_compile=True)
+
+
+def test_export_of_keras_names_our_own() -> None:
+    with pytest.raises(ValueError, match='^step: Keras cannot export a detector; call mrcnn_tf.export_detector'):
+        TrainableModel('op', name='step').export('saved')
 
 
 def test_several_canvases_in_one_fit(op_model, weights) -> None:

@@ -1,8 +1,6 @@
 """Names and error messages of unknown origin as one printable line."""
 from __future__ import annotations
 
-import doctest
-
 import pytest
 
 from mrcnn_tf.files import text
@@ -48,7 +46,3 @@ def test_an_error_on_one_line(error: Exception, line: str) -> None:
 def test_the_whole_message_of_an_error() -> None:
     assert error_text(ValueError('a\nb')) == 'a\nb'
     assert one_line(error_text(ValueError('a\nb'))) == r'a\nb'
-
-
-def test_examples() -> None:
-    assert doctest.testmod(text) == doctest.TestResults(0, 4)
