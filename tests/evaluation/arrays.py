@@ -37,3 +37,22 @@ def results_of(detections: Sequence[tuple[int, int, Sequence[float], float]]) ->
     """Return COCO's results of detections: image, category, box and score of each."""
     return [{'image_id': image, 'category_id': category, 'bbox': list(map(float, box)), 'score': score}
             for image, category, box, score in detections]
+
+
+def imperfect(seed: int, images: int) -> tuple[GroundTruth, list[dict[str, Any]]]:
+    """Return random ground truth of 3 categories, and detections with errors of every kind and scores without ties."""
+    rng = np.random.default_rng(seed)
+    objects = [(image, int(rng.integers(1, 4)), rng.integers(0, 300, 2).tolist() + rng.integers(10, 100, 2).tolist())
+               for image in range(1, images + 1) for _ in range(rng.integers(0, 8))]
+    detections = []
+    for image, category, box in objects:
+        for _ in range(rng.choice(4, p=[.15, .6, .15, .1])):
+            shift = rng.normal(0, rng.choice([.03, .3]), 4) * np.array(box[2:] * 2)
+            moved = np.maximum(np.array(box) + shift, [0, 0, 1, 1]).round(2).tolist()
+            named = category if rng.random() < .8 else int(rng.integers(1, 4))
+            detections.append((image, named, moved, rng.random() ** .7))
+    for image in range(1, images + 1):
+        for _ in range(rng.poisson(.7)):
+            box = rng.integers(0, 300, 2).tolist() + rng.integers(10, 100, 2).tolist()
+            detections.append((image, int(rng.integers(1, 4)), box, rng.random() * .6))
+    return truth_of(objects, images), results_of(detections)
