@@ -27,28 +27,44 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directo
                  help="coco: COCO's metrics. voc2007, voc2012: VOC's mean average precision, over eleven points or "
                       "as the area. cityscapes: Cityscapes' mask AP (extra `cityscapes`). recall: recall of proposals.",
              )] = Metric.coco,
-             checkpoint: Checkpoint = 'best') -> None:
+             checkpoint: Checkpoint = 'best',
+             report: Annotated[pathlib.Path | None, typer.Option(
+                 help='HTML file to write: a page that explains the metrics and shows the worst images.')] = None,
+             against: Annotated[pathlib.Path | None, typer.Option(
+                 help='Another report (HTML, or its JSON) to compare with on the page.')] = None,
+             images: Annotated[int, typer.Option(min=0, help='Number of worst images on the page.')] = 12,
+             ) -> None:
     """Evaluate a model on a set.
 
     Prints COCO's twelve metrics for boxes and masks and the AP of each category, or the metric that --metric names.
     Writes metrics.json and, except for recall, detections.json to the model directory; with COCO's metrics also
-    per_class.csv. --metric recall prints the fraction of objects that the best 50
-    to 2000 proposals cover at each IoU; a fast_rcnn is evaluated on the proposals in the records, other models on those
-    of their RPN.
+    per_class.csv. --metric recall prints the fraction of objects that the best 50 to 2000 proposals cover at each IoU;
+    a fast_rcnn is evaluated on the proposals in the records, other models on those of their RPN.
+
+    --report writes one self-contained page: precision-recall curves, the errors by kind and the AP that each kind
+    costs, the confusion matrix, AP by size and crowding, calibration, the best threshold of each category, and the
+    worst images with ground truth and detections side by side. With --against, the page also shows what changed.
 
     \b
     Example:
       mrcnn evaluate --model-dir runs/nuclei --data data/nuclei/val.json
+      mrcnn evaluate --model-dir runs/nuclei --report new.html --against old.html
       mrcnn evaluate --model-dir runs/voc --data data/voc/test.json --metric voc2007
       mrcnn evaluate --model-dir runs/cityscapes --data data/cityscapes/val.json --metric cityscapes
     """
     from mrcnn_tf.evaluation import cityscapes, coco, per_class, recall, run, voc
+    from mrcnn_tf.evaluation.write_report import Report
 
+    if against and not report:
+        raise coco.EvaluationError('--against shows changes on the page of --report; give --report too')
+    wanted = Report(report, against, images) if report else None
     tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table, Metric.recall: recall.table}
-    evaluation = run.evaluate_classes(model_dir, data, metric.value, checkpoint)
+    evaluation = run.evaluate_classes(model_dir, data, metric.value, checkpoint, wanted)
     typer.echo(tables.get(metric, voc.table)(evaluation.metrics))
     if evaluation.classes:
         typer.echo(f'\n{per_class.table(evaluation.classes)}')
+    if report:
+        typer.echo(str(report))
 
 
 @command

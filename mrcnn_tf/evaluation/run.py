@@ -17,8 +17,9 @@ from mrcnn_tf.config import Config, DataConfig
 from mrcnn_tf.detectors.augmentation import Detect, SingleView, detection_function
 from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.detectors.instances import Instances, split_batch
-from mrcnn_tf.evaluation import cityscapes, per_class, recall, voc
+from mrcnn_tf.evaluation import cityscapes, per_class, recall, voc, write_report
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics, read_manifest
+from mrcnn_tf.evaluation.write_report import Report
 from mrcnn_tf.files.progress import track
 from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import evaluation_dataset
@@ -37,7 +38,8 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
-             metric: str = 'coco', checkpoint: str | int = 'best') -> Metrics:
+             metric: str = 'coco', checkpoint: str | int = 'best',
+             report: Report | str | os.PathLike[str] | None = None) -> Metrics:
     """Return the metrics of a trained model on every image of a set.
 
     Shows its progress. Writes metrics.json and, except for recall, detections.json to the model directory; for COCO's
@@ -54,11 +56,13 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
             - 'recall': recall of proposals, see `recall.average_recall`. The proposals are the RPN's 2000 best, or with
               a fast_rcnn those in the records.
         checkpoint: as `restore_model`.
+        report: an HTML file to write that explains COCO's metrics, or a `Report` with options.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
         EvaluationError: no set is named, or its categories are not the model's. The metric is unknown, or does not fit:
             'cityscapes' needs masks and gtFine files, 'recall' needs ground truth, and an RPN alone has recall only.
+            A report needs 'coco', and compares with another report only.
         OSError: the disk is full, no permission.
 
     Example:
@@ -68,12 +72,16 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
         >>> 'bbox/AP' in metrics and 'segm/AP' in metrics
         True
     """
-    return evaluate_classes(model_dir, manifest, metric, checkpoint).metrics
+    return evaluate_classes(model_dir, manifest, metric, checkpoint, report).metrics
 
 
 def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
-                     metric: str = 'coco', checkpoint: str | int = 'best') -> Evaluation:
+                     metric: str = 'coco', checkpoint: str | int = 'best',
+                     report: Report | str | os.PathLike[str] | None = None) -> Evaluation:
     """Do what `evaluate` does, and return also the metrics of each category."""
+    wanted = Report(report) if isinstance(report, str | os.PathLike) else report
+    if wanted:
+        write_report.check(wanted, metric)
     directory = pathlib.Path(model_dir)
     model, config, categories = restore_model(directory, checkpoint=checkpoint)
     manifest = manifest or config.data.validation
@@ -90,6 +98,8 @@ def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathL
         return Evaluation(metrics)
     classes = per_class.rows(evaluator)
     per_class.write_csv(directory / 'per_class.csv', classes)
+    if wanted:
+        write_report.write(wanted, evaluator, metrics, str(directory))
     return Evaluation(metrics, classes)
 
 

@@ -46,7 +46,7 @@ def draw(image: np.ndarray, instances: Instances, names: Sequence[str], threshol
     pixels = np.array(Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BILINEAR))
     drawn = _drawn(instances, threshold)
     masks = (mask.repeat(factor, 0).repeat(factor, 1) for mask in drawn.image_masks(height, width, dialect))
-    return _annotate(pixels, masks, drawn.boxes * factor, _texts(drawn, names, confidence))
+    return paint(pixels, masks, drawn.boxes * factor, _texts(drawn, names, confidence), _colors(len(drawn))[::-1])
 
 
 def draw_at_size(image: np.ndarray, instances: Instances, names: Sequence[str], threshold: float = 0.5,
@@ -59,7 +59,37 @@ def draw_at_size(image: np.ndarray, instances: Instances, names: Sequence[str], 
     _check(image)
     drawn, (height, width) = _drawn(instances, threshold), image.shape[:2]
     masks = drawn.image_masks(height, width, dialect)
-    return _annotate(image.copy(), masks, drawn.boxes, _texts(drawn, names, confidence))
+    return paint(image.copy(), masks, drawn.boxes, _texts(drawn, names, confidence), _colors(len(drawn))[::-1])
+
+
+def paint(pixels: np.ndarray, masks: Iterable[np.ndarray], boxes: np.ndarray, texts: Sequence[str],
+          colors: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Draw masks, boxes and texts in given colors on an image, which is changed in place. The last ones are on top.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        masks: none, or one for each box: uint8 or bool [H, W].
+        boxes: [n, 4], px of the image.
+        texts: of the boxes; '' for none.
+        colors: of the boxes and their masks.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    for mask, color in zip(masks, colors, strict=False):
+        _tint(pixels, mask, color)
+    picture = Image.fromarray(pixels)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_font_size(max(picture.size)))
+    corners = [(x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)) for y1, x1, y2, x2 in boxes.tolist()]
+    for box, color in zip(corners, colors, strict=True):
+        pen.rectangle(box, outline=color, width=max(1, max(picture.size) // 700))
+    taken: list[Rectangle] = []
+    named = [each for each in zip(corners, texts, colors, strict=True) if each[1]]
+    for box, text, color in reversed(named):    # texts of the best first
+        taken.append(_place(box, pen.textbbox((0, 0), text, font), picture.size, taken))
+        pen.rectangle(taken[-1], fill=color)
+        pen.text((taken[-1][0] + 2, taken[-1][1] + 1), text, _contrast(color), font)
+    return np.array(picture)
 
 
 def side_by_side(pictures: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
@@ -115,24 +145,6 @@ def _tint(pixels: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> 
     region = pixels[part]
     region[inside] = (1 - _ALPHA) * region[inside] + _ALPHA * np.array(color)
     region[inside & ~core] = color
-
-
-def _annotate(pixels: np.ndarray, masks: Iterable[np.ndarray], boxes: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    """Draw masks (none, or one for each box), boxes and texts on the pixels. The last ones are the best and on top."""
-    colors = _colors(len(texts))[::-1]
-    for mask, color in zip(masks, colors, strict=False):
-        _tint(pixels, mask, color)
-    picture = Image.fromarray(pixels)
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_font_size(max(picture.size)))
-    corners = [(x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)) for y1, x1, y2, x2 in boxes.tolist()]
-    for box, color in zip(corners, colors, strict=True):
-        pen.rectangle(box, outline=color, width=max(1, max(picture.size) // 700))
-    taken: list[Rectangle] = []
-    for box, text, color in reversed(list(zip(corners, texts, colors, strict=True))):    # texts of the best first
-        taken.append(_place(box, pen.textbbox((0, 0), text, font), picture.size, taken))
-        pen.rectangle(taken[-1], fill=color)
-        pen.text((taken[-1][0] + 2, taken[-1][1] + 1), text, _contrast(color), font)
-    return np.array(picture)
 
 
 def _place(box: Rectangle, text: Rectangle, size: tuple[int, int], taken: Sequence[Rectangle]) -> Rectangle:

@@ -90,13 +90,33 @@ def tiles(values: Iterable[tuple[str, str]]) -> str:
 def bar_chart(title: str, rows: Sequence[tuple[str, int, str]], unit: str, shown: int = ROWS) -> str:
     """Return a bar chart of (name, count, text behind the count); rows beyond `shown` are folded."""
     largest = max((count for _, count, _ in rows), default=0) or 1
-    bars = [f'<tr class="{"some" if count else "none"}"><th>{escape(name)}</th><td><span class="bar" '
-            f'style="width:{100 * count / largest:.1f}%"></span></td><td class="n">{number(count)}{escape(more)}</td>'
-            '</tr>' for name, count, more in rows]
-    parts = [f'<div class="card"><h3>{escape(title)}</h3>', f'<p>{escape(unit)}</p>', _bars(bars[:shown])]
-    if len(bars) > shown:
-        parts.append(f'<details><summary>{len(bars) - shown} more</summary>{_bars(bars[shown:])}</details>')
-    return ''.join((*parts, '</div>'))
+    return bars(title, unit, [(name, count / largest, f'{number(count)}{more}') for name, count, more in rows], shown)
+
+
+def bars(title: str, note: str, rows: Sequence[tuple[str, float, str]], shown: int = ROWS) -> str:
+    """Return a chart of (name, length 0..1 of the bar, text behind it); rows beyond `shown` are folded."""
+    lines = [f'<tr class="{"some" if length > 0 else "none"}"><th>{escape(name)}</th><td><span class="bar" '
+             f'style="width:{100 * length:.1f}%"></span></td><td class="n">{escape(text)}</td></tr>'
+             for name, length, text in rows]
+    return card(title, note, _table(lines[:shown], 'bars'), folded(lines[shown:], 'bars'))
+
+
+def card(title: str, note: str, *parts: str) -> str:
+    """Return a card with a title, a line below it, and parts of HTML."""
+    return f'<div class="card"><h3>{escape(title)}</h3><p>{escape(note)}</p>{"".join(parts)}</div>'
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], shown: int = ROWS) -> str:
+    """Return a table; the first column is text, the others are aligned as numbers; rows beyond `shown` are folded."""
+    first = f'<tr>{"".join(_cell(text, i) for i, text in enumerate(head))}</tr>'
+    lines = [f'<tr>{"".join(_cell(text, i) for i, text in enumerate(row))}</tr>' for row in rows]
+    return _table([first, *lines[:shown]], 'list') + folded(lines[shown:], 'list', first)
+
+
+def folded(rows: Sequence[str], style: str, head: str = '') -> str:
+    """Return rows of a table that a click unfolds; nothing without rows."""
+    more = f'<summary>{len(rows)} more</summary>{_table([head, *rows], style)}'
+    return f'<details>{more}</details>' if rows else ''
 
 
 def figure(jpeg: bytes, name: str, caption: str) -> str:
@@ -126,5 +146,19 @@ def number(value: int) -> str:
     return f'{value:,}'
 
 
-def _bars(rows: Iterable[str]) -> str:
-    return f'<table class="bars">{"".join(rows)}</table>'
+def decimal(value: float | None, signed: bool = False) -> str:
+    """Return a number with three decimals, '-' for None.
+
+    Example:
+        >>> decimal(.25), decimal(.25, signed=True), decimal(None)
+        ('0.250', '+0.250', '-')
+    """
+    return '-' if value is None else f'{value:+.3f}' if signed else f'{value:.3f}'
+
+
+def _cell(text: Any, column: int) -> str:
+    return f'<td class="n">{escape(text)}</td>' if column else f'<th>{escape(text)}</th>'
+
+
+def _table(rows: Iterable[str], style: str) -> str:
+    return f'<table class="{style}">{"".join(rows)}</table>'

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from mrcnn_tf.evaluation.run import Evaluation
+from mrcnn_tf.evaluation.write_report import Report
 from tests.cli.runner import Recorder, mrcnn
 
 
@@ -18,7 +19,7 @@ def test_evaluate_by_coco(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate_classes', evaluate)
     result = mrcnn('evaluate', '--model-dir', 'run', '--data', 'val.json')
     assert result.exit_code == 0 and evaluate.calls == [
-        (pathlib.Path('run'), pathlib.Path('val.json'), 'coco', 'best')]
+        (pathlib.Path('run'), pathlib.Path('val.json'), 'coco', 'best', None)]
     rows = re.findall(r'@\[.*\] +([\d.]+) +([\d.]+)', result.stdout)
     assert rows == [(f'0.{i}0', f'0.{i}0') for i in range(11, 23)]
     assert result.stdout.splitlines()[-1].split() == ['a', 'cat', '2', '3', '0.250', '0.500', '-']
@@ -28,7 +29,7 @@ def test_evaluate_by_voc(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = Recorder(Evaluation({'voc/mAP': .5, 'voc/AP/cat': .5}))
     monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate_classes', evaluate)
     result = mrcnn('evaluate', '--model-dir', 'run', '--metric', 'voc2007', '--checkpoint', '300')
-    assert result.stdout.split() == ['mAP', '50.0', 'cat', '50.0'] and evaluate.calls[0][2:] == ('voc2007', '300')
+    assert result.stdout.split() == ['mAP', '50.0', 'cat', '50.0'] and evaluate.calls[0][2:4] == ('voc2007', '300')
 
 
 def test_evaluate_by_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +39,17 @@ def test_evaluate_by_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
     result = mrcnn('evaluate', '--model-dir', 'run', '--metric', 'cityscapes')
     assert result.stdout.split() == ['AP', 'AP50', 'car', '30.0', '40.0', 'mean', '10.0', '20.0']
     assert evaluate.calls[0][2] == 'cityscapes'
+
+
+def test_evaluate_with_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = Recorder(Evaluation({}))
+    monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate_classes', evaluate)
+    result = mrcnn('evaluate', '--model-dir', 'run', '--metric', 'recall', '--report', 'a.html', '--against', 'b.html',
+                   '--images', '3')
+    assert result.stdout.splitlines()[-1] == 'a.html'
+    assert evaluate.calls[0][4] == Report(pathlib.Path('a.html'), pathlib.Path('b.html'), 3)
+    alone = mrcnn('evaluate', '--model-dir', 'run', '--against', 'b.html')
+    assert alone.exit_code == 1 and 'give --report too' in alone.stderr and len(evaluate.calls) == 1
 
 
 @pytest.mark.parametrize(('more', 'training'), [([], False), (['--for-training'], True)], ids=['inference', 'training'])

@@ -14,6 +14,8 @@ import tensorflow as tf
 from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.evaluation import run
 from mrcnn_tf.evaluation.coco import EvaluationError, read_manifest
+from mrcnn_tf.evaluation.report import read as read_report
+from mrcnn_tf.evaluation.write_report import Report
 from mrcnn_tf.input import record_reader, records
 from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.input.manifest import Counts, Manifest, Shard
@@ -39,7 +41,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def test_every_image_counts_once(trained: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = run.evaluate(trained / 'run', trained / 'train.json')
+    page = trained / 'report.html'
+    metrics = run.evaluate(trained / 'run', trained / 'train.json', report=Report(page, pictures=2))
     assert len([name for name in metrics if name.startswith('segm/A') and 'AP/' not in name]) == 12
     written = json.loads((trained / 'run' / 'metrics.json').read_text())
     # 16 images in batches of 3; every other one has two objects
@@ -50,6 +53,8 @@ def test_every_image_counts_once(trained: pathlib.Path, capsys: pytest.CaptureFi
     assert ids.tolist() == list(range(16)) and counts.tolist() == [LIMIT] * 16
     written_rows = (trained / 'run' / 'per_class.csv').read_text().splitlines()
     assert written_rows[0].startswith('category,id,images,objects,bbox/AP,bbox/AP50') and len(written_rows) == 1 + 2
+    assert page.read_text().count('<figure>') == 2 and read_report(page)['detections'] == 16 * LIMIT
+    assert list(read_report(page)['kinds']) == ['bbox', 'segm']
     assert re.search(r'^evaluated: 16 of 16 images, [\d.]+ images/s$', capsys.readouterr().out, re.MULTILINE)
 
 

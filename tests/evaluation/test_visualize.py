@@ -156,3 +156,14 @@ def test_crowded_microscopy(nuclei_dir):
     plain = visualize.draw(image, found[:0], ['nucleus'])
     covered = masks.any(0).repeat(5, 0).repeat(5, 1)
     assert (out != plain).any(2)[covered].mean() > .99
+
+
+def test_painting_in_given_colors() -> None:
+    mask = np.zeros((60, 80), np.uint8)
+    mask[20:40, 10:30] = 1
+    pixels = np.full((60, 80, 3), 100, np.uint8)
+    drawn = visualize.paint(pixels, [mask], np.array([[20., 10, 40, 30]]), [''], [(255, 0, 0)])
+    assert drawn[30, 20].tolist() == [169, 55, 55]      # 0.55 * 100 + 0.45 * color
+    assert drawn[20, 20].tolist() == [255, 0, 0] and drawn[5, 5].tolist() == [100] * 3
+    # without a text nothing else is drawn
+    assert (drawn != 100).any(axis=2).sum() == 20 * 20
