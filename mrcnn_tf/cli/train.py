@@ -37,8 +37,8 @@ def train(settings: Annotated[str, typer.Argument(
     Settings that follow from the data are derived, unless you set them: model.num_classes is the number of categories
     of data.train, and data.canvases are made large enough. Each is printed, and config.yaml has the resolved values.
 
-    A folder with a COCO json, or xml files of VOC, and its images is converted, split if it has no validation part, and
-    trained by a recipe for the weights that there are. A folder that has not changed is not converted again.
+    A folder of images with annotations of COCO, VOC, YOLO or labelme is converted, split if it has no validation part,
+    and trained by a recipe for the weights that there are. A folder that has not changed is not converted again.
 
     \b
     Example:
