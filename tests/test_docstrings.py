@@ -1,6 +1,7 @@
 """The examples in the docstrings run and print what they say.
 
-They run in a directory with the set `data/train.json`, the config `mine.yaml` and the model directory `runs/mine`.
+They run in a directory with the set `data/train.json`, the config `mine.yaml` and, where they need it, the
+model directory `runs/mine` and torchvision's weights `weights.npz`.
 """
 from __future__ import annotations
 
@@ -9,16 +10,19 @@ import importlib
 import pathlib
 import pkgutil
 
+import numpy as np
 import pytest
 
 import mrcnn_tf as m
 from mrcnn_tf import config as configuration
 from tests.training.tiny import CATEGORIES, tiny_config, write_data
+from tests.weights import small
 
 PACKAGES = ('data_tools', 'mrcnn_tf')
 PUBLIC = (*m._EXPORTS.values(), 'layers.heads.Res5Head', 'ops.boxes.decode', 'ops.boxes.encode', 'ops.boxes.iou')
 # Their examples read the model directory; seconds each.
-SLOW = ('evaluation.run', 'serving.export', 'serving.predictor', 'training.trainer', 'weights.model_directory')
+SLOW = ('cli.train', 'evaluation.run', 'serving.export', 'serving.predictor', 'weights.importing',
+        'weights.model_directory')
 
 
 def modules() -> list[str]:
@@ -43,6 +47,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def model_directory(directory: pathlib.Path) -> pathlib.Path:
     config = configuration.load(directory / 'mine.yaml')
     m.save_detector(directory / 'runs' / 'mine', m.build_detector(config.model), config, CATEGORIES)
+    np.savez(directory / 'weights.npz', **small.state())
     return directory
 
 

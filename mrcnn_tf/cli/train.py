@@ -75,6 +75,13 @@ def run(settings: str | os.PathLike[str] | Config, model_dir: str | os.PathLike[
 
     Raises:
         ValueError, OSError: see `trainer.train`; for a folder, also those of the conversion.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> config = m.load_config('mine.yaml', ['solver.steps=1', 'train.strategy=one_device'])
+        >>> directory = m.train(config, 'runs/trained')
+        16 images of data/train.json: 1 steps of 4 images on 1 replica(s)...
+        runs/trained is trained: step 1 of 1...
     """
     if isinstance(settings, Config):
         return _run_config(settings, model_dir, overrides, allow_changes)

@@ -62,12 +62,6 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
         CheckpointError: settings differ that may not change, no checkpoint is complete, or none can be written.
         TrainingError: the sets do not match the settings or each other; too few devices; a loss is not finite; no step
             has a positive sample; out of memory; a signal (everything is saved, and the same call resumes).
-
-    Example:
-        >>> import mrcnn_tf as m
-        >>> m.train(m.load_config('mine.yaml', ['solver.steps=1', 'train.strategy=one_device']), 'runs/trained')
-        16 images of data/train.json: 1 steps of 4 images on 1 replica(s)...
-        runs/trained is trained: step 1 of 1...
     """
     directory = pathlib.Path(model_dir)
     manifest, categories = read_sets(config, directory)

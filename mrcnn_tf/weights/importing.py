@@ -42,6 +42,13 @@ def import_file(framework: str, path: PathLike, output: PathLike, classes: PathL
     Raises:
         WeightsError, PickleError, ManifestError: the file or the classes cannot be used, or do not fit each other.
         OSError: the directory exists or the disk is full. Nothing is written.
+
+    Example:
+        >>> import mrcnn_tf as m
+        >>> report = m.import_weights('torchvision', 'weights.npz', 'runs/imported',
+        ...                           overrides=['model.box_head.width=16'])
+        >>> report[0].source, report[0].shape
+        ('backbone.body.conv1.weight', (7, 7, 3, 64))
     """
     state = files.read(path)
     try:
