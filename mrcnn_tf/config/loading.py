@@ -48,10 +48,12 @@ def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
     layers, changes = _layers(_find(source)), [*map(_override, overrides)]
     for origin, layer in layers:
         _apply(merged, layer, Config, '', origin)
+        _choose_length(merged, [(origin, layer)])
     # A file without a base may be a saved config, which sets all keys.
     _check_masks(_checked_kind(merged, source), layers[1:][-1:])
     for origin, layer in changes:
         _apply(merged, layer, Config, '', origin)
+    _choose_length(merged, changes)
     config = _checked(merged, source)
     _check_masks(config.model.kind, changes)
     for each in (config.alternating.rpn, config.alternating.fast_rcnn):
@@ -96,9 +98,10 @@ def changed(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: as `load`.
     """
-    merged = OmegaConf.structured(config)
-    for origin, layer in map(_override, overrides):
+    merged, changes = OmegaConf.structured(config), [*map(_override, overrides)]
+    for origin, layer in changes:
         _apply(merged, layer, Config, '', origin)
+    _choose_length(merged, changes)
     return _checked(merged, 'overrides')
 
 
@@ -217,6 +220,19 @@ def _apply(config: DictConfig, layer: dict[Any, Any], schema: Any, prefix: str, 
             _apply(config[key], value, inner, f'{prefix}{key}.', origin)
         else:
             raise ConfigError(f'{origin}: {prefix}{key} is {one_line(repr(value), 200)}: expected a section of keys')
+
+
+def _choose_length(config: DictConfig, layers: Sequence[tuple[str, dict[Any, Any]]]) -> None:
+    """Let solver.steps or solver.epochs apply, whichever the layers give that were merged into `config` together."""
+    given: dict[str, Any] = {}
+    for origin, layer in layers:
+        given.update((key, value) for key, value in (layer.get('solver') or {}).items() if value is not None)
+        if 'steps' in given and 'epochs' in given:
+            raise ConfigError(f'{origin}: solver.steps and solver.epochs are both given; give one of them')
+    if 'steps' in given:
+        config.solver.epochs = None
+    elif 'epochs' in given and 'milestones' in given:
+        config.solver.steps = config.solver.epochs    # milestones are in the unit of `steps`, here epochs
 
 
 def _check_masks(kind: str, layers: Sequence[tuple[str, dict[Any, Any]]]) -> None:

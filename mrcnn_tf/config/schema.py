@@ -219,6 +219,8 @@ class SolverConfig:
     weight_decay: float = setting(1e-4, ge=0)     # sgd: added to the gradient; adamw: decoupled
     decay_biases: bool = False                    # dialect: D2 True; normalization parameters are never decayed
     steps: int = setting(90000, ge=1)             # length of the training
+    # length instead of steps; milestones given with it are epochs, others keep their place in proportion to the length
+    epochs: int | None = setting(None, ge=1)
     # step: by milestones and gamma; cosine: from learning_rate to 0 over all steps (1608.03983)
     schedule: str = choice(['step', 'cosine', 'constant'])
     # steps at which the learning rate is multiplied by gamma

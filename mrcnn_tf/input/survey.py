@@ -73,6 +73,15 @@ def has_target(record: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.reduce_any(~record['crowd'])
 
 
+def counted(manifest: PathLike, described: Manifest, config: Config) -> Survey:
+    """Return what `survey` returns, from the manifest alone if it holds the counts."""
+    data, counts = config.data, described.counts
+    # The manifest does not say which images and classes have crowds only.
+    if described.max_objects_per_image > data.max_objects or counts.crowds:
+        return survey(manifest, config)
+    return Survey(counts.images, counts.images - (0 if data.keep_empty else counts.images_without_objects), 0, 0)
+
+
 def count_usable(manifest: PathLike, described: Manifest, config: Config, with_masks: bool) -> int:
     """Return the number of images that an epoch uses, and log what is left out.
 
@@ -81,11 +90,7 @@ def count_usable(manifest: PathLike, described: Manifest, config: Config, with_m
     Raises:
         InputError: no image can be used, or a record is damaged.
     """
-    data, counts = config.data, described.counts
-    result = Survey(counts.images, counts.images - (0 if data.keep_empty else counts.images_without_objects), 0, 0)
-    # The manifest does not say which images and classes have crowds only.
-    if described.max_objects_per_image > data.max_objects or counts.crowds:
-        result = survey(manifest, config)
+    result, counts, data = counted(manifest, described, config), described.counts, config.data
     if result.usable == 0:
         raise InputError(f'{manifest}: no image has an object to train on; annotate objects that are not crowds')
     _log_left_out(manifest, described, data.max_objects, result)

@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mrcnn_tf.training.callbacks import TrainingError, step_of
 
+_ESTIMATED = 3    # the step of this process after which the duration is estimated; the first one compiles
+
 
 class _PeriodicReport(keras.callbacks.Callback):
     """Calls `report` every `every` steps and after the last one, with the means since the previous report.
@@ -120,6 +122,7 @@ class ProgressBar(_PeriodicReport):
             console=console or Console())
         self._on_terminal = self._bar.console.is_terminal
         self._begun = time.perf_counter()
+        self._steps_here = 0    # of this process
 
     def __enter__(self) -> ProgressBar:
         self._task = self._bar.add_task('', total=self._total)
@@ -139,7 +142,15 @@ class ProgressBar(_PeriodicReport):
         if self._since is None:
             self._print(f'first step, including compilation: {time.perf_counter() - self._begun:.1f} s')
             self._bar.update(self._task, description='')
-        self._bar.update(self._task, completed=step_of(self.model))
+        self._steps_here += 1
+        if self._steps_here == 1:
+            self._begun = time.perf_counter()
+        step = step_of(self.model)
+        if self._steps_here == _ESTIMATED and step < self._total:
+            each = (time.perf_counter() - self._begun) / (_ESTIMATED - 1)
+            left = datetime.timedelta(seconds=round((self._total - step) * each))
+            self._print(f'about {left} for the remaining {self._total - step} steps, without evaluations')
+        self._bar.update(self._task, completed=step)
         super().on_train_batch_end(batch, logs)
 
     def report(self, step: int, losses: dict[str, float], images_per_second: float) -> None:

@@ -35,6 +35,25 @@ def scaled(solver: SolverConfig, global_batch: int) -> SolverConfig:
         warmup_steps=over_r(solver.warmup_steps))
 
 
+def in_steps(solver: SolverConfig, images: int, global_batch: int) -> SolverConfig:
+    """Return the solver settings with `steps` for their `epochs`, if they have any.
+
+    Milestones keep their place in proportion to the length, and the warm-up is at most a fifth of it.
+
+    Args:
+        solver: with milestones in proportion to its `steps`.
+        images: of an epoch.
+        global_batch: images of a step.
+    """
+    if solver.epochs is None:
+        return solver
+    batch = solver.reference_batch if solver.scale_with_batch else global_batch
+    steps = max(1, -(-solver.epochs * images // batch))
+    return dataclasses.replace(
+        solver, epochs=None, steps=steps, warmup_steps=min(solver.warmup_steps, steps // 5),
+        milestones=sorted({max(1, round(m * steps / solver.steps)) for m in solver.milestones}))
+
+
 def learning_rate(solver: SolverConfig, global_batch: int) -> LearningRateSchedule:
     """Return the learning rate schedule for a batch size, with warm-up."""
     solver = scaled(solver, global_batch)

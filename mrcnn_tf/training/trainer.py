@@ -5,6 +5,7 @@ B: global batch size; R: replicas of this process. step: the number of optimizer
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -23,6 +24,7 @@ from mrcnn_tf.evaluation.validation import Validator
 from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
+from mrcnn_tf.input.survey import counted
 from mrcnn_tf.training import resuming, schedules
 from mrcnn_tf.training.callbacks import (
     DeferredSignals,
@@ -33,6 +35,7 @@ from mrcnn_tf.training.callbacks import (
     step_of,
 )
 from mrcnn_tf.training.checkpoints import Checkpoints
+from mrcnn_tf.training.heading import heading
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.reports import ProgressBar, TensorBoardScalars
 from mrcnn_tf.training.sets import read_sets
@@ -65,11 +68,12 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
     """
     directory = pathlib.Path(model_dir)
     manifest, categories = read_sets(config, directory)
+    worker, strategy = find_worker(config.train), make_strategy(config.train)
+    config = _in_steps(config, manifest)
     changes = resuming.check(directory, config, allow_changes, has_dependents)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    worker = find_worker(config.train)
-    run = _Run(config, directory, worker, make_strategy(config.train), _labels(manifest, categories))
+    run = _Run(config, directory, worker, strategy, _labels(manifest, categories))
     run.check_batch()
     keras.utils.set_random_seed(config.train.seed)
     with _precision(config.train.precision):
@@ -82,7 +86,8 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
             history.remove_after(step_of(model))
         if changes:
             run.say(f'{directory / "config.yaml"}: changed: {resuming.describe(changes)}')
-        run.say(_heading(run, manifest, step_of(model)))
+        for line in heading(config, manifest, model, run.strategy, step_of(model)) if worker.is_chief else ():
+            run.say(line)
         begun = time.perf_counter()
         _fit(run, model, checkpoints, history, evaluate)
     took = datetime.timedelta(seconds=round(time.perf_counter() - begun))
@@ -129,6 +134,13 @@ class _Run:
         """Print a line, on the chief only."""
         if self.worker.is_chief:
             print(line, flush=True)
+
+
+def _in_steps(config: Config, manifest: Manifest) -> Config:
+    """Return the config with `solver.steps` for `solver.epochs`, of the images that training uses."""
+    images = counted(str(config.data.train), manifest, config).usable if config.solver.epochs else 0
+    solver = schedules.in_steps(config.solver, images, config.data.batch_size)
+    return dataclasses.replace(config, solver=solver)
 
 
 def _labels(manifest: Manifest, categories: Sequence[Category]) -> list[int]:
@@ -183,14 +195,6 @@ def _restore(run: _Run, checkpoints: Checkpoints) -> None:
     if step > run.steps:
         raise TrainingError(f'{run.directory} is at step {step}, after the last step {run.steps} of the schedule; '
                             'raise solver.steps to train longer')
-
-
-def _heading(run: _Run, manifest: Manifest, step: int) -> str:
-    """Return the first line of the log: images, steps, batch, precision."""
-    images = f'{manifest.counts.images} images of {run.config.data.train}'
-    steps = f'resumes at step {step} of {run.steps}' if step else f'{run.steps} steps'
-    batch = f'of {run.config.data.batch_size} images on {run.strategy.num_replicas_in_sync} replica(s)'
-    return f'{images}: {steps} {batch}, {run.config.train.precision}{", XLA" if run.jit_compile else ""}'
 
 
 def _fit(run: _Run, model: Detector, checkpoints: Checkpoints, history: History, evaluate: Evaluate | None) -> None:

@@ -30,6 +30,28 @@ def test_a_file_overrides_its_bases_and_overrides_come_last(tmp_path: pathlib.Pa
     assert config.data.short_sides == [64, 96]          # a list replaces a list
 
 
+@pytest.mark.parametrize(('top', 'overrides', 'steps', 'epochs'), [
+    ('epochs: 4', [], 90, 4), ('steps: 50', [], 50, None), ('epochs: 4', ['solver.steps=7'], 7, None),
+    ('steps: 50', ['solver.epochs=2'], 50, 2), ('epochs: 4', ['solver.epochs=null'], 90, None),
+    ('momentum: 0.8', ['solver.epochs=12', 'solver.milestones=[8,11]'], 12, 12),
+    ('{epochs: 12, milestones: [8, 11]}', ['solver.epochs=6'], 12, 6)],
+    ids=['epochs', 'steps', 'steps over epochs', 'epochs over steps', 'no epochs', 'milestones in epochs',
+         'a shorter schedule of epochs'])
+def test_the_last_length_of_the_schedule_applies(
+        tmp_path: pathlib.Path, top: str, overrides: list[str], steps: int, epochs: int | None) -> None:
+    path = write_yaml(tmp_path, top=f'base: below.yaml\nsolver: {top if "{" in top else "{" + top + "}"}',
+                      below='solver: {steps: 90, epochs: null, milestones: [60, 80]}')
+    solver = settings.load(path, overrides).solver
+    assert (solver.steps, solver.epochs) == (steps, epochs)
+
+
+@pytest.mark.parametrize('overrides', [['solver.steps=5', 'solver.epochs=2'], ['solver.epochs=2', 'solver.steps=5']],
+                         ids=['steps first', 'epochs first'])
+def test_steps_and_epochs_together_are_refused(overrides: list[str]) -> None:
+    with pytest.raises(ConfigError, match="^override .*: solver.steps and solver.epochs are both given; "):
+        settings.load('base', overrides)
+
+
 def test_base_is_a_path_beside_the_file_or_a_packaged_config(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'below').mkdir()
     write_yaml(tmp_path, common='solver: {steps: 7}')

@@ -67,7 +67,8 @@ def test_progress_is_printed_as_lines_without_a_terminal(monkeypatch: pytest.Mon
     # 98 steps of 2 s remain.
     assert stream.getvalue().splitlines() == [
         'first step, including compilation: 60.0 s',
-        'step 2/100  4.00 images/s  0:03:16 left  loss 2.0000 (mask 1.000)']
+        'step 2/100  4.00 images/s  0:03:16 left  loss 2.0000 (mask 1.000)',
+        'about 0:03:14 for the remaining 97 steps, without evaluations']
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

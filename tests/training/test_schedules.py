@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mrcnn_tf.config import SolverConfig
-from mrcnn_tf.training.schedules import learning_rate, scaled
+from mrcnn_tf.training.schedules import in_steps, learning_rate, scaled
 
 SOLVER = SolverConfig(learning_rate=0.02, steps=100, milestones=[60, 80], gamma=0.1, warmup_steps=10,
                       warmup_factor=0.1, reference_batch=16)
@@ -50,6 +50,22 @@ def test_scaled_steps_are_rounded_up() -> None:
 
 def test_scaling_can_be_disabled() -> None:
     assert scaled(dataclasses.replace(SOLVER, scale_with_batch=False), 4).steps == 100
+
+
+@pytest.mark.parametrize(('settings', 'batch', 'expected'), [
+    ({}, 16, (6, [4, 5], 1)),             # 3 x 32 / 16 = 6 steps; milestones at 0.6 and 0.8 of them, rounded
+    ({'warmup_steps': 0}, 4, (6, [4, 5], 0)),      # in steps of 16 images, which `scaled` turns into 24 of 4
+    ({'scale_with_batch': False}, 4, (24, [14, 19], 4)),
+    ({'steps': 3, 'milestones': [2]}, 16, (6, [4], 1)),      # the milestone is an epoch
+    ({'reference_batch': 50}, 50, (2, [1, 2], 0))], ids=['scaled', 'smaller batch', 'not scaled', 'epochs', 'short'])
+def test_epochs_become_steps(settings: dict[str, object], batch: int, expected: tuple[int, list[int], int]) -> None:
+    solver = dataclasses.replace(SOLVER, epochs=3, **settings)
+    found = in_steps(solver, 32, batch)
+    assert (found.steps, found.milestones, found.warmup_steps) == expected and found.epochs is None
+
+
+def test_steps_remain() -> None:
+    assert in_steps(SOLVER, 32, 16) is SOLVER
 
 
 @pytest.mark.parametrize('name', ['step', 'cosine', 'constant'])

@@ -26,6 +26,7 @@ class ToyModel(keras.Model):
     """images [B, H, W, 3], 0..255 -> [B, 2], trained to match noise by five losses of different weight."""
 
     classifies = True
+    engine = 'op'
     needs = ('masks',)
 
     def __init__(self, width: int = 4) -> None:
