@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ class TrainableModel(keras.Model):
         self.clip_norm: float | None = None
         self.seed, self.jit = 0, False
         self.last_image_ids: Any = None
+        self.input_seconds = 0.0    # the time in which steps have waited for their batches
 
     def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> Losses:
         """Return the named losses of a batch, and the numbers of positive samples, float32 scalars.
@@ -198,7 +200,9 @@ class TrainableModel(keras.Model):
             return dict(zip(names, tf.unstack(mean), strict=True))
 
         def from_iterator(iterator: Any) -> dict[str, tf.Tensor]:
+            begun = time.perf_counter()
             batch = _batch_of(next(iterator))
+            self.input_seconds += time.perf_counter() - begun
             self.last_image_ids = batch.get('image_ids')
             return on_replicas(batch)
 

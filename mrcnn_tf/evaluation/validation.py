@@ -9,7 +9,10 @@ import dataclasses
 import difflib
 import functools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.augmentation import detection_function
@@ -18,9 +21,18 @@ from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.detectors.trainable import traced
 from mrcnn_tf.evaluation import coco, recall, run
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics
+from mrcnn_tf.evaluation.pictures import Pictures
 from mrcnn_tf.input.dataset import evaluation_dataset, is_among
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.weights.history import LOSS
+
+_PICTURES = 4    # images that are drawn in each evaluation
+
+
+class Evaluated(NamedTuple):
+    """The result of an evaluation: metrics and losses by name, and pictures uint8 [h, w, 3] by name."""
+    values: Metrics
+    pictures: Mapping[str, np.ndarray] = {}
 
 
 class Validator:
@@ -28,7 +40,7 @@ class Validator:
 
     Metrics are those of `mrcnn evaluate`, but of one view of each image: COCO's, or the recall of an RPN's proposals.
     Losses are the means over images at the largest size of training, without augmentation and with fixed random
-    samples. A mask_rcnn on a set without masks has no losses. Writes no files.
+    samples. A mask_rcnn on a set without masks has no losses. The same few images are drawn each time. Writes no files.
 
     Args:
         detector: whose weights may change between the calls.
@@ -48,13 +60,15 @@ class Validator:
         self._manifest = str(data.validation)
         self._described = Manifest.read(self._manifest)
         self.images = min(config.train.evaluate_images or self._described.counts.images, self._described.counts.images)
+        total = self._described.counts.images
+        self._numbers = [number for number in range(total) if is_among(number, self.images, total)]
         self._detect = detection_function(detector, data) if detector.classifies else run.proposal_function(
             detector, data)
         self._losses = traced(functools.partial(detector.losses, training=False), each_shape=True)
         self._check_metric(config.train.best_metric)
 
-    def __call__(self, progress: Callable[[float], object] = lambda fraction: None) -> Metrics:
-        """Return the metrics by name, and the losses with names that begin with `val_loss`.
+    def __call__(self, progress: Callable[[float], object] = lambda fraction: None) -> Evaluated:
+        """Return the metrics by name, the losses with names that begin with `val_loss`, and pictures.
 
         Args:
             progress: called after each image with the fraction of the work that is done. What it raises ends the
@@ -71,31 +85,41 @@ class Validator:
             done += 1
             progress(done / (2 * self.images))
 
-        return {**self._metrics(advance), **self._mean_losses(advance)}
+        drawn: dict[str, np.ndarray] = {}
+        metrics = self._metrics(self._instances(advance, drawn))
+        return Evaluated({**metrics, **self._mean_losses(advance)}, drawn)
 
     @functools.cached_property
     def truth(self) -> GroundTruth:
         """The ground truth of the images."""
         truth = coco.read_manifest(self._manifest)
-        chosen = [image_id for number, image_id in enumerate(truth.sizes)
-                  if is_among(number, self.images, self._described.counts.images)]
-        truth = truth.of_images(chosen)
+        ids = list(truth.sizes)
+        truth = truth.of_images(ids[number] for number in self._numbers)
         run.warn_of_unreliable_metrics(truth, self._config.model.detections.max_detections)
         return truth
 
-    def _metrics(self, advance: Callable[[], None]) -> Metrics:
+    @functools.cached_property
+    def _pictures(self) -> Pictures:
+        count = len(self._numbers)
+        numbers = [number for i, number in enumerate(self._numbers) if is_among(i, min(_PICTURES, count), count)]
+        return Pictures(self._manifest, numbers, self._categories, self._config.model.detections.paste)
+
+    def _metrics(self, found: Iterator[tuple[int, Instances]]) -> Metrics:
         if not self.detector.classifies:
-            return recall.average_recall(self.truth, ((image_id, each.boxes) for image_id, each in
-                                                      self._instances(advance)))
+            return recall.average_recall(self.truth, ((image_id, each.boxes) for image_id, each in found))
         detections = self._config.model.detections
         evaluator = CocoEvaluator(self.truth, self._categories, detections.paste)
-        for image_id, instances in self._instances(advance):
+        for image_id, instances in found:
             evaluator.add(image_id, instances)
         return evaluator.evaluate(detections.max_detections)
 
-    def _instances(self, advance: Callable[[], None]) -> Iterator[tuple[int, Instances]]:
+    def _instances(self, advance: Callable[[], None], drawn: dict[str, np.ndarray]
+                   ) -> Iterator[tuple[int, Instances]]:
+        """Yield image id and instances of each image, and add the pictures of some to `drawn`."""
         for image_id, _, instances in run.predictions(self._detect, self._config, self._manifest, self.images):
             yield image_id, instances
+            if self.detector.classifies and image_id in self._pictures.image_ids:
+                drawn[f'predictions/{image_id}'] = self._pictures.draw(image_id, instances)
             advance()
 
     def _mean_losses(self, advance: Callable[[], None]) -> Metrics:

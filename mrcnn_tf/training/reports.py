@@ -9,11 +9,14 @@ import datetime
 import functools
 import math
 import pathlib
+import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 from rich.console import Console
@@ -22,6 +25,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from mrcnn_tf.training.callbacks import TrainingError, step_of
 
 _ESTIMATED = 3    # the step of this process after which the duration is estimated; the first one compiles
+
+
+class Speed(NamedTuple):
+    """The speed of an interval; NaN while it is unknown.
+
+    Attributes:
+        images_per_second: over all replicas.
+        input_wait: the fraction of the time in which a step waits for its batch.
+    """
+    images_per_second: float = math.nan
+    input_wait: float = math.nan
 
 
 class _PeriodicReport(keras.callbacks.Callback):
@@ -37,10 +51,11 @@ class _PeriodicReport(keras.callbacks.Callback):
         self._steps = 0                                   # in the sums
         self._timed = 0                                   # steps since `_since`
         self._since: float | None = None                  # None until the first step, which compiles, is done
+        self._waited = 0.0                                # of `model.input_seconds`, at `_since`
         self._tested = 0.0                                # the beginning of an evaluation
 
-    def report(self, step: int, losses: dict[str, float], images_per_second: float) -> None:
-        """Report mean losses and speed; the speed is NaN while it is unknown."""
+    def report(self, step: int, losses: dict[str, float], speed: Speed) -> None:
+        """Report mean losses and speed."""
         raise NotImplementedError
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
@@ -56,23 +71,30 @@ class _PeriodicReport(keras.callbacks.Callback):
         self._steps += 1
         now = time.perf_counter()
         if self._since is None:
-            self._since = now
+            self._since, self._waited = now, self.model.input_seconds
         else:
             self._timed += 1
         if step % self._every == 0 or step == self._total:
-            rate = self._timed * self._batch_size / (now - self._since) if self._timed else math.nan
-            self.report(step, {name: value / self._steps for name, value in self._sums.items()}, rate)
+            self.report(step, {name: value / self._steps for name, value in self._sums.items()}, self._speed_until(now))
             self._sums, self._steps, self._timed, self._since = {}, 0, 0, now
+            self._waited = self.model.input_seconds
+
+    def _speed_until(self, now: float) -> Speed:
+        if self._since is None or not self._timed:
+            return Speed()
+        seconds = now - self._since
+        return Speed(self._timed * self._batch_size / seconds, (self.model.input_seconds - self._waited) / seconds)
 
 
 class EventFile:
-    """A file of numbers for TensorBoard, in a directory of such files. The first `write` creates it."""
+    """A file of numbers and pictures for TensorBoard, in a directory of such files. The first `write` creates it."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory
 
-    def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
-        """Write the numbers of a step that are finite.
+    def write(self, step: int, scalars: Mapping[str, float | None], pictures: Mapping[str, np.ndarray] | None = None,
+              ) -> None:
+        """Write the numbers of a step that are finite, and pictures uint8 [h, w, 3].
 
         Raises:
             TrainingError: the disk is full.
@@ -82,6 +104,8 @@ class EventFile:
                 for name, value in scalars.items():
                     if value is not None and math.isfinite(value):    # the first step has no images_per_second
                         tf.summary.scalar(name, value)
+                for name, picture in (pictures or {}).items():
+                    tf.summary.image(name, picture[None])
             self._writer.flush()
 
     @functools.cached_property
@@ -100,16 +124,29 @@ class EventFile:
 
 
 class TensorBoardScalars(_PeriodicReport):
-    """Writes to TensorBoard each loss, positive anchors and RoIs per replica, learning_rate and images_per_second."""
+    """Writes numbers to TensorBoard: losses, positive anchors and RoIs per replica, learning rate, speed and memory.
+
+    `input_wait` is the fraction of the time in which steps wait for their batches. `memory_mib` and `gpu_memory_mib`
+    are the largest amounts so far, in 2^20 bytes, of this process and of one of its GPUs.
+    """
 
     def __init__(self, directory: pathlib.Path, schedule: LearningRateSchedule, every: int, total: int,
                  batch_size: int) -> None:
         super().__init__(every, total, batch_size)
         self._schedule, self._events = schedule, EventFile(directory)
 
-    def report(self, step: int, losses: dict[str, float], images_per_second: float) -> None:
-        self._events.write(step, {**losses, 'learning_rate': float(self._schedule(step - 1)),
-                                  'images_per_second': images_per_second})
+    def report(self, step: int, losses: dict[str, float], speed: Speed) -> None:
+        self._events.write(step, {**losses, 'learning_rate': float(self._schedule(step - 1)), **speed._asdict(),
+                                  **_memory()})
+
+
+def _memory() -> dict[str, float]:
+    """Return the largest amounts of memory so far, in 2^20 bytes."""
+    unit = 1 if sys.platform == 'darwin' else 1024    # bytes of ru_maxrss
+    used = {'memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2 ** 20}
+    gpus = [tf.config.experimental.get_memory_info(gpu.name.removeprefix('/device:'))['peak']
+            for gpu in tf.config.list_logical_devices('GPU')]
+    return {**used, 'gpu_memory_mib': max(gpus) / 2 ** 20} if gpus else used
 
 
 class ProgressBar(_PeriodicReport):
@@ -153,10 +190,10 @@ class ProgressBar(_PeriodicReport):
         self._bar.update(self._task, completed=step)
         super().on_train_batch_end(batch, logs)
 
-    def report(self, step: int, losses: dict[str, float], images_per_second: float) -> None:
+    def report(self, step: int, losses: dict[str, float], speed: Speed) -> None:
         parts = {name.removeprefix('loss_'): value for name, value in losses.items() if name.startswith('loss_')}
         listed = ', '.join(f'{name} {value:.3f}' for name, value in parts.items())
-        text = f'{self._speed(step, images_per_second)}  loss {losses["loss"]:.4f} ({listed})'
+        text = f'{self._speed(step, speed.images_per_second)}  loss {losses["loss"]:.4f} ({listed})'
         if self._on_terminal:
             self._bar.update(self._task, description=text)
         else:

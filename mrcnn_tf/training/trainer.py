@@ -19,8 +19,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import Detector, build_detector
-from mrcnn_tf.evaluation.coco import Metrics
-from mrcnn_tf.evaluation.validation import Validator
+from mrcnn_tf.evaluation.validation import Evaluated, Validator
 from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
@@ -179,7 +178,7 @@ def _evaluate_function(run: _Run, categories: Sequence[Category]) -> Evaluate | 
         validator = Validator(build_detector(run.config.model), run.config, categories)
     read_weights = weights_reader(validator.detector)
 
-    def evaluate(prefix: pathlib.Path, progress: Callable[[float], None]) -> Metrics:
+    def evaluate(prefix: pathlib.Path, progress: Callable[[float], None]) -> Evaluated:
         read_weights(prefix)
         return validator(progress)
 

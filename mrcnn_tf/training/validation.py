@@ -16,15 +16,15 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import TrainConfig
-from mrcnn_tf.evaluation.coco import Metrics
+from mrcnn_tf.evaluation.validation import Evaluated
 from mrcnn_tf.training.callbacks import DeferredSignals, step_of
 from mrcnn_tf.training.reports import EventFile
 from mrcnn_tf.training.strategies import mean_over_workers
 from mrcnn_tf.weights.checkpoint_files import prefix_of
 from mrcnn_tf.weights.history import LOSS, History
 
-# Returns the metrics and losses of a checkpoint, by its prefix. Calls a function with the fraction of the work done.
-Evaluate = Callable[[pathlib.Path, Callable[[float], None]], Metrics]
+# Evaluates a checkpoint, given its prefix. Calls a function with the fraction of the work that is done.
+Evaluate = Callable[[pathlib.Path, Callable[[float], None]], Evaluated]
 
 _PER_RUN = 10
 _SHOWN = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')    # in the line of an evaluation
@@ -79,14 +79,14 @@ class Evaluations:
         begun = time.perf_counter()
         self._tell('on_test_begin')
         try:
-            values = self.evaluate(prefix_of(self.model_dir / 'checkpoints', step), self._progress)
+            values, pictures = self.evaluate(prefix_of(self.model_dir / 'checkpoints', step), self._progress)
         except Interrupted:
             return Outcome.STOP
         finally:
             self._tell('on_test_end')
         self.history.add(step, values)
         self.events.write(step, {
-            name.removeprefix('val_'): value for name, value in values.items()})
+            name.removeprefix('val_'): value for name, value in values.items()}, pictures)
         best = self.history.best()
         self.say(f'step {step}  validation: {describe(values)} ({time.perf_counter() - begun:.1f} s)'
                  f'{", the best so far" if best and best.step == step else ""}')

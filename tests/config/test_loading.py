@@ -48,7 +48,7 @@ def test_the_last_length_of_the_schedule_applies(
 @pytest.mark.parametrize('overrides', [['solver.steps=5', 'solver.epochs=2'], ['solver.epochs=2', 'solver.steps=5']],
                          ids=['steps first', 'epochs first'])
 def test_steps_and_epochs_together_are_refused(overrides: list[str]) -> None:
-    with pytest.raises(ConfigError, match="^override .*: solver.steps and solver.epochs are both given; "):
+    with pytest.raises(ConfigError, match='^override .*: solver.steps and solver.epochs are both given; '):
         settings.load('base', overrides)
 
 

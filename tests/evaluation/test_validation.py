@@ -45,11 +45,12 @@ def validator(data: pathlib.Path, *overrides: str) -> Validator:
 def test_metrics_and_mean_losses_of_some_images(data: pathlib.Path) -> None:
     """Of sixteen images, eight are evaluated, those of even numbers: they have one object, of the first category."""
     evaluate, fractions = validator(data, 'train.evaluate_images=8', 'data.test_scales=[32,64]'), []
-    values = evaluate(fractions.append)
+    values, pictures = evaluate(fractions.append)
     assert values['bbox/AP'] == values['bbox/AP/low'] == 1 and values['bbox/AP/high'] is None
     assert {name: value for name, value in values.items() if 'loss' in name} == {
         'val_loss': 21, 'val_loss_mask': 7, 'val_loss_classifier': 14}    # the mean of 0, 2, ... 14 is 7
     assert fractions == [(i + 1) / 16 for i in range(16)]
+    assert list(pictures) == [f'predictions/{number}' for number in (0, 4, 8, 12)]
     assert sorted(evaluate.truth.sizes) == [0, 2, 4, 6, 8, 10, 12, 14]
 
 

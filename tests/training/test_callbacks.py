@@ -26,6 +26,7 @@ class Model:
         self.last_image_ids = tf.constant([41, 42], tf.int64)
         self.trainable_variables = [tf.Variable([1.0, 2.0], name='kernel')]
         self.stop_training = False
+        self.input_seconds = 0.
 
 
 def after_step(callback: object, model: Model, **logs: float) -> None:

@@ -29,6 +29,7 @@ def test_scalars_are_means_over_the_interval(tmp_path: pathlib.Path, monkeypatch
     scalars = TensorBoardScalars(tmp_path, Steps(0.5, [2, 4], 0.1), every=2, total=5, batch_size=8)
     for seconds, loss in ((60.0, 1.0), (2.0, 3.0), (4.0, 5.0), (4.0, 6.0), (1.0, 7.0)):
         clock.now += seconds
+        model.input_seconds += 0.5
         after_step(scalars, model, loss=loss, loss_mask=loss / 2)
     events = EventAccumulator(str(tmp_path)).Reload()
     def read(tag: str) -> dict[int, float]:
@@ -37,6 +38,8 @@ def test_scalars_are_means_over_the_interval(tmp_path: pathlib.Path, monkeypatch
     assert read('loss_mask') == {2: 1.0, 4: 2.75, 5: 3.5}
     # The first step, of a minute, is not timed. Then 8 images in 2 s, 16 in 8 s, 8 in 1 s.
     assert read('images_per_second') == {2: 4.0, 4: 2.0, 5: 8.0}
+    assert read('input_wait') == {2: 0.25, 4: 0.125, 5: 0.5}    # half a second in each step
+    assert set(read('memory_mib')) == {2, 4, 5} and read('memory_mib')[5] > 100    # TensorFlow alone needs that
     np.testing.assert_allclose(list(read('learning_rate').values()), [0.5, 0.05, 0.005], rtol=1e-6)
 
 

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.detector import Detector, build_detector
+from mrcnn_tf.evaluation.validation import Evaluated
 from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.layers.backbones import resnet
 from mrcnn_tf.training import trainer
@@ -119,12 +120,12 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """
     steps: list[int] = []
 
-    def evaluate(prefix: pathlib.Path, progress: Any) -> dict[str, float | None]:
+    def evaluate(prefix: pathlib.Path, progress: Any) -> Evaluated:
         steps.append(int(prefix.name.removeprefix('step-')))
         ToyModel()
         assert np.random.rand() + tf.random.uniform([]) > 0
         assert prefix.with_name(f'{prefix.name}.index').is_file()    # a kill during an evaluation loses nothing
-        return {'segm/AP': 1 / (1 + abs(steps[-1] - 2))}
+        return Evaluated({'segm/AP': 1 / (1 + abs(steps[-1] - 2))})
 
     monkeypatch.setattr(trainer, '_evaluate_function', lambda run, categories: evaluate)
     return steps

@@ -5,11 +5,13 @@ import pathlib
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mrcnn_tf.config import TrainConfig
+from mrcnn_tf.evaluation.validation import Evaluated
 from mrcnn_tf.training.validation import Evaluations, Outcome, Validation, describe, evaluation_interval
 from mrcnn_tf.weights.history import History
 
@@ -23,11 +25,12 @@ class Run:
                                        self.lines.append, [self])
         self.model = SimpleNamespace(optimizer=SimpleNamespace(iterations=tf.Variable(0)), stop_training=False)
 
-    def _evaluate(self, prefix: pathlib.Path, progress: Any) -> dict[str, float | None]:
+    def _evaluate(self, prefix: pathlib.Path, progress: Any) -> Evaluated:
         progress(.5)
         step = int(prefix.name.removeprefix('step-'))
-        return {**dict.fromkeys([f'bbox/{name}' for name in ('AP50', 'AP75', 'APs', 'APm', 'APl')]),
-                'bbox/AP': self.values[step], 'val_loss': 2 * self.values[step]}
+        return Evaluated({**dict.fromkeys([f'bbox/{name}' for name in ('AP50', 'AP75', 'APs', 'APm', 'APl')]),
+                          'bbox/AP': self.values[step], 'val_loss': 2 * self.values[step]},
+                         {'predictions/7': np.full([2, 3, 3], step, np.uint8)})
 
     def on_test_begin(self) -> None:
         self.events.append('begin')
@@ -73,6 +76,9 @@ def test_an_evaluation_is_recorded_and_reported(tmp_path: pathlib.Path) -> None:
     for tag, factor in (('bbox/AP', 1), ('loss', 2)):    # the losses have the names of training
         assert {event.step: tf.make_ndarray(event.tensor_proto).item() for event in events.Tensors(tag)} == {
             step: factor * value for step, value in run.values.items()}
+    for event in events.Tensors('predictions/7'):    # width, height, and the PNG
+        png = tf.make_ndarray(event.tensor_proto)[2]
+        assert (tf.io.decode_png(png).numpy() == np.full([2, 3, 3], event.step)).all()
 
 
 def test_training_ends_without_improvement_and_a_resumed_run_remembers(tmp_path: pathlib.Path) -> None:

@@ -33,6 +33,7 @@ class ToyModel(keras.Model):
         super().__init__(name='toy')
         self.first = keras.layers.Dense(width, activation='tanh', name='first')
         self.rest = [keras.layers.Dense(2, name='second')]    # in a list, as the blocks of the detector are
+        self.input_seconds = 0.
         self.positives = 1.                                   # positive RoIs of each step
         self.poison_at = -1                                   # the step (from 0) with an infinite loss
         self.before_step: dict[int, Callable[[], None]] = {}  # called at the beginning of a step
