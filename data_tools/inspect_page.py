@@ -168,19 +168,31 @@ def _picture(example: Annotated, names: Sequence[str], rule: decoding.Rule) -> b
     """Return a JPEG of an image with its objects, the smallest on top."""
     pixels = record_reader.pixels(example, rule)
     objects = sorted(example.objects, key=lambda each: each.area)
-    scale = min(1.0, _SIDE / max(pixels.shape[:2]))
-    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+    small, scale = reduced(pixels)
+    size = small.shape[1], small.shape[0]
     masks = [_resized(each.mask, size) for each in objects if each.mask is not None]
     instances = Instances(
-        boxes=np.array([each.box for each in objects], np.float32).reshape(-1, 4) * np.float32(scale),
+        boxes=np.array([each.box for each in objects], np.float32).reshape(-1, 4) * scale,
         scores=np.ones(len(objects), np.float32),
         labels=np.array([each.label + len(names) * (each.crowd + 2 * (not each.has_mask)) for each in objects],
                         np.int32),
         masks=np.stack(masks) if masks else None)
     texts = [name + more for more in ('', ' (crowd)', ' (box only)', ' (crowd, box only)') for name in names]
-    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    return drawn_jpeg(small, instances, texts)
+
+
+def reduced(pixels: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    """Return an image, uint8 [height, width, 3], no larger than pages show it, and its scale."""
+    scale = min(1.0, _SIDE / max(pixels.shape[:2]))
+    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)), np.float32(scale)
+
+
+def drawn_jpeg(pixels: np.ndarray, instances: Instances, names: Sequence[str]) -> bytes:
+    """Return a JPEG of an image with its objects, the first one on top; names by label - 1, left out if too many."""
     stream = io.BytesIO()
-    drawn = visualize.draw(small, instances, texts if len(objects) <= _NAMED else [''] * len(texts), confidence=False)
+    drawn = visualize.draw(pixels, instances, names if len(instances) <= _NAMED else [''] * len(names),
+                           confidence=False)
     Image.fromarray(drawn).save(stream, 'JPEG', quality=82)
     return stream.getvalue()
 

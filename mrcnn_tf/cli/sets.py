@@ -39,27 +39,53 @@ def verify(manifest: Annotated[pathlib.Path, typer.Argument(help='Manifest NAME.
 
 
 @command
-def inspect(manifest: Annotated[pathlib.Path, typer.Argument(help='Manifest NAME.json of the set.')],
-            output: Annotated[pathlib.Path, typer.Option(help='The HTML file to write.')],
+def inspect(output: Annotated[pathlib.Path, typer.Option(help='The HTML file to write.')],
+            manifest: Annotated[pathlib.Path | None, typer.Argument(
+                help='Manifest NAME.json of the set; with --augmented, data.train if not given.')] = None,
             images: Annotated[int, typer.Option(min=0, help='Number of pictures on the page.')] = 24,
             max_pixels: convert.MaxPixels = config.DataConfig.max_pixels,
             anchors: Annotated[str | None, typer.Option(
                 metavar='CONFIG', help='A config, whose anchors are compared with the boxes: how well they cover them '
-                                       'after resizing, and which anchors would cover them better.')] = None) -> None:
-    """Write an HTML page about a converted set.
+                                       'after resizing, and which anchors would cover them better.')] = None,
+            augmented: Annotated[str | None, typer.Option(
+                metavar='CONFIG', help='Show the first images of a training with this config, as the model gets '
+                                       'them: resized, flipped and augmented.')] = None,
+            overrides: Annotated[list[str] | None, typer.Option(
+                '--set', metavar='KEY=VALUE', help='With --augmented: a setting that overrides that of the config; '
+                                                   'may be repeated.')] = None) -> None:
+    """Write an HTML page about a converted set, or about augmented images.
 
-    The page shows statistics, problems, and pictures of objects. It is a single file that any browser opens without a
-    server or a network.
+    The page shows statistics, problems, and pictures of objects; with --augmented, the images that a training gets. It
+    is a single file that any browser opens without a server or a network.
 
     \b
     Example:
       mrcnn inspect data/coco/train.json --output train.html --images 24 --anchors mask_rcnn_r50_fpn_1x
+      mrcnn inspect data/coco/train.json --output augmented.html --augmented mask_rcnn_r50_fpn_1x \\
+        --set data.augment.rotation=15 --set data.augment.copy_paste=0.5
     """
+    if augmented is not None:
+        _inspect_augmented(augmented, [*(overrides or []), *([f'data.train={manifest}'] if manifest else [])],
+                           output, images)
+        return
+    if manifest is None or overrides:
+        raise config.ConfigError('give MANIFEST without --set, or --augmented CONFIG with it' if overrides else
+                                 'give MANIFEST or --augmented CONFIG')
     settings = config.load(anchors) if anchors else None
     from data_tools import inspect_page
 
     fit = inspect_page.write(manifest, output, images, max_pixels, settings)
     typer.echo('\n'.join([*([fit.text()] if fit else []), str(output)]))
+
+
+def _inspect_augmented(settings: str, overrides: list[str], output: pathlib.Path, images: int) -> None:
+    loaded = config.load(settings, overrides)
+    if loaded.data.train is None:
+        raise config.ConfigError('data.train is null; give MANIFEST or --set data.train=NAME.json')
+    from data_tools import augmented_page
+
+    augmented_page.write(loaded, output, images)
+    typer.echo(str(output))
 
 
 @command

@@ -31,6 +31,8 @@ DISTINCT = ListRule(lambda values: len(set(values)) == len(values), 'numbers tha
 ASCENDING = ListRule(lambda values: values == sorted(set(values)), 'numbers in ascending order')
 THREE = ListRule(lambda values: len(values) == 3, 'three numbers')
 FOUR = ListRule(lambda values: len(values) == 4, 'four numbers')
+RANGE = ListRule(lambda values: not values or len(values) == 2 and values[0] <= values[1],
+                 'two numbers, the smaller one first, or none')
 CANVASES = ListRule(
     lambda pairs: bool(pairs) and all(len(pair) == 2 and all(side % 32 == 0 for side in pair) for pair in pairs),
     '[height, width] pairs that 32 divides')

@@ -2,15 +2,51 @@
 
 "dialect" marks a setting in which the published detectors differ. Sources: Fast = Fast R-CNN (arXiv 1504.08083),
 Faster = Faster R-CNN (1506.01497), FPN (1612.03144), TDM (1612.06851), Mask = Mask R-CNN (1703.06870), OHEM
-(1604.03540), D2 = Detectron2, TV = torchvision; a number after a source is a section. Sides and boxes are in pixels
-(px) of the resized image.
+(1604.03540), Copy-Paste = Simple Copy-Paste (2012.07177), D2 = Detectron2, TV = torchvision; a number after a source
+is a section. Sides and boxes are in pixels (px) of the resized image.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from mrcnn_tf.config.backbones import BACKBONES
-from mrcnn_tf.config.fields import ASCENDING, CANVASES, DISTINCT, FOUR, NOT_EMPTY, THREE, choice, setting
+from mrcnn_tf.config.fields import ASCENDING, CANVASES, DISTINCT, FOUR, NOT_EMPTY, RANGE, THREE, choice, setting
+
+
+@dataclass
+class AugmentConfig:
+    """Augmentation of training images besides short_sides and flips; all of it is off by default.
+
+    Numbers are sampled uniformly for each image. Factors of colors are those of Pillow's ImageEnhance: 1 changes
+    nothing.
+    """
+    # smallest and largest scale of the resized image, which is then cut at random to its canvas (D2); published with
+    # one canvas of [1024, 1024]: [0.1, 2.0] (Copy-Paste)
+    large_scale_jitter: list[float] = setting([], gt=0, le=4, rule=RANGE)
+    rotation: float = setting(0.0, ge=0, le=180)  # largest angle in either direction, degrees
+    shear: float = setting(0.0, ge=0, le=60)      # largest angle in either direction, along the x axis, degrees
+    translation: float = setting(0.0, ge=0, le=1)  # largest shift along each axis, as a fraction of height and width
+    brightness: float = setting(0.0, ge=0, le=1)  # b: the factor is in 1 - b .. 1 + b; 0 is black
+    contrast: float = setting(0.0, ge=0, le=1)    # c: the factor is in 1 - c .. 1 + c; 0 is the mean gray
+    saturation: float = setting(0.0, ge=0, le=1)  # s: the factor is in 1 - s .. 1 + s; 0 is a gray image
+    hue: float = setting(0.0, ge=0, le=0.5)       # largest shift in either direction, as a fraction of the color circle
+    sharpness: float = setting(0.0, ge=0, le=1)   # s: the factor is in 1 - s .. 1 + s; 0 is a blurred image
+    equalize: float = setting(0.0, ge=0, le=1)    # probability of equalizing the histogram of each color channel
+    cutout: int = setting(0, ge=0, le=100)        # number of squares of gray per image (1708.04552); they hide objects
+    cutout_side: float = setting(0.2, gt=0, le=1)  # side of a square, as a fraction of the image's shorter side
+    copy_paste: float = setting(0.0, ge=0, le=1)  # probability that objects of another image are pasted (Copy-Paste)
+    # objects of which a smaller fraction stays visible are ignored: neither positive nor background. 0: none (D2)
+    min_visible: float = setting(0.1, ge=0, le=1)
+
+    @property
+    def enabled(self) -> bool:
+        """Return whether any augmentation is on."""
+        return any(getattr(self, each.name) for each in fields(self) if each.name not in ('cutout_side', 'min_visible'))
+
+    @property
+    def turns(self) -> bool:
+        """Return whether boxes do not stay boxes."""
+        return self.rotation > 0 or self.shear > 0
 
 
 @dataclass
@@ -38,6 +74,7 @@ class DataConfig:
     max_pixels: int = setting(50_000_000, ge=1)   # prediction: larger image files are refused before they are decoded
     flip_horizontal: float = setting(0.5, ge=0, le=1)  # probability of mirroring a training image left to right
     flip_vertical: float = setting(0.0, ge=0, le=1)  # probability of mirroring a training image top to bottom
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     max_objects: int = setting(100, ge=1)  # ground-truth objects kept per image, the largest first; the rest is counted
     max_proposals: int = setting(2000, ge=1)      # fast_rcnn: the best proposals of each record (Fast 4.1)
     mask_size: int = setting(112, ge=1)  # cells per side of a ground-truth mask, which covers the object's box

@@ -5,6 +5,8 @@ shapes of a Batch. `manifest` is always the path of a NAME.json.
 
 `train.seed` and the number of the step determine a batch. Each record has a number, counted from the first step over
 all epochs and workers; its short side, its flips and all other random numbers depend on the seed and that number alone.
+Copy-paste takes objects of the next record. A record is a serialized string [], or with copy-paste, string [2]: it and
+the next one.
 """
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from mrcnn_tf.config import Config, ConfigError
-from mrcnn_tf.input import images, records, samples, transforms
+from mrcnn_tf.input import augmentation, images, records, samples, transforms
 from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.input.survey import count_usable, has_target
@@ -53,8 +55,8 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
             than B per canvas and worker) are left out of this epoch, and as many other records occur twice.
         shard: (index, count) of the worker, which gets `data.batch_size` / count images per step.
         needs: the optional keys that a batch holds, of 'masks' and 'proposals'; None: `config.model.needs`.
-        transforms: augmentations of your own, see `mrcnn_tf.input.transforms`, applied in order after resizing and
-            flipping. They may drop objects and proposals, and return a smaller image.
+        transforms: augmentations of your own, see `mrcnn_tf.input.transforms`, applied in order after resizing,
+            flipping and `data.augment`. They may drop objects and proposals, and return a smaller image.
 
     Returns:
         Dataset of the Batch dict, B = data.batch_size / count. With one canvas every shape is static. With several, H
@@ -78,7 +80,10 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
     usable = count_usable(manifest, recipe.described, config, 'masks' in recipe.needs)
     start = start_step * config.data.batch_size
     stream = tf.data.Dataset.counter(start // usable).flat_map(functools.partial(_epoch, recipe))
-    stream = stream.skip(start % usable).enumerate(start).shard(workers, index)
+    stream = stream.skip(start % usable)
+    if config.data.augment.copy_paste:
+        stream = stream.window(2, shift=1).flat_map(lambda pair: pair.batch(2, drop_remainder=True))
+    stream = stream.enumerate(start).shard(workers, index)
     return _batches(recipe, stream, config.data.batch_size // workers)
 
 
@@ -151,6 +156,16 @@ class _Recipe:
         return self.described.shard_paths(self.manifest)
 
     @property
+    def augmented(self) -> bool:
+        return self.training and self.config.data.augment.enabled
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether masks are read from the records, for the batch or for augmentation alone."""
+        return 'masks' in self.needs or self.augmented and augmentation.reads_masks(
+            self.config.data.augment, self.described.any_masks)
+
+    @property
     def only_canvas(self) -> list[int] | None:
         """Height and width of the canvas if all images have the same one."""
         canvases = self.config.data.canvases
@@ -175,7 +190,7 @@ class _Recipe:
         return images.resized_shape(size[0], size[1], short_side, data.long_side, data.round_sides)
 
     def transforms(self, shape: tf.Tensor) -> list[Transform]:
-        """Return the transforms of an image, in order; the seed of the first one has sampled the short side."""
+        """Return the transforms before those of the user's; the seed of the first one has sampled the short side."""
         data = self.config.data
 
         def resize(sample: Sample, seed: tf.Tensor) -> Sample:
@@ -184,7 +199,7 @@ class _Recipe:
         def flip(sample: Sample, seed: tf.Tensor) -> Sample:
             return transforms.random_flips(sample, seed, data.flip_horizontal, data.flip_vertical)
 
-        return [resize, flip, *self.own_transforms] if self.training else [resize]
+        return [resize, flip] if self.training else [resize]
 
 
 def _recipe(manifest: PathLike, config: Config, needs: Collection[str] | None, training: bool,
@@ -222,6 +237,13 @@ def _check_content(recipe: _Recipe) -> None:
     if 'proposals' in recipe.needs and not described.has_proposals:
         raise InputError(f'{manifest}: its records have no proposals; attach some with `mrcnn convert proposals`, or '
                          'set model.kind=faster_rcnn')
+    if recipe.augmented and recipe.config.data.augment.copy_paste:
+        if described.counts.objects and not described.any_masks:
+            raise InputError(f'{manifest}: its objects have no masks, which data.augment.copy_paste needs; convert '
+                             'annotations with masks or set data.augment.copy_paste=0')
+        if 'proposals' in recipe.needs:
+            raise InputError(f'{manifest}: its proposals were computed without the objects that '
+                             'data.augment.copy_paste adds; set data.augment.copy_paste=0')
 
 
 def _check_exif(recipe: _Recipe) -> None:
@@ -265,7 +287,7 @@ def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.da
     def choose(number: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         if recipe.only_canvas:
             return tf.constant(recipe.only_canvas), number, serialized
-        shape = recipe.shape(records.parse(serialized, with_masks=False), number)
+        shape = recipe.shape(records.parse(_strings(serialized)[0], with_masks=False), number)
         return recipe.canvas(shape), number, serialized
 
     def fill(_: tf.Tensor, window: tf.data.Dataset) -> tf.data.Dataset:
@@ -292,12 +314,17 @@ def _entry_or_filler(recipe: _Recipe, canvas: tf.Tensor, number: tf.Tensor, seri
 
 def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, serialized: tf.Tensor) -> samples.Record:
     """Return one image of a Batch, without the dimension B."""
-    data = recipe.config.data
-    record = records.parse(serialized, 'masks' in recipe.needs, 'proposals' in recipe.needs)
-    name = samples.image_name(recipe.manifest, record)
-    samples.check_labels(record, recipe.config.model.num_classes, name)
-    sample = samples.decode(samples.limit(record, data.max_objects, data.max_proposals), data.mask_size, name)
-    sample = transforms.apply(recipe.transforms(recipe.shape(record, number)), sample, recipe.seed(number))
+    data, seed = recipe.config.data, recipe.seed(number)
+    source, *others = (_source(recipe, each, number) for each in _strings(serialized))
+    record, resized, name = source
+    if recipe.augmented:
+        sample = augmentation.augment(source, others[0] if others else None, canvas, recipe.config, seed)
+        if 'masks' not in recipe.needs:
+            sample = sample._replace(masks=None, has_mask=None)
+        sample = transforms.apply(recipe.own_transforms, sample, seed, first=len(recipe.transforms(resized)))
+    else:
+        sample = samples.decode(record, data.mask_size, name)
+        sample = transforms.apply([*recipe.transforms(resized), *recipe.own_transforms], sample, seed)
     if recipe.own_transforms:
         sample = samples.checked(sample, canvas, (data.max_objects, data.max_proposals), name)
     own_canvas = {}
@@ -306,3 +333,18 @@ def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, se
         own_canvas['padded_sizes'] = tf.cast(images.own_canvas(shape, data.pad_multiple), tf.float32)
     return {**images.batch_entry(sample.image, canvas, samples.original_size(record), record['image_id']), **own_canvas,
             **samples.slots(sample, data.max_objects, data.max_proposals)}
+
+
+def _strings(serialized: tf.Tensor) -> list[tf.Tensor]:
+    """Return the record, and with copy-paste the one whose objects are pasted, each string []."""
+    return tf.unstack(serialized) if serialized.shape.rank else [serialized]
+
+
+def _source(recipe: _Recipe, serialized: tf.Tensor, number: tf.Tensor) -> augmentation.Source:
+    """Return a record with checked labels and at most as many objects and proposals as a batch holds."""
+    data = recipe.config.data
+    record = records.parse(serialized, recipe.reads_masks, 'proposals' in recipe.needs)
+    name = samples.image_name(recipe.manifest, record)
+    samples.check_labels(record, recipe.config.model.num_classes, name)
+    return augmentation.Source(samples.limit(record, data.max_objects, data.max_proposals),
+                               recipe.shape(record, number), name)

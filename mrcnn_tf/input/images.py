@@ -157,24 +157,47 @@ def crop_masks(encoded: tf.Tensor, boxes: tf.Tensor, shape: tf.Tensor, side: int
     Raises:
         tf.errors.InvalidArgumentError: a mask is not a PNG, or has another size than the image.
     """
-    low = tf.clip_by_value(tf.cast(tf.floor(boxes[:, :2] - 1), tf.int32), 0, shape - 1)
-    high = tf.clip_by_value(tf.cast(tf.math.ceil(boxes[:, 2:] + 1), tf.int32), low + 1, shape)
+    low, high = mask_parts(boxes, shape)
 
     def cut(element: tuple[tf.Tensor, ...]) -> tf.Tensor:
         png, first, end, corners = element
-        mask = tf.io.decode_png(png, channels=1)                                  # [h, w, 1]
-        same = tf.debugging.Assert(tf.reduce_all(tf.shape(mask)[:2] == shape), [message])
-        with tf.control_dependencies([same]):
-            part = tf.minimum(mask[first[0]:end[0], first[1]:end[1]], 1)
+        part = decode_mask(png, shape, name)[first[0]:end[0], first[1]:end[1]]
         # The op returns zeros beyond the image, hence one more pixel on each side.
         part = tf.pad(part, [[1, 1], [1, 1], [0, 0]], 'SYMMETRIC')
         return tf.image.crop_and_resize(part[None], corners[None], [0], [side, side])[0, :, :, 0]
 
-    message = tf.strings.join(
-        [name, ": a mask is not of the image's size, ", size_text(shape), '; convert the data again'])
     elements = (encoded, low, high, _corners(boxes, low, high, side))
     crops = tf.map_fn(cut, elements, fn_output_signature=tf.TensorSpec([side, side], tf.float32))
     return tf.ensure_shape(tf.cast(tf.round(crops * 255.), tf.uint8), [None, side, side])
+
+
+def mask_parts(boxes: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the first and the end row and column, int32 [n, 2] each, of all pixels at most 1 px from each box.
+
+    Args:
+        boxes: float32 [n, 4], y1, x1, y2, x2 in px.
+        shape: int32 [2], of the image; a part has at least one pixel and lies in it.
+    """
+    low = tf.clip_by_value(tf.cast(tf.floor(boxes[:, :2] - 1), tf.int32), 0, shape - 1)
+    return low, tf.clip_by_value(tf.cast(tf.math.ceil(boxes[:, 2:] + 1), tf.int32), low + 1, shape)
+
+
+def decode_mask(png: tf.Tensor, shape: tf.Tensor, name: tf.Tensor | str) -> tf.Tensor:
+    """Return the mask of an object in the whole image, uint8 [h, w, 1], 0 or 1.
+
+    Args:
+        png: string [], 8-bit gray.
+        shape: int32 [2], of the image.
+        name: string [], what an error calls the image.
+
+    Raises:
+        tf.errors.InvalidArgumentError: it is not a PNG, or has another size than the image.
+    """
+    mask = tf.io.decode_png(png, channels=1)                                      # [h, w, 1]
+    same = tf.debugging.Assert(tf.reduce_all(tf.shape(mask)[:2] == shape), [tf.strings.join(
+        [name, ": a mask is not of the image's size, ", size_text(shape), '; convert the data again'])])
+    with tf.control_dependencies([same]):
+        return tf.minimum(mask, 1)
 
 
 def size_text(shape: tf.Tensor) -> tf.Tensor:

@@ -61,16 +61,22 @@ def decode(record: Record, mask_size: int, name: tf.Tensor) -> Sample:
     Raises:
         tf.errors.InvalidArgumentError: a damaged image or mask, or one of another size than the record states.
     """
+    image = decode_image(record, name)
+    masks = None
+    if 'masks' in record:
+        masks = images.crop_masks(record['masks'], record['boxes'], original_size(record), mask_size, name)
+    return Sample(image, record['boxes'], record['labels'], record['crowd'], masks, record.get('has_mask'),
+                  record.get('proposals'))
+
+
+def decode_image(record: Record, name: tf.Tensor) -> tf.Tensor:
+    """Return the image in its original size, float32 [h, w, 3], RGB 0..255; arguments and errors as in `decode`."""
     image = decoding.decode(record['encoded'], name)
     stated, actual = original_size(record), tf.shape(image)[:2]
     tf.debugging.Assert(tf.reduce_all(stated == actual), [tf.strings.join(
         [name, ': is ', images.size_text(actual), ', its record says ', images.size_text(stated),
          '; convert the data again'])])
-    masks = None
-    if 'masks' in record:
-        masks = images.crop_masks(record['masks'], record['boxes'], stated, mask_size, name)
-    return Sample(image, record['boxes'], record['labels'], record['crowd'], masks, record.get('has_mask'),
-                  record.get('proposals'))
+    return image
 
 
 def checked(sample: Sample, canvas: Sequence[int] | tf.Tensor, slots: tuple[int, int], name: tf.Tensor) -> Sample:

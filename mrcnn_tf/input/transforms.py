@@ -56,18 +56,24 @@ def step_seed(seed: tf.Tensor, step: int) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, step, alg='philox')
 
 
-def apply(transforms: Sequence[Transform], sample: Sample, seed: tf.Tensor) -> Sample:
+def uniform(seed: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
+    """Return random numbers, float32 [count], 0 <= number < 1, that depend on the seed, int64 [2], alone."""
+    return tf.random.stateless_uniform([count], seed, alg='philox')
+
+
+def apply(transforms: Sequence[Transform], sample: Sample, seed: tf.Tensor, first: int = 0) -> Sample:
     """Return the sample after all transforms, in order, each with its own seed.
 
     Args:
         transforms: functions that return a Sample with the same fields and types as they get.
         sample: with any fields.
         seed: int64 [2], of the image.
+        first: position of the first transform, which determines its seed.
 
     Raises:
         TransformError: a transform returned another structure.
     """
-    for step, transform in enumerate(transforms):
+    for step, transform in enumerate(transforms, first):
         result = transform(sample, step_seed(seed, step))
         if _structure(result) != _structure(sample):
             name = getattr(transform, '__name__', repr(transform))
@@ -105,14 +111,14 @@ def flip_vertical(sample: Sample) -> Sample:
 
 def random_flips(sample: Sample, seed: tf.Tensor, horizontal: float, vertical: float) -> Sample:
     """Return the sample, mirrored in each direction or not, independently, with the given probabilities 0..1."""
-    numbers = _uniform(seed, 2)                                                    # 0 <= number < 1
+    numbers = uniform(seed, 2)                                                    # 0 <= number < 1
     sample = _either(numbers[0] < horizontal, flip_horizontal, sample)
     return _either(numbers[1] < vertical, flip_vertical, sample)
 
 
 def random_side(seed: tf.Tensor, sides: Sequence[int]) -> tf.Tensor:
     """Return one of the sides, int32 [], all equally probable."""
-    index = tf.cast(_uniform(seed, 1)[0] * len(sides), tf.int32)
+    index = tf.cast(uniform(seed, 1)[0] * len(sides), tf.int32)
     return tf.gather(tf.constant(list(sides), tf.int32), tf.minimum(index, len(sides) - 1))
 
 
@@ -137,7 +143,3 @@ def _flip(sample: Sample, axis: int) -> Sample:
 
 def _either(condition: tf.Tensor, transform: Callable[[Sample], Sample], sample: Sample) -> Sample:
     return tf.cond(condition, lambda: transform(sample), lambda: sample)
-
-
-def _uniform(seed: tf.Tensor, count: int) -> tf.Tensor:
-    return tf.random.stateless_uniform([count], seed, alg='philox')

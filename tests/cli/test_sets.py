@@ -23,6 +23,30 @@ def test_verify(monkeypatch: pytest.MonkeyPatch) -> None:
         assert result.stdout == expected + '\n'
 
 
+def test_inspect_augmented(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Recorder()
+    monkeypatch.setattr('data_tools.augmented_page.write', write)
+    result = mrcnn('inspect', 'd/train.json', '--output', 'page.html', '--images', 3, '--augmented', 'shapes_r18_fpn',
+                   '--set', 'data.augment.rotation=10', '--set', 'train.seed=7')
+    assert (result.exit_code, result.stdout) == (0, 'page.html\n')
+    [(config, output, images)] = write.calls
+    assert (config.data.train, config.data.augment.rotation, config.train.seed) == ('d/train.json', 10, 7)
+    assert (output, images) == (pathlib.Path('page.html'), 3)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ([], 'give MANIFEST or --augmented CONFIG'),
+    (['d/train.json', '--set', 'train.seed=7'], 'give MANIFEST without --set, or --augmented CONFIG with it'),
+    (['--augmented', 'shapes_r18_fpn', '--set', 'data.train=null'],
+     'data.train is null; give MANIFEST or --set data.train=NAME.json'),
+    (['--augmented', 'shapes_r18_fpn', '--set', 'data.augment.rotation=200'],
+     'data.augment.rotation is 200.0: expected at least 0 and at most 180')],
+    ids=['nothing', 'settings without config', 'no set', 'wrong value'])
+def test_what_inspect_cannot_show(arguments: list[str], message: str) -> None:
+    result = mrcnn('inspect', '--output', 'page.html', *arguments)
+    assert result.exit_code == 1 and result.stderr == f'mrcnn: error: {message}\n'
+
+
 def test_inspect(monkeypatch: pytest.MonkeyPatch) -> None:
     write = Recorder()
     monkeypatch.setattr('data_tools.inspect_page.write', write)

@@ -11,6 +11,7 @@ from mrcnn_tf.config.fields import (
     CANVASES,
     DISTINCT,
     NOT_EMPTY,
+    RANGE,
     THREE,
     ConfigError,
     ListRule,
@@ -77,9 +78,10 @@ def test_limits_belong_to_the_range(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize(('rule', 'valid', 'invalid'), [
     (NOT_EMPTY, [[1]], [[]]),
     (DISTINCT, [[], [1, 2]], [[1, 2, 1]]),
+    (RANGE, [[], [1, 2], [1, 1]], [[1], [2, 1], [1, 2, 3]]),
     (ASCENDING, [[], [1, 2]], [[2, 1], [1, 1]]),
     (THREE, [[1, 1, 1]], [[], [1, 1], [1, 1, 1, 1]]),
     (CANVASES, [[[32, 64]]], [[], [[32]], [[32, 40]], [[32, 32, 32]]]),
-], ids=['not empty', 'distinct', 'ascending', 'three', 'canvases'])
+], ids=['not empty', 'distinct', 'range', 'ascending', 'three', 'canvases'])
 def test_list_rules(rule: ListRule, valid: list[list[Any]], invalid: list[list[Any]]) -> None:
     assert all(rule.holds(values) for values in valid) and not any(rule.holds(values) for values in invalid)

@@ -149,6 +149,17 @@ def test_the_seeds_of_two_steps_are_independent() -> None:
     assert len(pairs) == 4 and min(pairs.values()) > 20, pairs      # 50 each expected, deviation 6
 
 
+def test_the_position_of_a_transform_determines_its_seed() -> None:
+    def note(given: Sample, seed: tf.Tensor) -> Sample:
+        seeds.append(seed.numpy().tolist())
+        return given
+
+    seeds: list[list[int]] = []
+    transforms.apply([note, note, note], sample(), tf.constant([1, 2], tf.int64))
+    transforms.apply([note], sample(), tf.constant([1, 2], tf.int64), first=2)
+    assert seeds[3] == seeds[2] and len({tuple(each) for each in seeds}) == 3
+
+
 # A transform of a user's own, in the pipeline ------------------------------------------------------------------------
 
 def random_crop(sample: Sample, seed: tf.Tensor) -> Sample:
