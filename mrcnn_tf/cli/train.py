@@ -90,10 +90,11 @@ def run(settings: str | os.PathLike[str] | Config, model_dir: str | os.PathLike[
         directory = pathlib.Path(model_dir or pathlib.Path('runs') / source.resolve().name)
         folder.train(source, overrides, directory, allow_changes, folder.FolderOptions(**folder_options))
         return directory
+    loaded, chosen = config.load(source, overrides), config.chosen(source, overrides)    # an error needs no TensorFlow
     from mrcnn_tf.training import derived
 
     directory = pathlib.Path(model_dir or pathlib.Path('runs') / source.stem)
-    loaded, lines = derived.derive(config.load(source, overrides), config.chosen(source, overrides), directory)
+    loaded, lines = derived.derive(loaded, chosen, directory)
     for line in lines:
         typer.echo(line)
     return _run_config(loaded, directory, (), allow_changes)

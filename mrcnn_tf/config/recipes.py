@@ -6,6 +6,8 @@ import pathlib
 import re
 from typing import NamedTuple
 
+from mrcnn_tf import files
+
 # The end of a sentence: "eq. 1" and "vs. class-agnostic" are none.
 _END = re.compile(r'\.\s+(?=[A-Z])|\.$')
 _RESULT = re.compile(r'(Published|Measured)\b.*\d')
@@ -39,7 +41,7 @@ def summaries() -> list[Summary]:
 
 def summary(name: str) -> Summary:
     """Return the summary of a packaged config, from the prose of its header: commands in it are indented."""
-    lines = (folder() / f'{name}.yaml').read_text(encoding='utf-8').splitlines()
+    lines = files.read_text(folder() / f'{name}.yaml').splitlines()
     header = [line[1:] for line in itertools.takewhile(lambda line: line.startswith('#'), lines)]
     prose = ' '.join(line.strip() for line in header if not line.startswith('   ') and line.strip())
     sentences = [each for each in _END.split(prose) if each]

@@ -167,7 +167,7 @@ def _check(checkpoint: Checkpoint, path: pathlib.Path, origin: pathlib.Path | st
     """Raise CatalogueError if the checksum of a file is not the published one."""
     algorithm, expected = checkpoint.digest
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open('rb') as file:
+    with files.open_regular(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     found = digest.hexdigest()
