@@ -27,7 +27,7 @@ def test_type_default_permitted_values_and_description_are_those_of_the_schema(e
 
 def test_sections_follow_the_schema_and_hold_their_own_settings_only() -> None:
     names = [section.name for section in reference.sections()]
-    assert names[:3] == ['data', 'model', 'model.backbone'] and '' not in names
+    assert names[:4] == ['data', 'data.augment', 'model', 'model.backbone'] and '' not in names
     assert all(setting.name.rpartition('.')[0] == section.name
                for section in reference.sections() for setting in section.settings)
 
