@@ -141,8 +141,7 @@ def train_alternating(
 
 @command
 def demo(output: Annotated[pathlib.Path, typer.Option(help='Output directory.')] = pathlib.Path('demo'),
-         minutes: Annotated[float, typer.Option(min=0.1, help='Minutes of training; the rest takes about one.')] = 3.5,
-         ) -> None:
+         steps: Annotated[int, typer.Option(min=20, help='Training steps of 4 images.')] = 1000) -> None:
     """Run the whole workflow on a small data set.
 
     Draws the data set, then converts, trains, evaluates, exports and predicts. Writes metrics.json, prediction.png
@@ -150,8 +149,8 @@ def demo(output: Annotated[pathlib.Path, typer.Option(help='Output directory.')]
 
     \b
     Example:
-      mrcnn demo --output demo --minutes 3.5
+      mrcnn demo --output demo --steps 300
     """
     from mrcnn_tf.cli.demo import run
 
-    run(output, minutes)
+    run(output, steps)

@@ -59,5 +59,5 @@ def test_train_alternating(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Recorder()
     monkeypatch.setattr('mrcnn_tf.cli.demo.run', run)
-    assert mrcnn('demo', '--minutes', '0.5').exit_code == 0
-    assert run.calls == [(pathlib.Path('demo'), 0.5)]
+    assert mrcnn('demo', '--steps', '50').exit_code == 0
+    assert run.calls == [(pathlib.Path('demo'), 50)]
