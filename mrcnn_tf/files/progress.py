@@ -19,6 +19,49 @@ T = TypeVar('T')
 Update = Callable[[int], None]    # takes the number of units done so far
 
 
+class Bar:
+    """A bar on a terminal, and nothing elsewhere. Use it as a context.
+
+    Args:
+        description: one or two words in front of the bar.
+        total: units to do.
+        columns: what is shown behind the bar and the numbers.
+        done: units that do not count for the rate.
+        console: where to show it; standard output by default.
+    """
+
+    def __init__(self, description: str, total: int, *columns: ProgressColumn, done: int = 0,
+                 console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._progress = Progress(
+            TextColumn(description, markup=False), BarColumn(), MofNCompleteColumn(), *columns, console=self.console,
+            disable=not self.console.is_terminal)
+        self._task = self._progress.add_task('', total=total, completed=done)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()    # shows the cursor again
+
+    @property
+    def text(self) -> str:
+        """What the column TEXT shows."""
+        return self._progress.tasks[self._task].description
+
+    @text.setter
+    def text(self, text: str) -> None:
+        self._progress.update(self._task, description=text)
+
+    def update(self, done: int) -> None:
+        """Show how many units are done."""
+        self._progress.update(self._task, completed=done)
+
+
+TEXT = TextColumn('{task.description}', markup=False)    # a column for `Bar.text`
+
+
 @contextlib.contextmanager
 def progress_bar(description: str, total: int, before: int = 0, unit: str = 'images', console: Console | None = None,
                  ) -> Iterator[Update]:
@@ -35,10 +78,8 @@ def progress_bar(description: str, total: int, before: int = 0, unit: str = 'ima
     if not console.is_terminal:
         yield _line_printer(console, description, total, before, unit)
         return
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(description, total=total, completed=before)
-        yield lambda done: progress.update(task, completed=done)
+    with Bar(description, total, _Rate(unit), TimeRemainingColumn(), done=before, console=console) as bar:
+        yield bar.update
 
 
 def track(items: Iterable[T], total: int, description: str, unit: str = 'images', console: Console | None = None,

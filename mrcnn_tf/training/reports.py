@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from mrcnn_tf.files.progress import TEXT, Bar, print_line
 from mrcnn_tf.training.callbacks import TrainingError, step_of
 
 _ESTIMATED = 3    # the step of this process after which the duration is estimated; the first one compiles
@@ -154,31 +154,26 @@ class ProgressBar(_PeriodicReport):
 
     def __init__(self, every: int, total: int, batch_size: int, console: Console | None = None) -> None:
         super().__init__(every, total, batch_size)
-        self._bar = Progress(
-            TextColumn('step'), MofNCompleteColumn(), BarColumn(), TextColumn('{task.description}'),
-            console=console or Console())
-        self._on_terminal = self._bar.console.is_terminal
+        self._bar = Bar('step', total, TEXT, console=console)
         self._begun = time.perf_counter()
         self._steps_here = 0    # of this process
 
     def __enter__(self) -> ProgressBar:
-        self._task = self._bar.add_task('', total=self._total)
-        if self._on_terminal:
-            self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._on_terminal:
-            self._bar.stop()    # shows the cursor again
+        self._bar.__exit__(*error)
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self._begun = time.perf_counter()
-        self._bar.update(self._task, description='compiling the first step', completed=step_of(self.model))
+        self._bar.text = 'compiling the first step'
+        self._bar.update(step_of(self.model))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if self._since is None:
             self._print(f'first step, including compilation: {time.perf_counter() - self._begun:.1f} s')
-            self._bar.update(self._task, description='')
+            self._bar.text = ''
         self._steps_here += 1
         if self._steps_here == 1:
             self._begun = time.perf_counter()
@@ -187,29 +182,28 @@ class ProgressBar(_PeriodicReport):
             each = (time.perf_counter() - self._begun) / (_ESTIMATED - 1)
             left = datetime.timedelta(seconds=round((self._total - step) * each))
             self._print(f'about {left} for the remaining {self._total - step} steps, without evaluations')
-        self._bar.update(self._task, completed=step)
+        self._bar.update(step)
         super().on_train_batch_end(batch, logs)
 
     def report(self, step: int, losses: dict[str, float], speed: Speed) -> None:
         parts = {name.removeprefix('loss_'): value for name, value in losses.items() if name.startswith('loss_')}
         listed = ', '.join(f'{name} {value:.3f}' for name, value in parts.items())
         text = f'{self._speed(step, speed.images_per_second)}  loss {losses["loss"]:.4f} ({listed})'
-        if self._on_terminal:
-            self._bar.update(self._task, description=text)
-        else:
+        self._bar.text = text
+        if not self._bar.console.is_terminal:
             self._print(f'step {step}/{self._total}  {text}')
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         super().on_test_begin(logs)
-        self._described = self._bar.tasks[self._task].description
+        self._described = self._bar.text
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         """Show how much of an evaluation is done, `logs['fraction']`."""
-        self._bar.update(self._task, description=f'evaluating: {logs["fraction"]:.0%}')
+        self._bar.text = f'evaluating: {logs["fraction"]:.0%}'
 
     def on_test_end(self, logs: dict[str, float] | None = None) -> None:
         super().on_test_end(logs)
-        self._bar.update(self._task, description=self._described)
+        self._bar.text = self._described
 
     def _speed(self, step: int, images_per_second: float) -> str:
         if not math.isfinite(images_per_second):
@@ -218,7 +212,4 @@ class ProgressBar(_PeriodicReport):
         return f'{images_per_second:.2f} images/s  {datetime.timedelta(seconds=left)} left'
 
     def _print(self, line: str) -> None:
-        if self._on_terminal:
-            self._bar.console.print(line, highlight=False)
-        else:
-            print(line, file=self._bar.console.file, flush=True)    # rich would wrap it at 80 columns
+        print_line(line, self._bar.console)
