@@ -221,8 +221,8 @@ def build_detector(config: ModelConfig, engine: str = 'op', branches: Sequence[B
         >>> import mrcnn_tf as m
         >>> config = m.load_config('mine.yaml', ['model.kind=rpn'])
         >>> detector = m.build_detector(config.model)
-        >>> detector.name, detector.classifies, detector.branches
-        ('rpn', False, [])
+        >>> detector.name, detector.classifies, len(detector.branches)
+        ('rpn', False, 0)
     """
     parts = PARTS[config.kind]
     backbone = build_backbone(config.backbone)

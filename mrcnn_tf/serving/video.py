@@ -78,7 +78,10 @@ def _cv2() -> Any:
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')    # read when the first video is opened
     import cv2
 
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if hasattr(cv2, 'setLogLevel'):    # OpenCV 4
+        cv2.setLogLevel(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
 
