@@ -119,6 +119,7 @@ def test_permuted_images_give_permuted_detections(detect) -> None:
     assert_same_detections({name: value[::-1] for name, value in flipped.items()}, found)
 
 
+@pytest.mark.slow
 def test_what_lies_beyond_an_image_does_not_count(detect, differentiate) -> None:
     """The canvas of the second image is filled with noise beyond 48 x 56 px."""
     batch = make_batch()

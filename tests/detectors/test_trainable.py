@@ -86,6 +86,7 @@ def test_export_of_keras_names_our_own() -> None:
         TrainableModel('op', name='step').export('saved')
 
 
+@pytest.mark.slow
 def test_several_canvases_in_one_fit(op_model, weights) -> None:
     """Two canvases take turns; every step counts, and losses and positive samples are logged by name."""
     op_model.set_weights(weights)

@@ -153,6 +153,7 @@ def test_an_unknown_metric_is_refused(trained: pathlib.Path) -> None:
         run.evaluate(trained / 'run', trained / 'train.json', 'COCO')
 
 
+@pytest.mark.slow
 def test_voc_writes_its_own_numbers(trained: pathlib.Path) -> None:
     found = run.evaluate(trained / 'run', trained / 'train.json', 'voc2012')
     names = [category.name for category in Manifest.read(trained / 'train.json').categories]

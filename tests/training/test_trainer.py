@@ -177,6 +177,7 @@ def test_a_trained_model_is_not_trained_again(
     assert capsys.readouterr().out.count('is trained: step 6 of 6') == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_lengthened(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, capsys: pytest.CaptureFixture[str]) -> None:
     """With a constant rate, 3 steps and then 6 equal 6 steps at once."""
@@ -193,6 +194,7 @@ def test_a_finished_run_can_be_lengthened(
     assert read(tmp_path / 'run')[0].solver.steps == 6
 
 
+@pytest.mark.slow
 def test_other_settings_may_change_on_request_but_not_the_model(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
     trainer.train(tiny_config(data, 'solver.steps=2'), tmp_path)

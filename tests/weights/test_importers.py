@@ -67,6 +67,7 @@ def test_detectron2(case, name) -> None:
     compare(outputs(model, detectron2_reference.IMAGE, detectron2_reference.ROIS), expected)
 
 
+@pytest.mark.slow
 def test_torchvision_v2() -> None:
     with np.load(torchvision_reference.PATH) as stored:
         expected = dict(stored)
