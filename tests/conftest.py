@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup('parity with the reference implementations')
     group.addoption('--kit', metavar='PATH', help='folder of reference cases, of torchvision or Detectron2; all run '
                                                   'in all modes (default: ../shared/parity and ../shared/parity_d2, '
-                                                  'most cases in one mode)')
+                                                  'each case in one mode)')
     group.addoption('--all-modes', action='store_true', help='run the cases of the default kits in all modes too')
     group.addoption('--differences', metavar='FILE', help='append what was measured, for tests.parity.table')
 

@@ -5,16 +5,14 @@ model directory), saved_model/1/, metrics.json and prediction.png.
 """
 from __future__ import annotations
 
-import itertools
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from data_tools.formats import coco, shapes
@@ -22,15 +20,14 @@ from mrcnn_tf import config as configuration
 from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.instances import Instances
-from mrcnn_tf.evaluation import visualize
 from mrcnn_tf.evaluation.coco import Metrics, table
+from mrcnn_tf.evaluation.pictures import Pictures
 from mrcnn_tf.evaluation.run import evaluate
-from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.serving import run_saved_model
 from mrcnn_tf.serving.export import export
 from mrcnn_tf.serving.predictor import load_predictor
-from mrcnn_tf.serving.sources import read_image
 from mrcnn_tf.training.trainer import train
+from mrcnn_tf.weights import model_directory
 
 CONFIG = 'shapes_r18_fpn'
 SETS = (('train', 240, 1), ('val', 40, 2))    # name, images, seed
@@ -162,24 +159,9 @@ def _has(others: Instances, i: int, these: Instances) -> bool:
 
 def _draw(directory: pathlib.Path, served: Sequence[Instances]) -> None:
     """Write prediction.png: pairs of ground truth and prediction, two pairs per row."""
-    first = itertools.islice(zip(_ground_truth(directory), _pictures(directory), served, strict=True), PICTURED)
-    pairs = [_pair(expected, read_image(path), predicted) for expected, path, predicted in first]
+    settings, categories = model_directory.read(directory / 'model')
+    pictures = Pictures(str(settings.data.validation), range(PICTURED), categories, settings.model.detections.paste)
+    pairs = [pictures.draw(image_id, found) for image_id, found in zip(pictures.image_ids, served, strict=False)]
     sheet = np.concatenate([np.concatenate(pairs[i:i + 2], axis=1) for i in range(0, PICTURED, 2)])
     with files.atomic_path(directory / 'prediction.png') as temporary:
         Image.fromarray(sheet).save(temporary)
-
-
-def _pair(expected: Instances, image: np.ndarray, predicted: Instances) -> np.ndarray:
-    """Return a picture of ground truth and prediction, side by side."""
-    pictures = [visualize.draw(image, expected, shapes.CLASSES, confidence=False),
-                visualize.draw(image, predicted, shapes.CLASSES)]
-    sheet = Image.fromarray(visualize.side_by_side(pictures, ('ground truth', 'prediction')))
-    return np.asarray(sheet.reduce(2))    # `draw` has enlarged them for the text
-
-
-def _ground_truth(directory: pathlib.Path) -> Iterator[Instances]:
-    """Yield the objects of each validation image."""
-    for record in ground_truth(directory / 'data' / 'val.json'):
-        masks = np.array([tf.io.decode_png(png).numpy()[:, :, 0] > 0 for png in record['masks']], bool)
-        yield Instances(record['boxes'], np.ones(len(record['labels']), np.float32), record['labels'],
-                        masks.reshape(-1, record['height'], record['width']))

@@ -4,9 +4,8 @@ TensorFlow takes seconds to import, so modules that need it are imported inside 
 """
 from __future__ import annotations
 
-import math
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,10 +19,8 @@ from mrcnn_tf.config import Config, ConfigError
 
 if TYPE_CHECKING:
     from data_tools.prepare import Prepared
-    from mrcnn_tf.input.manifest import Manifest
 
 FINETUNE, FROM_SCRATCH = 'mask_rcnn_r50_fpn_finetune', 'mask_rcnn_r18_fpn_cpu_demo'
-_EPOCHS, _MIN_STEPS = 12, 1000
 
 ValFraction = Annotated[float, typer.Option(
     min=0, max=0.9, help='FOLDER without a validation part: share of its images that is kept for validation; 0: none.')]
@@ -94,30 +91,15 @@ def _settings(prepared: Prepared, directory: pathlib.Path, overrides: Sequence[s
     else:
         source = FROM_SCRATCH
         data += [] if manifest.any_masks else ['model.kind=faster_rcnn']
-        typer.echo(f'recipe {source}, from random weights; to fine-tune published ones, which gives better results, '
+        typer.echo(f'recipe {source}, from random weights; to fine-tune published ones, '
                    'give --weights a name that `mrcnn weights` lists, and a new --model-dir')
         typer.echo('Mask R-CNN, because objects have masks' if manifest.any_masks else
                    'Faster R-CNN, because no object has a mask')
-    derived = _derived(manifest, config.load(source, [*data, *overrides]), config.chosen('base', overrides))
-    typer.echo(f'derived from the data: {", ".join(derived)}')
-    return source, [*data, *derived, *overrides]
+    from mrcnn_tf.training import derived
 
-
-def _derived(manifest: Manifest, settings: Config, chosen: Collection[str]) -> list[str]:
-    """Return settings that follow from the images and objects, unless the user has chosen them."""
-    from mrcnn_tf.input import canvases
-
-    data, solver, objects = settings.data, settings.solver, manifest.max_objects_per_image
-    sizes = canvases.image_sizes(str(data.train))
-    sides = canvases.smaller_sides(sizes, data)
-    resized = config.changed(settings, [f'data.{name}={value}' for name, value in sides.items()])
-    steps = max(_MIN_STEPS, _EPOCHS * math.ceil(manifest.counts.images / solver.reference_batch))
-    derived = {
-        **{f'data.{name}': value for name, value in sides.items()},
-        'data.canvases': canvases.propose(sizes, resized.data), 'solver.steps': steps,
-        **({'data.max_objects': objects} if objects > data.max_objects else {}),
-        **({'model.detections.max_detections': objects} if objects > settings.model.detections.max_detections else {})}
-    return [f'{name}={value}'.replace(' ', '') for name, value in derived.items() if name not in chosen]
+    settings = derived.adapt(config.load(source, [*data, *overrides]), config.chosen('base', overrides))
+    typer.echo(f'derived from the data: {", ".join(settings)}')
+    return source, [*data, *settings, *overrides]
 
 
 def _weights(given: str | None, masks: bool) -> str | None:

@@ -4,6 +4,7 @@ A setting that the user has chosen is never changed.
 """
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 from collections.abc import Collection
@@ -15,6 +16,7 @@ from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.weights.checkpoint_files import steps_in
 from mrcnn_tf.weights.model_directory import read
 
+_EPOCHS, _MIN_STEPS = 12, 1000    # of a recipe for a set of any size
 _WASTE = 1.25      # padded area, as a multiple of that of the proposed canvases, from which on they are told
 
 
@@ -49,6 +51,33 @@ def derive(config: Config, chosen: Collection[str], model_dir: str | os.PathLike
         lines += _canvases(config, resumed)
     configuration.validate(config)
     return config, lines
+
+
+def adapt(config: Config, chosen: Collection[str]) -> list[str]:
+    """Return 'key=value' settings that adapt a recipe to a set of any kind: sizes, canvases, limits of objects, steps.
+
+    The canvases hold all images, the limits of objects are at least the largest number on an image, and training takes
+    12 epochs, but at least 1000 steps.
+
+    Args:
+        config: the recipe, with data.train.
+        chosen: dotted names of the settings that the user has set. They are left out.
+
+    Raises:
+        ManifestError, InputError: data.train cannot be used.
+    """
+    data, manifest = config.data, Manifest.read(str(config.data.train))
+    sizes, objects = canvases.image_sizes(str(data.train)), manifest.max_objects_per_image
+    sides = canvases.smaller_sides(sizes, data)
+    resized = configuration.changed(config, [f'data.{name}={value}' for name, value in sides.items()])
+    limits = {'data.max_objects': data.max_objects,
+              'model.detections.max_detections': config.model.detections.max_detections}
+    settings = {
+        **{f'data.{name}': value for name, value in sides.items()},
+        'data.canvases': canvases.propose(sizes, resized.data),
+        'solver.steps': max(_MIN_STEPS, _EPOCHS * math.ceil(manifest.counts.images / config.solver.reference_batch)),
+        **{name: objects for name, limit in limits.items() if objects > limit}}
+    return [f'{name}={value}'.replace(' ', '') for name, value in settings.items() if name not in chosen]
 
 
 def _canvases(config: Config, resumed: Config | None) -> list[str]:

@@ -22,6 +22,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from rich.console import Console
 
 from mrcnn_tf.files.progress import TEXT, Bar, print_line
+from mrcnn_tf.files.text import write_error
 from mrcnn_tf.training.callbacks import TrainingError, step_of
 
 _ESTIMATED = 3    # the step of this process after which the duration is estimated; the first one compiles
@@ -119,7 +120,7 @@ class EventFile:
             yield
         except tf.errors.OpError as error:
             raise TrainingError(f'{self._directory}: the losses cannot be written '
-                                f'({error.message.rsplit("; ", 1)[-1]}); free disk space and resume with the same '
+                                f'({write_error(error)}); free disk space and resume with the same '
                                 'command') from None
 
 
