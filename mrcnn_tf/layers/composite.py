@@ -11,7 +11,7 @@ class CompositeLayer(keras.layers.Layer):
 
     If a layer has no `build`, Keras 3 traces its `call` to create the weights of its sublayers, and does so at each
     level of nesting: a convolution in a block in a stage of a backbone was traced five times, and building a detector
-    took 2.5 times as long.
+    took more than twice as long.
     """
 
     def build(self, input_shape: Any = None) -> None:
