@@ -31,6 +31,7 @@ _EXPORTS = {
     'build_detector': 'detectors.detector.build_detector', 'Instances': 'detectors.instances.Instances',
     # from a detector to a model directory, metrics and a SavedModel, and back
     'evaluate': 'evaluation.run.evaluate', 'evaluate_detector': 'evaluation.run.evaluate_detector',
+    'evaluate_results': 'evaluation.results.evaluate_results',
     'import_weights': 'weights.importing.import_file',
     'export': 'serving.export.export', 'export_detector': 'serving.export.export_detector',
     'DetectorPredictor': 'serving.predictor.DetectorPredictor', 'Prediction': 'serving.prediction.Prediction',

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mrcnn_tf.cli.command import Checkpoint, command
+from mrcnn_tf.config import ConfigError
 
 
 class Metric(str, enum.Enum):
@@ -20,7 +21,7 @@ class Metric(str, enum.Enum):
 
 
 @command
-def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory from `mrcnn train`.')],
+def evaluate(model_dir: Annotated[pathlib.Path | None, typer.Option(help='Model directory from `mrcnn train`.')] = None,
              data: Annotated[pathlib.Path | None, typer.Option(
                  help="Manifest NAME.json of the set; if not given, the model's data.validation.")] = None,
              metric: Annotated[Metric, typer.Option(
@@ -33,7 +34,9 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directo
              against: Annotated[pathlib.Path | None, typer.Option(
                  help='Another report (HTML, or its JSON) to compare with on the page.')] = None,
              images: Annotated[int, typer.Option(min=0, help='Number of worst images on the page.')] = 12,
-             ) -> None:
+             detections: Annotated[pathlib.Path | None, typer.Option(
+                 help="Evaluate the detections of a file in COCO's results format instead of a model; needs --data.",
+             )] = None) -> None:
     """Evaluate a model on a set.
 
     Prints COCO's twelve metrics for boxes and masks and the AP of each category, or the metric that --metric names.
@@ -45,21 +48,31 @@ def evaluate(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directo
     costs, the confusion matrix, AP by size and crowding, calibration, the best threshold of each category, and the
     worst images with ground truth and detections side by side. With --against, the page also shows what changed.
 
+    --detections takes the place of --model-dir: the detections.json of an earlier evaluation, for example to write a
+    report without detecting again, or the results of another program. Only the report is written.
+
     \b
     Example:
       mrcnn evaluate --model-dir runs/nuclei --data data/nuclei/val.json
       mrcnn evaluate --model-dir runs/nuclei --report new.html --against old.html
+      mrcnn evaluate --detections runs/nuclei/detections.json --data data/nuclei/val.json --report report.html
       mrcnn evaluate --model-dir runs/voc --data data/voc/test.json --metric voc2007
       mrcnn evaluate --model-dir runs/cityscapes --data data/cityscapes/val.json --metric cityscapes
     """
-    from mrcnn_tf.evaluation import cityscapes, coco, per_class, recall, run, voc
+    if against and not report:
+        raise ConfigError('--against shows changes on the page of --report; give --report too')
+    from mrcnn_tf.evaluation import cityscapes, coco, per_class, recall, results, run, voc
     from mrcnn_tf.evaluation.write_report import Report
 
-    if against and not report:
-        raise coco.EvaluationError('--against shows changes on the page of --report; give --report too')
     wanted = Report(report, against, images) if report else None
     tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table, Metric.recall: recall.table}
-    evaluation = run.evaluate_classes(model_dir, data, metric.value, checkpoint, wanted)
+    if model_dir and not detections:
+        evaluation = run.evaluate_classes(model_dir, data, metric.value, checkpoint, wanted)
+    elif detections and data and not model_dir:
+        evaluation = results.evaluate_classes(detections, data, metric.value, wanted)
+    else:
+        raise ConfigError('give either --model-dir, to evaluate a model, or --detections and --data, to evaluate the '
+                          'detections of a file')
     typer.echo(tables.get(metric, voc.table)(evaluation.metrics))
     if evaluation.classes:
         typer.echo(f'\n{per_class.table(evaluation.classes)}')

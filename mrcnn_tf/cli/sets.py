@@ -55,8 +55,9 @@ def inspect(output: Annotated[pathlib.Path, typer.Option(help='The HTML file to 
                                                    'may be repeated.')] = None) -> None:
     """Write an HTML page about a converted set, or about augmented images.
 
-    The page shows statistics, problems, and pictures of objects; with --augmented, the images that a training gets. It
-    is a single file that any browser opens without a server or a network.
+    The page shows statistics, problems, and pictures of objects; with --augmented, the images that a training gets,
+    with the settings that `mrcnn train` derives from the set. It is a single file that any browser opens without a
+    server or a network.
 
     \b
     Example:
@@ -83,9 +84,11 @@ def _inspect_augmented(settings: str, overrides: list[str], output: pathlib.Path
     if loaded.data.train is None:
         raise config.ConfigError('data.train is null; give MANIFEST or --set data.train=NAME.json')
     from data_tools import augmented_page
+    from mrcnn_tf.training import derived
 
+    loaded, lines = derived.derive(loaded, config.chosen(settings, overrides))
     augmented_page.write(loaded, output, images)
-    typer.echo(str(output))
+    typer.echo('\n'.join([*lines, str(output)]))
 
 
 @command

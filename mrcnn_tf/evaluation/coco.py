@@ -202,6 +202,13 @@ class CocoEvaluator:
         self.detections += ({'image_id': image_id, **result} for result in
                             to_coco(instances, self.truth.sizes[image_id], self.categories, self.dialect))
 
+    def add_results(self, results: Iterable[dict[str, Any]]) -> None:
+        """Add detections in COCO's results format; images without one count as images without detections."""
+        before = len(self.detections)
+        self.detections += results
+        self._added.update(self.truth.sizes)
+        self._with_masks &= all('segmentation' in each for each in self.detections[before:])
+
     def evaluate(self, max_detections: int = 100) -> Metrics:
         """Return bbox/AP, ..., and segm/AP, ... if both model and set have masks; see `average_precision`.
 

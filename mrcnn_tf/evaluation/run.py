@@ -24,7 +24,7 @@ from mrcnn_tf.files.progress import track
 from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import evaluation_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
-from mrcnn_tf.weights.model_directory import restore_model
+from mrcnn_tf.weights.model_directory import restore_checkpoint
 
 _log = logging.getLogger(__name__)
 
@@ -83,23 +83,25 @@ def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathL
     if wanted:
         write_report.check(wanted, metric)
     directory = pathlib.Path(model_dir)
-    model, config, categories = restore_model(directory, checkpoint=checkpoint)
+    model, config, categories, step = restore_checkpoint(directory, checkpoint=checkpoint)
     manifest = manifest or config.data.validation
     if not manifest:
         raise EvaluationError(f'{directory / "config.yaml"}: data.validation is not set; say with --data which '
                               'NAME.json to evaluate on')
     if metric == 'recall':
-        return Evaluation(_recall(directory, model, config, manifest))
+        metrics, images = _recall(model, config, manifest)
+        files.write_json(directory / 'metrics.json', {**metrics, 'images': images, 'step': step})
+        return Evaluation(metrics)
     _check_metric(metric, model)
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
     metrics = _evaluate(model, config, evaluator, manifest, metric)
-    evaluator.write(directory, metrics)
+    evaluator.write(directory, {**metrics, 'step': step})
     if metric != 'coco':
         return Evaluation(metrics)
     classes = per_class.rows(evaluator)
     per_class.write_csv(directory / 'per_class.csv', classes)
     if wanted:
-        write_report.write(wanted, evaluator, metrics, str(directory))
+        write_report.write(wanted, evaluator, metrics, f'{directory}, step {step}')
     return Evaluation(metrics, classes)
 
 
@@ -186,8 +188,8 @@ def _named(prefix: str, metrics: Metrics) -> Metrics:
     return {f'{prefix}/{name}': value for name, value in metrics.items()}
 
 
-def _recall(directory: pathlib.Path, model: Detector, config: Config, manifest: str | os.PathLike[str]) -> Metrics:
-    """Return the recall of a model's proposals on a set, and write metrics.json."""
+def _recall(model: Detector, config: Config, manifest: str | os.PathLike[str]) -> tuple[Metrics, int]:
+    """Return the recall of a model's proposals on a set, and the number of images."""
     truth = read_manifest(manifest)
     if all(each['iscrowd'] or each.get('difficult') for each in truth.annotations):
         raise EvaluationError(f'{manifest}: no ground truth: it has no object that counts, so there is no recall; '
@@ -196,9 +198,7 @@ def _recall(directory: pathlib.Path, model: Detector, config: Config, manifest: 
     if 'proposals' not in model.inputs_read:
         detect = proposal_function(model, config.data)
         proposals = ((image_id, instances.boxes) for image_id, _, instances in predictions(detect, config, manifest))
-    metrics = recall.average_recall(truth, track(proposals, len(truth.sizes), 'evaluated'))
-    files.write_json(directory / 'metrics.json', {**metrics, 'images': len(truth.sizes)})
-    return metrics
+    return recall.average_recall(truth, track(proposals, len(truth.sizes), 'evaluated')), len(truth.sizes)
 
 
 def proposal_function(detector: Detector, data: DataConfig) -> Detect:

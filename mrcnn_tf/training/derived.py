@@ -20,7 +20,8 @@ _EPOCHS, _MIN_STEPS = 12, 1000    # of a recipe for a set of any size
 _WASTE = 1.25      # padded area, as a multiple of that of the proposed canvases, from which on they are told
 
 
-def derive(config: Config, chosen: Collection[str], model_dir: str | os.PathLike[str]) -> tuple[Config, list[str]]:
+def derive(config: Config, chosen: Collection[str], model_dir: str | os.PathLike[str] | None = None
+           ) -> tuple[Config, list[str]]:
     """Return the config with derived settings, and a line about each of them and each that deserves a look.
 
     `model.num_classes` is that of the model directory, if it has a checkpoint, else the number of categories of
@@ -30,7 +31,7 @@ def derive(config: Config, chosen: Collection[str], model_dir: str | os.PathLike
     Args:
         config: with data.train; without it, the config is returned as it is.
         chosen: dotted names of the settings that the user has set, see `config.chosen`.
-        model_dir: the model directory, which need not exist.
+        model_dir: the model directory, which need not exist; None: a new one.
 
     Raises:
         ManifestError, InputError: data.train cannot be used.
@@ -40,7 +41,8 @@ def derive(config: Config, chosen: Collection[str], model_dir: str | os.PathLike
     if not manifest:
         return config, []
     config, lines = configuration.changed(config, []), list[str]()      # a copy
-    resumed = read(pathlib.Path(model_dir))[0] if steps_in(pathlib.Path(model_dir) / 'checkpoints') else None
+    trained = model_dir is not None and steps_in(pathlib.Path(model_dir) / 'checkpoints')
+    resumed = read(pathlib.Path(str(model_dir)))[0] if trained else None
     if 'model.num_classes' not in chosen:
         origin = model_dir if resumed else manifest
         classes = resumed.model.num_classes if resumed else len(Manifest.read(manifest).categories)

@@ -11,7 +11,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -29,6 +29,14 @@ from mrcnn_tf.weights.history import History
 _log = logging.getLogger(__name__)
 
 _PROPOSED = [Category(1, 1, 'object')]    # an RPN has one class, whatever the categories of the data
+
+
+class Restored(NamedTuple):
+    """A model with the weights of a checkpoint, its config, the categories of its detections, and its step."""
+    model: Detector
+    config: Config
+    categories: list[Category]
+    step: int
 
 
 def create(model_dir: pathlib.Path, config: Config, categories: Sequence[Category]) -> None:
@@ -72,12 +80,18 @@ def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op', checkpo
         >>> detector.name, [category.name for category in categories]
         ('mask_rcnn', ['low', 'high'])
     """
+    return restore_checkpoint(model_dir, engine, checkpoint)[:3]
+
+
+def restore_checkpoint(model_dir: str | os.PathLike[str], engine: str = 'op', checkpoint: str | int = 'best'
+                       ) -> Restored:
+    """Do what `restore_model` does, and return also the step of the checkpoint."""
     directory = pathlib.Path(model_dir)
     config, categories = read(directory)
     prefix = find_checkpoint(directory, config, str(checkpoint))
     model = build_detector(config.model, engine)
     restore_weights(model, prefix)
-    return model, config, categories if model.classifies else _PROPOSED
+    return Restored(model, config, categories if model.classifies else _PROPOSED, number_of(prefix))
 
 
 def find_checkpoint(model_dir: pathlib.Path, config: Config, checkpoint: str) -> pathlib.Path:

@@ -52,6 +52,21 @@ def test_evaluate_with_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
     assert alone.exit_code == 1 and 'give --report too' in alone.stderr and len(evaluate.calls) == 1
 
 
+def test_evaluate_the_detections_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = Recorder(Evaluation({'voc/mAP': .5}))
+    monkeypatch.setattr('mrcnn_tf.evaluation.results.evaluate_classes', evaluate)
+    result = mrcnn('evaluate', '--detections', 'found.json', '--data', 'val.json', '--metric', 'voc2012')
+    assert result.stdout.split() == ['mAP', '50.0']
+    assert evaluate.calls == [(pathlib.Path('found.json'), pathlib.Path('val.json'), 'voc2012', None)]
+
+
+@pytest.mark.parametrize('given', [(), ('--detections', 'a.json'), (
+    '--model-dir', 'run', '--detections', 'a.json', '--data', 'val.json')], ids=['nothing', 'no set', 'both'])
+def test_a_model_or_detections_are_evaluated(given: tuple[str, ...]) -> None:
+    result = mrcnn('evaluate', *given)
+    assert result.exit_code == 1 and 'give either --model-dir, to evaluate a model, or --detections' in result.stderr
+
+
 @pytest.mark.parametrize(('more', 'training'), [([], False), (['--for-training'], True)], ids=['inference', 'training'])
 def test_propose(monkeypatch: pytest.MonkeyPatch, more: list[str], training: bool) -> None:
     propose = Recorder()

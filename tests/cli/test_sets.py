@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from mrcnn_tf.config import Config
 from tests.cli.runner import Recorder, mrcnn
 
 
@@ -24,12 +25,19 @@ def test_verify(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_inspect_augmented(monkeypatch: pytest.MonkeyPatch) -> None:
+    def derive(loaded: Config, chosen: set[str]) -> tuple[Config, list[str]]:
+        assert {'data.train', 'train.seed'} <= set(chosen)
+        loaded.model.num_classes = 9
+        return loaded, ['model.num_classes is 9']
+
     write = Recorder()
     monkeypatch.setattr('data_tools.augmented_page.write', write)
+    monkeypatch.setattr('mrcnn_tf.training.derived.derive', derive)
     result = mrcnn('inspect', 'd/train.json', '--output', 'page.html', '--images', 3, '--augmented', 'shapes_r18_fpn',
                    '--set', 'data.augment.rotation=10', '--set', 'train.seed=7')
-    assert (result.exit_code, result.stdout) == (0, 'page.html\n')
+    assert (result.exit_code, result.stdout) == (0, 'model.num_classes is 9\npage.html\n')
     [(config, output, images)] = write.calls
+    assert config.model.num_classes == 9
     assert (config.data.train, config.data.augment.rotation, config.train.seed) == ('d/train.json', 10, 7)
     assert (output, images) == (pathlib.Path('page.html'), 3)
 

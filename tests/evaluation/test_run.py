@@ -55,6 +55,7 @@ def test_every_image_counts_once(trained: pathlib.Path, capsys: pytest.CaptureFi
     assert written_rows[0].startswith('category,id,images,objects,bbox/AP,bbox/AP50') and len(written_rows) == 1 + 2
     assert page.read_text().count('<figure>') == 2 and read_report(page)['detections'] == 16 * LIMIT
     assert list(read_report(page)['kinds']) == ['bbox', 'segm']
+    assert read_report(page)['model'] == f'{trained / "run"}, step 1'
     assert re.search(r'^evaluated: 16 of 16 images, [\d.]+ images/s$', capsys.readouterr().out, re.MULTILINE)
 
 
@@ -126,24 +127,24 @@ def test_more_objects_than_detections(trained: pathlib.Path,
 
 def test_recall_of_the_rpn(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all 1023 anchors' boxes that suppression leaves, though the model itself would take the best three."""
-    def restored(directory: pathlib.Path, checkpoint: str) -> tuple:
-        model, config, categories = model_directory.restore_model(directory)
-        config.model.rpn.post_nms_test = 3
-        return model, config, categories
+    def restored(directory: pathlib.Path, checkpoint: str) -> model_directory.Restored:
+        found = model_directory.restore_checkpoint(directory)
+        found.config.model.rpn.post_nms_test = 3
+        return found
 
-    monkeypatch.setattr(run, 'restore_model', restored)
+    monkeypatch.setattr(run, 'restore_checkpoint', restored)
     found = run.evaluate(trained / 'run', trained / 'train.json', 'recall')
     assert found['recall/AR@50'] <= found['recall/AR@300'] <= found['recall/AR@2000'] < 1
     assert found['recall/AR@50'] < found['recall/AR@2000'] and found['recall/R50@2000'] > found['recall/R75@2000']
     assert found['recall/ARl@300'] is None
     written = json.loads((trained / 'run' / 'metrics.json').read_text())
-    assert written == {**found, 'images': 16}
+    assert written == {**found, 'images': 16, 'step': 1}
 
 
 def test_an_rpn_has_no_categories_to_find(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(trained, 'model.kind=rpn')
     model = build_detector(config.model)
-    monkeypatch.setattr(run, 'restore_model', lambda directory, checkpoint: (model, config, []))
+    monkeypatch.setattr(run, 'restore_checkpoint', lambda directory, checkpoint: (model, config, [], 1))
     with pytest.raises(EvaluationError, match='^an rpn does not tell categories apart; .*--metric recall'):
         run.evaluate(trained / 'run', trained / 'train.json')
 
