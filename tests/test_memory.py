@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.layers import roi
+from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import targets
 from tests.xla_memory import compile_only, temporary_bytes
 
@@ -35,27 +36,43 @@ def test_roi_align_does_not_grow_with_the_samples(planned) -> None:
     assert planned['align_0'] == pytest.approx(planned['align_2'], rel=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.both_stacks
+def test_roi_align_of_one_feature_map_holds_a_few_buckets(planned) -> None:
+    """The result of C4's 1024 boxes is 822 MB; a bucket's, of which the gradient holds a few, is 26 MB."""
+    assert planned['align_c4'] < 10 * 26e6
+
+
+@pytest.mark.slow
+@pytest.mark.both_stacks
+def test_nms_holds_the_overlaps_of_a_tile(planned) -> None:
+    """All overlaps of twice 12,000 boxes are 1152 MB as float32, 288 MB as bool."""
+    assert planned['nms'] < 130e6
+
+
 def _compile_match(batch: int) -> None:
     flags = tf.TensorSpec([batch, OBJECTS], tf.bool)
     compile_only(f'match_{batch}', lambda *args: targets.match.python_function(*args, .7, .3, True, .7),
                  [tf.TensorSpec([ANCHORS, 4]), tf.TensorSpec([batch, OBJECTS, 4]), flags, flags])
 
 
-def _compile_align(ratio: int) -> None:
-    layer = roi.RoIAlign(7, (4, 8, 16, 32), ratio, True, 'xla')
-
+def _compile_align(name: str, layer: roi.RoIAlign, maps: list[tuple[int, ...]]) -> None:
     def forward_and_backward(boxes: tf.Tensor, upstream: tf.Tensor, *maps: tf.Tensor) -> tuple[tf.Tensor, ...]:
         with tf.GradientTape() as tape:
             tape.watch(maps)
             out = layer(list(maps), boxes)
         return out, *tape.gradient(out, maps, upstream)
 
-    compile_only(f'align_{ratio}', forward_and_backward, [
-        tf.TensorSpec([2, 512, 4]), tf.TensorSpec([2, 512, 7, 7, 256]), *map(tf.TensorSpec, MAPS)])
+    compile_only(name, forward_and_backward, [
+        tf.TensorSpec([2, 512, 4]), tf.TensorSpec([2, 512, layer.size, layer.size, maps[0][-1]]),
+        *map(tf.TensorSpec, maps)])
 
 
 if __name__ == '__main__':
     for size in (2, 16):
         _compile_match(size)
     for samples in (0, 2, 3):
-        _compile_align(samples)
+        _compile_align(f'align_{samples}', roi.RoIAlign(7, (4, 8, 16, 32), samples, True, 'xla'), MAPS)
+    _compile_align('align_c4', roi.RoIAlign(14, (16,), 0, True, 'xla'), [(2, 50, 84, 1024)])
+    compile_only('nms', lambda boxes, scores: box_ops.nms(boxes, scores, .7, 2000, 'xla'),
+                 [tf.TensorSpec([2, 12000, 4]), tf.TensorSpec([2, 12000])])

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from mrcnn_tf.ops.arguments import check_choice
+from mrcnn_tf.ops.tensor_shapes import dimensions
 
 ENGINES = ('op', 'xla')               # of `nms` and of the RoI layers
 MAX_LOG_SCALE = math.log(1000 / 16)   # upper limit of dh and dw: a side grows at most 62.5-fold
+TILE = 1024                           # boxes that 'xla' NMS compares with all others at a time
 LOWEST = -1e30                        # score of entries that must not be chosen; finite, so that sums stay finite
 
 
@@ -164,22 +167,66 @@ def nms(boxes: tf.Tensor, scores: tf.Tensor, threshold: float, limit: int, engin
         return _nms_op(boxes, scores, threshold, limit)
     order = tf.argsort(scores, axis=-1, direction='DESCENDING', stable=True)          # [M, N]
     boxes, scores = (tf.gather(x, order, batch_dims=1) for x in (boxes, scores))
-    suppresses = iou(boxes, boxes) > threshold                                        # [M, N, N]
-    if groups is not None:
-        groups = tf.gather(groups, order, batch_dims=1)
-        suppresses &= groups[:, :, None] == groups[:, None, :]
-    kept = _greedy(suppresses, scores > LOWEST)
+    groups = None if groups is None else tf.gather(groups, order, batch_dims=1)
+    kept = _greedy(_Sorted(boxes, scores > LOWEST, groups), threshold, limit)
     # top_k moves the kept boxes to the front and keeps their order, because it takes the lowest index first in a tie.
     valid, chosen = tf.math.top_k(tf.cast(kept, tf.float32), limit)
     return tf.gather(order, chosen, batch_dims=1), valid > 0
 
 
-def _greedy(suppresses: tf.Tensor, eligible: tf.Tensor) -> tf.Tensor:
-    """Return which boxes are kept, bool [M, N], given suppresses bool [M, N, N] and eligible bool [M, N].
+class _Sorted(NamedTuple):
+    """Boxes of M sets, sorted by score: float32 [..., M, N, 4]; which may be kept: bool [..., M, N]; groups or None."""
+    boxes: tf.Tensor
+    eligible: tf.Tensor
+    groups: tf.Tensor | None
+
+    def tiles(self, size: int) -> _Sorted:
+        """Return the boxes in tiles of `size`, [t, M, size, ...]; boxes that are not eligible fill the last tile."""
+        def split(x: tf.Tensor) -> tf.Tensor:
+            padding = [[0, 0], [0, -x.shape[1] % size]] + [[0, 0]] * (len(x.shape) - 2)
+            tiles = tf.reshape(tf.pad(x, padding), [tf.shape(x)[0], -(-x.shape[1] // size), size, *x.shape[2:]])
+            return tf.transpose(tiles, [1, 0, *range(2, len(tiles.shape))])
+
+        return _Sorted(*(None if x is None else split(x) for x in self))
+
+    def suppresses(self, later: _Sorted, threshold: float) -> tf.Tensor:
+        """Return whether each box overlaps each one of `later` by more than `threshold`: bool [..., M, N, N']."""
+        overlap = iou(self.boxes, later.boxes) > threshold
+        if self.groups is None or later.groups is None:
+            return overlap
+        return overlap & (self.groups[..., :, None] == later.groups[..., None, :])
+
+
+def _greedy(boxes: _Sorted, threshold: float, limit: int) -> tf.Tensor:
+    """Return which boxes are kept, bool [M, N]: the first `limit` of a set, and perhaps more.
+
+    A loop decides on one tile of boxes after another, so that no array has more than a tile's overlaps. It ends when
+    all sets have `limit` boxes.
+    """
+    number = boxes.boxes.shape[1]
+    tiles = boxes.tiles(max(1, min(TILE, number)))
+    count, sets, size = dimensions(tiles.eligible)
+
+    def decide(t: tf.Tensor | int, kept: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        tile = _Sorted(*(None if x is None else x[t] for x in tiles))
+        dropped = tf.reduce_any(tiles.suppresses(tile, threshold) & kept[..., None], axis=[0, 2])         # [M, size]
+        found = _greedy_tile(tile.suppresses(tile, threshold), tile.eligible & ~dropped)
+        return t + 1, tf.where(tf.range(count)[:, None, None] == t, found, kept)
+
+    def unfinished(t: tf.Tensor | int, kept: tf.Tensor) -> tf.Tensor:
+        enough = tf.reduce_sum(tf.cast(kept, tf.int32), axis=[0, 2]) >= limit
+        return (t < count) & ~tf.reduce_all(enough)
+
+    _, kept = tf.while_loop(unfinished, decide, (0, tf.zeros_like(tiles.eligible)))
+    return tf.reshape(tf.transpose(kept, [1, 0, 2]), [sets, count * size])[:, :number]
+
+
+def _greedy_tile(suppresses: tf.Tensor, eligible: tf.Tensor) -> tf.Tensor:
+    """Return which boxes are kept, bool [M, n], given suppresses bool [M, n, n] and eligible bool [M, n].
 
     Boxes are sorted by score. A box is kept unless an earlier kept box suppresses it. Starting from all boxes, the
     repeated rule reaches its only fixed point in as many rounds as the longest chain of suppressions has boxes: few in
-    practice, where the usual loop takes N.
+    practice, where the usual loop takes n.
     """
     earlier = tf.linalg.band_part(tf.ones(suppresses.shape[1:], tf.float32), 0, -1) - tf.eye(suppresses.shape[1])
     matrix = tf.cast(suppresses, tf.float32) * earlier                                # [M, earlier, later]

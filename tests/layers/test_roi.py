@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.layers import roi
+from mrcnn_tf.layers.roi import sampling
 from tests.modes import MODES, with_gradient
 
 
@@ -32,8 +33,9 @@ def random_boxes() -> tf.Tensor:
 
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('ratio', [1, 2, 0])
-def test_engines_agree_over_levels(pyramid, random_boxes, aligned, ratio) -> None:
-    """The same values and gradients from TensorFlow's kernels and, compiled, from gathers."""
+def test_engines_agree_over_levels(pyramid, random_boxes, aligned, ratio, monkeypatch) -> None:
+    """The same values and gradients from TensorFlow's kernels and, compiled, from gathers in 12 buckets of boxes."""
+    monkeypatch.setattr(sampling, 'BUCKET', 4 * 5 * 5 * 3)
     cotangent = tf.constant(np.random.default_rng(3).normal(size=(2, 24, 5, 5, 3)), tf.float32)
     results = []
     for engine, mode in (('op', 'graph'), ('xla', 'jit')):
@@ -177,8 +179,10 @@ def naive(maps: list[np.ndarray], levels: np.ndarray, boxes: np.ndarray, quantiz
 @pytest.mark.parametrize(('engine', 'mode'), [('op', 'graph'), ('xla', 'jit')])
 @pytest.mark.parametrize(('quantized', 'aggregate', 'ratio'), [
     (True, 'average', 2), (True, 'max', 2), (False, 'max', 2), (False, 'max', 0)])
-def test_warp_and_the_largest_sample(pyramid, random_boxes, engine, mode, quantized, aggregate, ratio) -> None:
+def test_warp_and_the_largest_sample(pyramid, random_boxes, engine, mode, quantized, aggregate, ratio,
+                                     monkeypatch) -> None:
     """Table 2c of Mask R-CNN: values by the naive rule, and a small step along the gradient raises them as it says."""
+    monkeypatch.setattr(sampling, 'BUCKET', 4 * 3 * 3 * 3)      # 6 buckets
     boxes = random_boxes[:, :12]
     layer = roi.RoIWarp(3, (4, 8, 16), ratio, engine, 40., 3, aggregate) if quantized else (
         roi.RoIAlign(3, (4, 8, 16), ratio, True, engine, 40., 3, aggregate))
@@ -270,3 +274,12 @@ def test_a_box_of_whole_bins(mode) -> None:
     found = MODES[mode](lambda feature: roi.RoIAlign(7, (1,), 0, True, 'xla')([feature], box))(feature)
     # Bin 1 spans 3 to 6 with aligned samples at 3.0, 4.0 and 5.0, which are cells: (9 + 16 + 25) / 3.
     np.testing.assert_allclose(found[0, 0, 3, 1, 0], 50 / 3, rtol=1e-6)
+
+
+def test_boxes_are_pooled_in_buckets_by_their_numbers_of_samples(monkeypatch) -> None:
+    """Sides of 1, 3, 1, 2 cells in one bin: 1, 9, 1, 4 samples. 3 buckets are asked for; the largest divisor is 2."""
+    monkeypatch.setattr(sampling, 'BUCKET', 12)
+    boxes = tf.constant([[[0., 0., s, s] for s in (1., 3., 1., 2.)]])
+    plan = roi.sampling_plan(boxes, tf.zeros([1, 4], tf.int32), (1,), (1, 1), 0, True)
+    for row, expected in ((9, [[0, 2], [3, 1]]), (100, [[0], [2], [3], [1]]), (1, [[0, 2, 3, 1]])):
+        assert sampling.buckets(plan, row).numpy().tolist() == expected

@@ -148,11 +148,13 @@ def greedy(box_rows: np.ndarray, scores: np.ndarray, threshold: float) -> list[i
 
 
 @pytest.mark.parametrize(('engine', 'mode'), [('op', 'graph'), ('xla', 'jit')])
-def test_nms_of_crowded_random_boxes(engine, mode) -> None:
-    """Boxes on whole pixels, scores in tenths: many ties, long chains."""
+def test_nms_of_crowded_random_boxes(engine, mode, monkeypatch) -> None:
+    """Boxes on whole pixels, scores in tenths: many ties, long chains. Engine 'xla' decides in tiles of 32."""
+    monkeypatch.setattr(boxes, 'TILE', 32)
     rng = np.random.default_rng(3)
     corner = rng.integers(0, 12, (6, 80, 2))
     box_rows = np.concatenate([corner, corner + rng.integers(3, 9, (6, 80, 2))], -1).astype(np.float64)
     scores = rng.integers(0, 10, (6, 80)) / 10
     expected = [greedy(b, s, .45) for b, s in zip(box_rows, scores, strict=True)]
     assert run_nms(engine, mode, box_rows, scores, .45, 80) == expected
+    assert run_nms(engine, mode, box_rows, scores, .45, 8) == [kept[:8] for kept in expected]

@@ -2,14 +2,15 @@
 
 B images, N boxes per image, K = B * N, L levels, P output side, C channels, s index of a sample within its bin.
 
-A loop runs over the samples: iteration s samples the s-th point of all bins of all boxes, in the forward and in the
+A loop runs over the samples: iteration s samples the s-th point of all bins of many boxes, in the forward and in the
 backward pass, and adds it to the average or maximum of its bin. So memory does not grow with the number of samples
 (tests/test_memory.py). The adaptive number of samples differs between boxes but needs no dynamic shape: a box without
 an s-th sample adds nothing. Two engines sample the points: 'op' with tf.image.crop_and_resize, which is fast on a CPU
-but not supported by XLA, and 'xla' with gathers.
+but not supported by XLA, and 'xla' with gathers, in buckets of boxes that have similar numbers of samples.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from mrcnn_tf.ops.roi_samples import samples_per_bin
 from mrcnn_tf.ops.tensor_shapes import Dimension, dimensions
 
 State = tuple[tf.Tensor, ...]
+BUCKET = 2 ** 20     # the least values of a bucket's result; fewer do not occupy a GPU
+MAX_BUCKETS = 32
 
 
 class SamplingPlan(NamedTuple):
@@ -244,28 +247,69 @@ def _rows(maps: Sequence[tf.Tensor], plan: SamplingPlan, s: tf.Tensor | int, siz
     return pairs, weight[:, None, None, None]
 
 
+def buckets(plan: SamplingPlan, row: int) -> tf.Tensor:
+    """Return the boxes sorted by their numbers of samples, in n buckets of equal size: int32 [n, K / n].
+
+    A bucket takes as many passes as its box with the most samples needs. In a single bucket, the few boxes with many
+    samples would make all others wait. A bucket has at least BUCKET values of the result, so that a pass occupies a
+    GPU.
+
+    Args:
+        plan: positions of the samples.
+        row: the number of values of a box in the result.
+    """
+    number, order = plan.level.shape[0] or 0, tf.argsort(tf.reduce_prod(plan.ratio, axis=-1), stable=True)
+    most = max(1, min(MAX_BUCKETS, number * row // BUCKET))
+    count = next(n for n in range(most, 0, -1) if number % n == 0)
+    return tf.reshape(order, [count, number // count or -1])
+
+
+def _over_buckets(start: State, plan: SamplingPlan, row: int,
+                  step: Callable[[tf.Tensor, SamplingPlan, State], State]) -> State:
+    """Return the state after step(boxes, their plan, state) for every bucket; `row` as in `buckets`."""
+    all_boxes = buckets(plan, row)
+
+    def once(number: tf.Tensor | int, state: State) -> tuple[tf.Tensor | int, State]:
+        boxes = all_boxes[number]
+        return number + 1, step(boxes, plan.take(boxes), state)
+
+    return tf.while_loop(lambda number, _: number < all_boxes.shape[0], once, (0, start), parallel_iterations=1)[1]
+
+
 def _forward_xla(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
                  ) -> State:
     table = cells.table(maps)
+    shape = [*size, table.shape[1]]
 
-    def step(s: tf.Tensor | int, state: State) -> State:
-        pairs, weight = _rows(maps, plan, s, size)
-        values = tf.add_n([part * tf.gather(table, index) for index, part in pairs])
-        return aggregation.add(state, s, values, weight)
+    def pool(index: tf.Tensor, part: SamplingPlan, whole: State) -> State:
+        def step(s: tf.Tensor | int, state: State) -> State:
+            pairs, weight = _rows(maps, part, s, size)
+            values = tf.add_n([share * tf.gather(table, row) for row, share in pairs])
+            return aggregation.add(state, s, values, weight)
 
-    return _over_samples(aggregation.begin([dimensions(plan.level)[0], *size, table.shape[1]]), plan, samples, step)
+        state = _over_samples(aggregation.begin([dimensions(index)[0], *shape]), part, samples, step)
+        return tuple(tf.tensor_scatter_nd_update(all_, index[:, None], some)
+                     for all_, some in zip(whole, state, strict=True))
+
+    return _over_buckets(aggregation.begin([dimensions(plan.level)[0], *shape]), plan, math.prod(shape), pool)
 
 
 def _backward_xla(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
                   aggregation: Aggregation) -> list[tf.Tensor]:
     size = (upstream.shape[1], upstream.shape[2])
 
-    def step(s: tf.Tensor | int, totals: State) -> State:
-        total = totals[0]
-        pairs, weight = _rows(maps, plan, s, size)
-        gradient = aggregation.gradient(upstream, state, s, weight)
-        for index, part in pairs:
-            total = tf.tensor_scatter_nd_add(total, index[..., None], part * gradient)
-        return (total,)
+    def spread(index: tf.Tensor, part: SamplingPlan, totals: State) -> State:
+        cotangent, last = tf.gather(upstream, index), tuple(tf.gather(each, index) for each in state)
 
-    return cells.split(_over_samples((tf.zeros_like(cells.table(maps)),), plan, samples, step)[0], maps)
+        def step(s: tf.Tensor | int, totals: State) -> State:
+            total = totals[0]
+            pairs, weight = _rows(maps, part, s, size)
+            gradient = aggregation.gradient(cotangent, last, s, weight)
+            for row, share in pairs:
+                total = tf.tensor_scatter_nd_add(total, row[..., None], share * gradient)
+            return (total,)
+
+        return _over_samples(totals, part, samples, step)
+
+    start = tf.zeros_like(cells.table(maps))
+    return cells.split(_over_buckets((start,), plan, math.prod(upstream.shape[1:]), spread)[0], maps)
