@@ -36,6 +36,8 @@ RANGE = ListRule(lambda values: not values or len(values) == 2 and values[0] <= 
 CANVASES = ListRule(
     lambda pairs: bool(pairs) and all(len(pair) == 2 and all(side % 32 == 0 for side in pair) for pair in pairs),
     '[height, width] pairs that 32 divides')
+LOGGERS = ListRule(lambda names: len(set(names)) == len(names) and set(names) <= {'tensorboard', 'wandb', 'mlflow'},
+                   'some of tensorboard, wandb and mlflow, each once')
 
 
 def setting(default: Any, *, ge: float | None = None, gt: float | None = None, le: float | None = None,

@@ -10,7 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from mrcnn_tf.config.backbones import BACKBONES
-from mrcnn_tf.config.fields import ASCENDING, CANVASES, DISTINCT, FOUR, NOT_EMPTY, RANGE, THREE, choice, setting
+from mrcnn_tf.config.fields import (
+    ASCENDING,
+    CANVASES,
+    DISTINCT,
+    FOUR,
+    LOGGERS,
+    NOT_EMPTY,
+    RANGE,
+    THREE,
+    choice,
+    setting,
+)
 
 
 @dataclass
@@ -283,6 +294,8 @@ class TrainConfig:
     checkpoint_every: int = setting(1000, ge=1)   # steps between checkpoints; evaluations write one too
     keep_checkpoints: int = setting(3, ge=1)      # number of newest checkpoints to keep; the best one is kept too
     log_every: int = setting(20, ge=1)            # steps between lines of the log
+    # where numbers and pictures go besides the log: tensorboard; wandb, Weights & Biases; mlflow (the last two: extras)
+    loggers: list[str] = setting(['tensorboard'], rule=LOGGERS)
     # steps between evaluations on data.validation; null: a tenth of the run; 0: never
     evaluate_every: int | None = setting(None, ge=0)
     # images of these evaluations, spread over data.validation; null: all

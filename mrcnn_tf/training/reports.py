@@ -1,29 +1,25 @@
-"""Keras callbacks that report training: a progress bar, and files for TensorBoard.
+"""Keras callbacks that report training: a progress bar, and numbers for loggers.
 
 step: the number of optimizer updates done, including the current one.
 """
 from __future__ import annotations
 
-import contextlib
 import datetime
-import functools
 import math
-import pathlib
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 from rich.console import Console
 
 from mrcnn_tf.files.progress import TEXT, Bar, print_line
-from mrcnn_tf.files.text import write_error
-from mrcnn_tf.training.callbacks import TrainingError, step_of
+from mrcnn_tf.training.callbacks import step_of
+from mrcnn_tf.training.loggers import Logger
 
 _ESTIMATED = 3    # the step of this process after which the duration is estimated; the first one compiles
 
@@ -87,58 +83,22 @@ class _PeriodicReport(keras.callbacks.Callback):
         return Speed(self._timed * self._batch_size / seconds, (self.model.input_seconds - self._waited) / seconds)
 
 
-class EventFile:
-    """A file of numbers and pictures for TensorBoard, in a directory of such files. The first `write` creates it."""
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        self._directory = directory
-
-    def write(self, step: int, scalars: Mapping[str, float | None], pictures: Mapping[str, np.ndarray] | None = None,
-              ) -> None:
-        """Write the numbers of a step that are finite, and pictures uint8 [h, w, 3].
-
-        Raises:
-            TrainingError: the disk is full.
-        """
-        with self._raise_training_error():
-            with self._writer.as_default(step=step):
-                for name, value in scalars.items():
-                    if value is not None and math.isfinite(value):    # the first step has no images_per_second
-                        tf.summary.scalar(name, value)
-                for name, picture in (pictures or {}).items():
-                    tf.summary.image(name, picture[None])
-            self._writer.flush()
-
-    @functools.cached_property
-    def _writer(self) -> Any:
-        return tf.summary.create_file_writer(str(self._directory))
-
-    @contextlib.contextmanager
-    def _raise_training_error(self) -> Iterator[None]:
-        """Replace TensorFlow's error for a full disk (ResourceExhaustedError) by a TrainingError."""
-        try:
-            yield
-        except tf.errors.OpError as error:
-            raise TrainingError(f'{self._directory}: the losses cannot be written '
-                                f'({write_error(error)}); free disk space and resume with the same '
-                                'command') from None
-
-
-class TensorBoardScalars(_PeriodicReport):
-    """Writes numbers to TensorBoard: losses, positive anchors and RoIs per replica, learning rate, speed and memory.
+class LogScalars(_PeriodicReport):
+    """Gives numbers to loggers: losses, positive anchors and RoIs per replica, learning rate, speed and memory.
 
     `input_wait` is the fraction of the time in which steps wait for their batches. `memory_mib` and `gpu_memory_mib`
     are the largest amounts so far, in 2^20 bytes, of this process and of one of its GPUs.
     """
 
-    def __init__(self, directory: pathlib.Path, schedule: LearningRateSchedule, every: int, total: int,
+    def __init__(self, loggers: Sequence[Logger], schedule: LearningRateSchedule, every: int, total: int,
                  batch_size: int) -> None:
         super().__init__(every, total, batch_size)
-        self._schedule, self._events = schedule, EventFile(directory)
+        self._schedule, self._loggers = schedule, loggers
 
     def report(self, step: int, losses: dict[str, float], speed: Speed) -> None:
-        self._events.write(step, {**losses, 'learning_rate': float(self._schedule(step - 1)), **speed._asdict(),
-                                  **_memory()})
+        scalars = {**losses, 'learning_rate': float(self._schedule(step - 1)), **speed._asdict(), **_memory()}
+        for logger in self._loggers:
+            logger.write(step, scalars)
 
 
 def _memory() -> dict[str, float]:

@@ -24,7 +24,7 @@ from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.input.survey import counted
-from mrcnn_tf.training import resuming, schedules
+from mrcnn_tf.training import loggers, resuming, schedules
 from mrcnn_tf.training.callbacks import (
     DeferredSignals,
     SaveCheckpoints,
@@ -36,7 +36,7 @@ from mrcnn_tf.training.callbacks import (
 from mrcnn_tf.training.checkpoints import Checkpoints
 from mrcnn_tf.training.heading import heading
 from mrcnn_tf.training.optimizers import build_optimizer
-from mrcnn_tf.training.reports import ProgressBar, TensorBoardScalars
+from mrcnn_tf.training.reports import LogScalars, ProgressBar
 from mrcnn_tf.training.sets import read_sets
 from mrcnn_tf.training.strategies import Worker, find_worker, make_strategy, mean_over_workers
 from mrcnn_tf.training.validation import Evaluate, Evaluations, Outcome, Validation, evaluation_interval
@@ -74,6 +74,8 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
         tf.config.experimental.enable_op_determinism()
     run = _Run(config, directory, worker, strategy, _labels(manifest, categories))
     run.check_batch()
+    if worker.is_chief:
+        loggers.check(config.train.loggers)
     keras.utils.set_random_seed(config.train.seed)
     with _precision(config.train.precision):
         model, history = _build(run), History(directory, config.train.best_metric)
@@ -200,12 +202,13 @@ def _fit(run: _Run, model: Detector, checkpoints: Checkpoints, history: History,
     """Train to the last step, or until evaluations no longer improve."""
     start = step_of(model)
     with DeferredSignals() as signals, contextlib.ExitStack() as stack, _one_line_errors(run, model):
-        evaluations = Evaluations(evaluate, run.directory, history, run.config.train.patience, signals, run.say
+        logs = stack.enter_context(loggers.opened(run.config, run.directory)) if run.worker.is_chief else []
+        evaluations = Evaluations(evaluate, run.directory, history, run.config.train.patience, signals, run.say, logs
                                   ) if evaluate else None
         validation = Validation(run.evaluation_interval, run.steps, evaluations, run.strategy, run.worker.count)
         validation.resume(start)
         if start < run.steps and validation.outcome is Outcome.CONTINUE:
-            reports = _reports(run, stack) if run.worker.is_chief else []
+            reports = _reports(run, stack, logs) if run.worker.is_chief else []
             if evaluations:
                 evaluations.reports = reports
             save = SaveCheckpoints(checkpoints, _save_condition(run, validation), _stop_condition(run, signals))
@@ -229,11 +232,11 @@ def _ending(run: _Run, history: History, step: int) -> str:
             f'without improvement (train.patience){found}')
 
 
-def _reports(run: _Run, stack: contextlib.ExitStack) -> list[keras.callbacks.Callback]:
+def _reports(run: _Run, stack: contextlib.ExitStack, logs: Sequence[loggers.Logger]
+             ) -> list[keras.callbacks.Callback]:
     """Return the callbacks that only the chief uses."""
     intervals = (run.config.train.log_every, run.steps, run.config.data.batch_size)
-    return [TensorBoardScalars(run.directory / 'logs', run.schedule, *intervals),
-            stack.enter_context(ProgressBar(*intervals))]
+    return [LogScalars(logs, run.schedule, *intervals), stack.enter_context(ProgressBar(*intervals))]
 
 
 def _save_condition(run: _Run, validation: Validation) -> Callable[[int], bool]:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from mrcnn_tf.config import TrainConfig
 from mrcnn_tf.evaluation.validation import Evaluated
 from mrcnn_tf.training.callbacks import DeferredSignals, step_of
-from mrcnn_tf.training.reports import EventFile
+from mrcnn_tf.training.loggers import Logger
 from mrcnn_tf.training.strategies import mean_over_workers
 from mrcnn_tf.weights.checkpoint_files import prefix_of
 from mrcnn_tf.weights.history import LOSS, History
@@ -60,6 +60,7 @@ class Evaluations:
         patience: number of evaluations without a new best one after which training ends; 0: never.
         signals: end an evaluation.
         say: prints a line.
+        loggers: get the numbers and pictures.
         reports: callbacks that are told of evaluations, as Keras tells them.
     """
     evaluate: Evaluate
@@ -68,11 +69,8 @@ class Evaluations:
     patience: int
     signals: DeferredSignals
     say: Callable[[str], None]
+    loggers: Sequence[Logger] = ()
     reports: Sequence[keras.callbacks.Callback] = ()
-
-    def __post_init__(self) -> None:
-        # TensorBoard shows it as another run, whose losses lie beside those of training.
-        self.events = EventFile(self.model_dir / 'logs' / 'validation')
 
     def run(self, step: int) -> Outcome:
         """Evaluate the checkpoint of a step, and say what follows."""
@@ -85,8 +83,9 @@ class Evaluations:
         finally:
             self._tell('on_test_end')
         self.history.add(step, values)
-        self.events.write(step, {
-            name.removeprefix('val_'): value for name, value in values.items()}, pictures)
+        for logger in self.loggers:
+            logger.write(step, {name.removeprefix('val_'): value for name, value in values.items()}, pictures,
+                         'validation')
         best = self.history.best()
         self.say(f'step {step}  validation: {describe(values)} ({time.perf_counter() - begun:.1f} s)'
                  f'{", the best so far" if best and best.step == step else ""}')

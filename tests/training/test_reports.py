@@ -11,8 +11,8 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mrcnn_tf.training import reports as module
-from mrcnn_tf.training.callbacks import TrainingError
-from mrcnn_tf.training.reports import EventFile, ProgressBar, TensorBoardScalars
+from mrcnn_tf.training.loggers import TensorBoard
+from mrcnn_tf.training.reports import LogScalars, ProgressBar
 from mrcnn_tf.training.schedules import Steps
 from tests.training.test_callbacks import Model, after_step
 
@@ -26,7 +26,7 @@ class Clock:
 
 def test_scalars_are_means_over_the_interval(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, model = Clock(monkeypatch), Model()
-    scalars = TensorBoardScalars(tmp_path, Steps(0.5, [2, 4], 0.1), every=2, total=5, batch_size=8)
+    scalars = LogScalars([TensorBoard(tmp_path)], Steps(0.5, [2, 4], 0.1), every=2, total=5, batch_size=8)
     for seconds, loss in ((60.0, 1.0), (2.0, 3.0), (4.0, 5.0), (4.0, 6.0), (1.0, 7.0)):
         clock.now += seconds
         model.input_seconds += 0.5
@@ -87,14 +87,3 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     text = stream.getvalue()
     assert '2/3' in text and '2.00 images/s  0:00:04 left  loss 1.0000 (mask 0.500)' in text
     assert text.rindex('\x1b[?25h') > text.rindex('\x1b[?25l')    # the cursor is shown again
-
-
-def test_a_full_disk_for_tensorboard_is_one_line(
-        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise tf.errors.ResourceExhaustedError(None, None, f'{tmp_path}/events; No space left on device')
-
-    for name in ('scalar', 'create_file_writer'):
-        monkeypatch.setattr(tf.summary, name, full)
-        with pytest.raises(TrainingError, match=f'^{tmp_path}: the losses cannot be written .No space left on device.'):
-            EventFile(tmp_path).write(1, {'loss': 1.0})

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mrcnn_tf.config import TrainConfig
 from mrcnn_tf.evaluation.validation import Evaluated
+from mrcnn_tf.training.loggers import TensorBoard
 from mrcnn_tf.training.validation import Evaluations, Outcome, Validation, describe, evaluation_interval
 from mrcnn_tf.weights.history import History
 
@@ -22,7 +23,7 @@ class Run:
     def __init__(self, directory: pathlib.Path, values: dict[int, float], patience: int = 0) -> None:
         self.values, self.lines, self.signals, self.events = values, [], SimpleNamespace(name=''), []
         self.evaluations = Evaluations(self._evaluate, directory, History(directory), patience, self.signals,
-                                       self.lines.append, [self])
+                                       self.lines.append, [TensorBoard(directory / 'logs')], [self])
         self.model = SimpleNamespace(optimizer=SimpleNamespace(iterations=tf.Variable(0)), stop_training=False)
 
     def _evaluate(self, prefix: pathlib.Path, progress: Any) -> Evaluated:
