@@ -4,8 +4,10 @@ A layer is what one file or one override sets: nested dicts of keys. Its origin 
 """
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
+import functools
 import io
 import json
 import os
@@ -44,7 +46,7 @@ def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
         >>> m.load_config('nuclei_r18_fpn', ['data.batch_size=2']).data.batch_size
         2
     """
-    merged = OmegaConf.structured(Config)
+    merged = copy.deepcopy(_defaults())
     layers, changes = _layers(_find(source)), [*map(_override, overrides)]
     for origin, layer in layers:
         _apply(merged, layer, Config, '', origin)
@@ -56,9 +58,15 @@ def load(source: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
     _choose_length(merged, changes)
     config = _checked(merged, source)
     _check_masks(config.model.kind, changes)
-    for each in (config.alternating.rpn, config.alternating.fast_rcnn):
+    for each in filter(None, (config.alternating.rpn, config.alternating.fast_rcnn)):
         changed(config, each)
     return config
+
+
+@functools.cache
+def _defaults() -> DictConfig:
+    """Return the default config. Copy it: a copy takes a fifth of the time of making it from the dataclasses."""
+    return OmegaConf.structured(Config)
 
 
 def _checked_kind(merged: DictConfig, source: str | pathlib.Path) -> str:

@@ -1,4 +1,4 @@
-"""Detectron2's cases as our model sees them: the pickle of the kit through the importer, and the stored pixels.
+"""Detectron2's cases as our model sees them: the kit's weights through the importer, and the stored pixels.
 
 Names of arrays are those that torchvision's cases have, so that both share the batch and its ground truth; labels count
 from 1 and the background's score comes first, as ours do. An inference case holds one image.
@@ -6,8 +6,6 @@ from 1 and the background's score comes first, as ours do. An inference case hol
 from __future__ import annotations
 
 import functools
-import pathlib
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ import numpy as np
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config, ModelConfig
 from mrcnn_tf.detectors.detector import Detector, build_detector
-from mrcnn_tf.weights import detectron2, files
+from mrcnn_tf.weights import detectron2
 from tests.parity.kit import KitError
 from tests.parity.reference import Case, Change
 
@@ -36,19 +34,12 @@ class Detectron2Case(Case):
         return [np.ascontiguousarray(pixels[key][..., ::-1]) for key in keys]
 
     def model(self, engine: str, change: Change = lambda config: None) -> Detector:
-        """Our model with the case's settings, which `change` may still alter, and the weights of the kit's pickle."""
+        """Our model with the case's settings, which `change` may still alter, and the kit's weights."""
         config = self.settings()
         change(config)
         model = build_detector(config, engine)
-        with tempfile.TemporaryDirectory() as folder:
-            detectron2.load_state_dict(model, files.read(self.save_pickle(pathlib.Path(folder))))
+        detectron2.load_state_dict(model, self.state_dict())
         return model
-
-    def save_pickle(self, folder: pathlib.Path) -> pathlib.Path:
-        """Write the weights as the model zoo does; return the file."""
-        path = folder / f'{self.arch}.pkl'
-        self.kit.module.save_pickle(self.arch, path)
-        return path
 
     def settings(self) -> ModelConfig:
         """Return the `model` section of `config`."""

@@ -15,6 +15,7 @@ import tensorflow as tf
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.detectors.instances import Instances, split_batch
+from mrcnn_tf.detectors.rpn import RPN
 from mrcnn_tf.layers.anchors import AnchorGenerator
 from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import losses as loss_ops
@@ -39,23 +40,19 @@ def stages(case: Detectron2Case, model: Detector, jit: bool) -> Iterator[Differe
 
 
 def run(case: Detectron2Case, model: Detector, jit: bool) -> dict[str, Any]:
-    """Every stage along the chain, by one call of a graph."""
+    """Every stage along the chain, recorded in one call of the model in a graph."""
     stored = {'proposals': yx(case['proposals'])[None], 'proposals_valid': np.ones([1, len(case['proposals'])], bool)}
 
     def look(batch: dict[str, tf.Tensor]) -> dict[str, Any]:
-        images, sizes = batch['images'], batch['sizes']
-        normalized = model.normalize(images, sizes)
-        with recorded(tf.nn, 'max_pool2d') as pools:                              # the stem's comes first
-            maps = model.backbone.body(normalized)
-        out = {'input': normalized, 'stem': pools[0], 'body': maps}
-        if model.proposer.head:
-            features = model.features({'images': images, 'sizes': sizes})
-            anchors, logits, deltas = model.proposer.score(features, images)
-            proposals = proposal_ops.propose(logits, deltas, anchors, sizes, model.settings.rpn, False, model.engine)
-            out.update(rpn_logits=logits, rpn_deltas=deltas, anchors=anchors, proposals=proposals._asdict())
-        else:
-            features = model.features({'images': images, 'sizes': sizes})
-        return {**out, 'features': features, 'found': model(batch)}
+        with (recorded(tf.nn, 'max_pool2d') as pools, recorded(type(model), 'normalize') as inputs,
+              recorded(type(model.backbone.body), '__call__') as maps, recorded(type(model), 'features') as features,
+              recorded(RPN, 'score') as scores, recorded(proposal_ops, 'propose') as proposals):
+            found = model(batch)                                                  # the stem's pool comes first
+        out = {'input': inputs[0], 'stem': pools[0], 'body': maps[0], 'features': features[0], 'found': found}
+        if scores:
+            out.update(rpn_logits=scores[0].logits, rpn_deltas=scores[0].deltas, anchors=scores[0].anchors,
+                       proposals=proposals[0]._asdict())
+        return out
 
     batch = case.batch()
     given = {**{name: batch[name] for name in ('images', 'sizes')},

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.detector import Detector
+from mrcnn_tf.detectors.rpn import RPN
 from mrcnn_tf.layers.anchors import AnchorGenerator
 from mrcnn_tf.layers.roi import assign_levels
 from mrcnn_tf.ops import detections as detection_ops
@@ -44,20 +45,18 @@ def stages(case: Case, model: Detector, jit: bool) -> Iterator[Difference]:
 # What our network gives -----------------------------------------------------------------------------------------------
 
 def run(case: Case, model: Detector, jit: bool) -> dict[str, Any]:
-    """Every stage along the chain, by one compiled call."""
+    """Every stage along the chain, recorded in one compiled call of the model."""
 
     def look(images: tf.Tensor, sizes: tf.Tensor) -> dict[str, Any]:
-        settings = model.settings
-        normalized = model.normalize(images, sizes)
-        with recorded(tf.nn, 'max_pool2d') as pools:                   # the stem's is the only one
-            maps = model.backbone.body(normalized)
-        features = model.features({'images': images, 'sizes': sizes})
-        anchors, logits, deltas = model.proposer.score(features, images)
-        proposals = proposal_ops.propose(logits, deltas, anchors, sizes, settings.rpn, False, model.engine)
-        found = model({'images': images, 'sizes': sizes})
-        return {'input': normalized, 'stem': pools[0], 'body': [maps[stride] for stride in sorted(maps)],
-                'features': features, 'anchors': anchors, 'rpn_logits': logits, 'rpn_deltas': deltas,
-                'proposals': proposals._asdict(), 'box': _box_head(model, features, proposals.boxes), 'found': found,
+        with (recorded(tf.nn, 'max_pool2d') as pools, recorded(type(model), 'normalize') as inputs,
+              recorded(type(model.backbone.body), '__call__') as maps, recorded(type(model), 'features') as found_maps,
+              recorded(RPN, 'score') as scores, recorded(proposal_ops, 'propose') as proposals):
+            found = model({'images': images, 'sizes': sizes})                      # the stem's pool comes first
+        features = found_maps[0]
+        return {'input': inputs[0], 'stem': pools[0], 'body': [maps[0][stride] for stride in sorted(maps[0])],
+                'features': features, 'anchors': scores[0].anchors, 'rpn_logits': scores[0].logits,
+                'rpn_deltas': scores[0].deltas, 'proposals': proposals[0]._asdict(),
+                'box': _box_head(model, features, proposals[0].boxes), 'found': found,
                 'mask_pooled': _mask_pooled(model, features, found['boxes'])}
 
     batch = case.batch()

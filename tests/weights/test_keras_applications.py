@@ -116,7 +116,6 @@ def test_vgg16_also_imports_the_hidden_layers():
 
 
 LAST = {'resnet50': (('conv2_block3_out', 'conv3_block4_out', 'conv4_block6_out', 'conv5_block3_out'), False),
-        'resnet101': (('conv2_block3_out', 'conv3_block4_out', 'conv4_block23_out', 'conv5_block3_out'), False),
         'vgg16': (('block3_conv3', 'block4_conv3', 'block5_conv3'), True),
         'inception_resnet_v2': (('block17_20_ac', 'conv_7b_ac'), False)}
 
