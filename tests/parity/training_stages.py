@@ -162,10 +162,10 @@ def common_entries(case: Case, converts: dict[str, Any]) -> Entries:
     for name, positions in zip(case['param_names'], case['param_index'], strict=True):
         numbered = np.arange(state[str(name)].size, dtype=np.float64).reshape(state[str(name)].shape)
         places = np.asarray(converts[str(name)](numbered)).ravel().astype(np.int64)
-        order = np.argsort(places)
-        rank = np.minimum(np.searchsorted(places[order], positions), len(places) - 1)
-        columns = np.flatnonzero(places[order[rank]] == positions)
-        entries.append((columns, order[rank[columns]]))
+        ours = np.full(numbered.size, -1)
+        ours[places] = np.arange(len(places))
+        columns = np.flatnonzero(ours[positions] >= 0)
+        entries.append((columns, ours[positions][columns]))
     return entries
 
 
@@ -184,7 +184,7 @@ def gradient_stages(case: Case, gradients: list[Any], entries: Entries) -> Itera
 
 def _apart(ours: np.ndarray, theirs: np.ndarray, entry: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     columns, places = entry
-    return np.abs(ours.astype(np.float64).ravel()[places] - theirs[columns])
+    return np.abs(ours.ravel()[places].astype(np.float64) - theirs[columns])
 
 
 def _parameters(case: Case, step: int, ours: list[np.ndarray], entries: Entries) -> Difference:
