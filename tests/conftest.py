@@ -9,8 +9,10 @@ import ctypes
 import gc
 import os
 import pathlib
+import resource
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,7 @@ for _name, _value in {
     'TF_CPP_MIN_LOG_LEVEL': '2',             # 2: errors only
     'TF_NUM_INTRAOP_THREADS': _THREADS,      # a test's tensors are small: more threads cost more than they bring
     'TF_NUM_INTEROP_THREADS': _THREADS,
+    'TF_ONEDNN_USE_SYSTEM_ALLOCATOR': '1',   # oneDNN's own never gives memory back: processes grew to 6 GB
     'CUDA_VISIBLE_DEVICES': '-1',            # expected values are float32; CUDA_VISIBLE_DEVICES=0 pytest tries a GPU
 }.items():
     os.environ.setdefault(_name, _value)
@@ -66,6 +69,27 @@ def pytest_report_header() -> str:
     versions = ', '.join(f'{name} {metadata.version(name)}' for name in ('tensorflow', 'keras', 'numpy', 'omegaconf'))
     spec = util.find_spec('mrcnn_tf')
     return f'stack: {versions}\nmrcnn_tf: {spec.origin if spec else "not installed; try pip install -e ."}'
+
+
+_PEAKS = pytest.StashKey['list[int]']()     # of the processes that have ended, in bytes
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if hasattr(session.config, 'workeroutput'):
+        session.config.workeroutput['peak'] = peak
+    else:
+        session.config.stash.setdefault(_PEAKS, []).append(peak)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Note the memory of a process of xdist, which may have crashed."""
+    node.config.stash.setdefault(_PEAKS, []).append(getattr(node, 'workeroutput', {}).get('peak', 0))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    terminalreporter.write_line(f'largest process: {max(config.stash[_PEAKS]) / 2 ** 30:.1f} GiB')
 
 
 def forget_graphs() -> None:
