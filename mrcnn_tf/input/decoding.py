@@ -26,6 +26,8 @@ _FILL, _APP1, _START_OF_SCAN, _END_OF_IMAGE = 0xff, 0xe1, 0xda, 0xd9
 _WITHOUT_LENGTH = (0x01, *range(0xd0, 0xd9))    # markers
 _ORIENTATION, _SHORT, _LONG = 0x0112, 3, 4
 
+OK, NOT_AN_IMAGE, DAMAGED, TOO_LARGE, TO_BE_TURNED = range(5)     # what `try_decode` says of a file
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -75,6 +77,40 @@ def decode(encoded: tf.Tensor, name: tf.Tensor | str = 'image', rule: Rule = AS_
     accepted = tf.debugging.Assert(tf.equal(reason, ''), [tf.strings.join([name, ': ', reason])])
     with tf.control_dependencies([accepted]):      # the decoders accept other formats too, and differ in that
         encoded = tf.identity(encoded)
+    return _decode_accepted(encoded, rule, then)
+
+
+def try_decode(encoded: tf.Tensor, rule: Rule, then: Callable[[tf.Tensor], Any], otherwise: Any,
+               extract: Callable[[tf.Tensor], tf.Tensor] = tf.identity) -> tuple[tf.Tensor, Any]:
+    """Return the status of a file, and `then` of its pixels; no file raises an error.
+
+    Args:
+        encoded: string [], the bytes of the file.
+        rule: as `decode`.
+        then: as `decode`.
+        otherwise: the result for a file that is not OK, of the types that `then` returns.
+        extract: returns the file in `encoded`, for example one of a tf.train.Example. If it fails, the status is
+            DAMAGED.
+
+    Returns:
+        int32 []: OK; NOT_AN_IMAGE, neither a JPEG nor a PNG; DAMAGED, TensorFlow cannot decode it; TOO_LARGE, more than
+        `rule.max_pixels`; TO_BE_TURNED, `rule.exif` is 'error' and the file has an EXIF orientation. And what `then`
+        returns.
+    """
+    def read(encoded: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        file = extract(encoded)
+        status = _status(file, rule)
+        return status, tf.cond(status == OK, lambda: _decode_accepted(file, rule, then), lambda: otherwise)
+
+    # No operation catches the error of another one. tf.data does: it leaves out elements whose computation fails.
+    result = tf.data.Dataset.from_tensors(encoded).map(read).ignore_errors()
+    damaged = tf.data.Dataset.from_tensors((tf.constant(DAMAGED), otherwise))
+    status, value = result.concatenate(damaged).take(1).get_single_element()
+    return status, value
+
+
+def _decode_accepted(encoded: tf.Tensor, rule: Rule, then: Callable[[tf.Tensor], Any]) -> Any:
+    """Return `then` of the pixels of a file that the rule accepts."""
     turned = orientation(encoded) if rule.exif == 'apply' else None
 
     def finish(pixels: tf.Tensor) -> Any:
@@ -94,10 +130,10 @@ def refusal(encoded: tf.Tensor, rule: Rule) -> tf.Tensor:
         if rule.max_pixels is None:
             return tf.constant('')
         size = stored_size(encoded)
-        height, width, pixels = tf.unstack(tf.strings.as_string(tf.concat([size, [size[0] * size[1]]], axis=0)))
+        height, width, pixels = tf.unstack(tf.strings.as_string(tf.concat([size, [tf.reduce_prod(size)]], axis=0)))
         text = tf.strings.join([width, ' px wide and ', height, ' px high, which is ', pixels, ' pixels; make it '
                                 f'smaller, or raise max_pixels, which is {rule.max_pixels}'])
-        return tf.where(size[0] * size[1] > rule.max_pixels, text, '')
+        return tf.where(tf.reduce_prod(size) > rule.max_pixels, text, '')
 
     def to_be_turned() -> tf.Tensor:
         if rule.exif != 'error':
@@ -112,6 +148,23 @@ def refusal(encoded: tf.Tensor, rule: Rule) -> tf.Tensor:
         return tf.strings.reduce_join(tf.boolean_mask(reasons, reasons != ''), separator='; ')
 
     return tf.cond(_is_png(encoded) | _is_jpeg(encoded), by_rule, lambda: tf.constant(UNKNOWN_FORMAT))
+
+
+def _status(encoded: tf.Tensor, rule: Rule) -> tf.Tensor:
+    """Return the status of a file, int32 [], as far as its header tells: not DAMAGED.
+
+    Raises:
+        tf.errors.InvalidArgumentError: `rule` limits the pixels, and the header of a JPEG is damaged.
+    """
+    def by_rule() -> tf.Tensor:
+        status = tf.constant(OK)
+        if rule.exif == 'error':
+            status = tf.where(orientation(encoded) == 1, status, TO_BE_TURNED)
+        if rule.max_pixels is not None:
+            status = tf.where(tf.reduce_prod(stored_size(encoded)) > rule.max_pixels, TOO_LARGE, status)
+        return status
+
+    return tf.cond(_is_png(encoded) | _is_jpeg(encoded), by_rule, lambda: tf.constant(NOT_AN_IMAGE))
 
 
 def stored_size(encoded: tf.Tensor) -> tf.Tensor:

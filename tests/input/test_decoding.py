@@ -154,6 +154,22 @@ def test_a_large_file_is_refused_before_it_is_decoded(run: Run, width: int, heig
         run(lambda data: decoding.decode(data, 'a.png', rule), [encoded])
 
 
+def test_the_status_of_files() -> None:
+    rule = decoding.Rule('error', 13 * 21)
+    turned = save(RGB, 'JPEG', exif=exif(6))
+    files = {save(RGB, 'PNG'): decoding.OK, b'GIF89a': decoding.NOT_AN_IMAGE, save(RGB, 'PNG')[:200]: decoding.DAMAGED,
+             b'\xff\xd8\xff': decoding.DAMAGED, header(12000, 12001): decoding.TOO_LARGE, turned: decoding.TO_BE_TURNED}
+
+    @tf.function(autograph=False)
+    def attempt(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return decoding.try_decode(encoded, rule, lambda pixels: tf.cast(pixels, tf.float32), tf.zeros([1, 1, 3]))
+
+    found = [attempt(tf.constant(file)) for file in files]
+    assert [int(status) for status, _ in found] == list(files.values())
+    np.testing.assert_array_equal(found[0][1], pillow(save(RGB, 'PNG')))
+    assert all(pixels.shape == [1, 1, 3] for _, pixels in found[1:])
+
+
 def test_an_image_with_exactly_the_limit_of_pixels_is_accepted() -> None:
     for limit, refused in ((13 * 21, False), (13 * 21 - 1, True)):
         assert bool(decoding.refusal(FILES['png'], decoding.Rule(max_pixels=limit)).numpy()) == refused
