@@ -1,10 +1,12 @@
 """Normalization layers by name, and a convolution followed by one."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
@@ -112,9 +114,47 @@ class ConvNorm(CompositeLayer):
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         if self.padding:
             x = tf.pad(x, [[0, 0], [self.padding] * 2, [self.padding] * 2, [0, 0]])
-        x = self.conv(x)
-        if isinstance(self.norm, keras.layers.BatchNormalization):
-            x = self.norm(x, training=training)
-        elif self.norm:
-            x = self.norm(x)
+        if _folded is not None and isinstance(self.norm, (FrozenBatchNormalization, keras.layers.BatchNormalization)):
+            x = self._folded_conv(x, self.norm)
+        elif isinstance(self.norm, keras.layers.BatchNormalization):
+            x = self.norm(self.conv(x), training=training)
+        else:
+            x = self.norm(self.conv(x)) if self.norm else self.conv(x)
         return tf.nn.relu(x) if self.activate else x
+
+    def _folded_conv(self, x: tf.Tensor, norm: Any) -> tf.Tensor:
+        """Return the normalized convolution of `x` in inference, by a kernel and a bias of its own."""
+        assert _folded is not None
+        if id(self) not in _folded:
+            with tf.init_scope():    # outside of the graph that is traced
+                _folded[id(self)] = self._folded_weights(norm)
+        x = tf.cast(x, self.conv.compute_dtype)
+        kernel, bias = (tf.cast(variable, x.dtype) for variable in _folded[id(self)])
+        return tf.nn.bias_add(self.conv.convolution_op(x, kernel), bias)
+
+    def _folded_weights(self, norm: Any) -> tuple[tf.Variable, tf.Variable]:
+        """Return new variables: the kernel and the bias of the convolution and its normalization together."""
+        kernel, mean, variance = (np.asarray(tf.convert_to_tensor(weight), np.float64) for weight in (
+            self.conv.kernel, norm.moving_mean, norm.moving_variance))
+        gamma, beta = (default if weight is None else np.asarray(tf.convert_to_tensor(weight), np.float64)
+                       for weight, default in ((norm.gamma, 1.), (norm.beta, 0.)))
+        scale = gamma / np.sqrt(variance + norm.epsilon)
+        return (tf.Variable((kernel * scale).astype(np.float32), trainable=False, name='kernel'),
+                tf.Variable((beta - mean * scale).astype(np.float32), trainable=False, name='bias'))
+
+
+_folded: dict[int, tuple[tf.Variable, tf.Variable]] | None = None    # by the id of a ConvNorm, while folding
+
+
+@contextlib.contextmanager
+def folded_normalization() -> Iterator[None]:
+    """Trace each `ConvNorm` of an inference as one convolution: batch normalization is folded into kernel and bias.
+
+    These are variables of the traced function, copied from the weights. Group normalization cannot be folded.
+    """
+    global _folded
+    _folded = {}
+    try:
+        yield
+    finally:
+        _folded = None

@@ -24,6 +24,7 @@ from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.input.survey import counted
+from mrcnn_tf.layers.precision import precision_policy
 from mrcnn_tf.training import loggers, resuming, schedules
 from mrcnn_tf.training.callbacks import (
     DeferredSignals,
@@ -77,7 +78,7 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
     if worker.is_chief:
         loggers.check(config.train.loggers)
     keras.utils.set_random_seed(config.train.seed)
-    with _precision(config.train.precision):
+    with precision_policy(config.train.precision):
         model, history = _build(run), History(directory, config.train.best_metric)
         evaluate = _evaluate_function(run, categories)
         checkpoints = Checkpoints(directory, model, config.train.keep_checkpoints, worker, history)
@@ -149,17 +150,6 @@ def _labels(manifest: Manifest, categories: Sequence[Category]) -> list[int]:
     return [0, *(of_id[category.id] for category in manifest.categories)]
 
 
-@contextlib.contextmanager
-def _precision(name: str) -> Iterator[None]:
-    """Set Keras' dtype policy and restore it afterwards: it is global, and later models should not inherit it."""
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(name)
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(before)
-
-
 def _build(run: _Run) -> Detector:
     """Return the compiled model with initial weights and optimizer slots."""
     config = run.config
@@ -176,7 +166,7 @@ def _evaluate_function(run: _Run, categories: Sequence[Category]) -> Evaluate | 
     """Return the function that evaluates a checkpoint, in a detector of its own; None if this worker does not."""
     if not run.worker.is_chief or not run.evaluation_interval:
         return None
-    with _precision('float32'):    # as in `mrcnn evaluate`
+    with precision_policy('float32'):    # as in `mrcnn evaluate`
         validator = Validator(build_detector(run.config.model), run.config, categories)
     read_weights = weights_reader(validator.detector)
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
-from mrcnn_tf.layers.normalization import FrozenBatchNormalization, Norm
+from mrcnn_tf.layers.normalization import ConvNorm, FrozenBatchNormalization, Norm, folded_normalization
 
 
 def test_frozen_normalization_equals_that_of_keras() -> None:
@@ -76,3 +77,24 @@ def test_group_normalization_by_hand() -> None:
     x = np.zeros([1, 2, 1, 64], np.float32)
     x[0, :, 0, ::2], x[0, :, 0, 1::2] = 3., 7.
     np.testing.assert_allclose(layer(tf.constant(x))[0, 1, 0, :4], [-1, 1, -1, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize('kind, options', [
+    ('frozen', {}), ('batch', {'stride': 2}), ('frozen', {'groups': 2}), ('group', {}), ('none', {})],
+    ids=['frozen', 'batch with a stride', 'groups', 'group normalization', 'no normalization'])
+def test_a_convolution_with_folded_normalization_is_the_same_function(kind: str, options: dict[str, int]) -> None:
+    rng = np.random.default_rng(0)
+    layer, x = ConvNorm(Norm(kind), 64, 3, **options), tf.constant(rng.normal(size=(1, 8, 9, 64)), tf.float32)
+    layer(x)
+    layer.set_weights([rng.uniform(.5, 1.5, weight.shape) for weight in layer.weights])
+
+    def operations() -> tuple[np.ndarray, list[str]]:
+        traced = tf.function(layer, [tf.TensorSpec([1, None, None, 64])], autograph=False).get_concrete_function()
+        return traced(x).numpy(), [each.type for each in traced.graph.get_operations()]
+
+    expected, _ = operations()
+    with folded_normalization():
+        found, names = operations()
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-3)
+    assert kind == 'group' or not {'Mul', 'Sqrt', 'Rsqrt', 'FusedBatchNormV3'} & set(names)
+    np.testing.assert_array_equal(operations()[0], expected)    # outside of the context nothing changes
