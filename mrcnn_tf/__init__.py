@@ -34,6 +34,7 @@ _EXPORTS = {
     'evaluate_results': 'evaluation.results.evaluate_results',
     'import_weights': 'weights.importing.import_file',
     'export': 'serving.export.export', 'export_detector': 'serving.export.export_detector',
+    'ExportOptions': 'serving.export.ExportOptions',
     'DetectorPredictor': 'serving.predictor.DetectorPredictor', 'Prediction': 'serving.prediction.Prediction',
     'load_detector': 'weights.model_directory.restore_model', 'load_predictor': 'serving.predictor.load_predictor',
     'save_detector': 'weights.model_directory.save_detector', 'train': 'cli.train.run',

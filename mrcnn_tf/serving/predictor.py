@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
+import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf import files
@@ -19,13 +20,13 @@ from mrcnn_tf.files.progress import track
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import decoding, images
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.serving import sources
+from mrcnn_tf.serving import mask_forms, sources
 from mrcnn_tf.serving.prediction import Prediction
 from mrcnn_tf.serving.sources import Encoded, InferenceError, Source
 from mrcnn_tf.weights.model_directory import restore_model
 
 _ASSETS = 'assets.extra/mrcnn.json'
-_OF_THE_REQUEST = ('category_ids', 'sizes')    # outputs of a SavedModel besides the detections
+_OF_THE_REQUEST = ('category_ids', 'sizes', 'status')    # outputs of a SavedModel besides the detections
 
 Found = tuple[Instances, tuple[int, int]]    # of one image: its detections, and its height and width
 
@@ -136,7 +137,9 @@ class SavedModel(Predictor):
             # Older exports have no rule: they take any size and ignore EXIF.
             self.rule = decoding.Rule(described.get('exif', 'ignore'), described.get('max_pixels'))
             self._loaded = tf.saved_model.load(str(directory))    # kept: the signature holds its variables weakly
-            self._signature = self._loaded.signatures['serving_default']
+            self._masks = described.get('masks', 'float32')
+            signatures = self._loaded.signatures
+            self._signature = signatures['detect' if 'detect' in signatures else 'serving_default']    # older exports
         except (OSError, ValueError, TypeError, LookupError, tf.errors.OpError) as error:
             raise InferenceError(f'{directory}: cannot be loaded ({error_line(error)}); {remedy}') from None
 
@@ -147,14 +150,25 @@ class SavedModel(Predictor):
         sources.refuse(encoded, self.rule)
         try:
             outputs = self._signature(image_bytes=tf.constant([encoded.content]))
-        except tf.errors.InvalidArgumentError as error:
+        except tf.errors.InvalidArgumentError as error:    # of an older export, which has no status
             sources.decode(encoded, self.rule)    # says what is wrong with the image
             raise InferenceError(f'{encoded.name}: the SavedModel fails ({error_line(error)}); export it again'
                                  ) from None
         columns = {name: value.numpy()[0] for name, value in outputs.items()}
+        if columns.get('status', decoding.OK) != decoding.OK:
+            sources.decode(encoded, self.rule)
+            raise InferenceError(f'{encoded.name}: the SavedModel cannot decode the image; save the image anew')
         height, width = columns['sizes'].tolist()
+        return self._instances(columns, (height, width)), (height, width)
+
+    def _instances(self, columns: dict[str, np.ndarray], size: tuple[int, int]) -> Instances:
         detections = {name: column for name, column in columns.items() if name not in _OF_THE_REQUEST}
-        return instances_of(detections), (height, width)
+        name = 'masks' + mask_forms.FORMS[self._masks].suffix
+        masks = detections.pop(name, None)
+        found = instances_of(detections)
+        if masks is not None:
+            found.masks = mask_forms.decode(self._masks, masks[detections['valid']], size)
+        return found
 
 
 class DetectorPredictor(Predictor):

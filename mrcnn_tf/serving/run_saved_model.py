@@ -11,12 +11,12 @@ BLOCKED = ('mrcnn_tf', 'data_tools')
 
 
 def main(saved_model: str, output: str, *paths: str) -> None:
-    """Write the outputs of `serving_default` for one request with all images to an npz file."""
+    """Write the outputs of the signature `detect` for one request with all images to an npz file."""
     sys.modules.update(dict.fromkeys(BLOCKED))    # type: ignore[arg-type]    # None makes their import fail
     import numpy as np
     import tensorflow as tf
 
-    signature = tf.saved_model.load(saved_model).signatures['serving_default']
+    signature = tf.saved_model.load(saved_model).signatures['detect']
     outputs = signature(image_bytes=tf.constant([pathlib.Path(path).read_bytes() for path in paths]))
     np.savez(output, **{name: value.numpy() for name, value in outputs.items()})
 

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from mrcnn_tf.serving import predict_files
+from mrcnn_tf.serving.export import ExportOptions
 from tests.cli.runner import Recorder, mrcnn
 
 
@@ -14,7 +15,12 @@ def test_export(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mrcnn_tf.serving.export.export', export)
     result = mrcnn('export', '--model-dir', 'run', '--output', 'saved/pets', '--checkpoint', 'last')
     assert result.exit_code == 0 and result.stdout == 'saved/pets/3\n'
-    assert export.calls == [(pathlib.Path('run'), pathlib.Path('saved/pets'), 'last')]
+    assert '/saved/pets:/models/pets -e MODEL_NAME=pets tensorflow/serving' in result.stderr
+    mrcnn('export', '--model-dir', 'run', '--output', 'x', '--masks', 'rle', '--input-type', 'tf_example', '--weights',
+          'constants', '--precision', 'bfloat16')
+    assert export.calls == [
+        (pathlib.Path('run'), pathlib.Path('saved/pets'), 'last', ExportOptions(), 'float32'),
+        (pathlib.Path('run'), pathlib.Path('x'), 'best', ExportOptions('rle', 'tf_example', 'constants'), 'bfloat16')]
 
 
 def test_predict_without_a_model_is_an_error(tmp_path: pathlib.Path) -> None:

@@ -76,7 +76,7 @@ def test_it_is_exported(detector: m.Detector, config: Config, tmp_path: pathlib.
     buffer = io.BytesIO()
     image = make_batch()['images'][0].numpy().astype(np.uint8)
     Image.fromarray(image).save(buffer, 'PNG')
-    served = tf.saved_model.load(str(version)).signatures['serving_default'](
+    served = tf.saved_model.load(str(version)).signatures['detect'](
         image_bytes=tf.constant([buffer.getvalue()]))
     expected = detector(image[None])
     np.testing.assert_allclose(served['keypoints'], expected['keypoints'], atol=1e-4)

@@ -79,7 +79,7 @@ def png(image: np.ndarray) -> bytes:
 def test_saved_model(case, hold, tmp_path) -> None:
     """Bytes of images in: what the model itself gives for these images, and what the reference gives."""
     model, config = case.model('op'), settings(case)
-    signature = tf.saved_model.load(str(save(config, model, tmp_path))).signatures['serving_default']
+    signature = tf.saved_model.load(str(save(config, model, tmp_path))).signatures['detect']
     served = {name: value.numpy() for name, value in signature(
         image_bytes=tf.constant([png(image) for image in case.images])).items()}
     hold(compare(detections(model, case, config.data), served), case.name, 'op', 'SavedModel against model')

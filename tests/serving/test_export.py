@@ -20,9 +20,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 from mrcnn_tf import __version__
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import build_detector
+from mrcnn_tf.input import decoding
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.serving import export as exporting
-from mrcnn_tf.serving import predictor, run_saved_model
+from mrcnn_tf.serving import predictor, run_saved_model, signatures
 from mrcnn_tf.training import checkpoints
 from mrcnn_tf.weights import model_directory
 from mrcnn_tf.weights.rules import variable_path
@@ -88,7 +89,7 @@ def loaded(saved: pathlib.Path) -> Any:
 
 
 def predict(loaded: Any, requests: list[bytes]) -> Outputs:
-    found = loaded.signatures['serving_default'](image_bytes=tf.constant(requests, tf.string))
+    found = loaded.signatures['detect'](image_bytes=tf.constant(requests, tf.string))
     return {name: value.numpy() for name, value in found.items()}
 
 
@@ -102,14 +103,11 @@ def served(loaded: Any, pictures: list[pathlib.Path]) -> Outputs:
     return predict(loaded, contents(pictures))
 
 
-def test_the_signature(loaded: Any) -> None:
-    signature = loaded.signatures['serving_default']
-    assert signature.structured_input_signature[1] == {'image_bytes': tf.TensorSpec([None], tf.string, 'image_bytes')}
-    outputs = {name: (spec.shape.as_list(), spec.dtype) for name, spec in signature.structured_outputs.items()}
-    assert outputs == {
-        'boxes': ([None, LIMIT, 4], tf.float32), 'scores': ([None, LIMIT], tf.float32),
-        'labels': ([None, LIMIT], tf.int32), 'category_ids': ([None, LIMIT], tf.int32),
-        'valid': ([None, LIMIT], tf.bool), 'masks': ([None, LIMIT, 28, 28], tf.float32), 'sizes': ([None, 2], tf.int32)}
+def test_the_signatures(loaded: Any) -> None:
+    """tests/serving/test_signatures.py tests what they read and answer."""
+    assert set(loaded.signatures) == {'serving_default', 'detect', 'detect_pixels', 'detect_examples', 'model_garden'}
+    outputs = {name: spec.shape.as_list() for name, spec in loaded.signatures['detect'].structured_outputs.items()}
+    assert outputs['boxes'] == [None, LIMIT, 4] and outputs['masks'] == [None, LIMIT, 28, 28]
 
 
 def test_images_of_all_kinds_in_one_request(
@@ -138,16 +136,12 @@ def test_a_request_without_images(loaded: Any) -> None:
     assert nothing['boxes'].shape == (0, LIMIT, 4) and nothing['masks'].shape == (0, LIMIT, 28, 28)
 
 
-@pytest.mark.parametrize(('broken', 'message'), [
-    (b'hello', r'image_bytes\[1\]: neither a JPEG nor a PNG; convert it to one'),
-    (b'', r'image_bytes\[1\]: neither a JPEG nor a PNG'),
-    ('png', 'Invalid PNG data, size 3000'),
-    ('jpeg', 'Invalid JPEG data')])
-def test_a_corrupt_image(loaded: Any, pictures: list[pathlib.Path], broken: bytes | str, message: str) -> None:
+def test_neighbors_of_a_damaged_image(loaded: Any, served: Outputs, pictures: list[pathlib.Path]) -> None:
     whole = contents(pictures)
-    broken = {'png': whole[3][:3000], 'jpeg': whole[1][:2000]}[broken] if isinstance(broken, str) else broken
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        predict(loaded, [whole[0], broken])
+    found = predict(loaded, [b'hello', whole[0], whole[3][:3000], whole[1][:2000], whole[1]])
+    assert found['status'].tolist() == [decoding.NOT_AN_IMAGE, 0, decoding.DAMAGED, decoding.DAMAGED, 0]
+    for name, value in served.items():
+        np.testing.assert_array_equal(found[name][[1, 4]], value[:2], name)
 
 
 @pytest.mark.slow
@@ -177,14 +171,17 @@ def test_the_rule_of_the_model_is_that_of_its_signature(
         model_dir: pathlib.Path, pictures: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
     config = tiny_config('rpn')
     config.data.canvases, config.data.exif, config.data.max_pixels = [[64, 64]], 'error', 4500
-    serve = exporting.serving_function(build_detector(config.model), config.data, [1])
+    serve = answers(config)
     with Image.open(pictures[3]) as image:
         image.save(tmp_path / 'turned.png', exif=exif(6))
-    assert serve(tf.constant(contents(pictures[3:])))['sizes'].numpy().tolist() == [[50, 90]]    # 4500 pixels
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r'image_bytes\[0\]: its EXIF says to turn it'):
-        serve(tf.constant(contents([tmp_path / 'turned.png'])))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r'image_bytes\[0\]: 51 px wide and 90 px high'):
-        serve(tf.constant(contents(pictures[1:2])))
+    found = serve(tf.constant(contents([pictures[3], tmp_path / 'turned.png', pictures[1]])))
+    assert found['sizes'].numpy().tolist() == [[50, 90], [0, 0], [0, 0]]    # 4500 pixels
+    assert found['status'].numpy().tolist() == [decoding.OK, decoding.TO_BE_TURNED, decoding.TOO_LARGE]
+
+
+def answers(config: Config) -> Any:
+    network = exporting.network(build_detector(config.model), 'pixel_center')
+    return signatures.Answers(network, config.data, [1]).of_bytes
 
 
 def test_it_needs_neither_this_package_nor_keras(
@@ -213,9 +210,11 @@ def test_nothing_in_it_is_of_keras_or_for_xla_only(saved: pathlib.Path) -> None:
 
 def test_what_stands_beside_it(saved: pathlib.Path) -> None:
     assert saved.name == '1' and [path.name for path in saved.parent.iterdir()] == ['1']
+    warmup = saved / 'assets.extra' / 'tf_serving_warmup_requests'
+    assert len(list(tf.data.TFRecordDataset(str(warmup)).as_numpy_iterator())) == 2
     assert json.loads((saved / 'assets.extra' / 'mrcnn.json').read_text()) == {
         'categories': [{'label': 1, 'id': 7, 'name': 'cat'}, {'label': 2, 'id': 3, 'name': 'dog'}],
-        'paste': 'pixel_center', 'score_threshold': 0., 'model': 'mask_rcnn', 'exif': 'apply',
+        'paste': 'pixel_center', 'masks': 'float32', 'score_threshold': 0., 'model': 'mask_rcnn', 'exif': 'apply',
         'max_pixels': 50_000_000, 'mrcnn_tf_version': __version__}
 
 
@@ -249,8 +248,7 @@ def test_an_rpn(pictures: list[pathlib.Path]) -> None:
     """Its proposals, as many as there are."""
     config = tiny_config('rpn')
     config.data.canvases, config.model.rpn.post_nms_test = [[64, 64]], 12
-    serve = exporting.serving_function(build_detector(config.model), config.data, [1])
-    served = serve(tf.constant(contents(pictures[:1])))
+    served = answers(config)(tf.constant(contents(pictures[:1])))
     assert served['boxes'].shape == [1, 12, 4] and served['valid'].numpy().any()
     assert (served['category_ids'].numpy() == served['valid'].numpy()).all()
 
@@ -258,12 +256,13 @@ def test_an_rpn(pictures: list[pathlib.Path]) -> None:
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is saved does not matter: a file in place of the SavedModel."""
-    def save(module: tf.Module, path: str, signatures: dict[str, object], options: object) -> None:
+    def save(module: tf.Module, path: str, functions: dict[str, object], options: object) -> None:
         pathlib.Path(path).mkdir()
         (pathlib.Path(path) / 'saved_model.pb').write_bytes(b'')
 
     monkeypatch.setattr(tf.saved_model, 'save', save)
-    monkeypatch.setattr(exporting, '_traced', lambda serve: (tf.Module(), None))
+    monkeypatch.setattr(exporting, 'network', lambda *_: signatures.Network(None, {}, 'pixel_center'))
+    monkeypatch.setattr(exporting, 'signatures', lambda *_: {})
 
 
 @pytest.mark.usefixtures('light')
@@ -308,6 +307,29 @@ def test_a_category_id_beyond_int32(tmp_path: pathlib.Path) -> None:
     with pytest.raises(exporting.ExportError, match="category 'dog' has the id 2147483648"):
         exporting.export(directory, tmp_path / 'saved')
     assert not (tmp_path / 'saved').exists()
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'masks': 'bmp'}, "masks is 'bmp'; expected one of float32, uint8, bits, png, rle, image_png"),
+    ({'input_type': 'png'}, "input_type is 'png'; expected one of image_bytes, image_tensor, tf_example"),
+    ({'weights': 'hdf5'}, "weights is 'hdf5'; expected one of variables, constants")],
+    ids=['masks', 'input', 'weights'])
+def test_an_option_that_does_not_exist(options: dict[str, str], message: str) -> None:
+    with pytest.raises(exporting.ExportError, match=message):
+        exporting.ExportOptions(**options)
+
+
+@pytest.mark.parametrize('precision, policy', [('float32', 'float32'), ('bfloat16', 'mixed_bfloat16')])
+def test_the_precision_is_that_of_the_restored_model(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, precision: str, policy: str) -> None:
+    def restore(*_: object) -> None:
+        raise KeyError(keras.mixed_precision.global_policy().name)
+
+    monkeypatch.setattr(exporting, 'restore_model', restore)
+    with pytest.raises(KeyError, match=policy):
+        exporting.export(tmp_path, tmp_path, precision=precision)
+    with pytest.raises(exporting.ExportError, match="precision is 'half'; expected one of float32, bfloat16"):
+        exporting.export(tmp_path, tmp_path, precision='half')
 
 
 def test_no_model(tmp_path: pathlib.Path) -> None:

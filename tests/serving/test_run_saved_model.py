@@ -22,7 +22,7 @@ class Lengths(tf.Module):
 
 def test_the_outputs_of_one_request_are_written(tmp_path: pathlib.Path) -> None:
     module = Lengths()
-    tf.saved_model.save(module, str(tmp_path / 'model'), signatures={'serving_default': module.serve})
+    tf.saved_model.save(module, str(tmp_path / 'model'), signatures={'detect': module.serve})
     paths = [tmp_path / 'a.png', tmp_path / 'b.png']
     for path, content in zip(paths, (b'abc', b'12345'), strict=True):
         path.write_bytes(content)

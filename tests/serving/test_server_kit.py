@@ -1,0 +1,38 @@
+"""The files and commands for TensorFlow Serving; the bytes of a request are put together by hand."""
+from __future__ import annotations
+
+import pathlib
+import subprocess
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mrcnn_tf.serving import server_kit
+
+TENSOR = b'\x08\x07' + b'\x12\x04\x12\x02\x08\x01' + b'\x42\x01x'    # of dtype string, shape [1] and the value x
+INPUTS = b'\x0a\x0bimage_bytes' + b'\x12\x0b' + TENSOR
+MODEL = b'\x0a\x04mine' + b'\x1a\x0fserving_default'
+EXPECTED = b'\x32\x37' + b'\x0a\x35' + b'\x0a\x17' + MODEL + b'\x12\x1a' + INPUTS
+
+
+def test_a_warm_up_request(tmp_path: pathlib.Path) -> None:
+    request = {'image_bytes': np.array([b'x'], object)}
+    server_kit.write_warmup(tmp_path, 'mine', 'serving_default', [request, request])
+    records = tf.data.TFRecordDataset(str(tmp_path / 'assets.extra' / 'tf_serving_warmup_requests'))
+    assert list(records.as_numpy_iterator()) == [EXPECTED] * 2
+
+
+@pytest.mark.parametrize('length, prefix', [(127, b'\x7f'), (128, b'\x80\x01'), (70000, b'\xf0\xa2\x04')])
+def test_the_length_of_a_long_field(length: int, prefix: bytes) -> None:
+    assert server_kit._field(1, b'x' * length) == b'\x0a' + prefix + b'x' * length
+
+
+def test_the_commands(tmp_path: pathlib.Path) -> None:
+    text = server_kit.commands(tmp_path / 'mine' / '3')
+    assert f'-v {tmp_path}/mine:/models/mine -e MODEL_NAME=mine tensorflow/serving' in text
+    curl, = (line for line in text.splitlines() if 'curl -d' in line)
+    (tmp_path / 'photo.jpg').write_bytes(b'abc')
+    made = subprocess.run(['bash', '-c', curl.partition(' | curl')[0]], cwd=tmp_path, capture_output=True, check=True)
+    assert made.stdout == b'{"instances": [{"b64": "YWJj"}]}'
+    compile(text.partition('Python:\n')[2].replace('\n  ', '\n').strip(), 'python', 'exec')
