@@ -89,8 +89,8 @@ def test_saved_model(case, hold, tmp_path) -> None:
 
 
 def compare(expected: Found, served: Found) -> Iterator[Difference]:
-    """Both are float32 on the same kernels, but of a batch and of one image at a time."""
-    for name, limit in (('valid', 0.), ('labels', 0.), ('boxes', 2e-3), ('scores', 2e-5), ('masks', 1e-3)):
+    """Both are float32 on the same kernels, but the export has folded normalization into them."""
+    for name, limit in (('valid', 0.), ('labels', 0.), ('boxes', 5e-3), ('scores', 1e-4), ('masks', 1e-3)):
         if name in expected:
             apart = np.abs(expected[name].astype(np.float64) - served[name]).max()
             yield Difference(f'SavedModel {name}', float(apart), limit)
