@@ -230,7 +230,7 @@ def _missing(below: Sequence[pathlib.Path]) -> str:
                 f'set as COCO. {_TOOLS}')
     if any(_holds(folder, ('.json',)) for folder in below):
         return f'none of its json files is an instances json of COCO or a file of labelme. {_TOOLS}'
-    return f'it has no json of COCO and no xml of VOC; annotate the images and export COCO. {_TOOLS}'
+    return f'it has no annotations of COCO, VOC, YOLO or labelme; annotate the images and export COCO. {_TOOLS}'
 
 
 def _class_file(roots: Sequence[pathlib.Path]) -> pathlib.Path | None:

@@ -82,6 +82,9 @@ def run(output: str | pathlib.Path, steps: int = STEPS) -> Metrics:
     stages.begin('draw ground truth beside predictions')
     _draw(directory, served)
     files.write_json(directory / 'metrics.json', {**metrics, 'steps': steps, 'seconds': stages.seconds})
+    if not any((each.scores >= .5).any() for each in served[:PICTURED]):
+        print(f'nothing found: no detection on the pictured images reaches a score of 0.5; train longer than {steps} '
+              'steps (--steps)')
     print(f'{directory}: metrics.json, prediction.png, saved_model/{version.name}/; mask AP50 '
           f'{metrics["segm/AP50"] or 0:.3f}, {stages.seconds:.0f} s in all')
     return metrics

@@ -17,7 +17,8 @@ from mrcnn_tf.input import decoding, record_reader
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.input.records import Annotated, ObjectAnnotation
 
-_WIDTH = 1280    # px, the maximum of a picture
+_SIDE = 620       # px, the longer side of each image of a pair: it is drawn at the size at which it is shown
+_THRESHOLD = .5   # score
 
 
 class Pictures:
@@ -48,14 +49,29 @@ class Pictures:
         return self._examples.keys()
 
     def draw(self, image_id: int, instances: Instances) -> np.ndarray:
-        """Return the picture of an image and of the predictions of score 0.5 or more, uint8 [h, w, 3]."""
+        """Return the picture of an image and of the predictions of score 0.5 or more, uint8 [h, w, 3].
+
+        The captions say how many there are, so that an image without predictions is not taken for one with them.
+        """
         example = self._examples[image_id]
-        pixels = record_reader.pixels(example, decoding.AS_STORED)
-        pair = [visualize.draw(pixels, annotated(example), self._known, confidence=False),
-                visualize.draw(pixels, instances, self._names, dialect=self._paste)]
-        sheet = Image.fromarray(visualize.side_by_side(pair, ('ground truth', 'prediction')))
-        sheet.thumbnail((_WIDTH, _WIDTH))
-        return np.array(sheet)
+        image = Image.fromarray(record_reader.pixels(example, decoding.AS_STORED))
+        scale = _SIDE / max(image.size)
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        pixels = np.array(image.resize(size, Image.Resampling.BILINEAR))
+        truth, found = annotated(example), instances[instances.scores >= _THRESHOLD]
+        pair = [visualize.draw_at_size(pixels, _resized(truth, scale, size), self._known, confidence=False),
+                visualize.draw_at_size(pixels, _resized(found, scale, size), self._names, dialect=self._paste)]
+        captions = f'ground truth: {len(truth) or "no"} object{"" if len(truth) == 1 else "s"}', (
+            f'prediction: {len(found) or "nothing"} of score {_THRESHOLD} or more')
+        return visualize.side_by_side(pair, captions)
+
+
+def _resized(instances: Instances, scale: float, size: tuple[int, int]) -> Instances:
+    """Return instances of an image that is resized to a width and height."""
+    masks = instances.masks
+    if masks is not None and masks.dtype == bool:
+        masks = np.array([Image.fromarray(mask).resize(size, Image.Resampling.NEAREST) for mask in masks], bool)
+    return Instances(instances.boxes * np.float32(scale), instances.scores, instances.labels, masks)
 
 
 def annotated(example: Annotated) -> Instances:

@@ -76,13 +76,14 @@ def paint(pixels: np.ndarray, masks: Iterable[np.ndarray], boxes: np.ndarray, te
     Returns:
         uint8 [H, W, 3].
     """
+    line = max(1, round(max(pixels.shape[:2]) / 400))    # px
     for mask, color in zip(masks, colors, strict=False):
-        _tint(pixels, mask, color)
+        _tint(pixels, mask, color, line)
     picture = Image.fromarray(pixels)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_font_size(max(picture.size)))
     corners = [(x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)) for y1, x1, y2, x2 in boxes.tolist()]
     for box, color in zip(corners, colors, strict=True):
-        pen.rectangle(box, outline=color, width=max(1, max(picture.size) // 700))
+        pen.rectangle(box, outline=color, width=line)
     taken: list[Rectangle] = []
     named = [each for each in zip(corners, texts, colors, strict=True) if each[1]]
     for box, text, color in reversed(named):    # texts of the best first
@@ -133,18 +134,29 @@ def _colors(count: int) -> list[tuple[int, int, int]]:
     return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(*each)) for each in hsv]    # type: ignore[misc]
 
 
-def _tint(pixels: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> None:
-    """Color a mask [H, W] in place: half transparent inside, solid on its contour."""
+def _tint(pixels: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], line: int) -> None:
+    """Color a mask [H, W] in place: half transparent inside, solid on its contour of `line` px.
+
+    A thicker contour has a black or white inner edge, so that it is seen on an object of its own color.
+    """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return
     part = np.s_[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
     inside = mask[part] > 0
-    padded = np.pad(inside, 1)
-    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    within = _shrunk(inside, line)
     region = pixels[part]
     region[inside] = (1 - _ALPHA) * region[inside] + _ALPHA * np.array(color)
-    region[inside & ~core] = color
+    region[inside & ~within] = color
+    region[within & ~_shrunk(within, line // 2)] = _contrast(color)
+
+
+def _shrunk(mask: np.ndarray, steps: int) -> np.ndarray:
+    """Return the pixels of a mask, bool [h, w], that are further than a number of px from its edge."""
+    for _ in range(steps):
+        padded = np.pad(mask, 1)
+        mask = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask
 
 
 def _place(box: Rectangle, text: Rectangle, size: tuple[int, int], taken: Sequence[Rectangle]) -> Rectangle:
@@ -174,7 +186,7 @@ def _contrast(color: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _font_size(side: int) -> int:
-    return min(max(11, side // 70), 40)
+    return min(max(13, side // 60), 40)
 
 
 def _name(names: Sequence[str], label: int) -> str:

@@ -15,7 +15,9 @@ def main(saved_model: str, output: str, *paths: str) -> None:
     sys.modules.update(dict.fromkeys(BLOCKED))    # type: ignore[arg-type]    # None makes their import fail
     import numpy as np
     import tensorflow as tf
+    from absl import logging
 
+    logging.set_verbosity(logging.ERROR)    # it warns of custom gradients, which a SavedModel does not need
     signature = tf.saved_model.load(saved_model).signatures['detect']
     outputs = signature(image_bytes=tf.constant([pathlib.Path(path).read_bytes() for path in paths]))
     np.savez(output, **{name: value.numpy() for name, value in outputs.items()})

@@ -116,11 +116,11 @@ class _Service:
         raise NotImplementedError
 
     def __enter__(self) -> _Service:
-        ids = files.read_json(self._file) if self._file.exists() else {}
         try:
+            ids = files.read_json(self._file) if self._file.exists() else {}
             started = self._start(ids.get(self.name))
         except Exception as error:    # of the tool: no login, no network, a run that was deleted
-            again = f'; to begin a new run, remove {self._file}' if self.name in ids else ''
+            again = f'; to begin a new run, remove {self._file}' if self._file.exists() else ''
             raise TrainingError(f'train.loggers: {self.name} does not start ({error_line(error)}); follow its advice '
                                 f'or remove it from train.loggers{again}') from None
         files.write_json(self._file, {**ids, self.name: started})
@@ -158,8 +158,9 @@ class WeightsAndBiases(_Service):
         directory.mkdir(parents=True, exist_ok=True)
         self._wandb = wandb
         self._run = wandb.init(
-            project=os.environ.get('WANDB_PROJECT', 'mrcnn-tf'), id=run_id or uuid.uuid4().hex[:8], resume='allow',
-            name=self._model_dir.name, dir=str(directory), config=dataclasses.asdict(self._config))
+            project=os.environ.get('WANDB_PROJECT', 'mrcnn-tf'), id=run_id or uuid.uuid4().hex[:8],
+            resume='allow' if run_id else None, name=self._model_dir.name, dir=str(directory),
+            config=dataclasses.asdict(self._config))
         self._run.define_metric('*', step_metric='step')    # its own counter refuses steps that a resumed run repeats
         return str(self._run.id)
 

@@ -71,7 +71,7 @@ def test_classes_and_first_pixel_of_voc(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(('files', 'expected'), [
-    ([], 'it has no json of COCO and no xml of VOC'),
+    ([], 'it has no annotations of COCO, VOC, YOLO or labelme'),
     (['data.yaml', 'labels/train/a.txt'], 'labels as of YOLO, and no data.yaml'),
     (['a.json'], 'none of its json files is an instances json of COCO or a file of labelme')],
     ids=['nothing', 'yolo', 'another json'])

@@ -18,9 +18,13 @@ def test_the_given_images_are_drawn(tmp_path: pathlib.Path) -> None:
     nothing = Instances(np.zeros([0, 4], np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
     found = Instances(np.array([[4, 4, 60, 60]], np.float32), np.ones(1, np.float32), np.ones(1, np.int32))
     empty, full = pictures.draw(3, nothing), pictures.draw(3, found)
-    assert empty.shape == full.shape and empty.shape[1] == 1280 and empty.dtype == np.uint8
+    assert empty.shape == full.shape and 1240 < empty.shape[1] <= 1280 and empty.dtype == np.uint8
     changed = np.flatnonzero((empty != full).any(axis=(0, 2)))
-    assert changed.min() > 640    # only the prediction, on the right
+    assert changed.min() > 630    # only the prediction, on the right
+    captions = (empty != full).any(axis=2)[:30]
+    assert captions.any()    # of how many there are
+    unsure = Instances(found.boxes, np.full(1, .49, np.float32), found.labels)
+    assert (pictures.draw(3, unsure) == empty).all()
 
 
 def test_objects_of_a_record_are_instances(tmp_path: pathlib.Path) -> None:

@@ -80,7 +80,7 @@ def test_weights_and_biases(tmp_path: pathlib.Path, package: dict[str, Package],
         logs[0].write(20, {'bbox/AP': .25, 'bbox/APl': None}, {'predictions/7': PICTURE}, 'validation')
     [(options,)] = wandb.named('init')
     assert {key: options[key] for key in ('project', 'name', 'resume', 'dir')} == {
-        'project': 'cells', 'name': 'mine', 'resume': 'allow', 'dir': str(tmp_path / 'mine' / 'logs')}
+        'project': 'cells', 'name': 'mine', 'resume': None, 'dir': str(tmp_path / 'mine' / 'logs')}
     assert len(options['id']) == 8 and options['config']['solver']['learning_rate'] == .02
     assert wandb.named('define_metric') == [('*', {'step_metric': 'step'})]
     assert [values for values, _ in wandb.named('log')] == [
@@ -90,7 +90,9 @@ def test_weights_and_biases(tmp_path: pathlib.Path, package: dict[str, Package],
     assert json.loads((tmp_path / 'mine' / 'loggers.json').read_text()) == {'wandb': 'id of wandb'}
     with pytest.raises(ZeroDivisionError), opened(config('wandb'), tmp_path / 'mine'):
         _ = 1 / 0
-    assert wandb.named('init')[1][0]['id'] == 'id of wandb' and wandb.calls[-1] == ('finish', {'exit_code': 1})
+    [again] = wandb.named('init')[1]
+    assert (again['id'], again['resume']) == ('id of wandb', 'allow')
+    assert wandb.calls[-1] == ('finish', {'exit_code': 1})
 
 
 def test_mlflow(tmp_path: pathlib.Path, package: dict[str, Package]) -> None:
@@ -122,6 +124,10 @@ def test_a_tool_that_does_not_start_is_one_line(tmp_path: pathlib.Path, package:
         pass
     assert str(caught.value).startswith('train.loggers: wandb does not start (') and '\n' not in str(caught.value)
     assert 'api_key not configured' in str(caught.value) and not (tmp_path / 'loggers.json').exists()
+    (tmp_path / 'loggers.json').write_text('{"wandb": ')
+    with pytest.raises(TrainingError, match='to begin a new run, remove .*loggers.json$'), opened(
+            config('wandb'), tmp_path):
+        pass
 
 
 def test_a_failure_later_is_one_warning(tmp_path: pathlib.Path, package: dict[str, Package],
