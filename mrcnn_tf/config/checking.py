@@ -22,8 +22,14 @@ def validate(config: Config) -> None:
 
 def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
     """Return (field, whether its value fits the other fields, the expected value) for each relation."""
-    return (*_data_relations(config), *_backbone_relations(config.model), *_sampling_relations(config.model),
-            *_head_relations(config.model))
+    return (_accumulation_relation(config), *_data_relations(config), *_backbone_relations(config.model),
+            *_sampling_relations(config.model), *_head_relations(config.model))
+
+
+def _accumulation_relation(config: Config) -> tuple[str, bool, str]:
+    by_batch = sorted({'batch', 'sync'} & set(config.model.norms))
+    return ('train.accumulation_steps', config.train.accumulation_steps == 1 or not by_batch,
+            f'1 with the norm {" and ".join(by_batch)}, which needs the whole batch at once; or use group or frozen')
 
 
 def _data_relations(config: Config) -> tuple[tuple[str, bool, str], ...]:

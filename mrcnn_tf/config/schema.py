@@ -257,14 +257,27 @@ class ModelConfig:
         """Return the optional keys of a training batch that this detector needs: of 'masks' and 'proposals'."""
         return {'mask_rcnn': ('masks',), 'fast_rcnn': ('proposals',)}.get(self.kind, ())
 
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Return the kinds of normalization of backbone, FPN and heads."""
+        return self.backbone.norm, self.backbone.fpn_norm, self.box_head.norm, self.mask_head.norm
+
 
 @dataclass
 class SolverConfig:
     """The optimizer and its schedule, in steps of `reference_batch` images."""
-    optimizer: str = choice(['sgd', 'adamw'])     # SGD with momentum, or AdamW (1711.05101)
+    # sgd: SGD with momentum; sgdw, adamw: with decoupled weight decay (1711.05101); lamb (1904.00962) and lars
+    # (1708.03888): with a rate for each layer, for large batches
+    optimizer: str = choice(['sgd', 'sgdw', 'adamw', 'lamb', 'lars'])
     learning_rate: float = setting(0.02, gt=0)    # after the warm-up
-    momentum: float = setting(0.9, ge=0, le=1)    # of sgd
-    weight_decay: float = setting(1e-4, ge=0)     # sgd: added to the gradient; adamw: decoupled
+    momentum: float = setting(0.9, ge=0, le=1)    # of sgd, sgdw and lars
+    # sgd, lars: added to the gradient; sgdw, adamw: decoupled; lamb: added to the update
+    weight_decay: float = setting(1e-4, ge=0)
+    trust_coefficient: float = setting(0.001, gt=0)  # of lars, eta in the paper
+    lookahead_steps: int = setting(0, ge=0)       # Lookahead (1907.08610): steps between moves of slow weights; 0: off
+    lookahead_rate: float = setting(0.5, gt=0, le=1)  # the fraction of the way that the slow weights move
+    # of the exponential moving average of the weights, which evaluation and export then use; such as 0.9998; 0: off
+    ema_decay: float = setting(0.0, ge=0, lt=1)
     decay_biases: bool = False                    # dialect: D2 True; normalization parameters are never decayed
     steps: int = setting(90000, ge=1)             # length of the training
     # length instead of steps; milestones given with it are epochs, others keep their place in proportion to the length
@@ -277,7 +290,8 @@ class SolverConfig:
     warmup_steps: int = setting(1000, ge=0)       # steps in which the learning rate rises linearly; 0: none
     warmup_factor: float = setting(0.001, ge=0, le=1)  # factor of the learning rate at step 0
     reference_batch: int = setting(16, ge=1)      # the batch size for which this section is written
-    scale_with_batch: bool = True  # learning rate x r; steps, milestones, warm-up / r; r = batch / reference
+    # learning rate x r; steps, milestones, warm-up / r; ema_decay ^ r (2307.13813); r = batch / reference
+    scale_with_batch: bool = True
     # largest global norm of the gradient, over all replicas; null: no clipping
     clip_norm: float | None = setting(None, gt=0)
 
@@ -286,10 +300,15 @@ class SolverConfig:
 class TrainConfig:
     """How the training steps are run."""
     seed: int = setting(0, ge=0)                  # of initial weights, order of the data, augmentation and sampling
-    precision: str = choice(['float32', 'mixed_bfloat16'])  # of convolutions and matrix products; losses are float32
+    # of convolutions and matrix products; losses are float32. mixed_float16 scales the loss, and skips steps in which
+    # gradients overflow
+    precision: str = choice(['float32', 'mixed_bfloat16', 'mixed_float16'])
     # mirrored: all GPUs of the machine; multi_worker: several machines; auto: mirrored if several GPUs are visible
     strategy: str = choice(['auto', 'one_device', 'mirrored', 'multi_worker'])
     jit_compile: str = choice(['auto', 'on', 'off'])  # compile the step with XLA; auto: on where a GPU is visible
+    # parts of a replica's images that are computed one after the other, to save memory; the batch is not larger. They
+    # cost a second forward pass of backbone and RPN
+    accumulation_steps: int = setting(1, ge=1)
     deterministic: bool = False                   # call tf.config.experimental.enable_op_determinism
     checkpoint_every: int = setting(1000, ge=1)   # steps between checkpoints; evaluations write one too
     keep_checkpoints: int = setting(3, ge=1)      # number of newest checkpoints to keep; the best one is kept too

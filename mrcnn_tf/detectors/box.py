@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.detectors.branch import Detections, Features, GroundTruth, Losses, RoIFeatures, RoIs, detection_spec
+from mrcnn_tf.detectors.branch import (
+    Detections,
+    Features,
+    GroundTruth,
+    Losses,
+    RoIFeatures,
+    RoIs,
+    count,
+    detection_spec,
+)
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.heads import BoxHead
 from mrcnn_tf.ops import boxes as box_ops
@@ -102,7 +111,7 @@ class BoxBranch(CompositeLayer):
             features: of the backbone.
             boxes, valid: the candidates, float32 [B, N, 4] px and bool [B, N].
             truth: the objects to match them with.
-            seed: int32 [n].
+            seed: int32 [n], or [B, n] by image.
             training: whether the features are pooled for training.
         """
         config, candidates = self.config.roi, self._match(self.stages[0], boxes, valid, truth)
@@ -152,11 +161,12 @@ class BoxBranch(CompositeLayer):
 
     def _losses_of_stage(self, stage: Stage, rois: RoIs, logits: tf.Tensor, deltas: tf.Tensor, truth: GroundTruth
                          ) -> Losses:
-        number = tf.reduce_sum(tf.cast(rois.valid, tf.float32))                  # all RoIs, background included
+        number = count(rois.valid)                                              # all RoIs, background included
         return {'loss_classifier': loss_ops.classification_loss(logits, rois.labels, rois.valid),
                 'loss_box_reg': loss_ops.box_loss(
                     loss_ops.of_class(deltas, rois.labels, 2), _box_targets(stage, rois, truth), rois.positive,
-                    self.config.box_head.smooth_l1_beta, number)}
+                    self.config.box_head.smooth_l1_beta, number),
+                'normalizer_classifier': number, 'normalizer_box_reg': number}
 
     def _loss_of_each(self, features: Features, rois: RoIs, truth: GroundTruth) -> tf.Tensor:
         """Return the loss of each RoI, float32 [B, R], of the first head as in inference, without a gradient."""

@@ -16,7 +16,9 @@ from mrcnn_tf.layers.roi import RoILayer
 
 Batch = Mapping[str, tf.Tensor]
 Features = Sequence[tf.Tensor]      # feature maps [B, h, w, C], the finest first
-Losses = dict[str, tf.Tensor]       # float32 scalars: losses are named loss_..., counts of samples positive_...
+# float32 scalars: losses are named loss_NAME, the numbers of samples of which they are means normalizer_NAME, and the
+# numbers of positive samples positive_...
+Losses = dict[str, tf.Tensor]
 Detections = dict[str, tf.Tensor]
 
 
@@ -122,8 +124,12 @@ class Branch(CompositeLayer):
             features: of the backbone.
             rois: the first slots of the sampled RoIs; only there are positives.
             batch: the ground truth; `rois.matched` are its slots.
-            seed: int32 [n], for random numbers.
+            seed: int32 [B, n], for random numbers of each image (`ops.rng.uniform`).
             training: False for the losses of an evaluation.
+
+        A loss is a mean: over the images of the batch, or over samples of which there are `normalizer_NAME`, a float32
+        scalar returned beside `loss_NAME`. With it, training on several replicas gives the mean over the samples of all
+        of them.
         """
         raise NotImplementedError
 

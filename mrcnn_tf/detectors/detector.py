@@ -25,6 +25,7 @@ from mrcnn_tf.layers.backbones import build_backbone
 from mrcnn_tf.layers.heads import BoxHead, MaskHead, Res5Head
 from mrcnn_tf.layers.normalization import Norm
 from mrcnn_tf.layers.roi import build_roi_layer
+from mrcnn_tf.ops import rng
 from mrcnn_tf.ops.detections import Candidates
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
@@ -144,16 +145,18 @@ class Detector(TrainableModel):
         self._check_keys(batch, (*self.inputs_read, *_GROUND_TRUTH, *self.needs))
         truth = GroundTruth.of(batch)
         features = self.features(batch, training)
-        losses, proposals = self.proposer.train(features, batch, truth, seed)
+        ids = batch.get('image_ids', tf.range(batch['images'].shape[0], dtype=tf.int64))
+        of_anchors, of_rois = (rng.substream(rng.of_images(seed, ids), number) for number in range(2))
+        losses, proposals = self.proposer.train(features, batch, truth, of_anchors)
         if self.box is None:
             return losses
         boxes = tf.concat([proposals.boxes, truth.boxes], axis=1)                # Fast 2.3: objects join the proposals
         valid = tf.concat([proposals.valid, truth.objects], axis=1)
-        rois, positives = self.box.sample(features, boxes, valid, truth, seed + 1, training)
-        losses = {**losses, **self.box.losses(features, rois, truth, seed + 1, training),
+        rois, positives = self.box.sample(features, boxes, valid, truth, of_rois, training)
+        losses = {**losses, **self.box.losses(features, rois, truth, of_rois, training),
                   'positive_rois': count(rois.positive)}
         for branch in self.branches:
-            losses.update(branch.losses(features, rois.first(positives), batch, seed + 1, training))
+            losses.update(branch.losses(features, rois.first(positives), batch, of_rois, training))
         return losses
 
     # Declarations, which the rest of the program reads ----------------------------------------------------------------

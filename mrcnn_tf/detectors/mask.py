@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
-from mrcnn_tf.detectors.branch import Batch, Branch, Detections, Features, Losses, RoIFeatures, RoIs
+from mrcnn_tf.detectors.branch import Batch, Branch, Detections, Features, Losses, RoIFeatures, RoIs, count
 from mrcnn_tf.layers.heads import MaskHead
 from mrcnn_tf.ops import losses as loss_ops
 from mrcnn_tf.ops import targets
@@ -67,8 +67,10 @@ class MaskBranch(Branch):
         mask_targets = tf.stop_gradient(tf.reshape(self._targets(rois, batch), logits.shape[:4]))
         masked = rois.positive & targets.gather_matched(batch.get('has_mask', batch['valid']), rois.matched)
         if self.config.mask_head.classifier == 'softmax':
-            return {'loss_mask': loss_ops.multinomial_mask_loss(logits, rois.labels, mask_targets, masked)}
-        return {'loss_mask': loss_ops.mask_loss(loss_ops.of_class(logits, rois.labels, 4), mask_targets, masked)}
+            loss = loss_ops.multinomial_mask_loss(logits, rois.labels, mask_targets, masked)
+        else:
+            loss = loss_ops.mask_loss(loss_ops.of_class(logits, rois.labels, 4), mask_targets, masked)
+        return {'loss_mask': loss, 'normalizer_mask': count(masked)}
 
     def _targets(self, rois: RoIs, batch: Batch) -> tf.Tensor:
         """Return the mask of each RoI's object inside the RoI: float32 [B R, m, m]."""

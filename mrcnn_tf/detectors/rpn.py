@@ -115,6 +115,7 @@ class RPN(CompositeLayer):
                                 box_ops.encode(tf.gather(scores.anchors, index), boxes),
                                 samples.positive[:, :positives], config.smooth_l1_beta, box_count)
         return {'loss_objectness': objectness, 'loss_rpn_box_reg': config.box_loss_weight * box,
+                'normalizer_objectness': class_count, 'normalizer_rpn_box_reg': box_count,
                 'positive_anchors': count(samples.positive)}
 
     def _match(self, anchors: tf.Tensor, truth: GroundTruth) -> targets.Matches:

@@ -4,12 +4,13 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from mrcnn_tf.detectors import updates
 from mrcnn_tf.detectors.branch import Batch, Detections, Losses
 
 
@@ -28,18 +29,21 @@ class TrainableModel(keras.Model):
         super().__init__(autocast=False, **kwargs)
         self.engine = engine
         self.clip_norm: float | None = None
-        self.seed, self.jit = 0, False
+        self.seed, self.jit, self.parts = 0, False, 1
+        self.loss_scale: updates.LossScale | None = None    # of mixed_float16
+        self._half = keras.mixed_precision.global_policy().compute_dtype == 'float16'
         self.last_image_ids: Any = None
         self.input_seconds = 0.0    # the time in which steps have waited for their batches
 
     def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> Losses:
-        """Return the named losses of a batch, and the numbers of positive samples, float32 scalars.
+        """Return the named losses of a batch, their normalizers, and the numbers of positive samples: float32 scalars.
 
-        The name of a loss begins with `loss_`, that of a count with `positive_`.
+        The name of a loss begins with `loss_`, that of a count with `positive_`. A loss that is a mean over samples has
+        a `normalizer_`, the number of these samples.
 
         Args:
             batch: with ground truth.
-            seed: int32 [2]; random samples are taken with it and with seed + 1.
+            seed: int32 [2]. The random samples of an image depend on it and on the image's id.
             training: False for the losses of an evaluation.
         """
         raise NotImplementedError
@@ -57,27 +61,30 @@ class TrainableModel(keras.Model):
         """
         seed = tf.cast(seed, tf.int32)
         seed = seed if seed.shape.rank else tf.stack([0, seed])
-        return _losses_among(self.losses_and_counts(batch, _spread(seed), training))
+        return updates.losses_among(self.losses_and_counts(batch, seed, training))
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Update the weights on this replica's batch; return losses and counts."""
-        losses, gradients = self._compiled(self._losses_and_gradients)(batch, _spread(self._step_seed()))
+        values, gradients = self._values_and_gradients(batch, self._step_seed())
         self.apply_clipped(gradients)
-        return losses
+        return {**values, 'skipped_steps': tf.identity(self.loss_scale.skipped)} if self.loss_scale else values
 
     def apply_clipped(self, gradients: Sequence[tf.Tensor]) -> None:
         """Apply this replica's gradients, after clipping the sum over all replicas to the global norm `clip_norm`.
 
-        The loss that they come from must be divided by the number of replicas.
+        The loss that they come from must be divided by the number of replicas. With mixed_float16, a step whose
+        gradients are not finite counts as a step and changes no weight.
         """
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if self.clip_norm and replicas > 1:
-            gradients = tf.distribute.get_replica_context().all_reduce('sum', gradients)
+        gradients = updates.sum_over_replicas(gradients)
+        if self.loss_scale:
+            self.loss_scale.guard(gradients, self._apply, lambda: self.optimizer.iterations.assign_add(1))
+        else:
+            self._apply(gradients)
+
+    def _apply(self, gradients: Sequence[tf.Tensor]) -> None:
         if self.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
-            # The optimizer sums over replicas once more.
-            gradients = [g / replicas for g in gradients]
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        updates.apply(self.optimizer, gradients, self.trainable_variables)
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Return the losses of a batch without an update, with stored statistics of normalization."""
@@ -108,22 +115,75 @@ class TrainableModel(keras.Model):
         raise ValueError(f'{self.name}: Keras cannot export a detector; call '
                          'mrcnn_tf.export_detector(detector, config, categories, output)')
 
-    def _losses_and_gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+    def _values_and_gradients(self, batch: Batch, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+        """Return losses and counts whose mean over replicas, and gradients whose sum over them, are the batch's."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if self.parts > 1:
+            return self._of_parts(batch, seed, replicas)
+        if replicas == 1:
+            return self._compiled(lambda batch, seed: self._with_gradients(
+                lambda: self.losses_and_counts(batch, seed)))(batch, seed)
+
+        def losses() -> dict[str, tf.Tensor]:
+            # XLA cannot compile an exchange between replicas, so it compiles the passes before and after it.
+            values = self._compiled(self.losses_and_counts)(batch, seed)
+            totals = updates.sum_over_replicas(updates.normalizers_among(values))
+            return updates.of_all_parts(values, totals, replicas)
+
+        return self._with_gradients(losses)
+
+    def _of_parts(self, batch: Batch, seed: tf.Tensor, replicas: int
+                  ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+        """As `_values_and_gradients`, of a batch whose parts are computed one after the other.
+
+        A first pass over the parts counts samples, by which the second one divides.
+        """
+        batch = {name: tf.reshape(value, [self.parts, value.shape[0] // self.parts, *value.shape[1:]])
+                 for name, value in batch.items()}
+
+        def values_of(number: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self.losses_and_counts({name: value[number] for name, value in batch.items()}, seed)
+
+        names: list[str] = []
+
+        def normalizers(number: tf.Tensor) -> tf.Tensor:
+            values = values_of(number)
+            names[:] = ['loss', *updates.logged(values)]
+            return updates.normalizers_among(values)
+
+        def gradients(totals: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+            def of_part(number: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+                return self._with_gradients(lambda: updates.of_all_parts(values_of(number), totals, parts))
+
+            zeros = ({name: tf.zeros([]) for name in names}, [tf.zeros(v.shape) for v in self.trainable_variables])
+            values, total = updates.sum_over_parts(of_part, self.parts, zeros)
+            return {name: value / self.parts for name, value in values.items()}, total
+
+        parts = self.parts * replicas
+        totals = updates.sum_over_replicas(self._compiled(lambda: updates.sum_over_parts(normalizers, self.parts))())
+        return self._compiled(gradients)(totals)
+
+    def _with_gradients(self, values: Callable[[], dict[str, tf.Tensor]]
+                        ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+        """Return named losses and counts with their total, and this part's share of the gradient of the total."""
         with tf.GradientTape() as tape:
-            values = self.losses_and_counts(batch, seed)
-            total = tf.add_n(list(_losses_among(values).values()))
-            # The optimizer sums over replicas: the mean is the gradient of one replica with all images.
-            scaled = total / self.distribute_strategy.num_replicas_in_sync
-        return {'loss': total, **values}, tape.gradient(scaled, self.trainable_variables)
+            named = updates.logged(values())
+            total = tf.add_n(list(updates.losses_among(named).values()))
+            # The gradients of all parts are summed: the mean of the losses is the loss of all images.
+            scaled = total / (self.parts * self.distribute_strategy.num_replicas_in_sync)
+            if self.loss_scale:
+                scaled *= self.loss_scale.scale
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        if self.loss_scale:
+            gradients = [gradient / self.loss_scale.scale for gradient in gradients]
+        return {'loss': total, **named}, gradients
 
     def _step_seed(self) -> tf.Tensor:
-        """Return int32 [2] from run, replica and step: a resumed run samples as an uninterrupted one would."""
-        step = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int32)
-        replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
-        return tf.stack([self.seed + 1000003 * replica, step])
+        """Return int32 [2] from run and step: a resumed run samples as an uninterrupted one would."""
+        return tf.stack([self.seed, tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int32)])
 
     def compile(self, optimizer: Any, clip_norm: float | None = None, seed: int = 0, jit_compile: bool = False,
-                **kwargs: Any) -> None:
+                accumulation_steps: int = 1, **kwargs: Any) -> None:
         """Configure training, as keras.Model.compile.
 
         Args:
@@ -132,6 +192,8 @@ class TrainableModel(keras.Model):
             seed: of the random samples of each step.
             jit_compile: compile with XLA; needs a model with the 'xla' engine. With several replicas, the update is not
                 compiled.
+            accumulation_steps: number of equal parts in which each replica computes its part of a batch, one after the
+                other, to save memory. Weights are updated once, as for the whole batch.
 
         Raises:
             ValueError: jit_compile with the 'op' engine.
@@ -139,14 +201,18 @@ class TrainableModel(keras.Model):
         if jit_compile and self.engine != 'xla':
             raise ValueError("jit_compile needs a model built with engine='xla'")
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
-        self.clip_norm, self.seed, self.jit = clip_norm, seed, jit_compile
+        updates.take_over(self.optimizer)
+        if self._half:
+            with self.distribute_strategy.scope():
+                self.loss_scale = updates.LossScale()
+        self.clip_norm, self.seed, self.jit, self.parts = clip_norm, seed, jit_compile, accumulation_steps
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """Return the arguments of `compile`, which a .keras file holds; None before `compile`."""
         if not getattr(self, 'optimizer', None):
             return None
         return {'optimizer': keras.saving.serialize_keras_object(self.optimizer), 'clip_norm': self.clip_norm,
-                'seed': self.seed, 'jit_compile': self.jit}
+                'seed': self.seed, 'jit_compile': self.jit, 'accumulation_steps': self.parts}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as `get_compile_config` says, with the slots of the optimizer."""
@@ -225,11 +291,6 @@ def _any_height_and_width(x: tf.Tensor) -> tf.TensorSpec:
     return tf.TensorSpec([x.shape[0], None, None, x.shape[3]] if x.shape.rank == 4 else x.shape, x.dtype)
 
 
-def _spread(seed: tf.Tensor) -> tf.Tensor:
-    """Return a seed int32 [2] such that consecutive seeds leave room for seed + 1, which a step uses too."""
-    return seed * tf.constant([1, 2])
-
-
 @contextlib.contextmanager
 def _finite_data() -> Iterator[None]:
     """Silence Keras 3's warning at the end of a dataset whose length is unknown, as that of `evaluation_dataset` is."""
@@ -241,7 +302,3 @@ def _finite_data() -> Iterator[None]:
 def _batch_of(data: Any) -> Any:
     """Return the batch of what Keras passes on: x of a dataset, (x,) or (x, y, sample_weight) of arrays."""
     return data[0] if isinstance(data, tuple) else data
-
-
-def _losses_among(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {name: value for name, value in values.items() if name.startswith('loss_')}

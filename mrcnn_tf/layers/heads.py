@@ -208,7 +208,8 @@ class BoxHead(CompositeLayer):
         Args:
             pooled: [B, R, P, P, C].
             training: whether dropout and normalization run as in training.
-            seed: int32 [n], of the dropout, which is then the same on each device; None: TensorFlow's generator.
+            seed: int32 [n], or [B, n] by image, of the dropout, which is then the same on each device; None:
+                TensorFlow's generator.
         """
         x, restore = _flat('BoxHead', pooled)
         for conv in self.convs:
@@ -293,11 +294,15 @@ def dropped(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     Args:
         x: any shape.
         rate: 0..1.
-        seed: int32 [n]; None: TensorFlow's generator.
+        seed: int32 [n], or [B, n] where the first axis of `x` has the same number of entries of each image; None:
+            TensorFlow's generator.
     """
     if seed is None:
         return tf.nn.dropout(x, rate)
-    return tf.where(rng.uniform(dimensions(x), seed) < rate, tf.zeros([], x.dtype), x / (1 - rate))
+    shape = dimensions(x)
+    images = [seed.shape[0], math.prod(shape) // seed.shape[0]] if seed.shape.rank == 2 else shape
+    numbers = tf.reshape(rng.uniform(images, seed), shape)
+    return tf.where(numbers < rate, tf.zeros([], x.dtype), x / (1 - rate))
 
 
 def _flat(owner: str, pooled: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:

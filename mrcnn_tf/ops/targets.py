@@ -100,7 +100,7 @@ def sample(label: tf.Tensor, limit: int, fraction: float, seed: tf.Tensor) -> tu
         label: int32 [B, N], from `match`.
         limit: number of slots.
         fraction: 0..1.
-        seed: int32 [n].
+        seed: int32 [n], or [B, n] by image.
     """
     number = label.shape[1]
     max_positives = min(int(limit * fraction), number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import keras
 import tensorflow as tf
@@ -28,15 +28,17 @@ class Checkpoints:
         keep: the number of checkpoints to keep.
         worker: of this process. All workers must call `save`; only the chief's files are kept.
         history: the evaluations of the run. The checkpoint of the best one is kept as well.
+        further: other parts of a checkpoint by name, each variables by name.
     """
 
     def __init__(self, model_dir: pathlib.Path, model: keras.Model, keep: int, worker: Worker = SINGLE_WORKER,
-                 history: History | None = None) -> None:
+                 history: History | None = None, further: Mapping[str, Mapping[str, tf.Variable]] | None = None,
+                 ) -> None:
         self.directory = model_dir / 'checkpoints'
         self._worker = worker
         self._keep, self._history = keep, history
         self._model, self._optimizer = model, model.optimizer
-        self._checkpoint = checkpoint_of(model=model.variables, optimizer=model.optimizer.variables)
+        self._checkpoint = checkpoint_of(model=model.variables, optimizer=model.optimizer.variables, **(further or {}))
         self._damaged: set[int] = set()
 
     def restore(self) -> int:

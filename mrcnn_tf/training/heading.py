@@ -29,7 +29,10 @@ def heading(config: Config, manifest: Manifest, model: keras.Model, strategy: tf
         strategy: of the training.
         step: at which the run begins; 0 if it is new.
     """
-    yield f'device: {_devices(strategy)}, {config.train.precision}{", XLA" if model.engine == "xla" else ""}'
+    yield f'device: {_devices(strategy)}, {config.train.precision}{", XLA" if model.jit else ""}'
+    if model.engine == 'xla' and not model.jit:
+        yield ('determinism: RoIAlign uses the xla engine, which is slower, because the op engine has no deterministic '
+               'gradient on a GPU; XLA is off because it has none of max pooling (train.deterministic)')
     if gpu := unused_gpu():
         yield gpu
     counts, validation = manifest.counts, config.data.validation

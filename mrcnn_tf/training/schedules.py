@@ -19,7 +19,8 @@ from mrcnn_tf.config import SolverConfig
 def scaled(solver: SolverConfig, global_batch: int) -> SolverConfig:
     """Return the solver settings for a batch size: learning rate x r; steps, milestones and warm-up / r, rounded up.
 
-    This is the linear scaling rule of Goyal et al. (arXiv 1706.02677, section 2.1).
+    This is the linear scaling rule of Goyal et al. (arXiv 1706.02677, section 2.1). The decay of the moving average is
+    raised to the power r (arXiv 2307.13813).
     """
     if not solver.scale_with_batch:
         return solver
@@ -32,7 +33,8 @@ def scaled(solver: SolverConfig, global_batch: int) -> SolverConfig:
         learning_rate=solver.learning_rate * global_batch / solver.reference_batch,
         steps=over_r(solver.steps),
         milestones=[over_r(m) for m in solver.milestones],
-        warmup_steps=over_r(solver.warmup_steps))
+        warmup_steps=over_r(solver.warmup_steps),
+        ema_decay=solver.ema_decay ** (global_batch / solver.reference_batch))
 
 
 def in_steps(solver: SolverConfig, images: int, global_batch: int) -> SolverConfig:

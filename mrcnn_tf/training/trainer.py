@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from mrcnn_tf.config import Config
+from mrcnn_tf.config import Config, SolverConfig
 from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.evaluation.validation import Evaluated, Validator
 from mrcnn_tf.input.damage import explain
@@ -26,6 +26,7 @@ from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.input.survey import counted
 from mrcnn_tf.layers.precision import precision_policy
 from mrcnn_tf.training import loggers, resuming, schedules
+from mrcnn_tf.training.averages import Copies, averages_of
 from mrcnn_tf.training.callbacks import (
     DeferredSignals,
     SaveCheckpoints,
@@ -75,14 +76,20 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
         tf.config.experimental.enable_op_determinism()
     run = _Run(config, directory, worker, strategy, _labels(manifest, categories))
     run.check_batch()
+    run.check_compilation()
     if worker.is_chief:
         loggers.check(config.train.loggers)
     keras.utils.set_random_seed(config.train.seed)
     with precision_policy(config.train.precision):
         model, history = _build(run), History(directory, config.train.best_metric)
         evaluate = _evaluate_function(run, categories)
-        checkpoints = Checkpoints(directory, model, config.train.keep_checkpoints, worker, history)
+        averages = averages_of(model, run.solver)
+        checkpoints = Checkpoints(directory, model, config.train.keep_checkpoints, worker, history,
+                                  _further_parts(model, averages))
         _restore(run, checkpoints)
+        if step_of(model) == 0:
+            for each in averages:    # the weights may be imported ones
+                each.reset()
         if worker.is_chief:
             create(directory, config, categories)
             history.remove_after(step_of(model))
@@ -91,7 +98,7 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
         for line in heading(config, manifest, model, run.strategy, step_of(model)) if worker.is_chief else ():
             run.say(line)
         begun = time.perf_counter()
-        _fit(run, model, checkpoints, history, evaluate)
+        _fit(run, model, checkpoints, history, evaluate, averages)
     took = datetime.timedelta(seconds=round(time.perf_counter() - begun))
     run.say(f'{_ending(run, history, step_of(model))}, {took} this time')
 
@@ -110,8 +117,12 @@ class _Run:
     labels: list[int]
 
     @property
+    def solver(self) -> SolverConfig:
+        return schedules.scaled(self.config.solver, self.config.data.batch_size)
+
+    @property
     def steps(self) -> int:
-        return schedules.scaled(self.config.solver, self.config.data.batch_size).steps
+        return self.solver.steps
 
     @property
     def schedule(self) -> LearningRateSchedule:
@@ -123,14 +134,34 @@ class _Run:
 
     @property
     def jit_compile(self) -> bool:
-        choice = self.config.train.jit_compile
-        return choice == 'on' or (choice == 'auto' and bool(tf.config.list_physical_devices('GPU')))
+        train = self.config.train
+        return train.jit_compile == 'on' or (train.jit_compile == 'auto' and _has_gpu() and not train.deterministic
+                                             and not self.synchronizes)
+
+    @property
+    def engine(self) -> str:
+        """The engine of RoIAlign: the op engine's gradient has no deterministic kernel on a GPU."""
+        return 'xla' if self.jit_compile or (self.config.train.deterministic and _has_gpu()) else 'op'
+
+    @property
+    def synchronizes(self) -> bool:
+        """Whether replicas exchange statistics of batch normalization in each forward pass."""
+        return self.strategy.num_replicas_in_sync > 1 and 'sync' in self.config.model.norms
+
+    def check_compilation(self) -> None:
+        """Raise TrainingError for XLA with synchronized batch normalization on several replicas."""
+        if self.jit_compile and self.synchronizes:
+            raise TrainingError('train.jit_compile is on: XLA cannot compile synchronized batch normalization, which '
+                                'exchanges statistics between replicas in the middle of a pass; set '
+                                'train.jit_compile=auto or off, or use the norm group or frozen instead of sync')
 
     def check_batch(self) -> None:
         """Raise TrainingError if the batch cannot be split evenly among the replicas."""
         batch, replicas = self.config.data.batch_size, self.strategy.num_replicas_in_sync
-        if batch % replicas:
-            raise TrainingError(f'data.batch_size is {batch}: expected a multiple of the {replicas} replicas')
+        parts = self.config.train.accumulation_steps
+        if batch % (replicas * parts):
+            raise TrainingError(f'data.batch_size is {batch}: expected a multiple of the {replicas} replicas'
+                                f'{f" times train.accumulation_steps={parts}" if parts > 1 else ""}')
 
     def say(self, line: str) -> None:
         """Print a line, on the chief only."""
@@ -145,6 +176,10 @@ def _in_steps(config: Config, manifest: Manifest) -> Config:
     return dataclasses.replace(config, solver=solver)
 
 
+def _has_gpu() -> bool:
+    return bool(tf.config.list_physical_devices('GPU'))
+
+
 def _labels(manifest: Manifest, categories: Sequence[Category]) -> list[int]:
     of_id = {category.id: category.label for category in categories}
     return [0, *(of_id[category.id] for category in manifest.categories)]
@@ -154,12 +189,19 @@ def _build(run: _Run) -> Detector:
     """Return the compiled model with initial weights and optimizer slots."""
     config = run.config
     with run.strategy.scope():
-        model = build_detector(config.model, engine='xla' if run.jit_compile else 'op')
+        model = build_detector(config.model, engine=run.engine)
         if config.model.backbone.weights == 'imagenet' and not steps_in(run.directory / 'checkpoints'):
             load_imagenet(model)
         model.compile(optimizer=build_optimizer(config.solver, run.schedule, model), clip_norm=config.solver.clip_norm,
-                      seed=config.train.seed, jit_compile=run.jit_compile)
+                      seed=config.train.seed, jit_compile=run.jit_compile,
+                      accumulation_steps=config.train.accumulation_steps)
     return model
+
+
+def _further_parts(model: Detector, averages: Sequence[Copies]) -> dict[str, dict[str, tf.Variable]]:
+    """Return the parts of a checkpoint besides weights and optimizer slots."""
+    scale = getattr(model, 'loss_scale', None)
+    return {**{each.name: each.by_path for each in averages}, **({'loss_scale': scale.by_name} if scale else {})}
 
 
 def _evaluate_function(run: _Run, categories: Sequence[Category]) -> Evaluate | None:
@@ -188,7 +230,8 @@ def _restore(run: _Run, checkpoints: Checkpoints) -> None:
                             'raise solver.steps to train longer')
 
 
-def _fit(run: _Run, model: Detector, checkpoints: Checkpoints, history: History, evaluate: Evaluate | None) -> None:
+def _fit(run: _Run, model: Detector, checkpoints: Checkpoints, history: History, evaluate: Evaluate | None,
+         averages: Sequence[Copies]) -> None:
     """Train to the last step, or until evaluations no longer improve."""
     start = step_of(model)
     with DeferredSignals() as signals, contextlib.ExitStack() as stack, _one_line_errors(run, model):
@@ -205,7 +248,7 @@ def _fit(run: _Run, model: Detector, checkpoints: Checkpoints, history: History,
             guards = [TerminateOnNonFinite(), TerminateWithoutPositives(run.config.train.stop_without_positives)]
             # All intervals are counted in steps, so the whole run is one epoch for Keras.
             model.fit(_distributed(run, start, model.needs), steps_per_epoch=run.steps - start,
-                      callbacks=[*guards, save, *reports, validation], shuffle=False, verbose=0)
+                      callbacks=[*guards, *averages, save, *reports, validation], shuffle=False, verbose=0)
     if step_of(model) < run.steps and validation.outcome is not Outcome.END:
         raise TrainingError(f'stopped by {signals.name or "another worker"} at step {step_of(model)} of {run.steps}, '
                             f'which is saved in {run.directory}; resume with the same command')

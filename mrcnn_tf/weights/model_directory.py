@@ -1,8 +1,9 @@
 """The model directory: config.yaml, categories.json, checkpoints/step-N and history.csv.
 
-N is the number of optimizer updates. A checkpoint holds weights, optimizer slots and step; step-0 holds only the
-weights of an imported model. Training resumes from the newest checkpoint with correct checksums
-(`checkpoint_files.py`). Everything else uses the checkpoint of the best evaluation (`history.py`), if there is one.
+N is the number of optimizer updates. A checkpoint holds weights, optimizer slots and step, and where they are on the
+averages of the weights and the loss scale; step-0 holds only the weights of an imported model. Training resumes from
+the newest checkpoint with correct checksums (`checkpoint_files.py`). Everything else uses the checkpoint of the best
+evaluation (`history.py`), if there is one.
 """
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import contextlib
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -28,6 +29,7 @@ from mrcnn_tf.weights.history import History
 
 _log = logging.getLogger(__name__)
 
+AVERAGE = 'average'    # the part of a checkpoint with the moving average of the weights
 _PROPOSED = [Category(1, 1, 'object')]    # an RPN has one class, whatever the categories of the data
 
 
@@ -176,7 +178,7 @@ def save_imported(model_dir: pathlib.Path, model: keras.Model, config: Config, c
 
 
 def restore_weights(model: keras.Model, prefix: pathlib.Path) -> None:
-    """Load the weights of a checkpoint.
+    """Load the weights of a checkpoint: their moving average where it holds one (`solver.ema_decay`).
 
     Raises:
         CheckpointError: the checkpoint is of another model.
@@ -185,18 +187,26 @@ def restore_weights(model: keras.Model, prefix: pathlib.Path) -> None:
 
 
 def weights_reader(model: keras.Model) -> Callable[[pathlib.Path], None]:
-    """Return `restore_weights` as a function of the prefix, which may be called in the scope of a strategy.
-
-    The reader creates no variables: in the scope of a strategy they would be those of all its devices and workers.
-    """
-    checkpoint = checkpoint_of(model=model.variables)
+    """Return `restore_weights` as a function of the prefix, which may be called in the scope of a strategy."""
+    variables = _by_path(model.variables)
 
     def read(prefix: pathlib.Path) -> None:
         with explained(prefix):
-            status = checkpoint.restore(str(prefix)).expect_partial()    # the checkpoint has an optimizer too
+            stored = tf.train.load_checkpoint(str(prefix))
+            averaged = {path for path in variables if stored.has_tensor(_key(AVERAGE, path))}
+            checkpoint = tf.train.Checkpoint(**{
+                part: {path: each for path, each in variables.items() if (path in averaged) is (part == AVERAGE)}
+                for part in ('model', AVERAGE)})
+            # Not `restore`, which creates a variable: in the scope of a strategy on all its devices and workers.
+            status = checkpoint.read(str(prefix)).expect_partial()    # the checkpoint has an optimizer too
             status.assert_existing_objects_matched()
 
     return read
+
+
+def _key(part: str, path: str) -> str:
+    """Return TensorFlow's name of a variable in a checkpoint."""
+    return f'{part}/{path.replace(".", "..").replace("/", ".S")}/.ATTRIBUTES/VARIABLE_VALUE'
 
 
 def write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int) -> None:
@@ -211,12 +221,13 @@ def write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int) -
             checkpoint_files.remove_unfinished(directory)
 
 
-def checkpoint_of(**parts: Sequence[Any]) -> tf.train.Checkpoint:
-    """Return a checkpoint whose keys are the paths of the variables.
+def checkpoint_of(**parts: Sequence[Any] | Mapping[str, tf.Variable]) -> tf.train.Checkpoint:
+    """Return a checkpoint whose keys are the paths of the variables, or the given ones.
 
     `tf.train.Checkpoint(model=...)` would follow attributes instead, and miss the layers in lists with Keras 3.
     """
-    checkpoint = tf.train.Checkpoint(**{name: _by_path(variables) for name, variables in parts.items()})
+    checkpoint = tf.train.Checkpoint(**{name: variables if isinstance(variables, Mapping) else _by_path(variables)
+                                         for name, variables in parts.items()})
     _ = checkpoint.save_counter    # accessing it creates it, and `restore` expects it in the file
     return checkpoint
 

@@ -10,7 +10,7 @@ from tests.config.refusal import refusal
 
 @pytest.mark.parametrize(('override', 'expected'), [
     ('solver.schedule=cosin', "solver.schedule is 'cosin'; did you mean cosine?"),
-    ('solver.optimizer=zzz', "solver.optimizer is 'zzz': expected one of sgd, adamw"),
+    ('solver.optimizer=zzz', "solver.optimizer is 'zzz': expected one of sgd, sgdw, adamw, lamb, lars"),
     ('model.backbone.name=resnet', "model.backbone.name is 'resnet'; did you mean resnet"),
     ('model.rpn.loss_normalizer=3', "model.rpn.loss_normalizer is '3': expected one of batch, sampled"),
 ])
@@ -56,6 +56,8 @@ def test_an_impossible_value_is_refused(override: str, expected: str) -> None:
     ('base', ['model.backbone.name=inception_resnet_v2', 'model.backbone.norm=group'], 'model.backbone.norm is group'),
     ('base', ['model.backbone.maps=c4', 'model.anchors.sizes=[[8]]', 'model.mask_head.pool_size=7'],
      'model.box_head.pool_size is 7: expected an even number'),
+    ('base', ['train.accumulation_steps=2', 'model.backbone.norm=sync'],
+     'train.accumulation_steps is 2: expected 1 with the norm sync'),
     ('base', ['model.backbone.maps=tdm'], 'model.anchors.sizes is .* one list of all sizes'),
     ('base', ['data.test_scales=[400,800]', 'data.evaluation_batch_size=2'], 'evaluation_batch_size is 2: expected 1'),
     ('base', ['model.backbone.maps=c4'], 'model.anchors.sizes is .* one list of all sizes'),

@@ -20,6 +20,7 @@ from tests.detectors.small import (
     small_config,
     without_objects,
 )
+from tests.training.toy import ToyModel
 
 
 @pytest.fixture(scope='module')
@@ -117,6 +118,17 @@ def test_functions_are_traced_once(op_model, weights) -> None:
     assert op_model.train_function is function
     op_model.compile(keras.optimizers.SGD(RATE), clip_norm=CLIP, seed=3)
     assert op_model.train_function is None
+
+
+def test_each_canvas_is_traced_once() -> None:
+    model, traces = ToyModel(), []
+    original = model.losses_and_counts
+    model.losses_and_counts = lambda batch, seed: traces.append(batch['images'].shape[1]) or original(batch, seed)
+    model.compile(keras.optimizers.SGD(RATE))
+    step = model.make_train_function()
+    for side in (1, 2, 1, 2, 1):
+        step(iter([{'images': tf.ones([2, side, side, 3]), 'image_ids': tf.constant([4, 6], tf.int64)}]))
+    assert traces == [1, 2]
 
 
 def test_mixed_precision_trains(weights) -> None:

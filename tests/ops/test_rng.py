@@ -32,6 +32,16 @@ def test_numbers_by_hand(mode) -> None:
     assert given.dtype == tf.float32 and given.numpy().tolist() == fixed.numpy().tolist() == expected
 
 
+@pytest.mark.parametrize('mode', MODES)
+def test_numbers_of_an_image_depend_on_its_id_and_not_on_its_place(mode) -> None:
+    """Ids may need more than 32 bits."""
+    ids = [5, 2 ** 33 + 5, 9]
+    expected = [[by_hand(column, 7, -3, number % 2 ** 32, number >> 32) for column in range(2)] for number in ids]
+    seeds = tf.constant([7, -3])
+    given = MODES[mode](lambda ids: rng.uniform((3, 2), rng.of_images(seeds, ids)))(tf.constant(ids, tf.int64))
+    assert given.numpy().tolist() == expected
+
+
 def test_one_more_word_is_another_stream() -> None:
     """That has nothing to do with the first: correlation of 4096 numbers, whose deviation is 1 / 64."""
     seed = tf.constant([7, -3])

@@ -19,7 +19,7 @@ def test_each_subject_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, 'unused_gpu', lambda: '')
     monkeypatch.setattr(module.os, 'cpu_count', lambda: 6)
     config = Config(DataConfig(train='a.json', validation='b.json', batch_size=16), solver=SOLVER)
-    model = SimpleNamespace(engine='xla', weights=[tf.zeros([30, 100]), tf.zeros([7])],
+    model = SimpleNamespace(engine='xla', jit=True, weights=[tf.zeros([30, 100]), tf.zeros([7])],
                             trainable_weights=[tf.zeros([30, 100])])
     manifest = SimpleNamespace(counts=Counts(images=64, objects=90))
     assert list(module.heading(config, manifest, model, tf.distribute.get_strategy(), 0)) == [

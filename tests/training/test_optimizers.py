@@ -1,7 +1,13 @@
-"""Optimizer updates, computed by hand. A comparison with torch.optim.SGD is in tests/parity."""
+"""Optimizer updates by hand, and trajectories by the formulas of the papers in NumPy, which both stacks must follow.
+
+A comparison with torch.optim.SGD is in tests/parity.
+"""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -73,3 +79,64 @@ def test_sgd_is_serializable() -> None:
     optimizer = SGD(Steps(0.1, [5], 0.1), momentum=0.8, weight_decay=0.25)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert (type(again), again.momentum, again.weight_decay) == (SGD, 0.8, 0.25)
+
+
+RATES, DECAY = [.1, .05, .05, .02], .3
+
+
+def sgdw(p: np.ndarray, g: list[np.ndarray], decayed: bool) -> np.ndarray:
+    """1711.05101, algorithm 1, with the weight decay times the rate, as in PyTorch and Keras."""
+    m = np.zeros_like(p)
+    for rate, gradient in zip(RATES, g, strict=True):
+        m = .9 * m + rate * gradient
+        p = p - m - rate * DECAY * decayed * p
+    return p
+
+
+def lars(p: np.ndarray, g: list[np.ndarray], decayed: bool) -> np.ndarray:
+    """1708.03888, algorithm 1, with eta 0.001."""
+    v = np.zeros_like(p)
+    for rate, gradient in zip(RATES, g, strict=True):
+        norm = np.linalg.norm(p)
+        local = .001 * norm / (np.linalg.norm(gradient) + DECAY * norm) if decayed else 1.
+        v = .9 * v + rate * local * (gradient + DECAY * decayed * p)
+        p = p - v
+    return p
+
+
+def lamb(p: np.ndarray, g: list[np.ndarray], decayed: bool) -> np.ndarray:
+    """1904.00962, algorithm 2, with the identity as phi."""
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for t, (rate, gradient) in enumerate(zip(RATES, g, strict=True), start=1):
+        m, v = .9 * m + .1 * gradient, .999 * v + .001 * gradient ** 2
+        update = m / (1 - .9 ** t) / (np.sqrt(v / (1 - .999 ** t)) + 1e-6) + DECAY * decayed * p
+        p = p - rate * (np.linalg.norm(p) / np.linalg.norm(update) if decayed else 1.) * update
+    return p
+
+
+@pytest.mark.parametrize('algorithm', [sgdw, lars, lamb], ids=['sgdw', 'lars', 'lamb'])
+def test_trajectories_are_those_of_the_papers(model: keras.Model, algorithm: Callable[..., np.ndarray]) -> None:
+    """Four steps; bias, gamma and beta have neither weight decay nor a rate of their own."""
+    random = np.random.default_rng(3)
+    optimizer = build_optimizer(SolverConfig(optimizer=algorithm.__name__, weight_decay=DECAY), Table(RATES), model)
+    variables = model.trainable_variables
+    starts = [random.normal(size=v.shape).astype(np.float32) for v in variables]
+    gradients = [[random.normal(size=v.shape).astype(np.float32) for v in variables] for _ in RATES]
+    for variable, start in zip(variables, starts, strict=True):
+        variable.assign(start)
+    for step_gradients in gradients:
+        optimizer.apply_gradients(zip(map(tf.constant, step_gradients), variables, strict=True))
+    for number, (variable, start) in enumerate(zip(variables, starts, strict=True)):
+        is_kernel = variable.name.split(':')[0].endswith('kernel')
+        expected = algorithm(start, [each[number] for each in gradients], is_kernel)
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=5e-6, err_msg=variable.name)
+    assert int(optimizer.iterations) == 4
+    slots = sum(v.shape == variables[0].shape for v in optimizer.variables)
+    assert slots == (2 if algorithm is lamb else 1)
+
+
+def test_tensorflow_addons_serves_its_stack(model: keras.Model) -> None:
+    for name in ('sgdw', 'lamb'):
+        optimizer = build_optimizer(SolverConfig(optimizer=name), Table([.1]), model)
+        modules = [base.__module__.split('.')[0] for base in type(optimizer).__mro__]
+        assert ('tensorflow_addons' in modules) is keras.__version__.startswith('2')

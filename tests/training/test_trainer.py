@@ -84,10 +84,11 @@ def test_the_detector_is_trained(data: pathlib.Path, tmp_path: pathlib.Path, mon
         assert len(losses) == 2 and np.isfinite(losses).all()
 
 
-@pytest.mark.parametrize('optimizer', ['sgd', pytest.param('adamw', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('optimizer', ['sgd', pytest.param('lamb', marks=[pytest.mark.slow, pytest.mark.both_stacks])])
 def test_a_run_resumed_after_a_failure_equals_an_uninterrupted_one(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, optimizer: str) -> None:
-    config = tiny_config(data, f'solver.optimizer={optimizer}')
+    """Weights, slots and step; and the moving average, which is what all else reads."""
+    config = tiny_config(data, f'solver.optimizer={optimizer}', 'solver.ema_decay=0.5', 'solver.lookahead_steps=2')
     trainer.train(config, tmp_path / 'uninterrupted')
     built.prepare = lambda model: setattr(model, 'poison_at', 4)
     with pytest.raises(TrainingError, match=r'step 5: loss_mask is inf on images \[\d+, \d+, \d+, \d+\]'):
@@ -97,6 +98,30 @@ def test_a_run_resumed_after_a_failure_equals_an_uninterrupted_one(
     trainer.train(config, tmp_path / 'interrupted')
     assert step_of(built[-1]) == 6
     assert_equal(built[0], built[-1])
+    averages = [restore_model(tmp_path / name)[0].get_weights() for name in ('uninterrupted', 'interrupted')]
+    for one, other, last in zip(*averages, built[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert (one != last).any()
+
+
+def test_a_step_whose_gradient_overflows_is_skipped(data: pathlib.Path, tmp_path: pathlib.Path, built: Built) -> None:
+    """It counts as a step and halves the loss scale, which the checkpoint holds."""
+    weights: list[list[np.ndarray]] = []
+
+    def prepare(model: ToyModel) -> None:
+        model.overflow_at = 2
+        model.before_step = {0: lambda: model.loss_scale.scale.assign(8.),
+                             **dict.fromkeys((2, 3, 4), lambda: weights.append(model.get_weights()))}
+
+    built.prepare = prepare
+    trainer.train(tiny_config(data, 'train.precision=mixed_float16', 'solver.clip_norm=1'), tmp_path)
+    assert step_of(built[0]) == 6 and built[0].first.compute_dtype == 'float16'
+    for before, after, later in zip(*weights, strict=True):
+        np.testing.assert_array_equal(before, after)
+        assert (after != later).any() and np.isfinite(later).all()
+    stored = tf.train.load_checkpoint(str(find_newest(tmp_path / 'checkpoints')))
+    assert [stored.get_tensor(f'loss_scale/{name}/.ATTRIBUTES/VARIABLE_VALUE').item()
+            for name in ('scale', 'good_steps', 'skipped_steps')] == [4, 3, 1]
 
 
 def test_a_signal_saves_and_the_same_call_resumes(
@@ -268,6 +293,13 @@ def test_a_batch_that_cannot_be_split_among_replicas_is_an_error(
     monkeypatch.setattr(trainer, 'make_strategy', lambda train: SimpleNamespace(num_replicas_in_sync=3))
     with pytest.raises(TrainingError, match='data.batch_size is 4: expected a multiple of the 3 replicas'):
         trainer.train(tiny_config(data), tmp_path)
+
+
+def test_xla_with_synchronized_batch_normalization_is_an_error_on_several_replicas(
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, 'make_strategy', lambda train: SimpleNamespace(num_replicas_in_sync=2))
+    with pytest.raises(TrainingError, match='train.jit_compile is on: XLA cannot compile synchronized batch norm'):
+        trainer.train(tiny_config(data, 'train.jit_compile=on', 'model.backbone.norm=sync'), tmp_path)
 
 
 def test_records_without_proposals_are_an_error_before_anything_is_written(

@@ -1,7 +1,7 @@
-"""A model of two small layers with the interface that the trainer uses: compile, fit, last_image_ids, five losses.
+"""A model of two small layers that trains as the detector does, with the detector's five losses.
 
-As in the detector, a step depends on the batch, the seed and the step, so a resume that loses one of them gives other
-weights.
+A step depends on the batch, the ids of its images, the seed and the step, so a resume that loses one of them gives
+other weights. Images with an even id have two samples, those with an odd id none.
 """
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+
+from mrcnn_tf.detectors.trainable import TrainableModel
+from mrcnn_tf.ops import rng
 
 NAMES = ('loss_objectness', 'loss_rpn_box_reg', 'loss_classifier', 'loss_box_reg', 'loss_mask')
 
@@ -22,59 +25,43 @@ def batches(start_step: int = 0, batch: int = 4, rows: slice = slice(None)) -> t
     return tf.data.Dataset.counter(start_step).map(batch_of)
 
 
-class ToyModel(keras.Model):
+class ToyModel(TrainableModel):
     """images [B, H, W, 3], 0..255 -> [B, 2], trained to match noise by five losses of different weight."""
 
     classifies = True
-    engine = 'op'
     needs = ('masks',)
 
     def __init__(self, width: int = 4) -> None:
-        super().__init__(name='toy')
+        super().__init__('op', name='toy')
         self.first = keras.layers.Dense(width, activation='tanh', name='first')
         self.rest = [keras.layers.Dense(2, name='second')]    # in a list, as the blocks of the detector are
-        self.input_seconds = 0.
         self.positives = 1.                                   # positive RoIs of each step
-        self.poison_at = -1                                   # the step (from 0) with an infinite loss
+        self.poison_at = self.overflow_at = -1                # the step (from 0) of an infinite loss, gradient
         self.before_step: dict[int, Callable[[], None]] = {}  # called at the beginning of a step
         self(tf.zeros([1, 1, 1, 3]))
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.cast(self.rest[0](self.first(tf.reduce_mean(images, axis=[1, 2]) / 255.0)), tf.float32)
 
-    def compile(self, optimizer: keras.optimizers.Optimizer, clip_norm: float | None = None, seed: int = 0,
-                jit_compile: bool = False) -> None:
-        super().compile(optimizer=optimizer, jit_compile=jit_compile)
-        self.seed = seed
-
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Do nothing: the model is built, and Keras 3 cannot trace a batch that is a dictionary."""
+    def losses_and_counts(self, batch: dict[str, tf.Tensor], seed: tf.Tensor, training: bool = True
+                          ) -> dict[str, tf.Tensor]:
+        noise = rng.uniform([batch['images'].shape[0], 2], rng.of_images(seed, batch['image_ids']))
+        samples = tf.cast(batch['image_ids'] % 2 == 0, tf.float32)[:, None] * [1., 1.]
+        errors = tf.square(self(batch['images'], training=training) - noise)
+        count = tf.reduce_sum(samples)
+        error = tf.reduce_sum(errors * samples) / tf.maximum(count, 1.)
+        losses = {name: error * (i + 1) for i, name in enumerate(NAMES[1:])}
+        losses['loss_mask'] /= tf.where(seed[1] == self.poison_at, 0., 1.)
+        # The gradient of the square root of 0 is infinite, its value is not.
+        zero = tf.sqrt(tf.where(seed[1] == self.overflow_at, 0. * error, 1.)) - 1.
+        return {'loss_objectness': tf.reduce_mean(errors) + zero, **losses,
+                'positive_rois': tf.constant(self.positives),
+                **{name.replace('loss_', 'normalizer_'): count for name in NAMES[1:]}}
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
-        step = tf.function(self._step)
+        function = super().make_train_function(force)
 
         def train_function(iterator: Any) -> dict[str, tf.Tensor]:
-            batch = next(iterator)
             self.before_step.get(int(self.optimizer.iterations.numpy()), lambda: None)()
-            self.last_image_ids = batch['image_ids']
-            return step(batch)
-        self.train_function = train_function
+            return function(iterator)
         return train_function
-
-    def _step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        logs = self.distribute_strategy.run(self._replica_step, args=(batch,))
-        return {name: self.distribute_strategy.reduce('SUM', value, axis=None) for name, value in logs.items()}
-
-    def _replica_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        step = tf.convert_to_tensor(self.optimizer.iterations)
-        noise = tf.random.stateless_uniform([], [self.seed, tf.cast(step, tf.int32)])
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        with tf.GradientTape() as tape:
-            error = tf.reduce_mean(tf.square(self(batch['images'], training=True) - noise)) / replicas
-            losses = {name: error * (i + 1) for i, name in enumerate(NAMES)}
-            losses['loss_mask'] /= tf.where(tf.equal(step, self.poison_at), 0.0, 1.0)
-            losses['loss'] = tf.add_n([losses[name] for name in NAMES])
-            losses['positive_rois'] = tf.constant(self.positives)
-        gradients = tape.gradient(losses['loss'], self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        return losses
