@@ -56,7 +56,9 @@ class KeypointBranch(m.Branch):
         cell = tf.cast(tf.clip_by_value(place, 0., .999) * SIDE, tf.int32)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(cell[..., 0] * SIDE + cell[..., 1], logits)
         counted = tf.cast(inside & (truth[..., 2] > 0) & rois.positive[..., None], tf.float32)
-        return {'loss_keypoints': tf.reduce_sum(losses * counted) / tf.maximum(tf.reduce_sum(counted), 1.)}
+        count = tf.reduce_sum(counted)
+        return {'loss_keypoints': tf.reduce_sum(losses * counted) / tf.maximum(count, 1.),
+                'normalizer_keypoints': count}
 
     def predict(self, features: list[tf.Tensor], detections: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return `keypoints` float32 [B, D, K, 3]: the best cell's center, y and x in 0..1, and its probability."""
