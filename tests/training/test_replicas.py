@@ -17,7 +17,7 @@ from tests.training.tiny import write_data
 TIMEOUT = 900    # s: compiling a detector takes half a minute on an idle machine
 DETECTOR = ('solver.steps=3', 'data.batch_size=2', 'solver.scale_with_batch=false', 'solver.learning_rate=0.01',
             'solver.clip_norm=1', 'model.backbone.norm=sync')
-TOY = ('solver.clip_norm=1', 'solver.ema_decay=0.5', 'solver.lookahead_steps=2')
+TOY = ('model.backbone.norm=frozen', 'solver.clip_norm=1', 'solver.ema_decay=0.5', 'solver.lookahead_steps=2')
 
 
 class Replica(NamedTuple):

@@ -116,6 +116,7 @@ def test_a_step_whose_gradient_overflows_is_skipped(data: pathlib.Path, tmp_path
     built.prepare = prepare
     trainer.train(tiny_config(data, 'train.precision=mixed_float16', 'solver.clip_norm=1'), tmp_path)
     assert step_of(built[0]) == 6 and built[0].first.compute_dtype == 'float16'
+    assert len(weights) == 3
     for before, after, later in zip(*weights, strict=True):
         np.testing.assert_array_equal(before, after)
         assert (after != later).any() and np.isfinite(later).all()

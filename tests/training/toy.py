@@ -59,9 +59,12 @@ class ToyModel(TrainableModel):
                 **{name.replace('loss_', 'normalizer_'): count for name in NAMES[1:]}}
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
+        if not force and self.train_function is not None:
+            return self.train_function
         function = super().make_train_function(force)
 
         def train_function(iterator: Any) -> dict[str, tf.Tensor]:
             self.before_step.get(int(self.optimizer.iterations.numpy()), lambda: None)()
             return function(iterator)
+        self.train_function = train_function
         return train_function
