@@ -3,9 +3,10 @@
 A detector of 64 x 64 px is trained for five steps on six images, two of which have no objects, in several ways. The
 table says how far the weights are from those of one replica, as a fraction of the way that they have moved:
 
-    python -m benchmarks.check_equality [--gpu]
+    python -m benchmarks.check_equality [--gpu] [--deterministic]
 
-Without --gpu, the CPU is split into three devices, and the same way twice gives the same bits.
+Without --gpu, the CPU is split into three devices. With --deterministic, which XLA does not support, the same way twice
+gives the same bits.
 """
 from __future__ import annotations
 
@@ -72,11 +73,13 @@ def train(norm: str, replicas: int, parts: int, jit: bool) -> tuple[list[np.ndar
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--gpu', action='store_true', help='use GPUs')
+    parser.add_argument('--deterministic', action='store_true', help='as train.deterministic')
     parser.add_argument('--norm', default='frozen', help='model.backbone.norm')
     parser.add_argument('--ways', nargs='+', default=WAYS, choices=WAYS, help='only these; the first is the reference')
     arguments = parser.parse_args()
-    if not arguments.gpu:
+    if arguments.deterministic:
         tf.config.experimental.enable_op_determinism()
+    if not arguments.gpu:
         tf.config.set_visible_devices([], 'GPU')
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 3)
