@@ -58,6 +58,12 @@ class Instances:
         elif self.masks is not None:
             yield from paste.paste(self.masks, self.boxes, height, width, dialect)
 
+    def rle(self, height: int, width: int, dialect: str) -> list[dict[str, Any]]:
+        """Return COCO's compressed run-length codes of `image_masks`."""
+        if self.masks is None or self.masks.dtype == bool:
+            return [paste.encode(mask) for mask in self.image_masks(height, width, dialect)]
+        return paste.to_rle(self.masks, self.boxes, height, width, dialect)
+
 
 def split_batch(detections: Mapping[str, Any], batch: Mapping[str, Any]) -> Iterator[
         tuple[int, tuple[int, int], Instances]]:
@@ -99,8 +105,8 @@ def to_coco(instances: Instances, size: tuple[int, int], categories: Sequence[Ca
         {'category_id': categories[label - 1].id, 'bbox': _coco_box(box), 'score': _short(score)}
         for label, box, score in zip(instances.labels.tolist(), instances.boxes, instances.scores, strict=True)]
     if instances.masks is not None:
-        for result, mask in zip(results, instances.image_masks(*size, dialect), strict=True):
-            result['segmentation'] = paste.encode(mask)
+        for result, code in zip(results, instances.rle(*size, dialect), strict=True):
+            result['segmentation'] = code
     return results
 
 

@@ -1,4 +1,4 @@
-"""COCO average precision, computed by pycocotools. Ground truth is read from a manifest or a COCO file.
+"""COCO average precision, equal to pycocotools' to the last bit. Ground truth is read from a manifest or a COCO file.
 
 AP is the mean over IoU 0.50:0.05:0.95, 101 recalls and the categories that have objects. AP50 and AP75 are at one IoU.
 APs, APm and APl are of objects below 32^2, up to 96^2 and above 96^2 px^2. AR is the mean of the maximum recall over
@@ -8,7 +8,6 @@ without objects, such as APl if no object is large, is None.
 """
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import logging
@@ -20,11 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from mrcnn_tf import files
 from mrcnn_tf.detectors.instances import Instances, to_coco
+from mrcnn_tf.evaluation import accumulation
 from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.ops import paste
@@ -43,7 +41,7 @@ _IOUS = {(0, 10): '0.50:0.95', (0, 1): '0.50', (5, 6): '0.75'}
 
 
 class _Metric(NamedTuple):
-    """A metric of COCO, as indices into the arrays of pycocotools whose mean it is."""
+    """A metric of COCO, as indices into the arrays of `Curves` whose mean it is."""
     recall: bool
     ious: slice
     area: int = 0
@@ -59,7 +57,7 @@ _AT_LIMIT = {'AP': 'AP', 'AP50': 'AP50', 'AP75': 'AP75', 'AR': 'AR100'}    # als
 
 
 class Curves(NamedTuple):
-    """Results of pycocotools: T IoUs, R recalls, K categories by id, A areas, M limits; -1 where there are no objects.
+    """Results as arrays: T IoUs, R recalls, K categories by id, A areas, M limits; -1 where there are no objects.
 
     Attributes:
         precision: float64 [T, R, K, A, M], at the recalls 0, 0.01, ... 1.
@@ -264,15 +262,10 @@ def average_precision(truth: GroundTruth, detections: Iterable[Mapping[str, Any]
 
 def accumulate(truth: GroundTruth, detections: Iterable[Mapping[str, Any]], kind: str,
                max_detections: int = 100) -> Curves:
-    """Return precision and recall by pycocotools; arguments as for `average_precision`."""
-    results = [{'image_id': each['image_id'], 'category_id': each['category_id'], 'score': each['score'], 'iscrowd': 0,
-              **_region(each, kind)} for each in detections]
-    with contextlib.redirect_stdout(io.StringIO()):    # pycocotools always prints
-        evaluation = COCOeval(_index(truth, expected(truth, kind)), _index(truth, results), kind)
-        evaluation.params.maxDets = [*_LIMITS, *([max_detections] if max_detections > _LIMITS[-1] else [])]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return Curves(evaluation.eval['precision'], evaluation.eval['recall'])
+    """Return precision and recall, equal to pycocotools'; arguments as for `average_precision`."""
+    limits = [*_LIMITS, *([max_detections] if max_detections > _LIMITS[-1] else [])]
+    return Curves(*accumulation.accumulate(truth.sizes, dict(truth.categories), expected(truth, kind), detections, kind,
+                                           limits))
 
 
 def expected(truth: GroundTruth, kind: str) -> Iterable[Mapping[str, Any]]:
@@ -314,24 +307,6 @@ def _metrics(truth: GroundTruth, curves: Curves, max_detections: int) -> Metrics
     if max_detections > _LIMITS[-1]:
         means.update({f'{name}@{max_detections}': curves.mean(like, limit=3) for name, like in _AT_LIMIT.items()})
     return {**means, **{f'AP/{name}': curves.mean('AP', k) for k, name in enumerate(names_of(truth))}}
-
-
-def _region(detection: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Return a detection's box or mask, and its area: COCO.loadRes would use the area of the box for masks too."""
-    if kind == 'bbox':
-        return {'bbox': detection['bbox'], 'area': detection['bbox'][2] * detection['bbox'][3]}
-    return {'segmentation': detection['segmentation'], 'area': float(coco_mask.area(detection['segmentation']))}
-
-
-def _index(truth: GroundTruth, annotations: Iterable[Mapping[str, Any]]) -> COCO:
-    index = COCO()
-    index.dataset = {
-        'images': [{'id': i, 'height': height, 'width': width} for i, (height, width) in truth.sizes.items()],
-        'categories': [{'id': number, 'name': name} for number, name in truth.categories],
-        # Copies, because pycocotools changes them. Ids start at 1, because it treats a match with id 0 as no match.
-        'annotations': [{**each, 'id': i} for i, each in enumerate(annotations, 1)]}
-    index.createIndex()
-    return index
 
 
 def _annotations(record: Mapping[str, Any], categories: Sequence[Category]) -> list[dict[str, Any]]:

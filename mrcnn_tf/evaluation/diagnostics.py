@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrcnn_tf.evaluation.matching import IOUS, Matches, average_precision, curve
+from mrcnn_tf.evaluation.assignment import IOUS
+from mrcnn_tf.evaluation.matching import Matches, average_precision, curve
 
 SIDES = (0, 16, 32, 64, 128, 256, np.inf)       # px, the square root of an area
 OBJECTS = (1, 2, 5, 10, 20, 50, np.inf)         # of an image

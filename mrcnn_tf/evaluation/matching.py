@@ -11,14 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from mrcnn_tf.evaluation.accumulation import RECALLS, regions_overlap
+from mrcnn_tf.evaluation.assignment import HITS, IOUS, assign
 from mrcnn_tf.evaluation.coco import GroundTruth, expected, names_of
 
-IOUS = np.linspace(.5, .95, 10)
-LIMIT = 100                        # detections of an image and category
-RECALLS = np.linspace(0, 1, 101)
-_HIT = np.minimum(IOUS, 1 - 1e-10)    # as in pycocotools
+LIMIT = 100    # detections of an image and category
 
 
 @dataclasses.dataclass
@@ -142,30 +140,19 @@ class _Image:
             np.array([labels[each['category_id']] for _, each in group], np.int32)
             for group in (self.objects, crowds, self.detections))
         self.same = self.labels[:, None] == self.object_labels                                          # [d, g]
-        self.overlaps = _overlaps(self.detections, self.objects, kind, crowd=False)                     # [d, g]
-        of_crowds = _overlaps(self.detections, crowds, kind, crowd=True) * (self.labels[:, None] == crowd_labels)
-        self.matched = self._match()
-        self.ignored = (self.matched < 0) & (of_crowds.max(axis=1, initial=0)[:, None] >= _HIT)         # [d, T]
-
-    def _match(self) -> np.ndarray:
-        """Return the object of each detection at each IoU, -1 without: int [d, T]."""
-        matched = np.full([len(self.detections), len(IOUS)], -1)
-        free = np.ones([len(IOUS), len(self.objects)], bool)
-        own = np.where(self.same, self.overlaps, -1.)
-        rows = np.arange(len(IOUS))
-        for i in np.flatnonzero(own.max(axis=1, initial=-1) >= _HIT[0]):
-            candidates = np.where(free, own[i], -1.)
-            best = candidates.shape[1] - 1 - np.argmax(candidates[:, ::-1], axis=1)    # of equals the last, as COCO
-            hit = candidates[rows, best] >= _HIT
-            matched[i, hit] = best[hit]
-            free[rows[hit], best[hit]] = False
-        return matched
+        self.overlaps = _overlaps(self.detections, self.objects, kind)                                  # [d, g]
+        of_crowds = np.where(self.labels[:, None] == crowd_labels, _overlaps(self.detections, crowds, kind), -1.)
+        crowd = np.arange(len(self.objects) + len(crowds)) >= len(self.objects)
+        own = np.concatenate([np.where(self.same, self.overlaps, -1.), of_crowds], axis=1)
+        assigned = assign(own, crowd[None], crowd)[0].T                                                 # [d, T]
+        self.ignored = assigned >= len(self.objects)
+        self.matched = np.where(self.ignored, -1, assigned)
 
     def arrays(self, position: int, first_object: int, first_detection: int) -> tuple[Objects, Detections, Pairs]:
         """Return the arrays of the image, given its position and the numbers of its first object and detection."""
-        boxes = _overlaps(self.objects, self.objects, 'bbox', crowd=False)
+        boxes = _overlaps(self.objects, self.objects, 'bbox')
         np.fill_diagonal(boxes, 0)
-        rows, columns = np.nonzero(self.overlaps >= _HIT[0])
+        rows, columns = np.nonzero(self.overlaps >= HITS[0])
         return (
             Objects(np.full(len(self.objects), position), self.object_labels,
                     np.array([each['area'] for _, each in self.objects], np.float64), boxes.max(axis=1, initial=0),
@@ -199,15 +186,9 @@ def _best(results: list[tuple[int, Mapping[str, Any]]]) -> list[tuple[int, Mappi
 
 
 def _overlaps(left: Sequence[tuple[int, Mapping[str, Any]]], right: Sequence[tuple[int, Mapping[str, Any]]],
-              kind: str, crowd: bool) -> np.ndarray:
+              kind: str) -> np.ndarray:
     """Return IoU float64 [left, right]; with crowds, the part of the left region that the right one covers."""
-    if not left or not right:
-        return np.zeros([len(left), len(right)])
-    key = 'bbox' if kind == 'bbox' else 'segmentation'
-    regions: list[Any] = [[each[key] for _, each in group] for group in (left, right)]
-    if kind == 'bbox':
-        regions = [np.array(region, np.float64) for region in regions]
-    return np.asarray(coco_mask.iou(*regions, [int(crowd)] * len(right)))
+    return regions_overlap([each for _, each in left], [each for _, each in right], kind)
 
 
 def _largest(overlaps: np.ndarray, chosen: np.ndarray, first_object: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-_BAND = 1 << 20    # pixels whose probabilities are held at a time: the byte mask is the only array of the image's size
+_BAND = 1 << 18    # multiply-adds of a band of pixels; OpenBLAS would run a larger product on threads and take longer
 
 
 class Window(NamedTuple):
@@ -73,19 +73,44 @@ def paste(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect
     """
     for mask, window in zip(masks, windows(masks, boxes, height, width, dialect), strict=True):
         image = np.zeros((width, height), np.uint8)                    # transposed: COCO's code runs down the columns
-        inner = mask.astype(np.float32).T @ window.rows.T              # [m, h]
-        step = max(1, _BAND // max(1, inner.shape[1]))
-        for start in range(0, len(window.columns), step):
-            band = window.columns[start:start + step] @ inner          # [step, h]
-            image[window.left + start:window.left + start + len(band), window.top:window.top + band.shape[1]] = (
-                band >= threshold)
+        part = image[window.left:window.left + len(window.columns), window.top:window.top + len(window.rows)]
+        _cut(mask, window, threshold, part)
         yield image.T
 
 
 def to_rle(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect: str,
            threshold: float = 0.5) -> list[dict[str, Any]]:
-    """COCO's compressed run-length code of every mask that `paste` gives: {'size': [H, W], 'counts': text}."""
-    return [encode(mask) for mask in paste(masks, boxes, height, width, dialect, threshold)]
+    """Return COCO's compressed run-length code of every mask that `paste` gives: {'size': [H, W], 'counts': text}.
+
+    Only the window of each mask is computed, not the whole image. The code is the same.
+    """
+    codes = []
+    for mask, window in zip(masks, windows(masks, boxes, height, width, dialect), strict=True):
+        # A zero after each column separates the runs, except where the next column follows in the image too.
+        count, rows = len(window.rows), len(window.rows) + (len(window.rows) < height)
+        pixels = np.zeros(len(window.columns) * rows + 2, np.uint8)    # and a zero at either end
+        _cut(mask, window, threshold, pixels[1:-1].reshape(-1, max(rows, 1))[:, :count])
+        column, row = np.divmod(np.flatnonzero(pixels[1:] != pixels[:-1]), max(rows, 1))
+        codes.append(_code((window.left + column) * height + window.top + row, height, width))
+    return codes
+
+
+def _cut(mask: np.ndarray, window: Window, threshold: float, image: np.ndarray) -> None:
+    """Set uint8 [w, h], the transposed image of the window, to 1 where the probability is at least the threshold."""
+    inner = mask.astype(np.float32).T @ window.rows.T                  # [m, h]
+    step = max(1, _BAND // max(1, inner.size))
+    for start in range(0, len(window.columns), step):
+        image[start:start + step] = window.columns[start:start + step] @ inner >= threshold
+
+
+def _code(edges: np.ndarray, height: int, width: int) -> dict[str, Any]:
+    """Return COCO's compressed code of the runs between ascending edges, positions down the columns of the image."""
+    ends = np.concatenate([[0], edges, [height * width]])
+    counts = (ends[1:] - ends[:-1]).tolist()
+    if len(edges) and not counts[-1]:
+        counts.pop()
+    rle = coco_mask.frPyObjects({'size': [height, width], 'counts': counts}, height, width)
+    return {'size': [height, width], 'counts': rle['counts'].decode('ascii')}
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:

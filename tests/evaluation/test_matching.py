@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mrcnn_tf.evaluation import coco, matching
+from mrcnn_tf.evaluation.assignment import IOUS
 from tests.evaluation.arrays import imperfect, results_of, truth_of
 from tests.paths import SHARED
 
@@ -18,7 +19,7 @@ def mean_precision(found: matching.Matches) -> list[float]:
     values = []
     for k in np.flatnonzero(found.counts()):
         of_iou = []
-        for t in range(len(matching.IOUS)):
+        for t in range(len(IOUS)):
             kept = (found.detections.label == k) & ~found.detections.ignored[:, t]
             of_iou.append(matching.average_precision(
                 found.detections.score[kept], found.detections.matched[kept, t] >= 0, found.counts()[k]))

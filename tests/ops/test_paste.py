@@ -102,6 +102,21 @@ def test_rle_holds_the_pasted_mask():
         assert mask.any() and (coco_mask.decode(code) == mask).all()
 
 
+@pytest.mark.parametrize('dialect', ['pixel_center', 'detectron'])
+def test_the_code_of_a_window_is_that_of_the_whole_mask(dialect):
+    """Boxes within the image, over each edge, of all its height or width, larger than it, outside, and empty."""
+    rng = np.random.default_rng(3)
+    boxes = np.concatenate([rng.uniform(-20, 60, (40, 4)), [
+        [0, 3, 40, 20], [-9, 3, 49, 20], [3, 0, 20, 50], [-90, -90, 190, 190], [70, 70, 90, 90], [5, 5, 5, 9]]])
+    boxes[:40, 2:] = boxes[:40, :2] + rng.uniform(0, 50, (40, 2))
+    masks = rng.random((len(boxes), 7, 7)).astype(np.float32)
+    masks[::3] = 1.
+    masks[1::9] = 0.
+    whole = [paste.encode(mask) for mask in paste.paste(masks, boxes, 40, 50, dialect)]
+    assert paste.to_rle(masks, boxes, 40, 50, dialect) == whole
+    assert len({code['counts'] for code in whole}) > 20
+
+
 def test_bands_do_not_show(monkeypatch):
     masks = np.random.default_rng(2).random((2, 6, 6)).astype(np.float32)
     boxes = np.array([[3., 2, 37, 29], [0, 0, 9, 50]])
