@@ -21,6 +21,7 @@ class TrainableModel(keras.Model):
         engine: 'op' (TensorFlow's kernels; fast on a CPU) or 'xla' (arithmetic that XLA compiles).
     """
 
+    optimizer: Any
     train_function: Any    # Keras clears these in `compile`
     test_function: Any
     predict_function: Any
@@ -201,6 +202,8 @@ class TrainableModel(keras.Model):
         if jit_compile and self.engine != 'xla':
             raise ValueError("jit_compile needs a model built with engine='xla'")
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
+        # With mixed_float16, Keras has put the optimizer into one of its own that unscales gradients.
+        self.optimizer = getattr(self.optimizer, 'inner_optimizer', self.optimizer)
         updates.take_over(self.optimizer)
         if self._half:
             with self.distribute_strategy.scope():

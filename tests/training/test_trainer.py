@@ -119,7 +119,7 @@ def test_a_step_whose_gradient_overflows_is_skipped(data: pathlib.Path, tmp_path
     assert len(weights) == 3
     for before, after, later in zip(*weights, strict=True):
         np.testing.assert_array_equal(before, after)
-        assert (after != later).any() and np.isfinite(later).all()
+        assert np.abs(after - later).max() > 1e-4 and np.isfinite(later).all()
     stored = tf.train.load_checkpoint(str(find_newest(tmp_path / 'checkpoints')))
     assert [stored.get_tensor(f'loss_scale/{name}/.ATTRIBUTES/VARIABLE_VALUE').item()
             for name in ('scale', 'good_steps', 'skipped_steps')] == [4, 3, 1]
