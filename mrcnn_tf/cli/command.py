@@ -22,10 +22,13 @@ Checkpoint = Annotated[str, typer.Option(
                                 'the newest if there was none. last: the newest. N: of that step.')]
 
 # Log lines of TensorFlow's C++ code that TF_CPP_MIN_LOG_LEVEL does not suppress: information, warnings, and errors
-# about a missing GPU. Errors of an operation are raised as exceptions.
+# about a missing GPU or another worker that failed. Errors of an operation are raised as exceptions.
 _NOISE = (r'^([IW]\d{4} \d\d:|\d{4}-\d\d-\d\d \d\d:[\d:.]+: [IW] |WARNING: All log messages before absl::Init'
+          # the further lines of the message about a worker that failed
+          r'|Additional GRPC error information|:UNKNOWN:Error received from peer|:\{"created":'
+          r'|The error could be from a previous operation\. Restart|\t \[\[\{\{node '
           r'|.*(Unable to register cu|failed call to cuInit|Premature end of JPEG|Improper call to JPEG'
-          r'|oneDNN supports DT_UINT8))')
+          r'|oneDNN supports DT_UINT8|BaseCollectiveExecutor::StartAbort))')
 _FILTER = """
 import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -42,21 +45,25 @@ _END = 'mrcnn: end of output\n'
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Wrap a command: an error that the user can fix becomes one line and exit code 1, Ctrl-C becomes 130.
+    """Wrap a command: errors are one line, as in `one_line_errors`, and TensorFlow's log messages are suppressed."""
+    return one_line_errors(quiet_tensorflow()(function))
+
+
+def one_line_errors(function: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a command: an error that the user can fix becomes one line and exit code 1, or its own; Ctrl-C 130.
 
     A defect of the program keeps its traceback.
     """
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with quiet_tensorflow():
-                function(*args, **kwargs)
+            function(*args, **kwargs)
         except KeyboardInterrupt:
             _leave('interrupted', 130)
         except (OSError, ValueError) as error:
             if not _is_user_error(error):
                 raise
-            _leave(f'error: {one_line(error_text(error))}', 1)
+            _leave(f'error: {one_line(error_text(error))}', getattr(error, 'exit_code', 1))
 
     return run
 

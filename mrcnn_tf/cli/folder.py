@@ -51,7 +51,9 @@ def train(folder: pathlib.Path, overrides: Sequence[str], model_dir: pathlib.Pat
     """Convert the data set in a folder, choose a recipe and weights, and train or resume; print each decision."""
     if (folder / 'config.yaml').is_file():
         raise ConfigError(f'{folder} is a model directory; to resume its training, give {folder / "config.yaml"}')
-    config.changed(Config(), overrides)      # a wrong setting is an error before the conversion
+    if config.changed(Config(), overrides).train.strategy == 'multi_worker':    # also checks the settings
+        raise ConfigError(f'train.strategy=multi_worker trains on a converted set, so that workers do not convert '
+                          f'{folder} at the same time; convert it first with `mrcnn convert`, and give the config')
     forkserver.start(options.workers)
     from data_tools import prepare
     from data_tools.examples import Rules

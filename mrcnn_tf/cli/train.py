@@ -12,6 +12,7 @@ from mrcnn_tf import config
 from mrcnn_tf.cli import convert, folder
 from mrcnn_tf.cli.command import command
 from mrcnn_tf.config import Config, ConfigError
+from mrcnn_tf.training.clusters import cluster_of
 
 
 @command
@@ -46,7 +47,7 @@ def train(settings: Annotated[str, typer.Argument(
         data.train=data/nuclei/train.json data.validation=data/nuclei/val.json solver.steps=1000
     A folder of images and annotations:
       mrcnn train photographs --weights mask_rcnn_R_50_FPN_3x
-    Several machines: run the same command on each, with its own TF_CONFIG:
+    Several machines: run the same command on each, with its own TF_CONFIG, or by srun, or as an Indexed Job:
       mrcnn train mask_rcnn_r50_fpn_1x --model-dir /shared/r50 train.strategy=multi_worker ...
     Lengthen the run to 2000 steps:
       mrcnn train runs/nuclei/config.yaml --model-dir runs/nuclei solver.steps=2000
@@ -91,6 +92,7 @@ def run(settings: str | os.PathLike[str] | Config, model_dir: str | os.PathLike[
         folder.train(source, overrides, directory, allow_changes, folder.FolderOptions(**folder_options))
         return directory
     loaded, chosen = config.load(source, overrides), config.chosen(source, overrides)    # an error needs no TensorFlow
+    cluster_of(loaded.train)
     from mrcnn_tf.training import derived
 
     directory = pathlib.Path(model_dir or pathlib.Path('runs') / source.stem)

@@ -305,6 +305,9 @@ class TrainConfig:
     precision: str = choice(['float32', 'mixed_bfloat16', 'mixed_float16'])
     # mirrored: all GPUs of the machine; multi_worker: several machines; auto: mirrored if several GPUs are visible
     strategy: str = choice(['auto', 'one_device', 'mirrored', 'multi_worker'])
+    # where multi_worker finds the other workers: TF_CONFIG, Slurm, an Indexed Job of Kubernetes; auto: the first found
+    cluster: str = choice(['auto', 'tf_config', 'slurm', 'kubernetes'])
+    timeout: float = setting(120.0, gt=0)         # s; multi_worker stops if a worker does not answer or proceed
     jit_compile: str = choice(['auto', 'on', 'off'])  # compile the step with XLA; auto: on where a GPU is visible
     # parts of a replica's images that are computed one after the other, to save memory; the batch is not larger. They
     # cost a second forward pass of backbone and RPN

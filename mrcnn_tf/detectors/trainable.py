@@ -5,6 +5,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -35,6 +36,7 @@ class TrainableModel(keras.Model):
         self._half = keras.mixed_precision.global_policy().compute_dtype == 'float16'
         self.last_image_ids: Any = None
         self.input_seconds = 0.0    # the time in which steps have waited for their batches
+        self.input_context: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext    # around each wait
 
     def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> Losses:
         """Return the named losses of a batch, their normalizers, and the numbers of positive samples: float32 scalars.
@@ -270,7 +272,8 @@ class TrainableModel(keras.Model):
 
         def from_iterator(iterator: Any) -> dict[str, tf.Tensor]:
             begun = time.perf_counter()
-            batch = _batch_of(next(iterator))
+            with self.input_context():
+                batch = _batch_of(next(iterator))
             self.input_seconds += time.perf_counter() - begun
             self.last_image_ids = batch.get('image_ids')
             return on_replicas(batch)

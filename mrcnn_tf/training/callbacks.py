@@ -4,11 +4,13 @@ step: the number of optimizer updates done, including the current one. No callba
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
@@ -22,6 +24,12 @@ _log = logging.getLogger(__name__)
 
 class TrainingError(ValueError):
     """Training cannot start or continue. The message is one line: where, why, and the remedy."""
+
+
+class StoppedBySignal(TrainingError):
+    """A signal stopped training after a checkpoint; the same command resumes."""
+
+    exit_code = 75    # EX_TEMPFAIL of sysexits.h: "the user is invited to retry"; schedulers can restart the job
 
 
 def step_of(model: keras.Model) -> int:
@@ -89,6 +97,10 @@ class DeferredSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def receive(self, name: str) -> None:
+        """Take over the signal that another worker received."""
+        self.name = self.name or name
+
     def _defer(self, number: int, frame: FrameType | None) -> None:
         if self.name:
             raise KeyboardInterrupt
@@ -98,13 +110,13 @@ class DeferredSignals:
 class SaveCheckpoints(keras.callbacks.Callback):
     """Saves a checkpoint after the steps for which `is_due` is true.
 
-    When `should_stop(step)` is true, it saves a checkpoint and stops training.
+    When `should_stop(step)` is true, it saves a checkpoint and stops training. It writes inside the context `timed()`.
     """
 
     def __init__(self, checkpoints: Checkpoints, is_due: Callable[[int], bool], should_stop: Callable[[int], bool],
-                 ) -> None:
+                 timed: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext) -> None:
         super().__init__()
-        self._checkpoints, self._is_due, self._should_stop = checkpoints, is_due, should_stop
+        self._checkpoints, self._is_due, self._should_stop, self._timed = checkpoints, is_due, should_stop, timed
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         step = step_of(self.model)
@@ -113,7 +125,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
             self.model.stop_training = True
         if stop or self._is_due(step):
             self._check_weights(step)
-            self._checkpoints.save(step)
+            with self._timed():
+                self._checkpoints.save(step)
 
     def _check_weights(self, step: int) -> None:
         """Raise TrainingError for a NaN or infinite weight: even a finite loss can have such a gradient."""

@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.files.text import error_line
-from mrcnn_tf.training.strategies import SINGLE_WORKER, Worker, average_statistics
+from mrcnn_tf.training.clusters import SINGLE_WORKER, Worker
+from mrcnn_tf.training.strategies import average_statistics
 from mrcnn_tf.weights import checkpoint_files
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest, number_of, steps_in
 from mrcnn_tf.weights.history import History

@@ -1,58 +1,42 @@
 """Distribution strategies, and the place of this process in a cluster."""
 from __future__ import annotations
 
-import json
+import atexit
+import contextlib
 import os
-from dataclasses import dataclass
-from typing import Any
+import sys
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from mrcnn_tf.config import TrainConfig
 from mrcnn_tf.files.text import error_line
+from mrcnn_tf.training.clusters import SINGLE, Cluster
+from mrcnn_tf.training.peers import RESTART, PeerError, Peers
 
-_EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+# Errors of an operation that waits for another worker; the first two can have a cause on this one as well.
+_LOCAL = (tf.errors.InternalError, tf.errors.UnknownError)
+_COMMUNICATION = (*_LOCAL, tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError,
+                  tf.errors.CancelledError)
 
 
 class StrategyError(ValueError):
-    """The devices or the cluster cannot be used; the message is one line."""
+    """The devices cannot be used; the message is one line."""
 
 
-@dataclass(frozen=True)
-class Worker:
-    """This process in its cluster. The first worker is the chief: it prints, and writes the model directory."""
-    index: int = 0
-    count: int = 1
-
-    @property
-    def is_chief(self) -> bool:
-        return self.index == 0
-
-
-SINGLE_WORKER = Worker()
-
-
-def find_worker(train: TrainConfig) -> Worker:
-    """Return the worker that this process is: from TF_CONFIG with multi_worker, otherwise a single one.
-
-    Raises:
-        StrategyError: TF_CONFIG is missing or does not describe a cluster and a task in it.
-    """
-    return _worker_of(os.environ.get('TF_CONFIG', '')) if train.strategy == 'multi_worker' else SINGLE_WORKER
-
-
-def make_strategy(train: TrainConfig) -> tf.distribute.Strategy:
+def make_strategy(train: TrainConfig, cluster: Cluster = SINGLE) -> tf.distribute.Strategy:
     """Return the strategy of `train.strategy`; auto is mirrored if several GPUs are visible, otherwise one_device.
 
     With multi_worker, the call must precede every other operation of TensorFlow in the process, and blocks until all
     workers have joined.
 
     Raises:
-        StrategyError: as `find_worker`, or multi_worker after TensorFlow has started.
+        StrategyError: multi_worker after TensorFlow has started.
     """
     if train.strategy == 'multi_worker':
-        return _multi_worker(find_worker(train))
+        return _multi_worker(cluster, train.timeout)
     several = len(tf.config.list_logical_devices('GPU')) > 1
     if train.strategy == 'mirrored' or (train.strategy == 'auto' and several):
         return tf.distribute.MirroredStrategy()
@@ -90,33 +74,58 @@ def average_statistics(model: keras.Model) -> None:
             variable.assign(value)
 
 
-def _multi_worker(worker: Worker) -> tf.distribute.Strategy:
-    print(f'worker {worker.index + 1} of {worker.count}: waiting for all workers to join', flush=True)
+def join(cluster: Cluster, timeout: float) -> Peers:
+    """Return the peers of this process; entering them as a context waits for all workers."""
+    if cluster.worker.count > 1:
+        print(f'worker {cluster.index} of {cluster.worker.count}: waiting for all workers to join', flush=True)
+    return Peers(cluster, timeout)
+
+
+@contextlib.contextmanager
+def naming_failures(peers: Peers) -> Iterator[None]:
+    """A context that ends a collective operation if another worker fails, and raises an error that names the worker."""
+    def abort(reason: str) -> None:
+        if context.context()._context_handle is not None:       # otherwise this call would start TensorFlow
+            context.context().abort_collective_ops(tf.errors.UNAVAILABLE, reason)
+
+    peers.on_failure = abort
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        yield
+    except _COMMUNICATION as error:
+        reason = peers.explain() if peers.count > 1 else ''
+        if not reason and (peers.count == 1 or isinstance(error, _LOCAL)):
+            raise
+        raise PeerError(reason or f'communication with the other workers failed ({error_line(error)}); see their '
+                                  f'output, then {RESTART}') from None
+    finally:
+        if peers.failure:
+            atexit.register(_end_at_once)
+
+
+def _end_at_once() -> None:
+    """End this process without TensorFlow's own end, which would wait for the worker that failed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _multi_worker(cluster: Cluster, timeout: float) -> tf.distribute.Strategy:
+    if cluster.gpus is not None:
+        os.environ['CUDA_VISIBLE_DEVICES'] = cluster.gpus
+    _configure_heartbeats(cluster, timeout)
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({'worker': list(cluster.addresses)}), task_type='worker', task_id=cluster.index,
+        rpc_layer='grpc')
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except RuntimeError as error:
         raise StrategyError(f'train.strategy=multi_worker: {error_line(error)}') from None
 
 
-def _worker_of(text: str) -> Worker:
-    """Parse TF_CONFIG. TensorFlow numbers the chief first, then the workers."""
-    if not text.strip():
-        raise StrategyError(f'train.strategy=multi_worker needs the environment variable TF_CONFIG, such as {_EXAMPLE}')
-    try:
-        config = json.loads(text)
-        cluster, kind, index = config['cluster'], config['task']['type'], int(config['task']['index'])
-        chiefs, workers = _addresses(cluster, 'chief'), _addresses(cluster, 'worker')
-        tasks = {'chief': chiefs, 'worker': workers}[kind]
-        if not 0 <= index < len(tasks):
-            raise ValueError(f'task.index is {index} and cluster.{kind} has {len(tasks)} tasks')
-    except (ValueError, TypeError, KeyError) as error:
-        reason = f'key or value {error} is missing' if isinstance(error, KeyError) else error_line(error)
-        raise StrategyError(f'TF_CONFIG: {reason}; expected a JSON object such as {_EXAMPLE}') from None
-    return Worker(index + (len(chiefs) if kind == 'worker' else 0), len(chiefs) + len(workers))
-
-
-def _addresses(cluster: dict[str, Any], kind: str) -> list[str]:
-    addresses = cluster.get(kind, []) if isinstance(cluster, dict) else None
-    if not isinstance(addresses, list):
-        raise ValueError(f'cluster.{kind} is {addresses!r}, not a list of host:port')
-    return addresses
+def _configure_heartbeats(cluster: Cluster, timeout: float) -> None:
+    """Let TensorFlow notice a dead worker later than `Peers`, whose message names it."""
+    if len(cluster.addresses) > 1:
+        job = context.coordination_config_pb2.CoordinatedJob(name='worker', num_tasks=len(cluster.addresses))
+        context.context().configure_coordination_service(
+            'standalone', '/job:worker/replica:0/task:0', coordinated_jobs=[job],
+            cluster_register_timeout_in_ms=round(2000 * timeout), heartbeat_timeout_in_ms=round(2000 * timeout))

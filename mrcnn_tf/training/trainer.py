@@ -25,22 +25,25 @@ from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.input.survey import counted
 from mrcnn_tf.layers.precision import precision_policy
-from mrcnn_tf.training import loggers, resuming, schedules
+from mrcnn_tf.training import fingerprint, loggers, resuming, schedules
 from mrcnn_tf.training.averages import Copies, averages_of
 from mrcnn_tf.training.callbacks import (
     DeferredSignals,
     SaveCheckpoints,
+    StoppedBySignal,
     TerminateOnNonFinite,
     TerminateWithoutPositives,
     TrainingError,
     step_of,
 )
 from mrcnn_tf.training.checkpoints import Checkpoints
+from mrcnn_tf.training.clusters import Cluster, Worker, cluster_of
 from mrcnn_tf.training.heading import heading
 from mrcnn_tf.training.optimizers import build_optimizer
+from mrcnn_tf.training.peers import Peers
 from mrcnn_tf.training.reports import LogScalars, ProgressBar
 from mrcnn_tf.training.sets import read_sets
-from mrcnn_tf.training.strategies import Worker, find_worker, make_strategy, mean_over_workers
+from mrcnn_tf.training.strategies import join, make_strategy, naming_failures
 from mrcnn_tf.training.validation import Evaluate, Evaluations, Outcome, Validation, evaluation_interval
 from mrcnn_tf.weights.checkpoint_files import steps_in
 from mrcnn_tf.weights.history import History
@@ -62,40 +65,54 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
 
     Raises:
         ManifestError, InputError: a manifest or its records cannot be used.
-        StrategyError: the devices or the cluster are not available.
+        StrategyError: the devices are not available.
+        ClusterError: the environment does not describe a cluster, or a port is in use.
+        PeerError: another worker of the cluster differs, has failed or does not answer.
         CheckpointError: settings differ that may not change, no checkpoint is complete, or none can be written.
         TrainingError: the sets do not match the settings or each other; too few devices; a loss is not finite; no step
-            has a positive sample; out of memory; a signal (everything is saved, and the same call resumes).
+            has a positive sample; out of memory.
+        StoppedBySignal: a signal; everything is saved, and the same call resumes.
     """
-    directory = pathlib.Path(model_dir)
+    cluster = cluster_of(config.train)
+    with join(cluster, config.train.timeout) as peers, naming_failures(peers):
+        _train(config, pathlib.Path(model_dir), cluster, peers, lambda resolved: resuming.check(
+            pathlib.Path(model_dir), resolved, allow_changes, has_dependents))
+
+
+def _train(config: Config, directory: pathlib.Path, cluster: Cluster, peers: Peers,
+           compare: Callable[[Config], list[resuming.Difference]]) -> None:
+    """Train as one of the workers of a cluster; `compare` returns the settings that differ from those of the run."""
     manifest, categories = read_sets(config, directory)
-    worker, strategy = find_worker(config.train), make_strategy(config.train)
+    if peers.count > 1:
+        peers.agree('settings', fingerprint.of_settings(config), 'start all workers with the same command, data and '
+                    'versions')
+    strategy = make_strategy(config.train, cluster)
     config = _in_steps(config, manifest)
-    changes = resuming.check(directory, config, allow_changes, has_dependents)
+    changes = compare(config)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    run = _Run(config, directory, worker, strategy, _labels(manifest, categories))
+    run = _Run(config, directory, peers, cluster.worker, strategy, _labels(manifest, categories))
     run.check_batch()
     run.check_compilation()
-    if worker.is_chief:
+    if run.worker.is_chief:
         loggers.check(config.train.loggers)
     keras.utils.set_random_seed(config.train.seed)
     with precision_policy(config.train.precision):
         model, history = _build(run), History(directory, config.train.best_metric)
         evaluate = _evaluate_function(run, categories)
         averages = averages_of(model, run.solver)
-        checkpoints = Checkpoints(directory, model, config.train.keep_checkpoints, worker, history,
+        checkpoints = Checkpoints(directory, model, config.train.keep_checkpoints, run.worker, history,
                                   _further_parts(model, averages))
-        _restore(run, checkpoints)
+        _restore(run, checkpoints, model)
         if step_of(model) == 0:
             for each in averages:    # the weights may be imported ones
                 each.reset()
-        if worker.is_chief:
+        if run.worker.is_chief:
             create(directory, config, categories)
             history.remove_after(step_of(model))
         if changes:
             run.say(f'{directory / "config.yaml"}: changed: {resuming.describe(changes)}')
-        for line in heading(config, manifest, model, run.strategy, step_of(model)) if worker.is_chief else ():
+        for line in heading(config, manifest, model, run.strategy, step_of(model)) if run.worker.is_chief else ():
             run.say(line)
         begun = time.perf_counter()
         _fit(run, model, checkpoints, history, evaluate, averages)
@@ -112,6 +129,7 @@ class _Run:
     """
     config: Config
     directory: pathlib.Path
+    peers: Peers
     worker: Worker
     strategy: tf.distribute.Strategy
     labels: list[int]
@@ -219,12 +237,11 @@ def _evaluate_function(run: _Run, categories: Sequence[Category]) -> Evaluate | 
     return evaluate
 
 
-def _restore(run: _Run, checkpoints: Checkpoints) -> None:
-    """Restore the newest checkpoint, if any, and check that all workers read the same one."""
+def _restore(run: _Run, checkpoints: Checkpoints, model: Detector) -> None:
+    """Restore the newest checkpoint, if any, and check that all workers have the same weights."""
     step = checkpoints.restore()
-    if mean_over_workers(run.strategy, step) != step:
-        raise TrainingError(f'worker {run.worker.index} reads step {step} from {run.directory} and another worker does '
-                            'not; give a --model-dir on storage that all workers share')
+    if run.worker.count > 1:
+        run.peers.agree('weights', fingerprint.of_model(model), 'give a --model-dir on storage that all workers share')
     if step > run.steps:
         raise TrainingError(f'{run.directory} is at step {step}, after the last step {run.steps} of the schedule; '
                             'raise solver.steps to train longer')
@@ -235,6 +252,7 @@ def _fit(run: _Run, model: Detector, checkpoints: Checkpoints, history: History,
     """Train to the last step, or until evaluations no longer improve."""
     start = step_of(model)
     with DeferredSignals() as signals, contextlib.ExitStack() as stack, _one_line_errors(run, model):
+        run.peers.on_signal = signals.receive
         logs = stack.enter_context(loggers.opened(run.config, run.directory)) if run.worker.is_chief else []
         evaluations = Evaluations(evaluate, run.directory, history, run.config.train.patience, signals, run.say, logs
                                   ) if evaluate else None
@@ -244,14 +262,19 @@ def _fit(run: _Run, model: Detector, checkpoints: Checkpoints, history: History,
             reports = _reports(run, stack, logs) if run.worker.is_chief else []
             if evaluations:
                 evaluations.reports = reports
-            save = SaveCheckpoints(checkpoints, _save_condition(run, validation), _stop_condition(run, signals))
+            save = SaveCheckpoints(checkpoints, _save_condition(run, validation),
+                                   lambda step: run.peers.stops_at(step, signals.name),
+                                   lambda: run.peers.timed('has been writing a checkpoint'))
+            model.input_context = lambda: run.peers.timed('has waited for its input')
             guards = [TerminateOnNonFinite(), TerminateWithoutPositives(run.config.train.stop_without_positives)]
             # All intervals are counted in steps, so the whole run is one epoch for Keras.
             model.fit(_distributed(run, start, model.needs), steps_per_epoch=run.steps - start,
                       callbacks=[*guards, *averages, save, *reports, validation], shuffle=False, verbose=0)
     if step_of(model) < run.steps and validation.outcome is not Outcome.END:
-        raise TrainingError(f'stopped by {signals.name or "another worker"} at step {step_of(model)} of {run.steps}, '
-                            f'which is saved in {run.directory}; resume with the same command')
+        run.peers.leave()
+        raise StoppedBySignal(f'stopped by {run.peers.signal or signals.name or "another worker"} at step '
+                            f'{step_of(model)} of {run.steps}, which is saved in {run.directory}; resume with the same '
+                            'command')
 
 
 def _ending(run: _Run, history: History, step: int) -> str:
@@ -276,17 +299,6 @@ def _save_condition(run: _Run, validation: Validation) -> Callable[[int], bool]:
     """Return a function of the step that is true if its checkpoint is saved; evaluations read it."""
     every = run.config.train.checkpoint_every
     return lambda step: step % every == 0 or step == run.steps or validation.is_due(step)
-
-
-def _stop_condition(run: _Run, signals: DeferredSignals) -> Callable[[int], bool]:
-    """Return a function of the step that is true if a signal was received by any worker.
-
-    Workers exchange this only every `train.log_every` steps.
-    """
-    def should_stop(step: int) -> bool:
-        exchange = run.worker.count == 1 or step % run.config.train.log_every == 0
-        return exchange and mean_over_workers(run.strategy, float(bool(signals.name))) > 0
-    return should_stop
 
 
 def _distributed(run: _Run, start: int, needs: Sequence[str]) -> tf.data.Dataset:
@@ -320,9 +332,6 @@ def _one_line_errors(run: _Run, model: Detector) -> Iterator[None]:
     except tf.errors.ResourceExhaustedError:
         raise TrainingError(f'out of memory after {step_of(model)} steps; lower data.batch_size, or data.short_sides, '
                             'data.long_side and data.canvases') from None
-    except tf.errors.UnavailableError:
-        raise TrainingError('another worker ended, see its output; start all workers again with the same command to '
-                            'resume from the newest checkpoint') from None
     except tf.errors.OpError as error:
         if 'deterministic XLA implementation' in error.message:
             raise TrainingError('XLA has no deterministic form of an operation of this model, such as the gradient of '

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from mrcnn_tf.training.callbacks import TrainingError
+from mrcnn_tf.training.callbacks import StoppedBySignal, TrainingError
 from tests.cli.runner import Recorder, mrcnn, python
 
 
@@ -14,7 +14,8 @@ from tests.cli.runner import Recorder, mrcnn, python
      r'error: step 7: loss is nan; lower\nsolver.learning_rate', 1),
     (OSError(28, 'No space left on device', '/full/disk'), 'error: /full/disk: No space left on device', 1),
     (FileExistsError('saved/1: a directory of this name exists'), 'error: saved/1: a directory of this name exists', 1),
-    (KeyboardInterrupt(), 'interrupted', 130)], ids=['ours', 'system', 'file', 'ctrl-c'])
+    (StoppedBySignal('stopped by SIGTERM'), 'error: stopped by SIGTERM', 75),
+    (KeyboardInterrupt(), 'interrupted', 130)], ids=['ours', 'system', 'file', 'saved after a signal', 'ctrl-c'])
 def test_an_error_that_the_user_can_fix_is_one_line(
         error: BaseException, line: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mrcnn_tf.training.trainer.train', Recorder(error=error))
@@ -35,6 +36,11 @@ W0000 00:00:1795396227.898610   16053 op_level_cost_estimator.cc:699] Error in P
 E0000 00:00:1795396309.677255   19003 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error
 WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
 2026-11-23 01:11:53.1: I tensorflow/core/platform/cpu_feature_guard.cc:182] This binary is optimized
+E0000 00:00:1795395996.34   8513 base_collective_executor.cc:252] BaseCollectiveExecutor::StartAbort UNAVAILABLE:
+Additional GRPC error information from remote target /job:worker/replica:0/task:0 while calling /tensorflow.Worker:
+:UNKNOWN:Error received from peer  {grpc_status:14, grpc_message:"recvmsg:Connection reset by peer"}
+The error could be from a previous operation. Restart your program to reset.
+\t [[{{node sgd/CollectiveReduceV2}}]] [type.googleapis.com/tensorflow.DerivedStatus='']
 """.strip()
 KEPT = 'F0000 00:00:1.2 3 x.cc:4] Check failed\nW0000 is not always a log line\n2026-11-23: a date\nno last newline'
 

@@ -1,4 +1,6 @@
-"""A script: `replica toy|detector DATA MODEL_DIR WEIGHTS.npz [override ...]` trains and writes the weights.
+"""A script: `replica toy|detector DATA MODEL_DIR WEIGHTS.npz [override ...]` trains, then writes the weights.
+
+Errors end it as they end `mrcnn train`.
 
 With train.strategy=mirrored, the CPU is split into two devices. With SIGNAL=SIGTERM@N in the environment, the process
 sends itself that signal in step N.
@@ -8,13 +10,14 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
-import sys
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+import typer
 
+from mrcnn_tf.cli.command import command
 from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.layers.backbones import resnet
 from mrcnn_tf.training import trainer
@@ -23,8 +26,10 @@ from tests.training.tiny import tiny_config
 from tests.training.toy import ToyModel
 
 
-def main(kind: str, data: str, model_dir: str, weights: str, *overrides: str) -> None:
-    config = tiny_config(pathlib.Path(data), *overrides)
+@command
+def main(kind: str, data: str, model_dir: str, weights: str,
+         overrides: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    config = tiny_config(pathlib.Path(data), *overrides or ())
     if config.train.strategy == 'mirrored':
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -38,11 +43,9 @@ def main(kind: str, data: str, model_dir: str, weights: str, *overrides: str) ->
 
     trainer.build_detector = build
     resnet.FORMS['resnet18'] = resnet.Form((1, 1, 1, 1), False)     # one block per stage is traced sooner
-    try:
-        trainer.train(config, model_dir)
-    finally:
-        after = {f'after_{i}': array for i, array in enumerate(built[0].get_weights())}
-        np.savez(weights, step=step_of(built[0]), **after, **{f'before_{i}': array for i, array in enumerate(before)})
+    trainer.train(config, model_dir)
+    after = {f'after_{i}': array for i, array in enumerate(built[0].get_weights())}
+    np.savez(weights, step=step_of(built[0]), **after, **{f'before_{i}': array for i, array in enumerate(before)})
 
 
 def toy() -> ToyModel:
@@ -54,4 +57,4 @@ def toy() -> ToyModel:
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    typer.run(main)

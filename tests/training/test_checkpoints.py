@@ -17,9 +17,9 @@ from mrcnn_tf.config import SolverConfig
 from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.training.checkpoints import Checkpoints
+from mrcnn_tf.training.clusters import Worker
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.schedules import Steps
-from mrcnn_tf.training.strategies import Worker
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest
 from mrcnn_tf.weights.history import History
 from mrcnn_tf.weights.model_directory import create, restore_model

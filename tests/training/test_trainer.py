@@ -291,7 +291,7 @@ def test_settings_that_do_not_match_the_data_are_an_error(
 
 def test_a_batch_that_cannot_be_split_among_replicas_is_an_error(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, 'make_strategy', lambda train: SimpleNamespace(num_replicas_in_sync=3))
+    monkeypatch.setattr(trainer, 'make_strategy', lambda train, cluster: SimpleNamespace(num_replicas_in_sync=3))
     with pytest.raises(TrainingError, match='data.batch_size is 4: expected a multiple of the 3 replicas'):
         trainer.train(tiny_config(data), tmp_path)
 
