@@ -6,9 +6,11 @@ imports nothing heavy. The fork server ends with the process that started it.
 """
 from __future__ import annotations
 
-import multiprocessing
 import sys
-from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
 
 _PRELOADED = ['data_tools.formats.coco', 'data_tools.verify']
 _CAN_FORK = sys.platform == 'linux'     # elsewhere, system libraries do not survive a fork
@@ -16,6 +18,8 @@ _CAN_FORK = sys.platform == 'linux'     # elsewhere, system libraries do not sur
 
 def context() -> BaseContext:
     """Return the context of multiprocessing that starts worker processes."""
+    import multiprocessing
+
     if not _CAN_FORK:
         return multiprocessing.get_context('spawn')
     server = multiprocessing.get_context('forkserver')
