@@ -61,18 +61,19 @@ def evaluate(model_dir: Annotated[pathlib.Path | None, typer.Option(help='Model 
     """
     if against and not report:
         raise ConfigError('--against shows changes on the page of --report; give --report too')
+    if bool(model_dir) == bool(detections) or detections and not data:
+        raise ConfigError('give either --model-dir, to evaluate a model, or --detections and --data, to evaluate the '
+                          'detections of a file')
     from mrcnn_tf.evaluation import cityscapes, coco, per_class, recall, results, run, voc
     from mrcnn_tf.evaluation.write_report import Report
 
     wanted = Report(report, against, images) if report else None
     tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table, Metric.recall: recall.table}
-    if model_dir and not detections:
+    if model_dir:
         evaluation = run.evaluate_classes(model_dir, data, metric.value, checkpoint, wanted)
-    elif detections and data and not model_dir:
-        evaluation = results.evaluate_classes(detections, data, metric.value, wanted)
     else:
-        raise ConfigError('give either --model-dir, to evaluate a model, or --detections and --data, to evaluate the '
-                          'detections of a file')
+        assert detections and data
+        evaluation = results.evaluate_classes(detections, data, metric.value, wanted)
     typer.echo(tables.get(metric, voc.table)(evaluation.metrics))
     if evaluation.classes:
         typer.echo(f'\n{per_class.table(evaluation.classes)}')

@@ -47,7 +47,7 @@ def test_version() -> None:
 
 @pytest.mark.parametrize(('arguments', 'code'), [
     ('--help', 0), ('train --help', 0), ('--version', 0), ('train nuclei_r18_fpn solver.stepz=3', 1),
-    ('train nucleus', 1), ('evaluate', 2)], ids=lambda value: str(value))
+    ('train nucleus', 1), ('evaluate', 1), ('propose', 2)], ids=lambda value: str(value))
 def test_help_and_wrong_settings_do_not_import_tensorflow(arguments: str, code: int) -> None:
     program = ('import atexit, sys; atexit.register(lambda: print("tensorflow" in sys.modules)); '
                'from mrcnn_tf.cli.main import main; main()')
