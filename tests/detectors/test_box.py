@@ -149,8 +149,8 @@ def test_each_stage_is_trained_on_the_boxes_of_the_one_before() -> None:
         losses = cascade(first, zero).losses(None, rois, known, SEED)
     expected = {'loss_classifier_stage1': math.log(2), 'loss_box_reg_stage1': .2,
                 'loss_classifier_stage2': math.log(2), 'loss_box_reg_stage2': .4}
-    assert list(losses) == list(expected)
-    np.testing.assert_allclose(list(losses.values()), list(expected.values()), rtol=1e-5)
+    assert [name for name in losses if name.startswith('loss_')] == list(expected)
+    np.testing.assert_allclose([losses[name] for name in expected], list(expected.values()), rtol=1e-5)
     # Half of it arrives in what is read, all of it in the head, and nothing from the stage behind.
     np.testing.assert_allclose(tape.gradient(losses['loss_classifier_stage1'], rois.pooled)[0, 0, 1], -.5 / 2)
     np.testing.assert_allclose(tape.gradient(losses['loss_box_reg_stage1'], dx), 1.)

@@ -37,10 +37,11 @@ def test_masks_in_a_form(form: str) -> None:
     else:
         np.testing.assert_array_equal(found >= .5, MASKS[:2] >= .5)    # lossless at the threshold
         np.testing.assert_allclose(found, MASKS[:2], atol={'float32': 0, 'bits': .5}.get(form, .5001 / 255))
-    assert not np.any(values[2])
+    assert not any(np.ravel(values[2]).tolist())
 
 
 @pytest.mark.parametrize('form', mask_forms.FORMS)
 def test_without_detections(form: str) -> None:
     none = np.zeros(3, bool)
-    assert not encoded(form, none).any() and len(mask_forms.decode(form, encoded(form, none)[none], SIZE)) == 0
+    values = encoded(form, none)
+    assert not any(values.ravel().tolist()) and len(mask_forms.decode(form, values[none], SIZE)) == 0

@@ -26,7 +26,7 @@ def test_weights_slots_and_the_step() -> None:
     model.optimizer.build(model.trainable_variables)
     before = fingerprint.of_model(model)
     assert before['the step of the newest checkpoint'] == '0'
-    kernel, = (key for key in before if key.endswith('head/kernel'))
+    kernel = min((key for key in before if key.endswith('head/kernel')), key=len)      # the other is a slot in Keras 2
     assert before[kernel] == hashlib.sha256(b'\x00\x00\x80\x3f').hexdigest()[:16]      # 1.0, little-endian float32
     assert len(before) >= 5                                                            # and two slots
     model.layers[-1].bias.assign([1.])

@@ -298,7 +298,7 @@ def test_a_batch_that_cannot_be_split_among_replicas_is_an_error(
 
 def test_xla_with_synchronized_batch_normalization_is_an_error_on_several_replicas(
         data: pathlib.Path, tmp_path: pathlib.Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, 'make_strategy', lambda train: SimpleNamespace(num_replicas_in_sync=2))
+    monkeypatch.setattr(trainer, 'make_strategy', lambda *_: SimpleNamespace(num_replicas_in_sync=2))
     with pytest.raises(TrainingError, match='train.jit_compile is on: XLA cannot compile synchronized batch norm'):
         trainer.train(tiny_config(data, 'train.jit_compile=on', 'model.backbone.norm=sync'), tmp_path)
 
