@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import mrcnn_tf
+from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.files.text import one_line
 from mrcnn_tf.weights.rules import variable_path
@@ -24,7 +24,7 @@ def of_settings(config: Config) -> dict[str, str]:
     values |= dict(_flat(dataclasses.asdict(config), ''))
     for name in ('train', 'validation'):
         if path := getattr(config.data, name):
-            values[f'the sha256 of the manifest data.{name}'] = _digest(pathlib.Path(path).read_bytes())
+            values[f'the sha256 of the manifest data.{name}'] = _digest(files.read_bytes(path))
     return values
 
 

@@ -12,9 +12,10 @@ from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.input.dataset import evaluation_dataset
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.layers.backbones import resnet
-from mrcnn_tf.training import alternating, trainer
+from mrcnn_tf.training import alternating
 from mrcnn_tf.training.alternating import JOINED, STEPS
 from mrcnn_tf.training.callbacks import TrainingError
+from mrcnn_tf.training.peers import Peers
 from mrcnn_tf.weights.checkpoint_files import find_newest
 from mrcnn_tf.weights.model_directory import restore_model, save_imported
 from tests.training.tiny import CATEGORIES, tiny_config, write_data
@@ -123,7 +124,7 @@ def test_four_steps_that_are_interrupted_in_the_third_and_resumed(tmp_path, monk
     write_data(tmp_path)
     config, run = small_config(tmp_path), tmp_path / 'run'
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, '_stop_condition', lambda run, _: lambda step: run.directory.name == STEPS[2])
+        patch.setattr(Peers, 'stops_at', lambda *_: (run / STEPS[2]).exists())
         with pytest.raises(TrainingError, match='at step 1 of 3, which is saved'):
             alternating.train(config, run)
     assert sorted(path.name for path in run.iterdir()) == ['proposals', *STEPS[:3]]
