@@ -87,7 +87,8 @@ _PEAKS = pytest.StashKey['list[int]']()     # of the processes that have ended, 
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == 'darwin' else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if hasattr(session.config, 'workeroutput'):
         session.config.workeroutput['peak'] = peak
     else:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from mrcnn_tf.cli.launch import free_ports
 from mrcnn_tf.training import peers as module
 from mrcnn_tf.training.clusters import Cluster, ClusterError
 from mrcnn_tf.training.links import connect
@@ -19,11 +20,7 @@ REMEDY = 'do this'
 
 
 def addresses(count: int) -> tuple[str, ...]:
-    sockets = [socket.create_server(('localhost', 0)) for _ in range(count)]
-    found = tuple(f'localhost:{each.getsockname()[1]}' for each in sockets)
-    for each in sockets:
-        each.close()
-    return found
+    return tuple(f'localhost:{port}' for port in free_ports(count))
 
 
 def run(count: int, body: Callable[[Peers, int], object], timeout: float = 20) -> list[object]:

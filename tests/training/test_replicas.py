@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from mrcnn_tf.cli.launch import free_ports
 from tests.training.tiny import write_data
 
 TIMEOUT = 900    # s: compiling a detector takes half a minute on an idle machine
@@ -56,14 +56,6 @@ class Replicas:
         """Return step, and before_i and after_i of each weight i, as a process wrote them."""
         with np.load(self.directory / f'{name}.npz') as arrays:
             return dict(arrays)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(('localhost', 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def finish(*replicas: Replica, codes: tuple[int, ...] = ()) -> list[str]:
