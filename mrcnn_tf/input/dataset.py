@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 # Shards that are read in parallel. The automatic number depends on the machine, and the order of records would too.
 _READERS = 8
+# Records that are processed in parallel: as many as there are cores, because autotuning is off (see `_options`).
+_PARALLEL = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 _BATCHES_AHEAD = 2
 _OPTIONAL = ('masks', 'proposals')    # keys that a batch holds only if the model needs them
 _FILLER = -1      # number of the entries that fill up the last batch of an evaluation
@@ -265,7 +267,7 @@ def _epoch(recipe: _Recipe, epoch: tf.Tensor) -> tf.data.Dataset:
     files = tf.random.experimental.stateless_shuffle(
         tf.constant(recipe.files), tf.stack([tf.constant(seed, tf.int64), epoch]), alg='philox')
     dataset = tf.data.Dataset.from_tensor_slices(files).interleave(
-        tf.data.TFRecordDataset, cycle_length=_READERS, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        tf.data.TFRecordDataset, cycle_length=_READERS, num_parallel_calls=_READERS, deterministic=True)
     if not data.keep_empty:
         dataset = dataset.filter(lambda serialized: has_target(records.parse(serialized, with_masks=False)))
     return _shuffle(dataset, data.shuffle_buffer, seed, epoch)
@@ -295,16 +297,24 @@ def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.da
         fillers = window.take(1).map(lambda canvas, number, serialized: (canvas, filler, serialized)).repeat()
         return window.concatenate(fillers).take(batch_size)
 
-    dataset = stream.map(choose, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = stream.map(choose, num_parallel_calls=_PARALLEL, deterministic=True)
     # The key is one int64 that combines height and width of the canvas.
     dataset = dataset.group_by_window(
         lambda canvas, *_: tf.reduce_sum(tf.cast(canvas, tf.int64) * [1 << 32, 1]), fill, window_size=batch_size)
     dataset = dataset.map(functools.partial(_entry_or_filler, recipe),
-                          num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+                          num_parallel_calls=_PARALLEL, deterministic=True)
+    return dataset.batch(batch_size, drop_remainder=True).prefetch(_BATCHES_AHEAD).with_options(_options())
+
+
+def _options() -> tf.data.Options:
     options = tf.data.Options()
     # `shard` divides the records among the workers already; a strategy that shards again would drop some.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.batch(batch_size, drop_remainder=True).prefetch(_BATCHES_AHEAD).with_options(options)
+    # The thread that tunes an iterator sleeps for up to a minute. The end of the iterator wakes it just before it marks
+    # it as cancelled (TF 2.21, Model::OptimizeLoop). If the thread looks in between, it sleeps again, and the process
+    # stands still for the rest of the minute, with all its threads of Python.
+    options.autotune.enabled = False
+    return options
 
 
 def _entry_or_filler(recipe: _Recipe, canvas: tf.Tensor, number: tf.Tensor, serialized: tf.Tensor) -> samples.Record:

@@ -93,6 +93,11 @@ def test_each_epoch_reads_the_shards_in_another_order(ten_images: str) -> None:
     assert set(order[::10]) == {1, 2, 3}
 
 
+def test_the_end_of_training_waits_for_no_tuning_thread(ten_images: str) -> None:
+    options = training_dataset(ten_images, config()).options()
+    assert options.autotune.enabled is False
+
+
 def test_start_step_continues_an_uninterrupted_run(ten_images: str) -> None:
     # Batches of 4 of 10 images: epochs end within batches, and step 9 lies in the fourth epoch.
     settings = config(short_sides=[8, 12, 16], flip_horizontal=.5)
