@@ -13,7 +13,7 @@ from tests.paths import ROOT
 _PAGE = (ROOT / 'docs' / 'troubleshooting.md').read_text(encoding='utf-8')
 
 # Errors that a user does not see: they end a process or become one of the others.
-_INTERNAL = {'InvalidDataError', 'MalformedError', 'StoppedError', 'WorkerError'}
+_INTERNAL = {'InvalidDataError', 'MalformedError', 'RequestError', 'StoppedError', 'WorkerError'}
 
 
 def quoted() -> list[str]:

@@ -46,9 +46,12 @@ def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory
 def predict(images: Annotated[list[pathlib.Path], typer.Argument(
                 metavar='IMAGE', help="JPEG or PNG files, videos, directories of images, patterns such as "
                                       "'photos/**/*.jpg', or a .txt file with one path per line.")],
-            model: Annotated[pathlib.Path, typer.Option(
-                help='Model directory from `mrcnn train`, or SavedModel from `mrcnn export`.')],
             output: Annotated[pathlib.Path, typer.Option(help='Directory for the results.')],
+            model: Annotated[pathlib.Path | None, typer.Option(
+                help='Model directory from `mrcnn train`, or SavedModel from `mrcnn export`.')] = None,
+            server: Annotated[str | None, typer.Option(
+                metavar='ADDRESS', help='Instead of --model: a model in TensorFlow Serving or `mrcnn serve`, '
+                                        'grpc://HOST:8500/NAME or http://HOST:8501/NAME.')] = None,
             threshold: Annotated[float, typer.Option(min=0, max=1, help='Lowest score of a detection.')] = 0.5,
             checkpoint: Checkpoint = 'best') -> None:
     """Detect objects in images and videos.
@@ -64,14 +67,19 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
     Example:
       mrcnn predict photos 'more/*.jpg' list.txt --model saved_models/nuclei --output predictions
       mrcnn predict clip.mp4 --model runs/nuclei --output predictions
+      mrcnn predict photos --server grpc://localhost:8500/nuclei --output predictions
     """
     from mrcnn_tf.files.progress import track
     from mrcnn_tf.serving import predict_files
+    from mrcnn_tf.serving.client import ServedModel
     from mrcnn_tf.serving.predictor import load_predictor
     from mrcnn_tf.serving.sources import InferenceError
 
+    if (model is None) == (server is None):
+        raise InferenceError('give either --model or --server')
     paths = predict_files.find_images(images)
-    report = predict_files.predict_to_directory(paths, load_predictor(model, checkpoint), output, threshold,
+    predictor = load_predictor(model, checkpoint) if model else ServedModel(str(server))
+    report = predict_files.predict_to_directory(paths, predictor, output, threshold,
                                                 lambda paths: track(paths, len(paths), 'predicted'))
     if report.pictures or not report.videos:
         typer.echo(f'{len(report.pictures)} pictures and json files in {output}')

@@ -8,6 +8,7 @@ Height and width are dynamic; all other shapes are static.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import pathlib
@@ -26,7 +27,7 @@ from mrcnn_tf.layers.precision import precision_policy
 from mrcnn_tf.serving import server_kit
 from mrcnn_tf.serving.mask_forms import FORMS
 from mrcnn_tf.serving.network import WEIGHTS, ExportError, network
-from mrcnn_tf.serving.signatures import DEFAULT, INPUT_TYPES, Answers, signatures
+from mrcnn_tf.serving.signatures import DEFAULT, INPUT_TYPES, Answers, description_signature, signatures
 from mrcnn_tf.weights.model_directory import restore_model
 
 _log = logging.getLogger(__name__)
@@ -73,8 +74,8 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str], ch
     The version gets its final name when it is complete, so TF Serving never loads a part of one. docs/serving.md lists
     the signatures with their inputs and outputs.
 
-    The file `assets.extra/mrcnn.json` holds the categories, the dialect of pasting, the form of the masks, the score
-    threshold, `exif` and `max_pixels`.
+    The file `assets.extra/mrcnn.json` and the signature `describe` give the categories, the dialect of pasting, the
+    form of the masks, the score threshold, `exif` and `max_pixels`.
 
     Args:
         model_dir: a model directory.
@@ -134,7 +135,9 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
     model = network(detector, config.model.detections.paste, options.weights)
     module = tf.Module()    # not the Keras model, which TensorFlow would save layer by layer
     module.weights = list(model.variables)
-    functions = signatures(Answers(model, config.data, ids, options.masks), options.input_type)
+    described = _description(config, categories, options.masks)
+    functions = {**signatures(Answers(model, config.data, ids, options.masks), options.input_type),
+                 'describe': description_signature(json.dumps(described))}
     version = pathlib.Path(output) / str(_newest_version(pathlib.Path(output)) + 1)
     try:
         with files.atomic_path(version) as temporary:
@@ -143,7 +146,7 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
                                 tf.saved_model.SaveOptions(experimental_custom_gradients=False))
             server_kit.write_warmup(temporary, version.parent.resolve().name, DEFAULT,
                                     _warmup(config.data, options.input_type))
-            files.write_json(temporary / _DESCRIPTION, _description(config, categories, options.masks))
+            files.write_json(temporary / _DESCRIPTION, described)
     except tf.errors.OpError as error:
         raise OSError(f'{version}: {write_error(error)}; make room there or give another --output') from None
     return version

@@ -5,7 +5,7 @@ import abc
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -159,16 +159,23 @@ class SavedModel(Predictor):
             sources.decode(encoded, self.rule)
             raise InferenceError(f'{encoded.name}: the SavedModel cannot decode the image; save the image anew')
         height, width = columns['sizes'].tolist()
-        return self._instances(columns, (height, width)), (height, width)
+        return exported_instances(columns, self._masks), (height, width)
 
-    def _instances(self, columns: dict[str, np.ndarray], size: tuple[int, int]) -> Instances:
-        detections = {name: column for name, column in columns.items() if name not in _OF_THE_REQUEST}
-        name = 'masks' + mask_forms.FORMS[self._masks].suffix
-        masks = detections.pop(name, None)
-        found = instances_of(detections)
-        if masks is not None:
-            found.masks = mask_forms.decode(self._masks, masks[detections['valid']], size)
-        return found
+
+def exported_instances(columns: Mapping[str, np.ndarray], masks: str) -> Instances:
+    """Return the detections of an image from the outputs of the signature `detect`.
+
+    Args:
+        columns: of the image, by name.
+        masks: the form of the masks in the export.
+    """
+    detections = {name: column for name, column in columns.items() if name not in _OF_THE_REQUEST}
+    encoded = detections.pop('masks' + mask_forms.FORMS[masks].suffix, None)
+    found = instances_of(detections)
+    if encoded is not None:
+        height, width = columns['sizes'].tolist()
+        found.masks = mask_forms.decode(masks, encoded[detections['valid']], (height, width))
+    return found
 
 
 class DetectorPredictor(Predictor):

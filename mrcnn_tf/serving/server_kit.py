@@ -1,8 +1,8 @@
 """What TensorFlow Serving needs beside an exported model: warm-up requests, and the commands to start and ask a server.
 
 TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests` when it loads a version, before it answers. It is a
-TFRecord file of `PredictionLog` messages, which this module writes by their field numbers: the package
-tensorflow-serving-api would be a dependency for four messages.
+TFRecord file of `PredictionLog` messages, written by their field numbers: an export does not need the package
+tensorflow-serving-api.
 """
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from mrcnn_tf.serving import light_client
+
 WARMUP = 'assets.extra/tf_serving_warmup_requests'
-# Field numbers of tensorflow_serving/apis: prediction_log.proto, predict.proto, model.proto.
-_PREDICT_LOG, _REQUEST, _MODEL_SPEC, _INPUTS, _NAME, _SIGNATURE, _KEY, _VALUE = 6, 1, 1, 2, 1, 3, 1, 2
+_PREDICT_LOG, _REQUEST = 6, 1    # field numbers of tensorflow_serving/apis/prediction_log.proto
 
 
 def write_warmup(version: pathlib.Path, model: str, signature: str, requests: Iterable[Mapping[str, np.ndarray]]
@@ -35,24 +36,8 @@ def write_warmup(version: pathlib.Path, model: str, signature: str, requests: It
 
 def prediction_log(model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:
     """Return a serialized `PredictionLog` of a request."""
-    spec = _field(_NAME, model.encode()) + _field(_SIGNATURE, signature.encode())
-    tensors = b''.join(_field(_INPUTS, _field(_KEY, name.encode()) + _field(
-        _VALUE, tf.make_tensor_proto(value).SerializeToString())) for name, value in inputs.items())
-    return _field(_PREDICT_LOG, _field(_REQUEST, _field(_MODEL_SPEC, spec) + tensors))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """Return a field of a protocol buffer whose content has a length."""
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    """Return an integer, seven bits a byte, the lowest first."""
-    head = b''
-    while value >= 128:
-        head += bytes([value & 127 | 128])
-        value >>= 7
-    return head + bytes([value])
+    request = light_client.predict_request(model, signature, inputs)
+    return light_client.field(_PREDICT_LOG, light_client.field(_REQUEST, request))
 
 
 def commands(version: pathlib.Path) -> str:

@@ -213,6 +213,17 @@ def default_signature(answers: Answers, input_type: str) -> Any:
     return _traced(answer(answers), object_detection_api, **{name: spec})
 
 
+def description_signature(text: str) -> Any:
+    """Return the concrete function of the signature `describe`: the text for each element of `index` int32 [B].
+
+    Clients of a server cannot read files of the export. The input is there because TF Serving's batching needs one.
+    """
+    def describe(index: tf.Tensor) -> Detections:
+        return {'description': tf.fill(tf.shape(index), text)}
+
+    return tf.function(describe, [tf.TensorSpec([None], tf.int32, 'index')], autograph=False).get_concrete_function()
+
+
 def _traced(answer: Callable[..., Detections], names: Callable[[Detections], Detections], **inputs: tf.TensorSpec
             ) -> Any:
     specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in inputs.items()]

@@ -105,7 +105,8 @@ def served(loaded: Any, pictures: list[pathlib.Path]) -> Outputs:
 
 def test_the_signatures(loaded: Any) -> None:
     """tests/serving/test_signatures.py tests what they read and answer."""
-    assert set(loaded.signatures) == {'serving_default', 'detect', 'detect_pixels', 'detect_examples', 'model_garden'}
+    assert set(loaded.signatures) == {'serving_default', 'detect', 'detect_pixels', 'detect_examples', 'model_garden',
+                                      'describe'}
     outputs = {name: spec.shape.as_list() for name, spec in loaded.signatures['detect'].structured_outputs.items()}
     assert outputs['boxes'] == [None, LIMIT, 4] and outputs['masks'] == [None, LIMIT, 28, 28]
 
@@ -208,11 +209,14 @@ def test_nothing_in_it_is_of_keras_or_for_xla_only(saved: pathlib.Path) -> None:
     assert not [name for name in operations if name.startswith('Xla') or 'PyFunc' in name]
 
 
-def test_what_stands_beside_it(saved: pathlib.Path) -> None:
+def test_what_stands_beside_it(saved: pathlib.Path, loaded: Any) -> None:
     assert saved.name == '1' and [path.name for path in saved.parent.iterdir()] == ['1']
     warmup = saved / 'assets.extra' / 'tf_serving_warmup_requests'
     assert len(list(tf.data.TFRecordDataset(str(warmup)).as_numpy_iterator())) == 2
-    assert json.loads((saved / 'assets.extra' / 'mrcnn.json').read_text()) == {
+    description = json.loads((saved / 'assets.extra' / 'mrcnn.json').read_text())
+    texts = loaded.signatures['describe'](index=tf.constant([5, 0]))['description'].numpy().tolist()
+    assert [json.loads(text) for text in texts] == [description] * 2
+    assert description == {
         'categories': [{'label': 1, 'id': 7, 'name': 'cat'}, {'label': 2, 'id': 3, 'name': 'dog'}],
         'paste': 'pixel_center', 'masks': 'float32', 'score_threshold': 0., 'model': 'mask_rcnn', 'exif': 'apply',
         'max_pixels': 50_000_000, 'mrcnn_tf_version': __version__}

@@ -5,7 +5,6 @@ import pathlib
 import subprocess
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from mrcnn_tf.serving import server_kit
@@ -21,11 +20,6 @@ def test_a_warm_up_request(tmp_path: pathlib.Path) -> None:
     server_kit.write_warmup(tmp_path, 'mine', 'serving_default', [request, request])
     records = tf.data.TFRecordDataset(str(tmp_path / 'assets.extra' / 'tf_serving_warmup_requests'))
     assert list(records.as_numpy_iterator()) == [EXPECTED] * 2
-
-
-@pytest.mark.parametrize('length, prefix', [(127, b'\x7f'), (128, b'\x80\x01'), (70000, b'\xf0\xa2\x04')])
-def test_the_length_of_a_long_field(length: int, prefix: bytes) -> None:
-    assert server_kit._field(1, b'x' * length) == b'\x0a' + prefix + b'x' * length
 
 
 def test_the_commands(tmp_path: pathlib.Path) -> None:
