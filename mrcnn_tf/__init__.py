@@ -29,12 +29,12 @@ _EXPORTS = {
     # detectors
     'Branch': 'detectors.branch.Branch', 'Detector': 'detectors.detector.Detector', 'RoIs': 'detectors.branch.RoIs',
     'build_detector': 'detectors.detector.build_detector', 'Instances': 'detectors.instances.Instances',
-    # from a detector to a model directory, metrics and a SavedModel, and back
+    # from a detector to a model directory, metrics and an exported model, and back
     'evaluate': 'evaluation.run.evaluate', 'evaluate_detector': 'evaluation.run.evaluate_detector',
     'evaluate_results': 'evaluation.results.evaluate_results',
     'import_weights': 'weights.importing.import_file',
     'export': 'serving.export.export', 'export_detector': 'serving.export.export_detector',
-    'ExportOptions': 'serving.export.ExportOptions',
+    'export_file': 'serving.export_file.export_file', 'ExportOptions': 'serving.export.ExportOptions',
     'DetectorPredictor': 'serving.predictor.DetectorPredictor', 'Prediction': 'serving.prediction.Prediction',
     'load_detector': 'weights.model_directory.restore_model', 'load_predictor': 'serving.predictor.load_predictor',
     'save_detector': 'weights.model_directory.save_detector', 'train': 'cli.train.run',

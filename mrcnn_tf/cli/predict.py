@@ -1,4 +1,4 @@
-"""`mrcnn predict` and `mrcnn export`."""
+"""`mrcnn predict`."""
 from __future__ import annotations
 
 import pathlib
@@ -11,44 +11,13 @@ from mrcnn_tf.files.text import one_line
 
 
 @command
-def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory from `mrcnn train`.')],
-           output: Annotated[pathlib.Path, typer.Option(help='Directory for all versions of the SavedModel.')],
-           checkpoint: Checkpoint = 'best',
-           masks: Annotated[str, typer.Option(
-               help='Form of the masks: float32, uint8, bits, png, rle or image_png.')] = 'float32',
-           input_type: Annotated[str, typer.Option(
-               help='Input of the signature serving_default: image_bytes, image_tensor, tf_example.')] = 'image_bytes',
-           weights: Annotated[str, typer.Option(
-               help='variables, or constants: faster on a CPU, but takes more memory.')] = 'variables',
-           precision: Annotated[str, typer.Option(help='float32 or bfloat16.')] = 'float32') -> None:
-    """Export a model as a SavedModel.
-
-    Writes the model to OUTPUT/1, OUTPUT/2, ... for TF Serving. The SavedModel takes the bytes of JPEG and
-    PNG files, pixels or tf.train.Examples. It needs neither this package nor its settings. docs/serving.md lists its
-    signatures and compares the forms of masks.
-
-    \b
-    Example:
-      mrcnn export --model-dir runs/nuclei --output saved_models/nuclei
-      tensorflow_model_server --rest_api_port=8501 \\
-        --model_name=nuclei --model_base_path=$PWD/saved_models/nuclei
-    """
-    from mrcnn_tf.serving.export import ExportOptions
-    from mrcnn_tf.serving.export import export as write
-    from mrcnn_tf.serving.server_kit import commands
-
-    version = write(model_dir, output, checkpoint, ExportOptions(masks, input_type, weights), precision)
-    typer.echo(str(version))
-    typer.echo(commands(version), err=True)
-
-
-@command
 def predict(images: Annotated[list[pathlib.Path], typer.Argument(
                 metavar='IMAGE', help="JPEG or PNG files, videos, directories of images, patterns such as "
                                       "'photos/**/*.jpg', or a .txt file with one path per line.")],
             output: Annotated[pathlib.Path, typer.Option(help='Directory for the results.')],
             model: Annotated[pathlib.Path | None, typer.Option(
-                help='Model directory from `mrcnn train`, or SavedModel from `mrcnn export`.')] = None,
+                help='Model directory from `mrcnn train`, or SavedModel, .tflite or .onnx file from '
+                     '`mrcnn export`.')] = None,
             server: Annotated[str | None, typer.Option(
                 metavar='ADDRESS', help='Instead of --model: a model in TensorFlow Serving or `mrcnn serve`, '
                                         'grpc://HOST:8500/NAME or http://HOST:8501/NAME.')] = None,

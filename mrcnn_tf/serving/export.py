@@ -14,6 +14,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -128,14 +129,12 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
         'served/detector/1'
     """
     options = options or ExportOptions()
-    if config.data.test_scales or config.data.test_flip:
-        _log.warning('%s: a SavedModel has one view of each image, at data.test_short_side: data.test_scales and '
-                     'data.test_flip are left out', output)
+    warn_of_views(config.data, output)
     ids = _category_ids(categories)
     model = network(detector, config.model.detections.paste, options.weights)
     module = tf.Module()    # not the Keras model, which TensorFlow would save layer by layer
     module.weights = list(model.variables)
-    described = _description(config, categories, options.masks)
+    described = {**describe(config, categories), 'masks': options.masks}
     functions = {**signatures(Answers(model, config.data, ids, options.masks), options.input_type),
                  'describe': description_signature(json.dumps(described))}
     version = pathlib.Path(output) / str(_newest_version(pathlib.Path(output)) + 1)
@@ -181,10 +180,17 @@ def _newest_version(output: pathlib.Path) -> int:
     return max((int(path.name) for path in output.glob('*') if path.name.isdecimal()), default=0)
 
 
-def _description(config: Config, categories: Sequence[Category], masks: str) -> dict[str, object]:
+def warn_of_views(data: DataConfig, output: str | os.PathLike[str]) -> None:
+    """Log a warning if the settings ask for several views of an image, which no exported model has."""
+    if data.test_scales or data.test_flip:
+        _log.warning('%s: an exported model has one view of each image, at data.test_short_side: data.test_scales and '
+                     'data.test_flip are left out', output)
+
+
+def describe(config: Config, categories: Sequence[Category]) -> dict[str, Any]:
+    """Return what a predictor of an exported model needs besides its network, for JSON."""
     return {'categories': [dataclasses.asdict(category) for category in categories],
             'paste': config.model.detections.paste,
-            'masks': masks,
             'score_threshold': config.model.detections.score_threshold,
             'model': config.model.kind,
             'exif': config.data.exif,

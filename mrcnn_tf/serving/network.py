@@ -28,10 +28,7 @@ def network(detector: Detector, paste: str, weights: str = 'variables') -> Netwo
     Raises:
         ExportError: the detector needs proposals or has the 'xla' engine.
     """
-    if 'proposals' in detector.inputs_read:
-        raise ExportError('a fast_rcnn needs the proposals of each image, which no request holds; export a faster_rcnn')
-    if detector.engine != 'op':
-        raise ExportError("the detector has the 'xla' engine; build it with engine='op' for images of any size")
+    check_exportable(detector, 'op', 'for images of any size')
     specs = [tf.TensorSpec([1, None, None, 3], name='images'), tf.TensorSpec([1, 2], name='sizes')]
     call = tf.function(lambda images, sizes: detector({'images': images, 'sizes': sizes}, training=False), specs,
                        autograph=False)
@@ -41,6 +38,20 @@ def network(detector: Detector, paste: str, weights: str = 'variables') -> Netwo
         if weights == 'constants':
             return Network(_with_constants(function), detector.output_spec(), paste)
     return Network(function, detector.output_spec(), paste, variables)
+
+
+def check_exportable(detector: Detector, engine: str, reason: str) -> None:
+    """Raise ExportError if a detector needs proposals or has another engine than the export needs.
+
+    Args:
+        detector: the detector to export.
+        engine: that it needs.
+        reason: why, for the message.
+    """
+    if 'proposals' in detector.inputs_read:
+        raise ExportError('a fast_rcnn needs the proposals of each image, which no request holds; export a faster_rcnn')
+    if detector.engine != engine:
+        raise ExportError(f"the detector has the '{detector.engine}' engine; build it with engine='{engine}' {reason}")
 
 
 def _with_constants(function: Any) -> Any:

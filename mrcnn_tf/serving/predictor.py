@@ -1,4 +1,4 @@
-"""Predictors: a model directory, a SavedModel or a detector that turns images into predictions."""
+"""Predictors: a model directory, an exported model or a detector that turns images into predictions."""
 from __future__ import annotations
 
 import abc
@@ -20,7 +20,8 @@ from mrcnn_tf.files.progress import track
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import decoding, images
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.serving import mask_forms, sources
+from mrcnn_tf.serving import fixed_size, mask_forms, sources
+from mrcnn_tf.serving.formats import FORMATS
 from mrcnn_tf.serving.prediction import Prediction
 from mrcnn_tf.serving.sources import Encoded, InferenceError, Source
 from mrcnn_tf.weights.model_directory import restore_model
@@ -98,11 +99,11 @@ class Predictor(abc.ABC):
 
 
 def load_predictor(path: str | os.PathLike[str], checkpoint: str | int = 'best') -> Predictor:
-    """Return the model at `path`: a model directory, a SavedModel, or a directory of versions, of which the newest.
+    """Return the model at `path`.
 
     Args:
-        path: of the model.
-        checkpoint: of a model directory, as `restore_model`; of no effect for a SavedModel.
+        path: a model directory, a SavedModel, a directory of versions, of which the newest, or a LiteRT or ONNX file.
+        checkpoint: of a model directory, as `restore_model`; of no effect for exported models.
 
     Raises:
         InferenceError: there is no such model, or a part of it is missing.
@@ -114,6 +115,8 @@ def load_predictor(path: str | os.PathLike[str], checkpoint: str | int = 'best')
         ['low', 'high']
     """
     path = pathlib.Path(path)
+    if path.suffix in FORMATS and not path.is_dir():
+        return ModelFile(path)
     if (path / 'config.yaml').is_file():
         return DetectorPredictor(*restore_model(path, checkpoint=checkpoint))
     versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
@@ -121,7 +124,7 @@ def load_predictor(path: str | os.PathLike[str], checkpoint: str | int = 'best')
         if (candidate / 'saved_model.pb').is_file():
             return SavedModel(candidate)
     raise InferenceError(f'{path}: no model; give a directory that `mrcnn train` wrote (config.yaml) or `mrcnn export` '
-                         'wrote (saved_model.pb, or versions such as 1/saved_model.pb)')
+                         'wrote (saved_model.pb, or versions such as 1/saved_model.pb), or a .tflite or .onnx file')
 
 
 class SavedModel(Predictor):
@@ -176,6 +179,33 @@ def exported_instances(columns: Mapping[str, np.ndarray], masks: str) -> Instanc
         height, width = columns['sizes'].tolist()
         found.masks = mask_forms.decode(masks, encoded[detections['valid']], (height, width))
     return found
+
+
+class ModelFile(Predictor):
+    """The `Predictor` of a LiteRT or ONNX file, whose network takes one image on a canvas of fixed size."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Raise InferenceError if the file is missing or damaged, or `mrcnn export` did not write it."""
+        try:
+            described, self._run = FORMATS[path.suffix].load(files.read_bytes(path))
+            self.categories = [Category(**category) for category in described['categories']]
+            self.paste, self._size = described['paste'], described['size']
+            self.rule = decoding.Rule(described['exif'], described['max_pixels'])
+            self._data = fixed_size.data_config(described['resize'])
+        except InferenceError:
+            raise
+        except Exception as error:    # each format has errors of its own
+            raise InferenceError(f'{path}: cannot be loaded ({error_line(error)}); give a {path.suffix} file that '
+                                 '`mrcnn export` wrote') from None
+
+    def detect(self, encoded: Sequence[Encoded]) -> list[Found]:
+        return [self._detect(each) for each in encoded]
+
+    def _detect(self, encoded: Encoded) -> Found:
+        batch = fixed_size.batch_of_one(sources.decode(encoded, self.rule), self._data, self._size)
+        found = self._run(batch['images'].numpy(), batch['sizes'].numpy())
+        (_, size, instances), = split_batch(found, batch)
+        return instances, size
 
 
 class DetectorPredictor(Predictor):

@@ -1,4 +1,4 @@
-"""`mrcnn export` and `mrcnn predict`: the arguments of the functions that they call, and what they print."""
+"""`mrcnn predict`: the arguments of the function that it calls, and what it prints."""
 from __future__ import annotations
 
 import pathlib
@@ -6,21 +6,7 @@ import pathlib
 import pytest
 
 from mrcnn_tf.serving import predict_files
-from mrcnn_tf.serving.export import ExportOptions
 from tests.cli.runner import Recorder, mrcnn
-
-
-def test_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    export = Recorder(pathlib.Path('saved/pets/3'))
-    monkeypatch.setattr('mrcnn_tf.serving.export.export', export)
-    result = mrcnn('export', '--model-dir', 'run', '--output', 'saved/pets', '--checkpoint', 'last')
-    assert result.exit_code == 0 and result.stdout == 'saved/pets/3\n'
-    assert '/saved/pets:/models/pets -e MODEL_NAME=pets tensorflow/serving' in result.stderr
-    mrcnn('export', '--model-dir', 'run', '--output', 'x', '--masks', 'rle', '--input-type', 'tf_example', '--weights',
-          'constants', '--precision', 'bfloat16')
-    assert export.calls == [
-        (pathlib.Path('run'), pathlib.Path('saved/pets'), 'last', ExportOptions(), 'float32'),
-        (pathlib.Path('run'), pathlib.Path('x'), 'best', ExportOptions('rle', 'tf_example', 'constants'), 'bfloat16')]
 
 
 def test_predict_without_a_model_is_an_error(tmp_path: pathlib.Path) -> None:

@@ -286,8 +286,8 @@ def test_it_looks_at_an_image_once_and_says_so(
     settings.write_text(settings.read_text().replace('test_flip: false', 'test_flip: true'))
     exporting.export(tmp_path / 'run', tmp_path / 'm')
     assert caplog.messages[-1:] == [    # after the name of the checkpoint
-        f'{tmp_path / "m"}: a SavedModel has one view of each image, at data.test_short_side: data.test_scales and '
-        'data.test_flip are left out']
+        f'{tmp_path / "m"}: an exported model has one view of each image, at data.test_short_side: data.test_scales '
+        'and data.test_flip are left out']
 
 
 @pytest.mark.usefixtures('light')

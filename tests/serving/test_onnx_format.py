@@ -1,0 +1,40 @@
+"""ONNX files of a small network, where the extra `onnx` is installed, and the error without it.
+
+`python -m benchmarks.exported_files` compares those of a trained model.
+"""
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from mrcnn_tf.serving import onnx_format
+from mrcnn_tf.serving.network import ExportError
+from mrcnn_tf.serving.sources import InferenceError
+from tests.serving import fixed_networks
+
+
+@pytest.mark.parametrize('quantize, tolerance', [('none', 1e-6), ('float16', 1e-3), ('int8', 1e-2)])
+def test_a_file_answers_like_the_network(quantize: str, tolerance: float) -> None:
+    pytest.importorskip('tf2onnx')
+    network = fixed_networks.network()
+    content = onnx_format.convert(network, {'names': ['cat']}, quantize)
+    description, run = onnx_format.load(content)
+    assert description == {'names': ['cat']}
+    fixed_networks.check(run, network, tolerance)
+
+
+def test_kernels_are_stored_in_fewer_bits() -> None:
+    pytest.importorskip('tf2onnx')
+    sizes = {each: len(onnx_format.convert(fixed_networks.network(), {}, each)) for each in ('none', 'float16', 'int8')}
+    kernel = 3 * 3 * 3 * 64
+    assert sizes['none'] - sizes['float16'] > 1.8 * kernel and sizes['none'] - sizes['int8'] > 2.6 * kernel
+
+
+def test_the_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('tf2onnx', 'onnxruntime'):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ExportError, match='export to ONNX needs the packages of the extra `onnx`: pip install .*onnx]'):
+        onnx_format.convert(fixed_networks.network(), {})
+    with pytest.raises(InferenceError, match='a model in ONNX needs the packages'):
+        onnx_format.load(b'')
