@@ -42,7 +42,7 @@ class ServedModel(Predictor):
         except (LookupError, TypeError) as error:
             raise InferenceError(f'{address}: the model describes itself otherwise ({error!r}); export it again'
                                  ) from None
-        self.batch_size = concurrency
+        self.batch_size = self.concurrency = concurrency
         self._pool = concurrent.futures.ThreadPoolExecutor(concurrency)
 
     def detect(self, encoded: Sequence[Encoded]) -> list[Found]:

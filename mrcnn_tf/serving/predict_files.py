@@ -4,13 +4,14 @@ A file that cannot be used does not stop the others; it is reported with the rea
 """
 from __future__ import annotations
 
-import contextlib
+import concurrent.futures
 import glob
 import mimetypes
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 
 from mrcnn_tf import files
 from mrcnn_tf.input import decoding
@@ -21,6 +22,7 @@ from mrcnn_tf.serving.sources import InferenceError
 _LISTS = ('.txt', '.lst')    # suffixes of files that list images, one per line
 
 Paths = Iterable[str | os.PathLike[str]]
+T = TypeVar('T')
 
 
 @dataclass
@@ -88,22 +90,16 @@ def predict_to_directory(images: Paths, predictor: Predictor, output: str | os.P
     videos = [path for path in paths if video.is_video(path)]
     stems = _stems(pictures, pathlib.Path(output), '.png')
     video_stems = _stems(videos, pathlib.Path(output), '.mp4')
-    for path, stem in zip(track(pictures), stems, strict=True):
-        with _failures(report, path):
-            _predict_one(path, stem, predictor, threshold, report)
+    results = _concurrently(lambda path, stem: _predict_one(path, stem, predictor, threshold), predictor.concurrency,
+                            pictures, stems)
+    for path, result in zip(track(pictures), results, strict=True):
+        _add(report, path, result)
     for path, stem in zip(videos, video_stems, strict=True):
-        with _failures(report, path):
+        try:
             report.videos.append(video.predict_video(path, predictor, stem, threshold))
+        except InferenceError as error:
+            report.failed[path] = str(error)
     return report
-
-
-@contextlib.contextmanager
-def _failures(report: PredictionReport, path: pathlib.Path) -> Iterator[None]:
-    """Add an error about a file to the report."""
-    try:
-        yield
-    except InferenceError as error:
-        report.failed[path] = str(error)
 
 
 def _expand(text: str) -> Iterable[pathlib.Path]:
@@ -176,19 +172,49 @@ def _stems(paths: Sequence[pathlib.Path], output: pathlib.Path, suffix: str) -> 
     return stems
 
 
-def _predict_one(path: pathlib.Path, stem: pathlib.Path, predictor: Predictor, threshold: float,
-                 report: PredictionReport) -> None:
-    """Predict one image, write its files, and add them to the report."""
-    candidates = predictor(path)
-    found = candidates[candidates.scores >= threshold]
+def _concurrently(function: Callable[..., T], threads: int, *arguments: Iterable[Any]) -> Iterator[T]:
+    """Yield what a function returns for each item, in order. After an error, calls that have not begun are dropped."""
+    if threads == 1:
+        yield from map(function, *arguments)
+        return
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        try:
+            yield from pool.map(function, *arguments)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Result(NamedTuple):
+    """A written picture, the number of detections that reach the threshold, and the best score of all."""
+    picture: pathlib.Path
+    detections: int
+    best: float | None
+
+
+def _predict_one(path: pathlib.Path, stem: pathlib.Path, predictor: Predictor, threshold: float
+                 ) -> _Result | InferenceError:
+    """Predict one image, and write its files."""
     picture = stem.with_name(f'{stem.name}.png')
-    with files.atomic_path(picture) as temporary:
-        found.draw(threshold).save(temporary)
+    try:
+        candidates = predictor(path)
+        found = candidates[candidates.scores >= threshold]
+        with files.atomic_path(picture) as temporary:
+            found.draw(threshold).save(temporary)
+    except InferenceError as error:    # draw reads the file again
+        return error
     height, width = found.size
     files.write_json(stem.with_name(f'{stem.name}.json'),
                      {'image': str(path), 'height': height, 'width': width, 'instances': found.to_coco()})
-    report.pictures.append(picture)
-    if not len(found):
+    return _Result(picture, len(found), float(candidates.scores.max()) if len(candidates) else None)
+
+
+def _add(report: PredictionReport, path: pathlib.Path, result: _Result | InferenceError) -> None:
+    """Add the result of an image to the report."""
+    if isinstance(result, InferenceError):
+        report.failed[path] = str(result)
+        return
+    report.pictures.append(result.picture)
+    if not result.detections:
         report.without_detections.append(path)
-        if len(candidates):
-            report.best_score_below = max(report.best_score_below or 0., float(candidates.scores.max()))
+        if result.best is not None:
+            report.best_score_below = max(report.best_score_below or 0., result.best)

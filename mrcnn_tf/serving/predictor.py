@@ -40,11 +40,12 @@ class Predictor(abc.ABC):
         paste: the dialect of pasting masks, `model.detections.paste`.
         rule: the rule for images: sizes and EXIF. Boxes are in the pixels that `read_image` returns.
         batch_size: how many images of a list share a batch.
+        concurrency: how many threads may use it at once to advantage.
     """
     categories: Sequence[Category]
     paste: str
     rule: decoding.Rule
-    batch_size = 1
+    batch_size = concurrency = 1
 
     @abc.abstractmethod
     def detect(self, encoded: Sequence[Encoded]) -> list[Found]:

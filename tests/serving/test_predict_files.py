@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -200,3 +201,32 @@ def test_the_error_about_a_folder_without_images_suggests_a_pattern(folder):
     (folder / 'other').rename(folder / 'outer' / 'inner')
     with pytest.raises(InferenceError, match=r"outer: has no image files; .* such as 'outer/\*\*/\*.jpg'"):
         predict_files.find_images(['outer'])
+
+
+class Meeting(FakePredictor):
+    """Two images are predicted at once: each waits for the other. A file named stop ends the run."""
+
+    concurrency = 2
+
+    def __init__(self):
+        self.barrier = threading.Barrier(2, timeout=10)
+
+    def detect_one(self, encoded):
+        self.barrier.wait()
+        if 'stop' in encoded.name:
+            self.barrier.abort()
+            raise OSError('the server is gone')
+        return super().detect_one(encoded)
+
+
+def test_images_are_predicted_at_once_and_reported_in_order(tmp_path):
+    paths = [tmp_path / name for name in ('a.png', 'b.png', 'c.png', 'd.png')]
+    for path in paths:
+        Image.new('RGB', (8, 8)).save(path)
+    (tmp_path / 'b.png').write_bytes(b'damaged')
+    report = predict_files.predict_to_directory(paths, Meeting(), tmp_path / 'out')
+    assert [path.name for path in report.pictures] == ['a.png', 'c.png', 'd.png'] and list(report.failed) == [paths[1]]
+    paths = [tmp_path / 'stop.png', *paths * 50]
+    Image.new('RGB', (8, 8)).save(paths[0])
+    with pytest.raises(OSError, match='the server is gone'):
+        predict_files.predict_to_directory(paths, Meeting(), tmp_path / 'other')
