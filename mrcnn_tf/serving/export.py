@@ -143,8 +143,9 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
             # Nobody needs the gradient of a signature, so custom gradients are left out.
             tf.saved_model.save(module, str(temporary), functions,
                                 tf.saved_model.SaveOptions(experimental_custom_gradients=False))
-            server_kit.write_warmup(temporary, version.parent.resolve().name, DEFAULT,
-                                    _warmup(config.data, options.input_type))
+            requests = list(_warmup(config.data, options.input_type))
+            server_kit.write_warmup(temporary, version.parent.resolve().name, DEFAULT, requests)
+            server_kit.replay(temporary, DEFAULT, requests)
             files.write_json(temporary / _DESCRIPTION, described)
     except tf.errors.OpError as error:
         raise OSError(f'{version}: {write_error(error)}; make room there or give another --output') from None

@@ -58,7 +58,7 @@ def fixed_network(detector: Detector, size: tuple[int, int], pad_multiple: int) 
         raise ExportError(f'size {size[0]} {size[1]}: height and width must be multiples of {_MULTIPLE}, such as '
                           f'{nearest}')
     specs = [tf.TensorSpec([1, *size, 3], name='images'), tf.TensorSpec([1, 2], name='sizes')]
-    limit = tf.constant(size, tf.float32)
+    limit = [float(side) for side in size]    # no tensor: tf2onnx would make it an input
 
     def detect(images: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
         own = tf.minimum(tf.math.ceil(sizes / pad_multiple) * pad_multiple, limit)

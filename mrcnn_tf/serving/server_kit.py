@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
 from mrcnn_tf.serving import light_client
+from mrcnn_tf.serving.network import ExportError
 
 WARMUP = 'assets.extra/tf_serving_warmup_requests'
 _PREDICT_LOG, _REQUEST = 6, 1    # field numbers of tensorflow_serving/apis/prediction_log.proto
@@ -32,6 +34,26 @@ def write_warmup(version: pathlib.Path, model: str, signature: str, requests: It
     with tf.io.TFRecordWriter(str(version / WARMUP)) as writer:
         for inputs in requests:
             writer.write(prediction_log(model, signature, inputs))
+
+
+def replay(version: pathlib.Path, signature: str, requests: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """Ask a SavedModel requests, as TensorFlow Serving does: by the tensors of its graph.
+
+    Raises:
+        ExportError: it cannot be loaded, or fails on a request.
+    """
+    options = tf.compat.v1.ConfigProto()
+    options.graph_options.rewrite_options.disable_meta_optimizer = True    # it takes longer than two requests
+    try:
+        with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph, config=options) as session:
+            meta = SavedModelLoader(str(version)).load(session, [tf.saved_model.SERVING])
+            asked = meta.signature_def[signature]
+            outputs = [each.name for each in asked.outputs.values()]
+            for inputs in requests:
+                session.run(outputs, {asked.inputs[name].name: value for name, value in inputs.items()})
+    except tf.errors.OpError as error:
+        raise ExportError(f'the exported model fails on a warm-up request ({type(error).__name__}) and is not kept; '
+                          'give the export more memory, or choose other options') from error
 
 
 def prediction_log(model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:

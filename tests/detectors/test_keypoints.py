@@ -71,7 +71,9 @@ def test_it_is_saved_with_the_detector(detector: m.Detector, tmp_path: pathlib.P
     np.testing.assert_allclose(loaded(images)['keypoints'], detector(images)['keypoints'], atol=1e-5)
 
 
-def test_it_is_exported(detector: m.Detector, config: Config, tmp_path: pathlib.Path) -> None:
+def test_it_is_exported(detector: m.Detector, config: Config, tmp_path: pathlib.Path,
+                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('mrcnn_tf.serving.server_kit.replay', lambda *_: None)    # seconds
     version = m.export_detector(detector, config, CATEGORIES, tmp_path / 'exported')
     buffer = io.BytesIO()
     image = make_batch()['images'][0].numpy().astype(np.uint8)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -69,7 +70,11 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope='module')
 def saved(model_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return exporting.export(model_dir, tmp_path_factory.mktemp('saved') / 'pets')
+    with mock.patch.object(exporting.server_kit, 'replay') as replay:    # seconds, as the tests of the answers
+        version = exporting.export(model_dir, tmp_path_factory.mktemp('saved') / 'pets')
+    (_, signature, requests), _ = replay.call_args
+    assert signature == 'serving_default' and [list(each) for each in requests] == [['image_bytes']] * 2
+    return version
 
 
 @pytest.fixture(scope='module')
@@ -265,6 +270,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
         (pathlib.Path(path) / 'saved_model.pb').write_bytes(b'')
 
     monkeypatch.setattr(tf.saved_model, 'save', save)
+    monkeypatch.setattr(exporting.server_kit, 'replay', lambda *_: None)
     monkeypatch.setattr(exporting, 'network', lambda *_: signatures.Network(None, {}, 'pixel_center'))
     monkeypatch.setattr(exporting, 'signatures', lambda *_: {})
 

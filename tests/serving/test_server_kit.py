@@ -5,9 +5,11 @@ import pathlib
 import subprocess
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from mrcnn_tf.serving import server_kit
+from mrcnn_tf.serving.network import ExportError
 
 TENSOR = b'\x08\x07' + b'\x12\x04\x12\x02\x08\x01' + b'\x42\x01x'    # of dtype string, shape [1] and the value x
 INPUTS = b'\x0a\x0bimage_bytes' + b'\x12\x0b' + TENSOR
@@ -20,6 +22,24 @@ def test_a_warm_up_request(tmp_path: pathlib.Path) -> None:
     server_kit.write_warmup(tmp_path, 'mine', 'serving_default', [request, request])
     records = tf.data.TFRecordDataset(str(tmp_path / 'assets.extra' / 'tf_serving_warmup_requests'))
     assert list(records.as_numpy_iterator()) == [EXPECTED] * 2
+
+
+class Lengths(tf.Module):
+    """Returns the number of bytes of each image; fails on an empty one."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, 'image_bytes')])
+    def serve(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        lengths = tf.strings.length(image_bytes)
+        tf.debugging.assert_positive(lengths, 'empty')
+        return {'lengths': lengths}
+
+
+def test_requests_are_replayed(tmp_path: pathlib.Path) -> None:
+    module = Lengths()
+    tf.saved_model.save(module, str(tmp_path), signatures={'detect': module.serve})
+    server_kit.replay(tmp_path, 'detect', [{'image_bytes': np.array([b'x'], object)}])
+    with pytest.raises(ExportError, match=r'fails on a warm-up request \(InvalidArgumentError\) and is not kept'):
+        server_kit.replay(tmp_path, 'detect', [{'image_bytes': np.array([b'x', b''], object)}])
 
 
 def test_the_commands(tmp_path: pathlib.Path) -> None:
