@@ -43,7 +43,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         for index in range(2):
-            self.place(index).mkdir()
+            self.place(index).mkdir(parents=True)
             write_data(self.place(index))
         self.shared = str(self.directory / 'model')
 
@@ -103,6 +103,14 @@ def stalled(workers: Workers) -> None:
 
 def chief_stalled(workers: Workers) -> None:
     workers.start_both(sent='SIGSTOP@4', to=0)
+
+
+def stuck(workers: Workers) -> None:
+    workers.start_both(sent='SLEEP@4')
+
+
+def chief_stuck(workers: Workers) -> None:
+    workers.start_both(sent='SLEEP@4', to=0)
 
 
 def preempted(workers: Workers) -> None:
@@ -174,6 +182,8 @@ FAULTS = [
     Fault('worker 0 is killed (SIGKILL) in step 5', chief_killed, True),
     Fault('worker 1 hangs (SIGSTOP) in step 5', stalled, True),
     Fault('worker 0 hangs (SIGSTOP) in step 5', chief_stalled, True),
+    Fault('worker 1 sleeps in step 5, and still gives signs of life', stuck, True),
+    Fault('worker 0 sleeps in step 5, and still gives signs of life', chief_stuck, True),
     Fault('worker 1 receives SIGTERM in step 2', preempted, True),
     Fault('worker 1 has no shard', shard_missing),
     Fault('worker 1 has no manifest', manifest_missing),

@@ -37,6 +37,8 @@ class TrainableModel(keras.Model):
         self.last_image_ids: Any = None
         self.input_seconds = 0.0    # the time in which steps have waited for their batches
         self.input_context: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext    # around each wait
+        # around each step; the argument says whether it compiles, as the first one of each canvas
+        self.step_context: Callable[[bool], AbstractContextManager[None]] = contextlib.nullcontext
 
     def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> Losses:
         """Return the named losses of a batch, their normalizers, and the numbers of positive samples: float32 scalars.
@@ -258,6 +260,7 @@ class TrainableModel(keras.Model):
         step = self._compiled(step) if strategy.num_replicas_in_sync == 1 else step
 
         names: list[str] = []
+        shapes: set[tf.TensorShape] = set()    # of images of the steps before
 
         def on_replica(batch: Batch) -> tf.Tensor:
             logs = step(batch)
@@ -276,7 +279,10 @@ class TrainableModel(keras.Model):
                 batch = _batch_of(next(iterator))
             self.input_seconds += time.perf_counter() - begun
             self.last_image_ids = batch.get('image_ids')
-            return on_replicas(batch)
+            shape = strategy.experimental_local_results(batch['images'])[0].shape
+            with self.step_context(shape not in shapes):
+                shapes.add(shape)
+                return on_replicas(batch)
 
         return from_iterator
 

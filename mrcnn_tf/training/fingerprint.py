@@ -28,13 +28,21 @@ def of_settings(config: Config) -> dict[str, str]:
     return values
 
 
-def of_model(model: keras.Model) -> dict[str, str]:
-    """Return the step, and the checksums of all weights and optimizer slots as this worker has them."""
+def of_model(model: keras.Model, further: Mapping[str, Mapping[str, tf.Variable]] | None = None) -> dict[str, str]:
+    """Return the step, and the checksums of all weights and optimizer slots as this worker has them.
+
+    Args:
+        model: compiled.
+        further: other parts of a checkpoint by name, each variables by name: averages of the weights, the loss scale.
+    """
     step = model.optimizer.iterations
     values = {'the step of the newest checkpoint': str(int(step.numpy()))}
-    for variable in [*model.variables, *model.optimizer.variables]:
-        if variable is not step:
-            values[f'the sha256 of {variable_path(variable)}'] = _digest(_local(model, variable).tobytes())
+    named = [(variable_path(variable), variable) for variable in [*model.variables, *model.optimizer.variables]
+             if variable is not step]
+    named += [(f'{part}/{name}', variable) for part, variables in (further or {}).items()
+              for name, variable in variables.items()]
+    for name, variable in named:
+        values[f'the sha256 of {name}'] = _digest(_local(model, variable).tobytes())
     return values
 
 

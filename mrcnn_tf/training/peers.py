@@ -56,6 +56,9 @@ class Peers:
         self._confirmed: set[int] = set()                 # the workers that know the step to stop at
         self._stop_step: int | None = None
         self._activity: tuple[str, float] | None = None
+        self._position: int | None = None                 # 2 n after step n, 2 n + 1 in step n + 1; None: not watched
+        self._positions: dict[int, int | None] = {}       # by worker, on the chief
+        self._moved = 0.0                                 # when one of them changed
         self._left: set[int] = set()                      # workers that have finished
         self._leaves = self._fails = self._closed = False
 
@@ -168,6 +171,33 @@ class Peers:
         finally:
             self._activity = None
 
+    @contextlib.contextmanager
+    def watched(self, step: int) -> Iterator[None]:
+        """A context for training after `step`: no step of all workers, and no pause between two, may last `timeout`."""
+        self._position = 2 * step
+        try:
+            yield
+        finally:
+            self._position = None
+
+    @contextlib.contextmanager
+    def step(self, may_last: bool) -> Iterator[None]:
+        """A context for a training step; if it `may_last`, because it is compiled, there is no limit."""
+        if self._position is None:
+            yield
+            return
+        begun = self._position + 1
+        self._position = None if may_last else begun
+        yield
+        self._position = begun + 1
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """A context for what may last long between two steps, such as an evaluation."""
+        position, self._position = self._position, None
+        yield
+        self._position = position
+
     @property
     def _interval(self) -> float:
         return min(_BEAT, self._timeout / 6)
@@ -195,8 +225,10 @@ class Peers:
         for message in link.messages():
             if message['kind'] != 'beat':
                 self._handle(index, message)
-            elif self._is_chief and message['seconds'] > self._timeout:
-                self._stalls(index, message['activity'], message['seconds'])
+            elif self._is_chief:
+                self._place(index, message.get('position'))
+                if message['seconds'] > self._timeout:
+                    self._stalls(index, message['activity'], message['seconds'])
         if index not in self._left:
             self._fail(f'{self._cluster.name(index)} ended without a message: it was killed, or its machine or network '
                        f'failed; see its output, then {RESTART}')
@@ -252,13 +284,40 @@ class Peers:
         while not self._closed and not self.failure:
             activity, since = self._activity or ('', time.monotonic())
             seconds = time.monotonic() - since
-            self._send_all(kind='beat', activity=activity, seconds=seconds)
-            if self._is_chief and seconds > self._timeout:
-                self._stalls(0, activity, seconds)
+            position = None if self._activity else self._position
+            self._send_all(kind='beat', activity=activity, seconds=seconds, position=position)
             self._check_silence(self._timeout)
             if self._is_chief:
+                self._place(0, position)
+                if seconds > self._timeout:
+                    self._stalls(0, activity, seconds)
                 self._check_topics()
+                self._check_steps()
             time.sleep(self._interval)
+
+    def _place(self, index: int, position: int | None) -> None:
+        """Note how far a worker is."""
+        if position is None or position != self._positions.get(index):
+            self._moved = time.monotonic()
+        self._positions[index] = position
+
+    def _check_steps(self) -> None:
+        """Look for a step that does not end although all workers give signs of life."""
+        positions = [self._positions.get(index) for index in range(self.count)]
+        seconds = time.monotonic() - self._moved
+        known = [position for position in positions if position is not None]
+        if len(known) < self.count or seconds <= self._timeout:
+            return
+        last = min(known)
+        behind = [self._cluster.name(index) for index in range(self.count) if positions[index] == last]
+        what = f'step {last // 2 + 1} for {seconds:.0f} s'
+        remedy = f'end the worker, then {RESTART}; raise train.timeout if a step only takes longer'
+        if len(behind) < self.count:
+            self._fail(f'{", ".join(behind)} has not {"ended" if last % 2 else "begun"} {what}, and the other workers wait '
+                       f'for that: it hangs; {remedy}')
+        else:
+            self._fail(f'no worker has {"ended" if last % 2 else "begun"} {what}: one of {", ".join(behind)} hangs, or '
+                       f'the network between them; {remedy}')
 
     def _check_silence(self, limit: float) -> None:
         for index, link in self._links.items():

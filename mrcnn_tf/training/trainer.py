@@ -101,9 +101,9 @@ def _train(config: Config, directory: pathlib.Path, cluster: Cluster, peers: Pee
         model, history = _build(run), History(directory, config.train.best_metric)
         evaluate = _evaluate_function(run, categories)
         averages = averages_of(model, run.solver)
-        checkpoints = Checkpoints(directory, model, config.train.keep_checkpoints, run.worker, history,
-                                  _further_parts(model, averages))
-        _restore(run, checkpoints, model)
+        further = _further_parts(model, averages)
+        checkpoints = Checkpoints(directory, model, config.train.keep_checkpoints, run.worker, history, further)
+        _restore(run, checkpoints, lambda: fingerprint.of_model(model, further))
         if step_of(model) == 0:
             for each in averages:    # the weights may be imported ones
                 each.reset()
@@ -231,17 +231,18 @@ def _evaluate_function(run: _Run, categories: Sequence[Category]) -> Evaluate | 
     read_weights = weights_reader(validator.detector)
 
     def evaluate(prefix: pathlib.Path, progress: Callable[[float], None]) -> Evaluated:
-        read_weights(prefix)
-        return validator(progress)
+        with run.peers.pause():
+            read_weights(prefix)
+            return validator(progress)
 
     return evaluate
 
 
-def _restore(run: _Run, checkpoints: Checkpoints, model: Detector) -> None:
+def _restore(run: _Run, checkpoints: Checkpoints, compared: Callable[[], dict[str, str]]) -> None:
     """Restore the newest checkpoint, if any, and check that all workers have the same weights."""
     step = checkpoints.restore()
     if run.worker.count > 1:
-        run.peers.agree('weights', fingerprint.of_model(model), 'give a --model-dir on storage that all workers share')
+        run.peers.agree('weights', compared(), 'give a --model-dir on storage that all workers share')
     if step > run.steps:
         raise TrainingError(f'{run.directory} is at step {step}, after the last step {run.steps} of the schedule; '
                             'raise solver.steps to train longer')
@@ -266,6 +267,8 @@ def _fit(run: _Run, model: Detector, checkpoints: Checkpoints, history: History,
                                    lambda step: run.peers.stops_at(step, signals.name),
                                    lambda: run.peers.timed('has been writing a checkpoint'))
             model.input_context = lambda: run.peers.timed('has waited for its input')
+            model.step_context = run.peers.step
+            stack.enter_context(run.peers.watched(start))
             guards = [TerminateOnNonFinite(), TerminateWithoutPositives(run.config.train.stop_without_positives)]
             # All intervals are counted in steps, so the whole run is one epoch for Keras.
             model.fit(_distributed(run, start, model.needs), steps_per_epoch=run.steps - start,

@@ -3,13 +3,14 @@
 Errors end it as they end `mrcnn train`.
 
 With train.strategy=mirrored, the CPU is split into two devices. With SIGNAL=SIGTERM@N in the environment, the process
-sends itself that signal in step N.
+sends itself that signal in step N; with SIGNAL=SLEEP@N, it sleeps for an hour.
 """
 from __future__ import annotations
 
 import os
 import pathlib
 import signal
+import time
 from typing import Annotated, Any
 
 import keras
@@ -52,7 +53,8 @@ def toy() -> ToyModel:
     model = ToyModel()
     if 'SIGNAL' in os.environ:
         name, step = os.environ['SIGNAL'].split('@')
-        model.before_step = {int(step): lambda: os.kill(os.getpid(), signal.Signals[name])}
+        model.before_step = {int(step): lambda: time.sleep(3600) if name == 'SLEEP' else (
+            os.kill(os.getpid(), signal.Signals[name]))}
     return model
 
 

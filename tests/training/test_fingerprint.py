@@ -5,6 +5,7 @@ import hashlib
 import pathlib
 
 import keras
+import tensorflow as tf
 
 from mrcnn_tf import config
 from mrcnn_tf.training import fingerprint
@@ -24,11 +25,14 @@ def test_weights_slots_and_the_step() -> None:
     model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1, name='head', kernel_initializer='ones')])
     model.compile(optimizer=keras.optimizers.SGD(.1, momentum=.9))
     model.optimizer.build(model.trainable_variables)
-    before = fingerprint.of_model(model)
+    average = tf.Variable([1.])
+    before = fingerprint.of_model(model, {'average': {'head/kernel': average}})
+    assert before['the sha256 of average/head/kernel'] == hashlib.sha256(b'\x00\x00\x80\x3f').hexdigest()[:16]
     assert before['the step of the newest checkpoint'] == '0'
-    kernel = min((key for key in before if key.endswith('head/kernel')), key=len)      # the other is a slot in Keras 2
+    kernel = min((key for key in fingerprint.of_model(model) if key.endswith('head/kernel')), key=len)      # the other is a slot in Keras 2
     assert before[kernel] == hashlib.sha256(b'\x00\x00\x80\x3f').hexdigest()[:16]      # 1.0, little-endian float32
-    assert len(before) >= 5                                                            # and two slots
+    assert len(before) >= 6                                                            # and two slots
     model.layers[-1].bias.assign([1.])
-    after = fingerprint.of_model(model)
-    assert [key.rpartition('/')[2] for key in before if before[key] != after[key]] == ['bias']
+    average.assign([2.])
+    after = fingerprint.of_model(model, {'average': {'head/kernel': average}})
+    assert [key.rpartition('/')[2] for key in before if before[key] != after[key]] == ['bias', 'kernel']

@@ -54,6 +54,11 @@ def joined(timeout: float) -> Iterator[tuple[Peers, socket.socket]]:
             raise PeerError
 
 
+def wait_for_failure(peers: Peers) -> None:
+    while not peers.failure:
+        time.sleep(.02)
+
+
 def test_equal_values_agree() -> None:
     assert run(3, lambda peers, index: peers.agree('settings', {'a': '1'}, REMEDY)) == [None] * 3
 
@@ -140,8 +145,7 @@ def test_a_silent_worker_is_named_after_the_timeout() -> None:
 def test_a_worker_that_does_not_reach_the_comparison_is_named() -> None:
     def body(peers: Peers, index: int) -> None:
         if index == 0:
-            while not peers.failure:
-                time.sleep(.05)
+            wait_for_failure(peers)
         peers.agree('settings', {}, REMEDY)
 
     line = 'PeerError: worker 0 (HOST0) has not reached the comparison of the settings within 0.6 s; see its output'
@@ -151,12 +155,42 @@ def test_a_worker_that_does_not_reach_the_comparison_is_named() -> None:
 def test_a_worker_whose_input_hangs_is_named() -> None:
     def body(peers: Peers, index: int) -> None:
         with peers.timed('has waited for its input') if index else contextlib.nullcontext():
-            while not peers.failure:
-                time.sleep(.05)
+            wait_for_failure(peers)
         peers.check()
 
     for result in run(2, body, timeout=.6):
         assert str(result).startswith('PeerError: worker 1 (HOST1) has waited for its input for 1 s; check its storage')
+
+
+@pytest.mark.parametrize('hangs_in_step, line', [
+    (False, 'worker 1 (HOST1) has not begun step 6 for 1 s, and the other workers wait for that'),
+    (True, 'no worker has ended step 6 for 1 s: one of worker 0 (HOST0), worker 1 (HOST1) hangs')],
+    ids=['between steps', 'in a step'])
+def test_a_step_that_does_not_end_is_named(hangs_in_step: bool, line: str) -> None:
+    def body(peers: Peers, index: int) -> None:
+        with peers.watched(4):
+            with peers.step(may_last=False):
+                pass
+            if index and not hangs_in_step:
+                wait_for_failure(peers)
+            with peers.step(may_last=False):
+                wait_for_failure(peers)
+        peers.check()
+
+    for result in run(2, body, timeout=.6):
+        assert str(result).startswith(f'PeerError: {line}')
+
+
+def test_compiling_and_evaluating_may_last_on_one_worker() -> None:
+    def body(peers: Peers, index: int) -> str:
+        with peers.watched(0):
+            with peers.step(may_last=bool(index)):
+                time.sleep(.8)
+            with peers.pause() if index else contextlib.nullcontext():
+                time.sleep(.8)
+        return peers.failure
+
+    assert run(2, body, timeout=.4) == ['', '']
 
 
 def test_workers_that_do_not_join_are_named() -> None:
