@@ -198,10 +198,10 @@ FAULTS = [
 
 def main(names: Sequence[str]) -> None:
     print('| fault | worker | exit code | after | what it printed | restart |\n|---|---|---|---|---|---|')
-    for fault in FAULTS:
-        if not names or fault.provoke.__name__ in names:
-            with tempfile.TemporaryDirectory() as directory:
-                _run(fault, pathlib.Path(directory) / 'cluster')
+    by_name = {fault.provoke.__name__: fault for fault in FAULTS}
+    for name in names or by_name:
+        with tempfile.TemporaryDirectory() as directory:
+            _run(by_name[name], pathlib.Path(directory) / 'cluster')
 
 
 def _run(fault: Fault, directory: pathlib.Path) -> None:

@@ -38,7 +38,7 @@ class TrainableModel(keras.Model):
         self.input_seconds = 0.0    # the time in which steps have waited for their batches
         self.input_context: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext    # around each wait
         # around each step; the argument says whether it compiles, as the first one of each canvas
-        self.step_context: Callable[[bool], AbstractContextManager[None]] = contextlib.nullcontext
+        self.step_context: Callable[[bool], AbstractContextManager[Any]] = contextlib.nullcontext
 
     def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> Losses:
         """Return the named losses of a batch, their normalizers, and the numbers of positive samples: float32 scalars.

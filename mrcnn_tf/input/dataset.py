@@ -6,14 +6,14 @@ shapes of a Batch. `manifest` is always the path of a NAME.json.
 `train.seed` and the number of the step determine a batch. Each record has a number, counted from the first step over
 all epochs and workers; its short side, its flips and all other random numbers depend on the seed and that number alone.
 Copy-paste takes objects of the next record. A record is a serialized string [], or with copy-paste, string [2]: it and
-the next one.
+the next one. Before it is read, it may be the number of its place in the set, int64 instead of string.
 """
 from __future__ import annotations
 
 import functools
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,16 @@ import tensorflow as tf
 from mrcnn_tf.config import Config, ConfigError
 from mrcnn_tf.input import augmentation, images, records, samples, transforms
 from mrcnn_tf.input.damage import InputError
+from mrcnn_tf.input.index import Index
 from mrcnn_tf.input.manifest import Manifest
-from mrcnn_tf.input.survey import count_usable, has_target
+from mrcnn_tf.input.survey import count_usable, has_target, with_target
 from mrcnn_tf.input.transforms import Sample, Transform
 
 _log = logging.getLogger(__name__)
 
 # Shards that are read in parallel. The automatic number depends on the machine, and the order of records would too.
 _READERS = 8
+_IN_ORDER = {'cycle_length': _READERS, 'num_parallel_calls': _READERS, 'deterministic': True}    # of `interleave`
 # Records that are processed in parallel: as many as there are cores, because autotuning is off (see `_options`).
 _PARALLEL = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 _BATCHES_AHEAD = 2
@@ -81,11 +83,17 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
     recipe = _recipe(manifest, config, needs, training=True, own_transforms=tuple(transforms))
     usable = count_usable(manifest, recipe.described, config, 'masks' in recipe.needs)
     start = start_step * config.data.batch_size
-    stream = tf.data.Dataset.counter(start // usable).flat_map(functools.partial(_epoch, recipe))
+    # The first worker alone, from the beginning of an epoch, reads all shards from end to end. Otherwise the stream has
+    # positions, in the same order, until it is known which of them are needed.
+    positions = Index.of(manifest, recipe.described) if workers > 1 or start % usable else None
+    stream = tf.data.Dataset.counter(start // usable).flat_map(functools.partial(_epoch, recipe, _reader(
+        recipe, positions, usable)))
     stream = stream.skip(start % usable)
     if config.data.augment.copy_paste:
         stream = stream.window(2, shift=1).flat_map(lambda pair: pair.batch(2, drop_remainder=True))
     stream = stream.enumerate(start).shard(workers, index)
+    if positions:
+        stream = stream.interleave(functools.partial(_read, positions), **_IN_ORDER)
     return _batches(recipe, stream, config.data.batch_size // workers)
 
 
@@ -261,16 +269,37 @@ def _check_exif(recipe: _Recipe) -> None:
 
 
 @_in_graph
-def _epoch(recipe: _Recipe, epoch: tf.Tensor) -> tf.data.Dataset:
-    """Return the usable records, serialized, each once, in the order of this epoch."""
-    seed, data = recipe.config.train.seed, recipe.config.data
-    files = tf.random.experimental.stateless_shuffle(
-        tf.constant(recipe.files), tf.stack([tf.constant(seed, tf.int64), epoch]), alg='philox')
-    dataset = tf.data.Dataset.from_tensor_slices(files).interleave(
-        tf.data.TFRecordDataset, cycle_length=_READERS, num_parallel_calls=_READERS, deterministic=True)
-    if not data.keep_empty:
-        dataset = dataset.filter(lambda serialized: has_target(records.parse(serialized, with_masks=False)))
-    return _shuffle(dataset, data.shuffle_buffer, seed, epoch)
+def _epoch(recipe: _Recipe, reader: Callable[[tf.Tensor], tf.data.Dataset], epoch: tf.Tensor) -> tf.data.Dataset:
+    """Return the usable records, each once, in the order of this epoch."""
+    seed = recipe.config.train.seed
+    shards = tf.random.experimental.stateless_shuffle(
+        tf.range(len(recipe.files)), tf.stack([tf.constant(seed, tf.int64), epoch]), alg='philox')
+    dataset = tf.data.Dataset.from_tensor_slices(shards).interleave(reader, **_IN_ORDER)
+    return _shuffle(dataset, recipe.config.data.shuffle_buffer, seed, epoch)
+
+
+def _reader(recipe: _Recipe, positions: Index | None, usable: int) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """Return the function from the number of a shard to its usable records: serialized, or with positions numbers."""
+    if positions is None:
+        files = tf.constant(recipe.files)
+
+        def read(shard: tf.Tensor) -> tf.data.Dataset:
+            dataset = tf.data.TFRecordDataset(files[shard])
+            return dataset if recipe.config.data.keep_empty else dataset.filter(
+                lambda serialized: has_target(records.parse(serialized, with_masks=False)))
+        return _in_graph(read)
+    if usable == recipe.described.counts.images:
+        return _in_graph(positions.numbers)
+    chosen = tf.constant(with_target(recipe.manifest, recipe.described))
+    return _in_graph(lambda shard: positions.numbers(shard).filter(lambda number: chosen[number]))
+
+
+@_in_graph
+def _read(positions: Index, number: tf.Tensor, record: tf.Tensor) -> tf.data.Dataset:
+    """Return a dataset of one numbered record, read at its position; with copy-paste, `record` is two of them."""
+    pair = tf.data.Dataset.from_tensor_slices(record).flat_map(_in_graph(positions.read)).batch(
+        2, drop_remainder=True) if record.shape.rank else positions.read(record)
+    return pair.map(lambda serialized: (number, serialized))
 
 
 def _shuffle(dataset: tf.data.Dataset, buffer: int, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:

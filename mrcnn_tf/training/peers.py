@@ -56,6 +56,7 @@ class Peers:
         self._confirmed: set[int] = set()                 # the workers that know the step to stop at
         self._stop_step: int | None = None
         self._activity: tuple[str, float] | None = None
+        self._step: int | None = None                     # the last one that has ended; None: outside of training
         self._position: int | None = None                 # 2 n after step n, 2 n + 1 in step n + 1; None: not watched
         self._positions: dict[int, int | None] = {}       # by worker, on the chief
         self._moved = 0.0                                 # when one of them changed
@@ -173,23 +174,22 @@ class Peers:
 
     @contextlib.contextmanager
     def watched(self, step: int) -> Iterator[None]:
-        """A context for training after `step`: no step of all workers, and no pause between two, may last `timeout`."""
-        self._position = 2 * step
+        """A context for training after `step`. From the second step on, none may take longer than `timeout`."""
+        self._step = step
         try:
             yield
         finally:
-            self._position = None
+            self._step = self._position = None
 
     @contextlib.contextmanager
     def step(self, may_last: bool) -> Iterator[None]:
         """A context for a training step; if it `may_last`, because it is compiled, there is no limit."""
-        if self._position is None:
-            yield
-            return
-        begun = self._position + 1
-        self._position = None if may_last else begun
+        if self._step is not None:
+            self._position = None if may_last else 2 * self._step + 1
         yield
-        self._position = begun + 1
+        if self._step is not None:
+            self._step += 1
+            self._position = 2 * self._step
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -313,8 +313,8 @@ class Peers:
         what = f'step {last // 2 + 1} for {seconds:.0f} s'
         remedy = f'end the worker, then {RESTART}; raise train.timeout if a step only takes longer'
         if len(behind) < self.count:
-            self._fail(f'{", ".join(behind)} has not {"ended" if last % 2 else "begun"} {what}, and the other workers wait '
-                       f'for that: it hangs; {remedy}')
+            self._fail(f'{", ".join(behind)} has not {"ended" if last % 2 else "begun"} {what}, and the other workers '
+                       f'wait for that: it hangs; {remedy}')
         else:
             self._fail(f'no worker has {"ended" if last % 2 else "begun"} {what}: one of {", ".join(behind)} hangs, or '
                        f'the network between them; {remedy}')

@@ -21,6 +21,7 @@ from mrcnn_tf.files.progress import TEXT, Bar, print_line
 from mrcnn_tf.training.callbacks import step_of
 from mrcnn_tf.training.loggers import Logger
 
+_STALL = 0.2      # the fraction of the time in which steps wait for their input, above which the log gives advice
 _ESTIMATED = 3    # the step of this process after which the duration is estimated; the first one compiles
 
 
@@ -118,6 +119,7 @@ class ProgressBar(_PeriodicReport):
         self._bar = Bar('step', total, TEXT, console=console)
         self._begun = time.perf_counter()
         self._steps_here = 0    # of this process
+        self._advised = False
 
     def __enter__(self) -> ProgressBar:
         self._bar.__enter__()
@@ -153,6 +155,11 @@ class ProgressBar(_PeriodicReport):
         self._bar.text = text
         if not self._bar.console.is_terminal:
             self._print(f'step {step}/{self._total}  {text}')
+        if speed.input_wait > _STALL and not self._advised:
+            self._advised = True
+            self._print(f'steps waited {speed.input_wait:.0%} of the time for their input: the CPUs or the storage of '
+                        'this machine are too slow for its GPUs; give the process more cores, copy the set to a local '
+                        'disk, or switch off parts of data.augment')
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         super().on_test_begin(logs)

@@ -185,12 +185,12 @@ def test_compiling_and_evaluating_may_last_on_one_worker() -> None:
     def body(peers: Peers, index: int) -> str:
         with peers.watched(0):
             with peers.step(may_last=bool(index)):
-                time.sleep(.8)
+                time.sleep(1.4)
             with peers.pause() if index else contextlib.nullcontext():
-                time.sleep(.8)
+                time.sleep(1.4)
         return peers.failure
 
-    assert run(2, body, timeout=.4) == ['', '']
+    assert run(2, body, timeout=1) == ['', '']
 
 
 def test_workers_that_do_not_join_are_named() -> None:

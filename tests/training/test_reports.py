@@ -74,6 +74,19 @@ def test_progress_is_printed_as_lines_without_a_terminal(monkeypatch: pytest.Mon
         'about 0:03:14 for the remaining 97 steps, without evaluations']
 
 
+def test_waiting_for_input_is_reported_once_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, model, stream = Clock(monkeypatch), Model(), io.StringIO()
+    with ProgressBar(every=1, total=100, batch_size=8, console=Console(file=stream)) as bar:
+        bar.set_model(model)
+        bar.on_train_begin()
+        for waited in (9.0, 0.1, 0.76, 0.9):       # of steps of 2 s, the first of which compiles
+            clock.now += 2.0
+            model.input_seconds += waited
+            after_step(bar, model, loss=1.0)
+    advice, = (line for line in stream.getvalue().splitlines() if 'waited' in line)
+    assert advice.startswith('steps waited 38% of the time for their input: the CPUs or the storage of this machine')
+
+
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('TERM', 'xterm')
     clock, model, stream = Clock(monkeypatch), Model(), io.StringIO()
