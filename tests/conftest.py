@@ -64,6 +64,12 @@ def _kits(config: pytest.Config) -> list[Kit]:
         raise pytest.UsageError(f'--kit: {error}') from None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files with slow tests first, so that no process of xdist waits long for another's last file."""
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_collection_finish() -> None:
     """Let Python look for unreachable objects rarely: tracing makes so many that the search took a tenth of the time.
 
@@ -125,6 +131,17 @@ def _free_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, 'malloc_trim'):    # glibc only
         libc.malloc_trim(0)
+
+
+@pytest.fixture(scope='module')
+def shallow_resnets() -> Iterator[None]:
+    """One block per stage, for the files whose tests are not about backbones: graphs are traced and compiled sooner."""
+    from mrcnn_tf.layers.backbones import resnet
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, form in resnet.FORMS.items():
+            patch.setitem(resnet.FORMS, name, form._replace(blocks=(1, 1, 1, 1)))
+        yield
 
 
 @pytest.fixture(autouse=True, scope='module')

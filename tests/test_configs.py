@@ -13,7 +13,7 @@ import tensorflow as tf
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import build_detector
-from mrcnn_tf.layers.backbones import resnet
+from mrcnn_tf.layers.backbones import inception_resnet
 from tests.paths import ROOT
 
 CONFIGS = ROOT / 'configs'
@@ -138,9 +138,16 @@ def test_a_config_begins_with_its_command_and_a_number(name) -> None:
 
 
 def reduced(config: Config) -> Config:
-    """A few small anchors, proposals and RoIs; the architecture stays."""
+    """A few small anchors, proposals, RoIs and classes; the architecture stays, but for depth.
+
+    What changes no shape and no operation gets one value, so that few configs differ: see `configs_by_model`.
+    """
     model = config.model
-    model.anchors.sizes = [[size / 8 for size in sizes] for sizes in model.anchors.sizes]
+    model.num_classes, model.rpn.box_loss_weight, model.roi.background_iou = 3, 1., 0.
+    model.backbone.name = model.backbone.name.replace('resnet101', 'resnet50')
+    model.backbone.weights, model.backbone.norm_epsilon = 'none', 1e-5
+    model.anchors.sizes = [[8. * 2 ** (level + i) for i, _ in enumerate(sizes)]
+                           for level, sizes in enumerate(model.anchors.sizes)]
     model.rpn.pre_nms_train = model.rpn.pre_nms_test = 30
     model.rpn.post_nms_train = model.rpn.post_nms_test = 12
     model.rpn.batch_per_image, model.roi.batch_per_image = 16, 4
@@ -164,18 +171,17 @@ def batch_of_one(classes: int) -> dict[str, tf.Tensor]:
 
 @functools.cache
 def configs_by_model() -> dict[str, str]:
-    """Return one packaged config for each model: some configs differ only in data or schedule."""
+    """Return one packaged config for each model: many differ only in data, schedule or a number."""
     return {repr(reduced(configuration.load(name)).model): name for name in configuration.packaged()}
 
 
 @pytest.fixture
-def _one_block_per_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The depth of a ResNet is tested elsewhere."""
-    monkeypatch.setattr(resnet, 'FORMS', {name: form._replace(blocks=(1,) * 4) for name, form in resnet.FORMS.items()})
+def _shallow_inception(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inception_resnet, 'REPEATS', (1, 1, 1))
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('_one_block_per_stage')
+@pytest.mark.usefixtures('shallow_resnets', '_shallow_inception')
 @pytest.mark.parametrize('name', configuration.packaged())
 def test_every_config_trains_and_detects(name) -> None:
     """One step of each at 64 px, random weights: finite losses, a gradient for all that is trained, detections."""

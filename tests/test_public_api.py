@@ -16,6 +16,8 @@ import tensorflow as tf
 import mrcnn_tf as m
 from tests.training.tiny import tiny_config, write_data
 
+pytestmark = pytest.mark.usefixtures('shallow_resnets')
+
 
 def test_importing_costs_no_tensorflow() -> None:
     code = ('import sys, json, mrcnn_tf as m;'

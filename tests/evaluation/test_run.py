@@ -23,6 +23,7 @@ from mrcnn_tf.training import checkpoints
 from mrcnn_tf.weights import model_directory
 from tests.training.tiny import tiny_config, write_data
 
+pytestmark = pytest.mark.usefixtures('shallow_resnets')
 LIMIT = 4
 
 

@@ -29,6 +29,7 @@ from mrcnn_tf.training import checkpoints
 from mrcnn_tf.weights import model_directory
 from mrcnn_tf.weights.rules import variable_path
 
+pytestmark = pytest.mark.usefixtures('shallow_resnets')
 CATEGORIES = [Category(1, 7, 'cat'), Category(2, 3, 'dog')]
 LIMIT = 6
 SEED = 10    # of weights that find something in every picture

@@ -11,7 +11,6 @@ from mrcnn_tf.config import Config, ConfigError
 from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.input.dataset import evaluation_dataset
 from mrcnn_tf.input.manifest import Manifest
-from mrcnn_tf.layers.backbones import resnet
 from mrcnn_tf.training import alternating
 from mrcnn_tf.training.alternating import JOINED, STEPS
 from mrcnn_tf.training.callbacks import TrainingError
@@ -20,11 +19,7 @@ from mrcnn_tf.weights.checkpoint_files import find_newest
 from mrcnn_tf.weights.model_directory import restore_model, save_imported
 from tests.training.tiny import CATEGORIES, tiny_config, write_data
 
-
-@pytest.fixture(autouse=True)
-def shallow(monkeypatch) -> None:
-    """One block per stage, because these tests build many models."""
-    monkeypatch.setitem(resnet.FORMS, 'resnet18', resnet.Form((1, 1, 1, 1), False))
+pytestmark = pytest.mark.usefixtures('shallow_resnets')
 
 
 def small_config(directory: pathlib.Path, *overrides: str) -> Config:

@@ -17,7 +17,6 @@ from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.evaluation.validation import Evaluated
 from mrcnn_tf.input.damage import InputError
-from mrcnn_tf.layers.backbones import resnet
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import TrainingError, step_of
 from mrcnn_tf.weights import model_directory
@@ -26,6 +25,8 @@ from mrcnn_tf.weights.model_directory import find_checkpoint, read, restore_mode
 from mrcnn_tf.weights.rules import variable_path
 from tests.training.tiny import tiny_config, write_data
 from tests.training.toy import ToyModel
+
+pytestmark = pytest.mark.usefixtures('shallow_resnets')
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +62,6 @@ def assert_equal(model: keras.Model, other: keras.Model) -> None:
 
 def test_the_detector_is_trained(data: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mask R-CNN: two steps change the weights of all parts, write all losses, and save a checkpoint."""
-    monkeypatch.setitem(resnet.FORMS, 'resnet18', resnet.Form((1, 1, 1, 1), False))    # one block per stage is fast
     models: list[Detector] = []
     initial: list[np.ndarray] = []
 
