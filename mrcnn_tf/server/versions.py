@@ -69,7 +69,10 @@ class Version:
             raise ServeError(f'{directory}: cannot be served ({error_line(error)}); export the model again') from None
 
     def _warm_up(self, path: pathlib.Path) -> None:
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator() if path.exists() else ():
+        options = tf.data.Options()
+        options.autotune.enabled = False    # the end of an iterator may wait for the thread that tunes it
+        records = tf.data.TFRecordDataset([str(path)] if path.exists() else []).with_options(options)
+        for record in records.as_numpy_iterator():
             request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
             inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
             self.run(request.model_spec.signature_name, inputs)

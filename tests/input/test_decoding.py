@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
+from tensorflow.core.framework import dataset_options_pb2
 
 from mrcnn_tf.input import decoding, images
 
@@ -168,6 +169,16 @@ def test_the_status_of_files() -> None:
     assert [int(status) for status, _ in found] == list(files.values())
     np.testing.assert_array_equal(found[0][1], pillow(save(RGB, 'PNG')))
     assert all(pixels.shape == [1, 1, 3] for _, pixels in found[1:])
+
+
+def test_the_end_of_the_pipeline_of_a_file_waits_for_no_tuning_thread() -> None:
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+    def attempt(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return decoding.try_decode(encoded, decoding.Rule(), tf.shape, tf.zeros([3], tf.int32))
+
+    found, = (node for node in attempt.get_concrete_function().graph.as_graph_def().node if node.op == 'OptionsDataset')
+    options = dataset_options_pb2.Options.FromString(found.attr['serialized_options'].s)
+    assert options.autotune_options.WhichOneof('optional_enabled') and not options.autotune_options.enabled
 
 
 def test_an_image_with_exactly_the_limit_of_pixels_is_accepted() -> None:

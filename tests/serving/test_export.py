@@ -17,6 +17,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.tools import saved_model_cli
 
 from mrcnn_tf import __version__
 from mrcnn_tf.config import Config
@@ -28,6 +29,7 @@ from mrcnn_tf.serving import predictor, run_saved_model, signatures
 from mrcnn_tf.training import checkpoints
 from mrcnn_tf.weights import model_directory
 from mrcnn_tf.weights.rules import variable_path
+from tests.serving import c_api
 
 pytestmark = pytest.mark.usefixtures('shallow_resnets')
 CATEGORIES = [Category(1, 7, 'cat'), Category(2, 3, 'dog')]
@@ -201,6 +203,31 @@ def test_it_needs_neither_this_package_nor_keras(
     with np.load(tmp_path / 'found.npz') as found:
         for name, value in served.items():
             np.testing.assert_array_equal(found[name], value, name)
+
+
+def test_the_c_api_gives_the_same_answers(saved: pathlib.Path, served: Outputs, pictures: list[pathlib.Path]) -> None:
+    found = c_api.Session(saved).run('detect', 'image_bytes', [b'no image', *contents(pictures)])
+    assert found['status'].tolist() == [decoding.NOT_AN_IMAGE, 0, 0, 0, 0] and found.keys() == served.keys()
+    for name, value in served.items():
+        np.testing.assert_array_equal(found[name][1:], value, name)
+
+
+def test_the_tool_of_tensorflow_shows_it(saved: pathlib.Path, capsys: pytest.CaptureFixture[str],
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, 'argv', ['saved_model_cli', 'show', '--dir', str(saved), '--tag_set', 'serve',
+                                      '--signature_def', 'detect'])
+    with pytest.raises(SystemExit) as ended:
+        saved_model_cli.main()
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert "inputs['image_bytes'] tensor_info:\n      dtype: DT_STRING\n      shape: (-1)" in shown
+    assert f"outputs['boxes'] tensor_info:\n      dtype: DT_FLOAT\n      shape: (-1, {LIMIT}, 4)" in shown
+
+
+def test_it_names_no_path_of_the_machine_that_wrote_it(saved: pathlib.Path) -> None:
+    paths = [str(saved.parent.parent), str(pathlib.Path.home()), str(pathlib.Path(exporting.__file__).parents[2])]
+    content = b''.join(path.read_bytes() for path in saved.rglob('*') if path.is_file())
+    assert len(content) > 10 ** 6 and not [path for path in paths if os.fsencode(path) in content]
 
 
 def test_nothing_in_it_is_of_keras_or_for_xla_only(saved: pathlib.Path) -> None:
