@@ -2,19 +2,25 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Annotated
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mrcnn_tf.cli.command import Checkpoint, command
 from mrcnn_tf.files.text import one_line
 
+if TYPE_CHECKING:    # these import TensorFlow
+    from mrcnn_tf.serving.coco_file import CocoFile
+    from mrcnn_tf.serving.predictor import Predictor
+
 
 @command
 def predict(images: Annotated[list[pathlib.Path], typer.Argument(
                 metavar='IMAGE', help="JPEG or PNG files, videos, directories of images, patterns such as "
                                       "'photos/**/*.jpg', or a .txt file with one path per line.")],
-            output: Annotated[pathlib.Path, typer.Option(help='Directory for the results.')],
+            output: Annotated[pathlib.Path, typer.Option(
+                help="Directory for the results; or NAME.json, one file in COCO's format.")],
             model: Annotated[pathlib.Path | None, typer.Option(
                 help='Model directory from `mrcnn train`, or SavedModel, .tflite or .onnx file from '
                      '`mrcnn export`.')] = None,
@@ -22,7 +28,12 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
                 metavar='ADDRESS', help='Instead of --model: a model in TensorFlow Serving or `mrcnn serve`, '
                                         'grpc://HOST:8500/NAME or http://HOST:8501/NAME.')] = None,
             threshold: Annotated[float, typer.Option(min=0, max=1, help='Lowest score of a detection.')] = 0.5,
-            checkpoint: Checkpoint = 'best') -> None:
+            checkpoint: Checkpoint = 'best',
+            pictures: Annotated[pathlib.Path | None, typer.Option(
+                help='With --output NAME.json: a directory for pictures.', show_default=False)] = None,
+            batch_size: Annotated[int | None, typer.Option(
+                min=1, help="With --output NAME.json: images of equal size that go through the network together. By "
+                            "default the model's data.evaluation_batch_size.", show_default=False)] = None) -> None:
     """Detect objects in images and videos.
 
     Writes for each image a picture, OUTPUT/NAME.png, and the detections, OUTPUT/NAME.json. Boxes and masks are in the
@@ -32,23 +43,31 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
     Writes for each video OUTPUT/NAME.mp4, without sound, and OUTPUT/NAME.jsonl with a line for each frame. Videos need
     OpenCV, the extra `video`.
 
+    For many images, --output NAME.json writes one file in COCO's format and no pictures. The same command continues an
+    interrupted one, and skips the images that the file has. IMAGE may then be the manifest of a set.
+
     \b
     Example:
       mrcnn predict photos 'more/*.jpg' list.txt --model saved_models/nuclei --output predictions
       mrcnn predict clip.mp4 --model runs/nuclei --output predictions
+      mrcnn predict photos --model runs/nuclei --output found.json --threshold 0.05
       mrcnn predict photos --server grpc://localhost:8500/nuclei --output predictions
     """
     from mrcnn_tf.files.progress import track
     from mrcnn_tf.serving import predict_files
-    from mrcnn_tf.serving.client import ServedModel
-    from mrcnn_tf.serving.predictor import load_predictor
+    from mrcnn_tf.serving.coco_file import CocoFile
     from mrcnn_tf.serving.sources import InferenceError
 
     if (model is None) == (server is None):
         raise InferenceError('give either --model or --server')
+    if output.suffix == '.json':
+        _predict_set(images, CocoFile(output, str(model or server), threshold), pictures, batch_size,
+                     lambda: _predictor(model, server, checkpoint))
+        return
+    if pictures or batch_size:
+        raise InferenceError('--pictures and --batch-size are for --output NAME.json')
     paths = predict_files.find_images(images)
-    predictor = load_predictor(model, checkpoint) if model else ServedModel(str(server))
-    report = predict_files.predict_to_directory(paths, predictor, output, threshold,
+    report = predict_files.predict_to_directory(paths, _predictor(model, server, checkpoint), output, threshold,
                                                 lambda paths: track(paths, len(paths), 'predicted'))
     if report.pictures or not report.videos:
         typer.echo(f'{len(report.pictures)} pictures and json files in {output}')
@@ -58,7 +77,34 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
         best = f'{report.best_score_below:.3f}' if report.best_score_below else 'none'
         typer.echo(f'{len(report.without_detections)} of them without a detection of score {threshold} or more '
                    f'(best score: {best}), such as {one_line(report.without_detections[0])}')
-    for reason in report.failed.values():
+    _list_failures(report.failed.values(), len(paths))
+
+
+def _predictor(model: pathlib.Path | None, server: str | None, checkpoint: str) -> Predictor:
+    from mrcnn_tf.serving.client import ServedModel
+    from mrcnn_tf.serving.predictor import load_predictor
+
+    return load_predictor(model, checkpoint) if model else ServedModel(str(server))
+
+
+def _predict_set(inputs: Sequence[pathlib.Path], output: CocoFile, pictures: pathlib.Path | None,
+                 batch_size: int | None, load: Callable[[], Predictor]) -> None:
+    from mrcnn_tf.files.progress import progress_bar
+    from mrcnn_tf.serving import predict_set
+
+    total, images = predict_set.find(inputs, pictures)
+    with progress_bar('predicted', total, output.images) as update:
+        report = predict_set.predict_set(images, load(), output, batch_size, update=update)
+    before = f', {report.skipped} were done before' if report.skipped else ''
+    typer.echo(f'{output.path}: {report.predicted} images{before}')
+    _list_failures(report.failed.values(), total)
+
+
+def _list_failures(reasons: Collection[str], total: int) -> None:
+    """Print why files could not be used, and raise an error if there are any."""
+    from mrcnn_tf.serving.sources import InferenceError
+
+    for reason in reasons:
         typer.echo(f'mrcnn: {one_line(reason)}', err=True)
-    if report.failed:
-        raise InferenceError(f'{len(report.failed)} of {len(paths)} files could not be used, see above')
+    if reasons:
+        raise InferenceError(f'{len(reasons)} of {total} files could not be used, see above')

@@ -76,7 +76,8 @@ def read(path: PathLike, truth: GroundTruth) -> list[dict[str, Any]]:
     """Return the detections of a file in COCO's results format.
 
     Args:
-        path: a JSON list of image_id, category_id, score, and bbox [x, y, width, height] or segmentation (RLE) or both.
+        path: a JSON list of image_id, category_id, score, and bbox [x, y, width, height] or segmentation (RLE) or both;
+            or a dict with such a list as `annotations`.
         truth: of the set whose images and categories they have.
 
     Raises:
@@ -86,11 +87,12 @@ def read(path: PathLike, truth: GroundTruth) -> list[dict[str, Any]]:
         data = files.read_json(path)
     except ValueError as error:
         raise EvaluationError(f'{path}: not JSON ({one_line(error)}); give a file such as detections.json') from None
-    if not isinstance(data, list):
+    listed = data.get('annotations') if isinstance(data, dict) else data    # the former by `mrcnn predict`
+    if not isinstance(listed, list):
         raise EvaluationError(f'{path}: expected a list of detections in COCO\'s results format, such as '
-                              f'detections.json, and found {type(data).__name__}')
+                              f'detections.json, or the file of `mrcnn predict`, and found {type(data).__name__}')
     categories = dict(truth.categories)
-    return [_checked(each, truth, categories, f'{path}: detection {i} (from 0)') for i, each in enumerate(data)]
+    return [_checked(each, truth, categories, f'{path}: detection {i} (from 0)') for i, each in enumerate(listed)]
 
 
 def _checked(result: Any, truth: GroundTruth, categories: dict[int, str], place: str) -> dict[str, Any]:

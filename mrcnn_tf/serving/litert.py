@@ -9,6 +9,7 @@ import io
 import json
 import os
 import tempfile
+import threading
 import warnings
 import zipfile
 from typing import Any
@@ -57,9 +58,10 @@ def load(content: bytes) -> tuple[dict[str, Any], Run]:
     with warnings.catch_warnings():    # that TensorFlow's interpreter will move to a package of its own
         warnings.filterwarnings('ignore', r'\s*Warning: tf.lite.Interpreter is deprecated', UserWarning)
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
-    run = interpreter.get_signature_runner()
+    run, lock = interpreter.get_signature_runner(), threading.Lock()    # one call at a time
 
     def call(images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(run(images=images, sizes=sizes))
+        with lock:
+            return dict(run(images=images, sizes=sizes))
 
     return description, call

@@ -88,10 +88,10 @@ def predict_to_directory(images: Paths, predictor: Predictor, output: str | os.P
     paths, report = [pathlib.Path(path) for path in images], PredictionReport()
     pictures = [path for path in paths if not video.is_video(path)]
     videos = [path for path in paths if video.is_video(path)]
-    stems = _stems(pictures, pathlib.Path(output), '.png')
-    video_stems = _stems(videos, pathlib.Path(output), '.mp4')
+    picture_stems = stems(pictures, pathlib.Path(output), '.png')
+    video_stems = stems(videos, pathlib.Path(output), '.mp4')
     results = _concurrently(lambda path, stem: _predict_one(path, stem, predictor, threshold), predictor.concurrency,
-                            pictures, stems)
+                            pictures, picture_stems)
     for path, result in zip(track(pictures), results, strict=True):
         _add(report, path, result)
     for path, stem in zip(videos, video_stems, strict=True):
@@ -153,23 +153,23 @@ def _listed_in(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield beside if not each.exists() and beside.exists() else each
 
 
-def _stems(paths: Sequence[pathlib.Path], output: pathlib.Path, suffix: str) -> list[pathlib.Path]:
+def stems(paths: Sequence[pathlib.Path], output: pathlib.Path, suffix: str) -> list[pathlib.Path]:
     """Return for each file the path of its output files without suffix, all different.
 
     Raises:
         InferenceError: one of the outputs with this suffix would replace a file.
     """
-    inputs, stems, taken = {path.resolve() for path in paths}, [], set()
+    inputs, made, taken = {path.resolve() for path in paths}, [], set()
     for path in paths:
         name, count = path.stem, 1
         while name.casefold() in taken:    # some file systems do not distinguish upper and lower case
             count += 1
             name = f'{path.stem}-{count}'
         taken.add(name.casefold())
-        stems.append(output / name)
+        made.append(output / name)
         if (output / f'{name}{suffix}').resolve() in inputs:
             raise InferenceError(f'{output / name}{suffix}: would replace an input file; choose another output')
-    return stems
+    return made
 
 
 def _concurrently(function: Callable[..., T], threads: int, *arguments: Iterable[Any]) -> Iterator[T]:

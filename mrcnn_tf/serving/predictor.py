@@ -79,16 +79,17 @@ class Predictor(abc.ABC):
                 list.
         """
         if not isinstance(given, list | tuple):
-            return next(self._predictions([('image', given)], 1))
+            return next(self.predictions([('image', given)], 1))
         predictions = self.stream(given, batch_size)
         return list(track(predictions, len(given), 'predicted') if progress and len(given) > 1 else predictions)
 
     def stream(self, given: Iterable[Source], batch_size: int | None = None) -> Iterator[Prediction]:
         """Yield the predictions of images one after the other; arguments and errors as for a call."""
         named = ((f'images[{number}]', image) for number, image in enumerate(given))
-        return self._predictions(named, batch_size or self.batch_size)
+        return self.predictions(named, batch_size or self.batch_size)
 
-    def _predictions(self, named: Iterable[tuple[str, Source]], batch_size: int) -> Iterator[Prediction]:
+    def predictions(self, named: Iterable[tuple[str, Source]], batch_size: int) -> Iterator[Prediction]:
+        """Yield the predictions of images with names, which messages call those that are no paths."""
         remaining = iter(named)
         while batch := list(itertools.islice(remaining, batch_size)):
             encoded = [sources.encode(image, name) for name, image in batch]

@@ -7,6 +7,7 @@ import pytest
 
 from mrcnn_tf.serving import predict_files
 from tests.cli.runner import Recorder, mrcnn
+from tests.serving.test_predict_files import FakePredictor, save
 
 
 def test_predict_without_a_model_is_an_error(tmp_path: pathlib.Path) -> None:
@@ -28,3 +29,24 @@ def test_predict_reports_images_without_detections_and_failures(
         f'1 of them without a detection of score 0.5 or more (best score: 0.400), such as {tmp_path}/b.jpg']
     assert result.stderr.splitlines() == [
         'mrcnn: c.jpg: the file is damaged', 'mrcnn: error: 1 of 3 files could not be used, see above']
+
+
+def test_predict_to_one_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / 'in' / 'a.png')
+    (tmp_path / 'in' / 'b.png').write_bytes(b'hello')
+    monkeypatch.setattr('mrcnn_tf.serving.predictor.load_predictor', lambda *_: FakePredictor())
+    arguments = ('predict', tmp_path / 'in', '--model', 'm', '--output', tmp_path / 'found.json')
+    result = mrcnn(*arguments, '--pictures', tmp_path / 'drawn')
+    assert result.exit_code == 1 and result.stdout.splitlines()[-1] == f'{tmp_path}/found.json: 1 images'
+    assert result.stderr.splitlines() == [f'mrcnn: {tmp_path}/in/b.png: neither a JPEG nor a PNG; convert it to one',
+                                          'mrcnn: error: 1 of 2 files could not be used, see above']
+    assert [path.name for path in (tmp_path / 'drawn').iterdir()] == ['a.png']
+    again = mrcnn(*arguments)
+    assert again.stdout.splitlines()[-1] == f'{tmp_path}/found.json: 0 images, 1 were done before'
+
+
+@pytest.mark.parametrize('option', [['--pictures', 'x'], ['--batch-size', '2']], ids=['pictures', 'batches'])
+def test_options_of_one_file(option: list[str]) -> None:
+    result = mrcnn('predict', 'a.png', '--model', 'm', '--output', 'out', *option)
+    assert result.exit_code == 1
+    assert result.stderr == 'mrcnn: error: --pictures and --batch-size are for --output NAME.json\n'

@@ -55,11 +55,15 @@ def test_a_mask_gives_the_box_that_a_detection_lacks(tmp_path: pathlib.Path) -> 
     assert all((coco_mask.decode(each['segmentation']) == square()).all() for each in read)
 
 
+def test_the_file_of_predict(tmp_path: pathlib.Path) -> None:
+    assert results.read(written(tmp_path, {'annotations': [detection(id=1, iscrowd=0)]}), TRUTH) == [detection()]
+
+
 WRONG = 'detection 1 .from 0.: expected image_id, category_id, a finite score, and bbox'
 
 
 @pytest.mark.parametrize(('content', 'message'), [
-    ('[', 'not JSON'), ({'annotations': []}, "expected a list of detections in COCO's results format, .*found dict"),
+    ('[', 'not JSON'), ({'images': []}, "expected a list of detections in COCO's results format, .*found dict"),
     ([detection(), 7], WRONG), ([detection(), detection(score='high')], WRONG),
     ('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2], "score": NaN}]', 'a finite score'),
     ([detection(), detection(bbox=[1, 2, 3])], WRONG), ([detection(), detection(bbox=[1, 2, -3, 4])], WRONG),
