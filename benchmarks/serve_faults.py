@@ -39,7 +39,6 @@ def same(found: Outputs, place: int, expected: Outputs) -> bool:
 
 def mixed(server: Served, images: list[bytes], count: int) -> None:
     """Send mixed requests, and compare each answer with that of the image alone."""
-    light_client.Model(server.address('grpc'), FIRST).detect(images[:1])
     models = {protocol: light_client.Model(server.address(protocol), LIMIT) for protocol in ('grpc', 'http')}
     alone = {(protocol, image): model.predict('detect', {'image_bytes': [image]})
              for protocol, model in models.items() for image in [*images, *DAMAGED]}
@@ -49,7 +48,7 @@ def mixed(server: Served, images: list[bytes], count: int) -> None:
         chosen = [rng.choice(images if rng.random() < .7 else DAMAGED) for _ in range(rng.randint(1, 4))]
         found = models[protocol].predict('detect', {'image_bytes': chosen})
         wrong += sum(not same(found, i, alone[protocol, image]) for i, image in enumerate(chosen))
-        if number % (count // 10) == 0 or number == count - 1:
+        if number % max(1, count // 10) == 0 or number == count - 1:
             print(f'mixed {number + 1:5}: {server.resident():6.0f} MB, {wrong} answers differ', flush=True)
 
 
@@ -122,7 +121,7 @@ def fuzzed(server: Served, images: list[bytes], count: int) -> None:
     statuses: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in fuzzer.kinds}
     for number, kind in zip(range(count), itertools.cycle(fuzzer.kinds)):
         statuses[kind][fuzzer.kinds[kind](random.Random(number))] += 1
-        if number % (count // 5) == 0 or number == count - 1:
+        if number % max(1, count // 5) == 0 or number == count - 1:
             print(f'fuzzed {number + 1:5}: {server.resident():6.0f} MB', flush=True)
     done.set()
     thread.join()
@@ -136,11 +135,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('directory', help='that `mrcnn export --output` wrote')
     parser.add_argument('images', nargs='+', help='JPEG or PNG files')
-    parser.add_argument('--mixed', type=int, default=2000)
-    parser.add_argument('--fuzzed', type=int, default=10000)
+    parser.add_argument('--mixed', type=int, default=2000, help='number of requests')
+    parser.add_argument('--fuzzed', type=int, default=10000, help='number of requests')
     arguments = parser.parse_args()
     images = [pathlib.Path(path).read_bytes() for path in arguments.images]
     with served(arguments.directory, '--batching') as server:
+        light_client.Model(server.address('grpc'), FIRST).detect(images[:1])
         mixed(server, images, arguments.mixed)
         fuzzed(server, images, arguments.fuzzed)
 

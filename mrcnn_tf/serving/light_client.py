@@ -18,6 +18,7 @@ are written and read by their field numbers: those of TensorFlow Serving's predi
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import itertools
 import json
@@ -308,7 +309,7 @@ def _post(url: str, body: bytes, seconds: float) -> bytes:
         with error:
             text = error.read(10_000).decode(errors='replace')
         raise RemoteError(f'HTTP status {error.code}: {_line(text)}', error.code in _TEMPORARY) from None
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise RemoteError(f'{_line(str(getattr(error, "reason", error)))}{_remedy(True)}', True) from None
 
 

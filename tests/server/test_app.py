@@ -267,6 +267,13 @@ def test_a_name_that_the_server_does_not_have(address: str) -> None:
     assert one_line(error.value) == str(error.value)
 
 
+@pytest.mark.parametrize('protocol', ['grpc', 'http'])
+def test_the_port_of_the_other_protocol(ports: Ports, protocol: str) -> None:
+    port = ports.rest if protocol == 'grpc' else ports.grpc
+    with pytest.raises(RemoteError, match='is this its port'):
+        light_client.Model(f'{protocol}://127.0.0.1:{port}/pets', retries=0).describe()
+
+
 def test_a_batch_of_many_clients(ports: Ports) -> None:
     model = light_client.Model(f'grpc://127.0.0.1:{ports.grpc}/pets')
     model.describe()
