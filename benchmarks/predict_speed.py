@@ -15,7 +15,7 @@ import mrcnn_tf as m
 from mrcnn_tf.serving.coco_file import CocoFile
 from mrcnn_tf.serving.predict_set import find, predict_set
 
-SETTINGS = [(batch, threads) for batch in (1, 4) for threads in (1, 2, 4)]
+SETTINGS = [(batch, threads) for batch in (1, 4) for threads in (1, 2)]
 REPEATS = 3
 
 

@@ -32,8 +32,9 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
             pictures: Annotated[pathlib.Path | None, typer.Option(
                 help='With --output NAME.json: a directory for pictures.', show_default=False)] = None,
             batch_size: Annotated[int | None, typer.Option(
-                min=1, help="With --output NAME.json: images of equal size that go through the network together. By "
-                            "default the model's data.evaluation_batch_size.", show_default=False)] = None) -> None:
+                min=1, show_default=False,
+                help="With --output NAME.json: images of equal size that go through the network together. By default "
+                     "1 on a CPU, the model's data.evaluation_batch_size on a GPU.")] = None) -> None:
     """Detect objects in images and videos.
 
     Writes for each image a picture, OUTPUT/NAME.png, and the detections, OUTPUT/NAME.json. Boxes and masks are in the

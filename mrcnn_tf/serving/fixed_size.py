@@ -21,7 +21,8 @@ from mrcnn_tf.serving.network import ExportError, check_exportable
 _MULTIPLE = 32    # the coarsest stride
 _RESIZE = ('test_short_side', 'test_long_side', 'round_sides', 'antialias')    # the fields of the resize rule
 
-# How weights are stored: in 32, 16 or 8 bits. All else is computed in float32.
+# How weights are stored: in 32, 16 or 8 bits. All else is float32, but LiteRT rounds the inputs of convolutions by int8
+# weights too.
 QUANTIZED = ('none', 'float16', 'int8')
 
 Run = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]    # a network, see `FixedNetwork.call`

@@ -32,7 +32,8 @@ def run(folder: pathlib.Path, output: pathlib.Path, predictor: Counting, picture
         ) -> predict_set.SetReport:
     total, images = predict_set.find([folder], pictures)
     counts = []
-    report = predict_set.predict_set(images, predictor, CocoFile(output, 'm', .5), threads=1, update=counts.append)
+    file = CocoFile(output, 'm', .5)
+    report = predict_set.predict_set(images, predictor, file, predictor.batch_size, threads=1, update=counts.append)
     assert not counts or counts[-1] == total
     return report
 
