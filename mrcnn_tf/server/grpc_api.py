@@ -37,6 +37,7 @@ def start(service: Service) -> tuple[grpc.Server, int]:
     Raises:
         ServeError: the port is in use.
     """
+    logging.getLogger('grpc._common').setLevel(logging.CRITICAL)    # a traceback for each damaged message
     options = service.options
     server = grpc.server(futures.ThreadPoolExecutor(_THREADS), maximum_concurrent_rpcs=2 * _THREADS, options=[
         ('grpc.so_reuseport', 0), ('grpc.max_receive_message_length', options.max_bytes),

@@ -18,6 +18,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from mrcnn_tf import files
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.serving.server_kit import WARMUP
+from mrcnn_tf.serving.signatures import DETECT
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +76,10 @@ class Version:
         for record in records.as_numpy_iterator():
             request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
             inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
-            self.run(request.model_spec.signature_name, inputs)
+            # TensorFlow optimizes each signature by itself, and `detect` is the one of the page and of our clients.
+            for signature in {request.model_spec.signature_name, DETECT}:
+                if self.inputs(signature).keys() == inputs.keys():
+                    self.run(signature, inputs)
 
     @property
     def signatures(self) -> Mapping[str, Any]:

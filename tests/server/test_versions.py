@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mrcnn_tf.server import versions
 from mrcnn_tf.server.versions import RequestError, ServeError, State, Version, Versions
+from mrcnn_tf.serving import server_kit
 
 DAMAGED = 'damaged'
 
@@ -86,6 +87,23 @@ def version() -> Version:
     made = Version.__new__(Version)
     made._signatures = {'detect': SimpleNamespace(structured_input_signature=((), spec))}
     return made
+
+
+def test_warm_up_runs_the_recorded_signature_and_detect(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {'image_bytes': tf.TensorSpec([None], tf.string)}
+    made, ran = Version.__new__(Version), []
+    made._signatures = {name: SimpleNamespace(structured_input_signature=((), inputs)) for name, inputs in (
+        ('serving_default', files), ('detect', files), ('of_pixels', {'images': tf.TensorSpec([None], tf.uint8)}))}
+    monkeypatch.setattr(made, 'run', lambda signature, inputs: ran.append((
+        signature, *(value.tolist() for value in inputs.values()))))
+    for name, inputs in (('serving_default', {'image_bytes': np.array([b'x'], object)}),
+                         ('of_pixels', {'images': np.uint8([7])})):
+        (tmp_path / name).mkdir()
+        server_kit.write_warmup(tmp_path / name, 'mine', name, [inputs])
+        made._warm_up(tmp_path / name / server_kit.WARMUP)
+    made._warm_up(tmp_path / 'missing')
+    assert sorted(ran) == [('detect', [b'x']), ('of_pixels', [7]), ('serving_default', [b'x'])]
 
 
 def test_inputs_are_checked(version: Version) -> None:
