@@ -21,7 +21,7 @@ import tensorflow as tf
 from benchmarks.served import served
 from mrcnn_tf.serving import light_client
 
-CLIENTS, ROUNDS, REQUESTS = (1, 2, 4, 8), 5, 32    # of each way in a round
+CLIENTS, ROUNDS, REQUESTS = (1, 2, 4, 8), 4, 24    # of each way in a round
 Ask = Callable[[bytes], object]
 
 
