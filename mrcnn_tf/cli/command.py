@@ -24,11 +24,12 @@ Checkpoint = Annotated[str, typer.Option(
 # Log lines of TensorFlow's C++ code that TF_CPP_MIN_LOG_LEVEL does not suppress: information, warnings, and errors
 # about a missing GPU or another worker that failed. Errors of an operation are raised as exceptions.
 _NOISE = (r'^([IW]\d{4} \d\d:|\d{4}-\d\d-\d\d \d\d:[\d:.]+: [IW] |WARNING: All log messages before absl::Init'
+          r'|INFO: Created TensorFlow Lite '
           # the further lines of the message about a worker that failed
           r'|Additional GRPC error information|:UNKNOWN:Error received from peer|:\{"created":'
           r'|The error could be from a previous operation\. Restart|\t \[\[\{\{node '
           r'|.*(Unable to register cu|failed call to cuInit|Premature end of JPEG|Improper call to JPEG'
-          r'|oneDNN supports DT_UINT8|BaseCollectiveExecutor::StartAbort))')
+          r'|oneDNN supports DT_|BaseCollectiveExecutor::StartAbort))')
 _FILTER = """
 import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)

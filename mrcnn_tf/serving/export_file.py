@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from mrcnn_tf import files
-from mrcnn_tf.serving import fixed_size, formats
+from mrcnn_tf.serving import fixed_size, formats, onnx_format
 from mrcnn_tf.serving.export import describe, warn_of_views
 from mrcnn_tf.serving.network import ExportError
 from mrcnn_tf.weights.model_directory import restore_model
@@ -44,6 +44,8 @@ def export_file(model_dir: str | os.PathLike[str], output: str | os.PathLike[str
         raise ExportError(f'{path}: the name of a file ends in {" or ".join(formats.FORMATS)}; rename it')
     if quantize not in fixed_size.QUANTIZED:
         raise ExportError(f'quantize is {quantize!r}; expected one of {", ".join(fixed_size.QUANTIZED)}')
+    if path.suffix == '.onnx':
+        onnx_format.converter()    # fails before the model is restored, which takes seconds
     model, config, categories = restore_model(model_dir, 'xla', checkpoint)
     warn_of_views(config.data, path)
     size = size or fixed_size.default_size(config.data)

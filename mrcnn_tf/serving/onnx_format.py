@@ -21,6 +21,19 @@ _MISSING = f'{{}} needs the packages of the extra `onnx`: {install("onnx")}'
 _CHANNEL_AXES = {'Conv': 0, 'ConvTranspose': 1, 'Gemm': 1, 'MatMul': 1}    # of the output channels in the second input
 
 
+def converter() -> Any:
+    """Return the module of tf2onnx that converts.
+
+    Raises:
+        ExportError: the extra `onnx` is not installed.
+    """
+    try:
+        from tf2onnx import convert
+    except ImportError:
+        raise ExportError(_MISSING.format('export to ONNX')) from None
+    return convert
+
+
 def convert(network: FixedNetwork, description: dict[str, Any], quantize: str = 'none') -> bytes:
     """Return the content of a file that runs a network.
 
@@ -30,13 +43,9 @@ def convert(network: FixedNetwork, description: dict[str, Any], quantize: str = 
         quantize: as `fixed_size.QUANTIZED`.
 
     Raises:
-        ExportError: the extra `onnx` is not installed.
+        ExportError: as `converter`.
     """
-    try:
-        import tf2onnx
-    except ImportError:
-        raise ExportError(_MISSING.format('export to ONNX')) from None
-    model, _ = tf2onnx.convert.from_function(network.call, network.specs, opset=OPSET)
+    model, _ = converter().from_function(network.call, network.specs, opset=OPSET)
     if quantize != 'none':
         shrink(model.graph, quantize)
     model.metadata_props.add(key=_KEY, value=json.dumps(description))
