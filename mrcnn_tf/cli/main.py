@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from mrcnn_tf import __version__
-from mrcnn_tf.cli import configs, convert, evaluate, export, folder, import_weights, launch, predict, serve, sets, train
+from mrcnn_tf.cli import (
+    configs,
+    convert,
+    evaluate,
+    export,
+    folder,
+    import_weights,
+    launch,
+    plan,
+    predict,
+    serve,
+    sets,
+    train,
+)
 
 app = typer.Typer(
     name='mrcnn', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -18,8 +31,8 @@ groups = {'convert': convert.convert_app, 'validate': convert.validate_app, 'imp
 for name, group in groups.items():
     app.add_typer(group, name=name, short_help=str(group.info.help))
 for each in (train.demo, sets.verify, sets.inspect, folder.split, configs.configs, import_weights.weights,
-             train.train, train.train_alternating, launch.launch, evaluate.evaluate, sets.recall, evaluate.propose,
-             export.export, predict.predict, serve.serve):
+             train.train, train.train_alternating, launch.launch, plan.plan, evaluate.evaluate, sets.recall,
+             evaluate.propose, export.export, predict.predict, serve.serve):
     app.command()(each)
 for info in (info for each in (app, *groups.values()) for info in each.registered_commands):
     # A short_help is folded in a narrow terminal. The first line of a docstring would be cut.

@@ -316,7 +316,10 @@ def _distributed(run: _Run, start: int, needs: Sequence[str]) -> tf.data.Dataset
                                    needs)
         if run.labels != list(range(len(run.labels))):
             dataset = dataset.map(lambda batch: {**batch, 'labels': tf.gather(run.labels, batch['labels'])})
-        return dataset if parts == 1 else dataset.map(lambda batch: _split(batch, parts)).unbatch().prefetch(parts)
+        if parts > 1:
+            dataset = dataset.map(lambda batch: _split(batch, parts)).unbatch().prefetch(parts)
+        # Otherwise the workers ask each other before each step whether all still have a batch.
+        return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     return local() if run.strategy.num_replicas_in_sync == 1 else run.strategy.distribute_datasets_from_function(local)
 

@@ -1,0 +1,104 @@
+"""Kills training at random moments (SIGKILL) and starts it again, until it has reached the last step; then compares its
+checkpoint, bit for bit, with that of a run that nobody has killed.
+
+python -m benchmarks.random_kills [--kills 20] [--workers 1] [--seed 0]
+
+The toy model of tests/training/toy.py, with flips, a moving average and Lookahead, writes a checkpoint
+every second step. The moments are spread over the whole of a run, so some lie inside the writing of a checkpoint.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from mrcnn_tf.cli.launch import free_ports
+from mrcnn_tf.weights.checkpoint_files import find_newest, number_of, steps_in
+from tests.training.tiny import write_data
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STEPS = 400
+SETTINGS = ('model.backbone.norm=frozen', 'solver.clip_norm=1', 'solver.ema_decay=0.5', 'solver.lookahead_steps=2',
+            'train.deterministic=true', f'solver.steps={STEPS}', 'train.checkpoint_every=2',
+            'data.flip_horizontal=0.5')
+
+
+def start(directory: pathlib.Path, name: str, workers: int) -> list[subprocess.Popen[bytes]]:
+    """Start all workers of a run."""
+    addresses = [f'localhost:{port}' for port in free_ports(workers)]
+    processes = []
+    for index in range(workers):
+        place = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}}
+        strategy = ['train.strategy=multi_worker'] if workers > 1 else []
+        with (directory / f'{name}-{index}.log').open('ab') as log:
+            processes.append(subprocess.Popen(
+                [sys.executable, '-m', 'tests.training.replica', 'toy', str(directory), str(directory / name),
+                 str(directory / f'{name}-{index}.npz'), *SETTINGS, *strategy], stdout=log, stderr=subprocess.STDOUT,
+                env={**os.environ, 'PYTHONPATH': str(ROOT), 'TF_CONFIG': json.dumps(place)}))
+    return processes
+
+
+def run(directory: pathlib.Path, name: str, workers: int) -> float:
+    """Train to the end; return the seconds between the first checkpoint and the end."""
+    processes, first = start(directory, name, workers), 0.
+    while any(process.poll() is None for process in processes):
+        first = first or (time.monotonic() if steps_in(directory / name / 'checkpoints') else 0.)
+        time.sleep(.02)
+    assert all(process.returncode == 0 for process in processes), (directory / f'{name}-0.log').read_text()[-2000:]
+    return time.monotonic() - first
+
+
+def kill_often(directory: pathlib.Path, workers: int, kills: int, seconds: float, generator: random.Random
+               ) -> list[int]:
+    """Kill a run that often, and finish it; return the steps at which it resumed."""
+    checkpoints, resumed = directory / 'killed' / 'checkpoints', []
+    for _ in range(kills):
+        processes, before = start(directory, 'killed', workers), steps_in(checkpoints)
+        while steps_in(checkpoints) == before and processes[0].poll() is None:
+            time.sleep(.005)
+        time.sleep(generator.uniform(0, seconds / kills))
+        victim = generator.randrange(workers)
+        processes[victim].kill()
+        for process in processes:
+            process.wait()
+        newest = find_newest(checkpoints)
+        resumed.append(number_of(newest) if newest else 0)
+    run(directory, 'killed', workers)
+    return resumed
+
+
+def values(directory: pathlib.Path, name: str) -> dict[str, np.ndarray]:
+    """Return all arrays of the last checkpoint by name."""
+    reader = tf.train.load_checkpoint(str(directory / name / 'checkpoints' / f'step-{STEPS}'))
+    return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if 'OBJECT_GRAPH' not in key}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--kills', type=int, default=20)
+    parser.add_argument('--workers', type=int, default=1)
+    parser.add_argument('--seed', type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        directory = pathlib.Path(folder)
+        write_data(directory)
+        seconds = run(directory, 'whole', given.workers)
+        resumed = kill_often(directory, given.workers, given.kills, seconds, random.Random(given.seed))
+        whole, killed = values(directory, 'whole'), values(directory, 'killed')
+    different = [key for key in whole if whole[key].tobytes() != killed[key].tobytes()]
+    print(f'{given.workers} worker(s), {given.kills} kills; resumed at steps {resumed}')
+    print(f'{len(whole)} arrays after step {STEPS}: ' + (f'FAILED, {different} differ' if different or (
+        whole.keys() != killed.keys()) else 'all bits are equal'))
+
+
+if __name__ == '__main__':
+    main()
