@@ -17,6 +17,7 @@ from mrcnn_tf.serving.sources import InferenceError
 
 OPSET = 17
 _KEY = 'mrcnn'
+_LARGE = 2 ** 14    # bytes
 _MISSING = f'{{}} needs the packages of the extra `onnx`: {install("onnx")}'
 _CHANNEL_AXES = {'Conv': 0, 'ConvTranspose': 1, 'Gemm': 1, 'MatMul': 1}    # of the output channels in the second input
 
@@ -46,6 +47,7 @@ def convert(network: FixedNetwork, description: dict[str, Any], quantize: str = 
         ExportError: as `converter`.
     """
     model, _ = converter().from_function(network.call, network.specs, opset=OPSET)
+    leave_out_zeros(model.graph)
     if quantize != 'none':
         shrink(model.graph, quantize)
     model.metadata_props.add(key=_KEY, value=json.dumps(description))
@@ -74,6 +76,18 @@ def load(content: bytes) -> tuple[dict[str, Any], Run]:
         return dict(zip(names, session.run(names, {'images': images, 'sizes': sizes}), strict=True))
 
     return description, call
+
+
+def leave_out_zeros(graph: Any) -> None:
+    """Replace large constants of zeros, such as the initial values of RoIAlign's loops, by operations."""
+    import onnx
+
+    for constant in [each for each in graph.initializer if len(each.raw_data) > _LARGE and not any(each.raw_data)]:
+        shape = onnx.numpy_helper.from_array(np.array(constant.dims, np.int64), f'{constant.name}:shape')
+        zero = onnx.numpy_helper.from_array(np.zeros(1, onnx.helper.tensor_dtype_to_np_dtype(constant.data_type)))
+        graph.node.insert(0, onnx.helper.make_node('ConstantOfShape', [shape.name], [constant.name], value=zero))
+        graph.initializer.append(shape)
+        graph.initializer.remove(constant)
 
 
 def shrink(graph: Any, quantize: str) -> None:
