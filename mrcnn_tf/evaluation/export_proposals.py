@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import tempfile
+from typing import IO
 
 import numpy as np
 
@@ -51,9 +53,17 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
         raise ProposalError(f'{model_dir}: a {config.model.kind} has no RPN; give an rpn, faster_rcnn or mask_rcnn')
     ids = {record['image_id']: record['source_id'] for record in ground_truth(manifest)}
     detect = SingleView(lambda batch: model.propose(batch, training), model, config.data)
-    proposals = {ids[image_id]: instances for image_id, _, instances in track(
-        predictions(detect, config, manifest), len(ids), 'proposed')}
-    with files.atomic_path(output) as temporary:
-        np.savez(temporary, ids=list(proposals), counts=[len(each) for each in proposals.values()],
-                 boxes=np.concatenate([each.boxes for each in proposals.values()]),
-                 scores=np.concatenate([each.scores for each in proposals.values()]))
+    names, counts = [], []
+    with files.atomic_path(output) as temporary, tempfile.TemporaryFile(dir=output.parent) as rows:
+        for image_id, _, instances in track(predictions(detect, config, manifest), len(ids), 'proposed'):
+            names.append(ids[image_id])
+            counts.append(len(instances))
+            rows.write(np.column_stack([instances.boxes, instances.scores]).astype(np.float32).tobytes())
+        stored = _stored(rows, sum(counts))
+        np.savez(temporary, ids=names, counts=counts, boxes=stored[:, :4], scores=stored[:, 4])
+
+
+def _stored(rows: IO[bytes], count: int) -> np.ndarray:
+    """Return the rows y1, x1, y2, x2, score of a file, float32 [count, 5]; they stay in the file."""
+    rows.flush()
+    return np.memmap(rows, np.float32, 'r', shape=(count, 5)) if count else np.zeros((0, 5), np.float32)
