@@ -68,6 +68,8 @@ def train(folder: pathlib.Path, overrides: Sequence[str], model_dir: pathlib.Pat
     loaded, lines = derived.derive(config.load(source, given), config.chosen(source, given), directory)
     typer.echo('\n'.join([*lines, 'to change a setting, add section.field=value, such as solver.steps=500']))
     trainer.train(loaded, directory, allow_changes)
+    if prepared.validation:
+        typer.echo(f'to see what it finds and misses: mrcnn evaluate --model-dir {directory} --report report.html')
 
 
 def _settings(prepared: Prepared, directory: pathlib.Path, overrides: Sequence[str], options: FolderOptions,

@@ -62,7 +62,8 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
     if (model is None) == (server is None):
         raise InferenceError('give either --model or --server')
     if output.suffix == '.json':
-        _predict_set(images, CocoFile(output, str(model or server), threshold), pictures, batch_size,
+        source = str(images[0]) if images[0].suffix == '.json' else ''
+        _predict_set(images, CocoFile(output, str(model or server), threshold, source), pictures, batch_size,
                      lambda: _predictor(model, server, checkpoint))
         return
     if pictures or batch_size:

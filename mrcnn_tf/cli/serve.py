@@ -40,8 +40,8 @@ def serve(directory: Annotated[pathlib.Path, typer.Argument(
     from mrcnn_tf.serving.sources import InferenceError
 
     try:
-        from mrcnn_tf.server import app
-        from mrcnn_tf.server.service import ServerOptions
+        from mrcnn_tf.serving.server import app
+        from mrcnn_tf.serving.server.service import ServerOptions
     except ImportError as error:
         raise InferenceError(f'mrcnn serve needs the package {error.name}: {install("serving")}') from None
 

@@ -1,7 +1,7 @@
 """Detections of many images as one file in COCO's format, written image by image.
 
-Until it is complete, the images are in a journal beside it, `.NAME.journal`: a line of JSON with the model's name and
-the threshold, then a line for each image.
+Until it is complete, the images are in a journal beside it, `.NAME.journal`: a line of JSON with the model's name, the
+threshold and the source, then a line for each image.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.serving.sources import InferenceError
 
 Entry = dict[str, Any]    # an image: id or None, file_name, height, width, instances (COCO results)
-_INFO = ('model', 'threshold')
+_INFO = ('model', 'threshold', 'source')
 
 
 class CocoFile:
@@ -31,24 +31,28 @@ class CocoFile:
         path: of the file.
         model: name of the model.
         threshold: the lowest score.
+        source: the manifest that the images come from, because ids of two sets may be equal; '' for image files.
 
     Attributes:
         images: number of images so far.
         known: their names and ids.
 
     Raises:
-        InferenceError: the file or its journal has detections of another model or threshold, or is another kind of
-            file.
+        InferenceError: the file or its journal has detections of another model, threshold or source, or is another kind
+            of file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], model: str, threshold: float) -> None:
+    def __init__(self, path: str | os.PathLike[str], model: str, threshold: float, source: str = ''
+                 ) -> None:
         self.path, self.threshold = pathlib.Path(path), threshold
         self.journal = self.path.with_name(f'.{self.path.name}.journal')
-        info = dict(zip(_INFO, (model, threshold), strict=True))
+        info = dict(zip(_INFO, (model, threshold, source), strict=True))
         held, *entries = self._lines() or self._finished() or [info]
         if entries and held != info:
-            raise InferenceError(f'{self.path}: has detections of {held["model"]} with threshold {held["threshold"]}; '
-                                 f'choose another --output, or remove it and {self.journal.name}')
+            model, threshold, source = (held[name] for name in _INFO)
+            raise InferenceError(f'{self.path}: has detections of {model} with threshold {threshold} in '
+                                 f'{source or "image files"}; choose another --output, or remove it and '
+                                 f'{self.journal.name}')
         self.images = len(entries)
         self.known = {entry[name] for entry in entries for name in ('id', 'file_name')}
         self._start = ''.join(map(_line, [info, *entries]))

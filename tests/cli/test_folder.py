@@ -40,6 +40,7 @@ def test_a_folder_is_converted_split_and_trained(photographs: pathlib.Path, trai
     assert config.solver.gamma == .3 and config.train.seed == 5 and config.solver.steps == 1000
     assert 'recipe mask_rcnn_r18_fpn_cpu_demo, from random weights' in result.stdout
     assert re.search(r'derived from the data: .*solver\.steps=1000', result.stdout)
+    assert result.stdout.endswith('mrcnn evaluate --model-dir runs/photographs --report report.html\n')
     again = mrcnn('train', 'photographs', '--allow-loss')
     assert 'converted before, and the folder has not changed since' in again.stdout and len(trained.calls) == 2
 

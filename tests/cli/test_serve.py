@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from mrcnn_tf.server import app
-from mrcnn_tf.server.service import ServerOptions
+from mrcnn_tf.serving.server import app
+from mrcnn_tf.serving.server.service import ServerOptions
 from tests.cli.runner import mrcnn
 
 SERVICE = SimpleNamespace(name='pets', versions=SimpleNamespace(get=lambda: SimpleNamespace(number=3)))
@@ -44,9 +44,9 @@ def test_a_directory_without_a_model(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ('mrcnn_tf.server.app', 'prometheus_client'):
+    for name in ('mrcnn_tf.serving.server.app', 'prometheus_client'):
         monkeypatch.setitem(__import__('sys').modules, name, None)
-    monkeypatch.delattr('mrcnn_tf.server.app')
+    monkeypatch.delattr('mrcnn_tf.serving.server.app')
     result = mrcnn('serve', 'x')
     assert result.exit_code == 1 and 'mrcnn serve needs the package ' in result.stderr and 'serving]' in result.stderr
 

@@ -70,8 +70,10 @@ def test_one_of_another_model_is_kept(tmp_path: pathlib.Path) -> None:
     CocoFile(path, 'a', .5).__enter__().__exit__()    # nothing is in its journal
     with CocoFile(path, 'm', .5) as file:
         file.add(entry('a.png'))
-    with pytest.raises(InferenceError, match='found.json: has detections of m with threshold 0.5; choose another'):
+    with pytest.raises(InferenceError, match='found.json: has detections of m with threshold 0.5 in image files;'):
         CocoFile(path, 'm', .25)
+    with pytest.raises(InferenceError, match='in image files; choose another --output'):
+        CocoFile(path, 'm', .5, 'data/val.json')    # its ids are others
     with CocoFile(path, 'm', .5) as file:
         file.finish(CATEGORIES)
     with pytest.raises(InferenceError, match=r'or remove it and .found.json.journal'):

@@ -1,4 +1,4 @@
-"""The light client's messages against TensorFlow Serving's protos, its tries, its masks. tests/server asks a server."""
+"""The light client's messages against TensorFlow Serving's protos, its tries, its masks. server/ asks a server."""
 from __future__ import annotations
 
 import io

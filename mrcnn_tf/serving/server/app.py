@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from mrcnn_tf.server import grpc_api, rest_api
-from mrcnn_tf.server.service import ServerOptions, Service
+from mrcnn_tf.serving.server import grpc_api, rest_api
+from mrcnn_tf.serving.server.service import ServerOptions, Service
 
 
 class Ports(NamedTuple):

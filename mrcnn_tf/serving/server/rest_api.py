@@ -16,9 +16,9 @@ import tensorflow as tf
 from google.protobuf import json_format
 
 from mrcnn_tf.files.text import error_line
-from mrcnn_tf.server import grpc_api, page, rest_format
-from mrcnn_tf.server.service import Service
-from mrcnn_tf.server.versions import RequestError, ServeError
+from mrcnn_tf.serving.server import grpc_api, page, rest_format
+from mrcnn_tf.serving.server.service import Service
+from mrcnn_tf.serving.server.versions import RequestError, ServeError
 
 _log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.server import versions
-from mrcnn_tf.server.versions import RequestError, ServeError, State, Version, Versions
 from mrcnn_tf.serving import server_kit
+from mrcnn_tf.serving.server import versions
+from mrcnn_tf.serving.server.versions import RequestError, ServeError, State, Version, Versions
 
 DAMAGED = 'damaged'
 

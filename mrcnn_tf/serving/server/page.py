@@ -10,9 +10,9 @@ import numpy as np
 
 from mrcnn_tf.detectors import instances
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.server.service import Service
 from mrcnn_tf.serving.light_client import STATUS
 from mrcnn_tf.serving.predictor import exported_instances
+from mrcnn_tf.serving.server.service import Service
 from mrcnn_tf.serving.signatures import DETECT
 
 # The page may run its own script and style, ask this server, and show the images that it was given: nothing else.

@@ -21,8 +21,8 @@ from tensorflow_serving.apis import (
 )
 
 from mrcnn_tf.files.text import error_line
-from mrcnn_tf.server.service import Service
-from mrcnn_tf.server.versions import RequestError, ServeError, Version
+from mrcnn_tf.serving.server.service import Service
+from mrcnn_tf.serving.server.versions import RequestError, ServeError, Version
 from mrcnn_tf.serving.signatures import DEFAULT
 
 _log = logging.getLogger(__name__)

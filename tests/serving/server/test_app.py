@@ -26,16 +26,16 @@ from tensorflow_serving.apis import (
 )
 
 from mrcnn_tf.files.text import one_line
-from mrcnn_tf.server.app import Ports, running
-from mrcnn_tf.server.service import ServerOptions
-from mrcnn_tf.server.versions import ServeError
 from mrcnn_tf.serving import light_client
 from mrcnn_tf.serving.client import ServedModel
 from mrcnn_tf.serving.light_client import RemoteError
 from mrcnn_tf.serving.predictor import Predictor, load_predictor
+from mrcnn_tf.serving.server.app import Ports, running
+from mrcnn_tf.serving.server.service import ServerOptions
+from mrcnn_tf.serving.server.versions import ServeError
 from mrcnn_tf.serving.sources import InferenceError
 from tests.cli.runner import mrcnn
-from tests.server.exported import DESCRIPTION, write_export
+from tests.serving.server.exported import DESCRIPTION, write_export
 from tests.serving.test_signatures import FILES, TALL, WIDE, encoded
 
 LARGE = encoded(np.zeros((51, 50, 3), np.uint8))
@@ -299,7 +299,7 @@ def test_predict_on_a_server_by_the_command_line(address: str, tmp_path: pathlib
 # Starting
 
 def test_a_port_in_use(ports: Ports, directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('mrcnn_tf.server.service.Versions', lambda *_: ports.service.versions)
+    monkeypatch.setattr('mrcnn_tf.serving.server.service.Versions', lambda *_: ports.service.versions)
     for option, number in (('port', ports.grpc), ('rest_port', ports.rest)):
         options = ServerOptions(**{'port': 0, 'rest_port': 0, option: number})
         with pytest.raises(ServeError, match=f'cannot listen on 127.0.0.1:{number}'), running(directory, options):

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.files.text import error_line
-from mrcnn_tf.server.versions import Arrays, RequestError
+from mrcnn_tf.serving.server.versions import Arrays, RequestError
 from mrcnn_tf.serving.signatures import DEFAULT
 
 

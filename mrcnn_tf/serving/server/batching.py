@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mrcnn_tf.server.versions import Arrays, RequestError, Version
+from mrcnn_tf.serving.server.versions import Arrays, RequestError, Version
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,9 @@ import pathlib
 import threading
 from collections.abc import Sequence
 
-from mrcnn_tf.server.batching import Queue, Request
-from mrcnn_tf.server.metrics import Metrics
-from mrcnn_tf.server.versions import Arrays, RequestError, Version, Versions
+from mrcnn_tf.serving.server.batching import Queue, Request
+from mrcnn_tf.serving.server.metrics import Metrics
+from mrcnn_tf.serving.server.versions import Arrays, RequestError, Version, Versions
 
 _MIB = 2 ** 20
 _PARALLEL = 2    # requests that are computed at once without batches; each uses several cores

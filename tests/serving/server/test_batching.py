@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrcnn_tf.server.batching import Queue, Request
-from mrcnn_tf.server.versions import RequestError
+from mrcnn_tf.serving.server.batching import Queue, Request
+from mrcnn_tf.serving.server.versions import RequestError
 
 
 class Doubles:

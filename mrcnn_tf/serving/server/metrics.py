@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from mrcnn_tf.server.versions import RequestError
+from mrcnn_tf.serving.server.versions import RequestError
 
 _SECONDS = (.005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 20, 60)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64)

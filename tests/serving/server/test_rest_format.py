@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.server import rest_format
-from mrcnn_tf.server.versions import RequestError
+from mrcnn_tf.serving.server import rest_format
+from mrcnn_tf.serving.server.versions import RequestError
 
 FILES = {'image_bytes': tf.TensorSpec([None], tf.string)}
 PIXELS = {'images': tf.TensorSpec([None, None, None, 3], tf.uint8), 'sizes': tf.TensorSpec([None, 2], tf.int32)}

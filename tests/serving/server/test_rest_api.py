@@ -1,4 +1,4 @@
-"""Stopping the HTTP port. tests/server/test_app.py asks its paths."""
+"""Stopping the HTTP port. tests/serving/server/test_app.py asks its paths."""
 from __future__ import annotations
 
 import socket
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mrcnn_tf.server.rest_api import Server
-from mrcnn_tf.server.service import ServerOptions
+from mrcnn_tf.serving.server.rest_api import Server
+from mrcnn_tf.serving.server.service import ServerOptions
 
 
 class Slow:
