@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ _CODES = {'NOT_FOUND': 404, 'INVALID_ARGUMENT': 400, 'UNAVAILABLE': 503}
 _MODEL = r'/v1/models/([^/:]+)(?:/versions/(\d{1,18}))?'
 _IDLE = 30     # seconds after which a connection without a request is closed
 _GRACE = 10    # seconds for the open requests when the server stops
+_LINGER = 5    # seconds for the rest of a request that is refused before it is read
 JSON, METRICS = 'application/json', 'text/plain; version=0.0.4; charset=utf-8'    # as Prometheus expects it
 
 Answer = tuple[str, bytes]    # the type of the content, and the content
@@ -85,6 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = 'mrcnn-tf', ''
     timeout = _IDLE
     server: Server
+    _unread = False    # whether the body of the request has not been read
 
     def __init__(self, service: Service, *arguments: Any) -> None:
         self._service = service
@@ -101,6 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             _MODEL + '/metadata': self._metadata})
 
     def do_POST(self) -> None:    # noqa: N802    # as above
+        self._unread = self.headers.get('Content-Length') != '0'
         self._respond({_MODEL + ':predict': self._predict, '/page/detect': self._detect})
 
     def _respond(self, routes: dict[str, Callable[..., Answer]]) -> None:
@@ -157,18 +161,28 @@ class _Handler(BaseHTTPRequestHandler):
         """
         length, limit = self.headers.get('Content-Length', ''), self._service.options.max_bytes
         if not length.isdecimal() or len(length) > 18:    # chunks have no length
-            self.close_connection = True
             raise RequestError('INVALID_ARGUMENT', 'Content-Length: expected the number of bytes of the request')
         if int(length) > limit:
-            self.close_connection = True
             raise RequestError('INVALID_ARGUMENT', f'the request has {length} bytes; the limit is {limit}')
-        return self.rfile.read(int(length))
+        body = self.rfile.read(int(length))
+        self._unread = False
+        return body
 
     def _fail(self, code: int, message: str) -> None:
-        if self.command == 'POST' and self.headers.get('Content-Length', '0') != '0':
+        if self._unread:
             self.close_connection = True    # what is left of the body is not the next request
         with contextlib.suppress(OSError):
             self._send(code, JSON, json.dumps({'error': message}).encode())
+            if self._unread:
+                self._discard()
+
+    def _discard(self) -> None:
+        """Read the rest of a body: a connection that is closed before the client has sent it loses the answer."""
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(_LINGER)
+        end = time.monotonic() + _LINGER
+        while time.monotonic() < end and self.rfile.read1(2 ** 16):
+            pass
 
     def _send(self, code: int, kind: str, content: bytes) -> None:
         self.send_response(code)

@@ -1,4 +1,4 @@
-"""Stopping the HTTP port. tests/serving/server/test_app.py asks its paths."""
+"""Refused bodies, and stopping the HTTP port. tests/serving/server/test_app.py asks its paths."""
 from __future__ import annotations
 
 import socket
@@ -38,6 +38,20 @@ def test_a_body_without_a_length(request_: bytes) -> None:
         answer = b''.join(iter(lambda: connection.recv(4096), b''))    # the server closes the connection
     server.stop()
     assert answer.startswith(b'HTTP/1.1 400 ') and b'Content-Length: expected' in answer
+
+
+def test_a_body_beyond_the_limit_is_refused_in_an_answer() -> None:
+    """Also while the client still sends it: the body is larger than what the connection holds."""
+    size = 2 ** 26 + 1
+    server = Server(Slow())    # type: ignore[arg-type]
+    with socket.create_connection(('127.0.0.1', server.port), 10) as connection:
+        connection.sendall(f'POST /page/detect HTTP/1.1\r\nContent-Length: {size}\r\n\r\n'.encode())
+        for _ in range(64):
+            connection.sendall(bytes(2 ** 20))
+        connection.sendall(b'.')
+        answer = b''.join(iter(lambda: connection.recv(4096), b''))
+    server.stop()
+    assert answer.startswith(b'HTTP/1.1 400 ') and f'the limit is {2 ** 26}'.encode() in answer
 
 
 def test_an_open_request_is_answered_before_the_server_stops() -> None:
