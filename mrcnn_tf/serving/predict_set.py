@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import collections
+import io
 import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -163,7 +163,7 @@ def _batches(images: Iterable[NamedImage], batch_size: int) -> Iterator[list[Nam
 def _size(source: pathlib.Path | bytes) -> Any:
     """Return the size of an image file by its header, None if Pillow cannot read it."""
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source if isinstance(source, bytes) else files.read_bytes(source))) as image:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None    # the predictor says why

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+from mrcnn_tf import files
 from mrcnn_tf.detectors import instances
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.serving.light_client import STATUS
@@ -23,7 +24,7 @@ POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inl
 @functools.cache
 def html() -> bytes:
     """Return the page."""
-    return pathlib.Path(__file__).with_name('page.html').read_bytes()
+    return files.read_bytes(pathlib.Path(__file__).with_name('page.html'))
 
 
 def model(service: Service) -> bytes:
