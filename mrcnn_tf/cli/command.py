@@ -29,7 +29,7 @@ _NOISE = (r'^([IW]\d{4} \d\d:|\d{4}-\d\d-\d\d \d\d:[\d:.]+: [IW] |WARNING: All l
           r'|Additional GRPC error information|:UNKNOWN:Error received from peer|:\{"created":'
           r'|The error could be from a previous operation\. Restart|\t \[\[\{\{node '
           r'|.*(Unable to register cu|failed call to cuInit|Premature end of JPEG|Improper call to JPEG'
-          r'|oneDNN supports DT_|BaseCollectiveExecutor::StartAbort))')
+          r'|oneDNN supports DT_|SetPriority unimplemented|BaseCollectiveExecutor::StartAbort))')
 _FILTER = """
 import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -55,16 +55,15 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
       mrcnn predict photos --server grpc://localhost:8500/nuclei --output predictions
     """
     from mrcnn_tf.files.progress import track
-    from mrcnn_tf.serving import predict_files
+    from mrcnn_tf.serving import predict_files, predict_set
     from mrcnn_tf.serving.coco_file import CocoFile
     from mrcnn_tf.serving.sources import InferenceError
 
     if (model is None) == (server is None):
         raise InferenceError('give either --model or --server')
     if output.suffix == '.json':
-        source = str(images[0]) if images[0].suffix == '.json' else ''
-        _predict_set(images, CocoFile(output, str(model or server), threshold, source), pictures, batch_size,
-                     lambda: _predictor(model, server, checkpoint))
+        file = CocoFile(output, str(model or server), threshold, predict_set.manifest_of(images))
+        _predict_set(images, file, pictures, batch_size, lambda: _predictor(model, server, checkpoint))
         return
     if pictures or batch_size:
         raise InferenceError('--pictures and --batch-size are for --output NAME.json')

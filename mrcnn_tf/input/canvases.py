@@ -15,6 +15,7 @@ from mrcnn_tf.config import DataConfig
 from mrcnn_tf.input import images, records
 from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.manifest import Manifest
+from mrcnn_tf.input.tuning import untuned
 
 Sizes = Mapping[tuple[int, int], int]      # number of images of each size
 LARGEST_SCALE = 2.                         # of images in a recipe for other data
@@ -42,7 +43,7 @@ def image_sizes(manifest: str | os.PathLike[str], most: int = 1000) -> dict[tupl
     files = Manifest.read(manifest).shard_paths(manifest)
     dataset = tf.data.TFRecordDataset(files).take(most).map(tf.autograph.experimental.do_not_convert(size))
     try:
-        sizes = np.array(list(dataset.as_numpy_iterator()), np.int64).reshape(-1, 2)
+        sizes = np.array(list(untuned(dataset).as_numpy_iterator()), np.int64).reshape(-1, 2)
     except tf.errors.OpError as error:
         raise explain(error, manifest) from error
     unique, counts = np.unique(sizes, axis=0, return_counts=True)

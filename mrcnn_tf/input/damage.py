@@ -10,6 +10,7 @@ import tensorflow as tf
 from mrcnn_tf.input import records, samples
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.input.transforms import Sample
+from mrcnn_tf.input.tuning import PARALLEL, untuned
 
 _log = logging.getLogger(__name__)
 
@@ -59,9 +60,9 @@ def _first_damage(manifest: PathLike, file: str, has_masks: bool) -> InputError 
         return samples.decode(record, 1, samples.image_name(manifest, record))
 
     good = 0
-    dataset = tf.data.TFRecordDataset(file)
+    dataset = untuned(tf.data.TFRecordDataset(file))
     try:
-        for _ in dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True):
+        for _ in dataset.map(decode, num_parallel_calls=PARALLEL, deterministic=True):
             good += 1
     except tf.errors.DataLossError:
         return InputError(f'{file}: record {good} (from 0) is damaged: its checksum or length is wrong; '

@@ -26,14 +26,13 @@ from mrcnn_tf.input.index import Index
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.input.survey import count_usable, has_target, with_target
 from mrcnn_tf.input.transforms import Sample, Transform
+from mrcnn_tf.input.tuning import PARALLEL, untuned
 
 _log = logging.getLogger(__name__)
 
 # Shards that are read in parallel. The automatic number depends on the machine, and the order of records would too.
 _READERS = 8
 _IN_ORDER = {'cycle_length': _READERS, 'num_parallel_calls': _READERS, 'deterministic': True}    # of `interleave`
-# Records that are processed in parallel: as many as there are cores, because autotuning is off (see `_options`).
-_PARALLEL = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 _BATCHES_AHEAD = 2
 _OPTIONAL = ('masks', 'proposals')    # keys that a batch holds only if the model needs them
 _FILLER = -1      # number of the entries that fill up the last batch of an evaluation
@@ -326,24 +325,16 @@ def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.da
         fillers = window.take(1).map(lambda canvas, number, serialized: (canvas, filler, serialized)).repeat()
         return window.concatenate(fillers).take(batch_size)
 
-    dataset = stream.map(choose, num_parallel_calls=_PARALLEL, deterministic=True)
+    dataset = stream.map(choose, num_parallel_calls=PARALLEL, deterministic=True)
     # The key is one int64 that combines height and width of the canvas.
     dataset = dataset.group_by_window(
         lambda canvas, *_: tf.reduce_sum(tf.cast(canvas, tf.int64) * [1 << 32, 1]), fill, window_size=batch_size)
     dataset = dataset.map(functools.partial(_entry_or_filler, recipe),
-                          num_parallel_calls=_PARALLEL, deterministic=True)
-    return dataset.batch(batch_size, drop_remainder=True).prefetch(_BATCHES_AHEAD).with_options(_options())
-
-
-def _options() -> tf.data.Options:
+                          num_parallel_calls=PARALLEL, deterministic=True)
     options = tf.data.Options()
     # `shard` divides the records among the workers already; a strategy that shards again would drop some.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # The thread that tunes an iterator sleeps for up to a minute. The end of the iterator wakes it just before it marks
-    # it as cancelled (TF 2.21, Model::OptimizeLoop). If the thread looks in between, it sleeps again, and the process
-    # stands still for the rest of the minute, with all its threads of Python.
-    options.autotune.enabled = False
-    return options
+    return untuned(dataset.batch(batch_size, drop_remainder=True).prefetch(_BATCHES_AHEAD).with_options(options))
 
 
 def _entry_or_filler(recipe: _Recipe, canvas: tf.Tensor, number: tf.Tensor, serialized: tf.Tensor) -> samples.Record:

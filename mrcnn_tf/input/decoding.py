@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from mrcnn_tf.config import DataConfig
+from mrcnn_tf.input.tuning import untuned
 
 UNKNOWN_FORMAT = 'neither a JPEG nor a PNG; convert it to one'
 
@@ -105,10 +106,7 @@ def try_decode(encoded: tf.Tensor, rule: Rule, then: Callable[[tf.Tensor], Any],
     # No operation catches the error of another one. tf.data does: it leaves out elements whose computation fails.
     result = tf.data.Dataset.from_tensors(encoded).map(read).ignore_errors()
     damaged = tf.data.Dataset.from_tensors((tf.constant(DAMAGED), otherwise))
-    options = tf.data.Options()
-    # The end of an iterator may wait for the thread that tunes it, for up to a minute; see `dataset.py`.
-    options.autotune.enabled = False
-    status, value = result.concatenate(damaged).take(1).with_options(options).get_single_element()
+    status, value = untuned(result.concatenate(damaged).take(1)).get_single_element()
     return status, value
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from mrcnn_tf.input import records
 from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.manifest import Manifest
+from mrcnn_tf.input.tuning import PARALLEL, untuned
 
 
 def ground_truth(manifest: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
@@ -38,9 +39,9 @@ def ground_truth(manifest: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     described = Manifest.read(manifest)
     dataset = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(
         functools.partial(_annotations, with_masks=described.has_masks, with_proposals=described.has_proposals),
-        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        num_parallel_calls=PARALLEL, deterministic=True)
     try:
-        for record in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+        for record in untuned(dataset.prefetch(2 * PARALLEL)).as_numpy_iterator():
             yield {**record, **{key: int(record[key]) for key in ('image_id', 'height', 'width')},
                    'source_id': record['source_id'].decode(errors='backslashreplace'),
                    **({'masks': list(record['masks'])} if described.has_masks else {})}

@@ -18,6 +18,7 @@ from mrcnn_tf.files import open_regular
 from mrcnn_tf.files.text import error_line
 from mrcnn_tf.input import decoding, records
 from mrcnn_tf.input.manifest import Manifest
+from mrcnn_tf.input.tuning import untuned
 
 _HEAD, _TAIL = 12, 4     # bytes around a record
 _SIGNATURES = {b'\xff\xd8\xff': 'jpeg', b'\x89PNG': 'png'}
@@ -66,7 +67,7 @@ def records_of(file: str) -> Iterator[tuple[int, bytes]]:
     """
     number = 0
     try:
-        for serialized in tf.data.TFRecordDataset(file).as_numpy_iterator():
+        for serialized in untuned(tf.data.TFRecordDataset(file)).as_numpy_iterator():
             yield number, serialized
             number += 1
     except tf.errors.OpError as error:

@@ -15,6 +15,7 @@ from mrcnn_tf.config import Config
 from mrcnn_tf.input import records
 from mrcnn_tf.input.damage import InputError, explain
 from mrcnn_tf.input.manifest import Manifest
+from mrcnn_tf.input.tuning import PARALLEL, untuned
 
 _log = logging.getLogger(__name__)
 
@@ -58,9 +59,9 @@ def survey(manifest: PathLike, config: Config) -> Survey:
         crowds, others = (count_labels(record, chosen) for chosen in (record['crowd'], ~record['crowd']))
         return tf.concat([images, crowds, others], axis=0)
 
-    counts = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(count, num_parallel_calls=tf.data.AUTOTUNE)
+    counts = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(count, num_parallel_calls=PARALLEL)
     try:
-        images, crowds, others = np.split(counts.reduce(np.zeros(4 + 2 * labels, np.int64), tf.add).numpy(),
+        images, crowds, others = np.split(untuned(counts).reduce(np.zeros(4 + 2 * labels, np.int64), tf.add).numpy(),
                                           [4, 4 + labels])
     except tf.errors.OpError as error:
         raise explain(error, manifest) from error
@@ -81,9 +82,9 @@ def with_target(manifest: PathLike, described: Manifest) -> np.ndarray:
     """
     dataset = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(
         tf.autograph.experimental.do_not_convert(lambda serialized: has_target(records.parse(serialized, False))),
-        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        num_parallel_calls=PARALLEL, deterministic=True)
     try:
-        return np.fromiter(dataset.as_numpy_iterator(), bool)
+        return np.fromiter(untuned(dataset).as_numpy_iterator(), bool)
     except tf.errors.OpError as error:
         raise explain(error, manifest) from error
 

@@ -17,6 +17,7 @@ from PIL import Image
 from mrcnn_tf import files
 from mrcnn_tf.files.progress import Update
 from mrcnn_tf.input.manifest import Manifest
+from mrcnn_tf.input.tuning import untuned
 from mrcnn_tf.serving import predict_files, video
 from mrcnn_tf.serving.coco_file import CocoFile, Entry
 from mrcnn_tf.serving.prediction import Prediction
@@ -53,6 +54,11 @@ class SetReport:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+def manifest_of(inputs: Sequence[str | os.PathLike[str]]) -> str:
+    """Return the manifest that the inputs are, '' for image files."""
+    return os.fspath(inputs[0]) if len(inputs) == 1 and pathlib.Path(inputs[0]).suffix == '.json' else ''
+
+
 def find(inputs: Sequence[str | os.PathLike[str]], pictures: pathlib.Path | None = None
          ) -> tuple[int, Iterable[NamedImage]]:
     """Return the number of images of the inputs, and the images.
@@ -65,8 +71,8 @@ def find(inputs: Sequence[str | os.PathLike[str]], pictures: pathlib.Path | None
         InferenceError: as `find_images`; an input is a video; a picture would replace an image.
         ManifestError: there is no such manifest, or a shard is missing.
     """
-    if len(inputs) == 1 and pathlib.Path(inputs[0]).suffix == '.json':
-        return _images_of_manifest(inputs[0], pictures)
+    if manifest := manifest_of(inputs):
+        return _images_of_manifest(manifest, pictures)
     paths = predict_files.find_images(inputs)
     for path in paths:
         if video.is_video(path):
@@ -80,8 +86,8 @@ def find(inputs: Sequence[str | os.PathLike[str]], pictures: pathlib.Path | None
 def _images_of_manifest(path: str | os.PathLike[str], pictures: pathlib.Path | None
                         ) -> tuple[int, Iterator[NamedImage]]:
     manifest = Manifest.read(path)
-    records = tf.data.TFRecordDataset(manifest.shard_paths(path)).map(
-        lambda record: tf.io.parse_single_example(record, _FEATURES)).as_numpy_iterator()
+    records = untuned(tf.data.TFRecordDataset(manifest.shard_paths(path)).map(
+        lambda record: tf.io.parse_single_example(record, _FEATURES))).as_numpy_iterator()
     return manifest.counts.images, (
         NamedImage(os.fsdecode(each['image/filename']) or str(each['image/id']), each['image/encoded'],
                    int(each['image/id']), pictures and pictures / f'{each["image/id"]}.png') for each in records)

@@ -17,6 +17,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from mrcnn_tf import files
 from mrcnn_tf.files.text import error_line
+from mrcnn_tf.input.tuning import untuned
 from mrcnn_tf.serving.server_kit import WARMUP
 from mrcnn_tf.serving.signatures import DETECT
 
@@ -70,9 +71,7 @@ class Version:
             raise ServeError(f'{directory}: cannot be served ({error_line(error)}); export the model again') from None
 
     def _warm_up(self, path: pathlib.Path) -> None:
-        options = tf.data.Options()
-        options.autotune.enabled = False    # the end of an iterator may wait for the thread that tunes it
-        records = tf.data.TFRecordDataset([str(path)] if path.exists() else []).with_options(options)
+        records = untuned(tf.data.TFRecordDataset([str(path)] if path.exists() else []))
         for record in records.as_numpy_iterator():
             request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
             inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
