@@ -24,7 +24,7 @@ from collections.abc import Callable
 import grpc
 import numpy as np
 
-from benchmarks.served import Served, served
+from mrcnn_tf.cli.benchmark.served import Served, served
 from mrcnn_tf.serving import light_client
 from tests.data_tools import fuzz
 

@@ -8,40 +8,18 @@ it has its answer. All ways take turns in each round, so that what else the mach
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import contextlib
 import itertools
 import pathlib
-import time
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.served import served
-from mrcnn_tf.serving import light_client
+from mrcnn_tf.cli.benchmark.served import served
+from mrcnn_tf.cli.benchmark.serving import Ask, client
+from mrcnn_tf.cli.benchmark.serving import measure_requests as measure
 
 CLIENTS, ROUNDS, REQUESTS = (1, 2, 4, 8), 4, 24    # of each way in a round
-Ask = Callable[[bytes], object]
-
-
-def measure(ask: Ask, images: list[bytes], clients: int) -> tuple[float, list[float]]:
-    """Return the seconds for all images, and those of each request."""
-    def timed(image: bytes) -> float:
-        start = time.perf_counter()
-        ask(image)
-        return time.perf_counter() - start
-
-    start = time.perf_counter()
-    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-        each = list(pool.map(timed, images))
-    return time.perf_counter() - start, each
-
-
-def client(address: str) -> Ask:
-    """Return a function that asks a server."""
-    model = light_client.Model(address, timeout=600.)
-    return lambda image: model.predict('detect', {'image_bytes': [image]})
 
 
 def raw(directory: pathlib.Path) -> Ask:

@@ -10,6 +10,7 @@ import typer
 
 from mrcnn_tf import __version__
 from mrcnn_tf.cli import (
+    benchmark,
     configs,
     convert,
     evaluate,
@@ -27,7 +28,8 @@ from mrcnn_tf.cli import (
 app = typer.Typer(
     name='mrcnn', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
-groups = {'convert': convert.convert_app, 'validate': convert.validate_app, 'import-weights': import_weights.import_app}
+groups = {'convert': convert.convert_app, 'validate': convert.validate_app, 'import-weights': import_weights.import_app,
+          'benchmark': benchmark.benchmark_app}
 for name, group in groups.items():
     app.add_typer(group, name=name, short_help=str(group.info.help))
 for each in (train.demo, sets.verify, sets.inspect, folder.split, configs.configs, import_weights.weights,

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from mrcnn_tf.config import Config
-from mrcnn_tf.detectors.detector import Detector, build_detector
+from mrcnn_tf.detectors.detector import build_detector
 from mrcnn_tf.input.dataset import training_dataset
+from mrcnn_tf.input.synthetic import batch_spec
 
 # All bytes of a step in proportion to those that convolutions and matrix products read and write; and all bytes that
 # stay until the backward pass in proportion to what these write (by XLA's analysis of mask_rcnn_r50_fpn_1x).
@@ -104,7 +105,7 @@ class Plan:
 def count(config: Config, canvas: tuple[int, int]) -> Work:
     """Return the work of a training step of one image on a canvas of height and width."""
     model = build_detector(config.model)
-    spec = _batch(config, model, canvas)
+    spec = batch_spec(config.data, model.needs, canvas, 1)
 
     @tf.function(autograph=False)
     def step(batch: dict[str, tf.Tensor]) -> list[tf.Tensor]:
@@ -190,21 +191,6 @@ def describe(plan: Plan, work: Work, gpu: Gpu, canvas: tuple[int, int], seconds:
     else:
         yield (f'input: {1e3 * seconds:.0f} CPU ms per image, measured on this machine: '
                f'{math.ceil(seconds * low)} to {math.ceil(seconds * high)} cores of its kind for all GPUs')
-
-
-def _batch(config: Config, model: Detector, canvas: tuple[int, int]) -> dict[str, tf.TensorSpec]:
-    """Return the specification of a training batch of one image."""
-    data = config.data
-    spec = {'images': tf.TensorSpec([1, *canvas, 3]), 'sizes': tf.TensorSpec([1, 2]),
-            'image_ids': tf.TensorSpec([1], tf.int64), 'boxes': tf.TensorSpec([1, data.max_objects, 4]),
-            'labels': tf.TensorSpec([1, data.max_objects], tf.int32)}
-    spec |= {name: tf.TensorSpec([1, data.max_objects], tf.bool) for name in ('crowd', 'valid', 'has_mask')}
-    if 'masks' in model.needs:
-        spec['masks'] = tf.TensorSpec([1, data.max_objects, data.mask_size, data.mask_size], tf.uint8)
-    if 'proposals' in model.needs:
-        spec['proposals'] = tf.TensorSpec([1, data.max_proposals, 4])
-        spec['proposals_valid'] = tf.TensorSpec([1, data.max_proposals], tf.bool)
-    return spec
 
 
 def _size(tensor: tf.Tensor) -> int:

@@ -1,0 +1,115 @@
+"""Times torchvision's Mask R-CNN R50-FPN, as it is or in OpenVINO, on noise or on image files.
+
+    python benchmarks/peer_inference.py openvino --precision bfloat16
+    python benchmarks/peer_inference.py torchvision --images photos
+
+Needs torch, torchvision and psutil, and OpenVINO for `openvino`. Weights are random: as in `mrcnn benchmark inference`,
+every image has 100 detections. Noise goes in as uint8 [3, H, W]. A file is decoded by Pillow and resized by the model,
+to 800 px with at most 1333. `--paste` pastes the masks into the whole image, as torchvision does by default. Prints one
+JSON line like that of `mrcnn benchmark`.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'mrcnn_tf/cli/benchmark'))
+
+from measuring import measure
+
+Detect = Callable[[torch.Tensor], Any]    # of an image float32 [3, H, W], 0..1
+
+
+def network(paste: bool) -> MaskRCNN:
+    """Return the published architecture with random weights that keep activations of a trained model's size."""
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(backbone_name='resnet50', weights=None, norm_layer=FrozenBatchNorm2d)
+    for name, module in backbone.named_modules():
+        if name.endswith('bn3'):
+            module.weight.fill_(.2)    # frozen statistics do not normalize: sums over 16 blocks would grow
+    model = MaskRCNN(backbone, 91, box_score_thresh=0.).eval()
+    if not paste:
+        model.transform.postprocess = lambda result, *_: result
+    return model
+
+
+def torchvision(model: MaskRCNN, precision: str) -> Detect:
+    """Return the network in its fastest layout."""
+    model = model.to(memory_format=torch.channels_last)
+    half = torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16')
+
+    def detect(image: torch.Tensor) -> dict[str, torch.Tensor]:
+        with torch.inference_mode(), half:
+            return model([image.contiguous()])[0]
+
+    return detect
+
+
+def openvino(model: MaskRCNN, precision: str) -> Detect:
+    """Return the network converted to OpenVINO, for images of any size."""
+    import openvino as ov
+
+    converted = ov.convert_model(Traced(model), example_input=torch.rand(1, 3, 800, 1216))
+    compiled = ov.Core().compile_model(converted, 'CPU', {
+        'INFERENCE_PRECISION_HINT': 'bf16' if precision == 'bfloat16' else 'f32', 'PERFORMANCE_HINT': 'LATENCY'})
+    request = compiled.create_infer_request()
+    return lambda image: request.infer([image[None].numpy()])
+
+
+class Traced(torch.nn.Module):
+    """The network as a function of tensors: image [1, 3, H, W] to boxes, labels, scores and masks."""
+
+    def __init__(self, model: MaskRCNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.model([images[0]])[0]
+        return found['boxes'], found['labels'], found['scores'], found['masks']
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('engine', choices=['torchvision', 'openvino'])
+    parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
+    parser.add_argument('--size', type=int, nargs=2, default=[800, 1216])
+    parser.add_argument('--images', type=pathlib.Path, help='a directory of image files instead of noise')
+    parser.add_argument('--paste', action='store_true')
+    parser.add_argument('--runs', type=int, default=5)
+    parser.add_argument('--patience', type=float, default=0.)
+    given = parser.parse_args()
+    detect = globals()[given.engine](network(given.paste), given.precision)
+    if given.images:
+        paths = sorted(path for path in given.images.iterdir() if path.suffix in ('.jpg', '.png'))
+
+        def work() -> None:
+            for path in paths:
+                with Image.open(path) as image:
+                    detect(torch.from_numpy(np.array(image.convert('RGB'))).permute(2, 0, 1) / 255)
+    else:
+        paths, noise = [None], torch.randint(0, 256, [3, *given.size], dtype=torch.uint8)
+
+        def work() -> None:
+            detect(noise / 255)
+
+    found = detect(torch.rand(3, *given.size))
+    count = len(found['scores']) if isinstance(found, dict) else len(found[2])
+    times = measure(work, given.runs, 2 - bool(given.images), given.patience)
+    print(json.dumps({'what': 'inference', 'engine': given.engine, 'precision': given.precision, 'images': len(paths),
+                      'masks': 'pasted' if given.paste else 'cells', 'detections': count,
+                      'images_per_s': round(len(paths) / times['median_s'], 3), **times}))
+
+
+if __name__ == '__main__':
+    main()

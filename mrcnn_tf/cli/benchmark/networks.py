@@ -1,0 +1,109 @@
+"""Inference and training steps of a detector, on noise or on image files."""
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mrcnn_tf import config as configuration
+from mrcnn_tf.config import Config
+from mrcnn_tf.detectors.detector import build_detector
+from mrcnn_tf.input.manifest import Category
+from mrcnn_tf.input.synthetic import training_batch
+from mrcnn_tf.layers.precision import precision_policy
+from mrcnn_tf.serving.predictor import DetectorPredictor, Predictor, load_predictor
+from mrcnn_tf.training import schedules
+from mrcnn_tf.training.optimizers import build_optimizer
+
+Work = tuple[Callable[[], Any], dict[str, Any]]    # what is measured; what it says of itself, for the result
+
+
+def random_predictor(name: str, overrides: Sequence[str], size: tuple[int, int]) -> DetectorPredictor:
+    """Return the predictor of a config with random weights, which finds as many objects as it may in any image.
+
+    Args:
+        name: of a packaged config, or a YAML file.
+        overrides: settings KEY=VALUE.
+        size: height and width of its images, px; they are not resized.
+    """
+    config = configuration.load(name, [
+        f'data.test_short_side={min(size)}', f'data.test_long_side={max(size)}', 'model.backbone.weights=none',
+        'model.detections.score_threshold=0', *overrides])
+    categories = [Category(label, label, f'category {label}') for label in range(1, config.model.num_classes + 1)]
+    return DetectorPredictor(build_detector(config.model), config, categories)
+
+
+def inference(predictor: Predictor, size: tuple[int, int], batch: int, paste: bool) -> Work:
+    """Return the prediction of a batch of images of noise, from uint8 arrays to boxes and masks.
+
+    Args:
+        predictor: of the model.
+        size: height and width, px.
+        batch: the number of images.
+        paste: whether masks are pasted to the size of the image.
+    """
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 256, [batch, *size, 3], np.uint8))
+    said = {'height': size[0], 'width': size[1], 'batch': batch, 'images': batch,
+            'masks': 'pasted' if paste else 'cells'}
+
+    def predict() -> None:
+        found = predictor(images, batch, progress=False)
+        said['detections'] = sum(map(len, found))
+        if paste:
+            _ = [each.masks for each in found]
+
+    return predict, said
+
+
+def files(predictor: Predictor, paths: Sequence[pathlib.Path], batch: int, paste: bool) -> Work:
+    """Return the prediction of image files, from their bytes to boxes and masks; arguments as for `inference`."""
+    said: dict[str, Any] = {'batch': batch, 'images': len(paths), 'masks': 'pasted' if paste else 'cells'}
+
+    def predict() -> None:
+        said['detections'] = 0
+        for found in predictor.stream(paths, batch):
+            said['detections'] += len(found)
+            _ = found.masks if paste else None
+
+    return predict, said
+
+
+def load(model: str, overrides: Sequence[str], size: tuple[int, int], checkpoint: str) -> Predictor:
+    """Return the predictor of a model directory, an exported model, or a config with random weights."""
+    if os.path.exists(model) and not model.endswith(('.yaml', '.yml')):
+        return load_predictor(model, checkpoint)
+    return random_predictor(model, overrides, size)
+
+
+def train(config: Config, size: tuple[int, int], objects: int) -> Work:
+    """Return a training step on images of noise: losses, gradients and the update of the weights.
+
+    Args:
+        config: the function reads `model`, `data.batch_size`, `solver` and `train`.
+        size: height and width of the canvas, px.
+        objects: in each image.
+    """
+    on_gpu = bool(tf.config.list_physical_devices('GPU'))
+    compiled = config.train.jit_compile == 'on' or config.train.jit_compile == 'auto' and on_gpu
+    solver = schedules.scaled(config.solver, config.data.batch_size)
+    data = dataclasses.replace(config.data, max_objects=max(objects, config.data.max_objects))
+    with precision_policy(config.train.precision):
+        model = build_detector(config.model, 'xla' if compiled else 'op')
+        schedule = schedules.learning_rate(solver, config.data.batch_size)
+        model.compile(optimizer=build_optimizer(solver, schedule, model), clip_norm=solver.clip_norm,
+                      jit_compile=compiled, accumulation_steps=config.train.accumulation_steps)
+    batch = training_batch(data, config.model.needs, size, data.batch_size, objects, config.model.num_classes)
+    said = {'height': size[0], 'width': size[1], 'batch': data.batch_size, 'images': data.batch_size,
+            'objects': objects, 'precision': config.train.precision, 'engine': model.engine}
+
+    def step() -> None:
+        with precision_policy(config.train.precision):
+            said['loss'] = float(model.train_on_batch(batch, return_dict=True)['loss'])
+
+    return step, said
