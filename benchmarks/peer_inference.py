@@ -3,10 +3,10 @@
     python benchmarks/peer_inference.py openvino --precision bfloat16
     python benchmarks/peer_inference.py torchvision --images photos
 
-Needs torch, torchvision and psutil, and OpenVINO for `openvino`. Weights are random: as in `mrcnn benchmark inference`,
-every image has 100 detections. Noise goes in as uint8 [3, H, W]. A file is decoded by Pillow and resized by the model,
-to 800 px with at most 1333. `--paste` pastes the masks into the whole image, as torchvision does by default. Prints one
-JSON line like that of `mrcnn benchmark`.
+Needs torch, torchvision and psutil, and OpenVINO for `openvino`. Weights are random. As in `mrcnn benchmark inference`,
+every image has 100 detections, here of the 1000 candidates with the highest scores. Noise goes in as uint8 [3, H, W]. A
+file is decoded by Pillow, and resized by the model to 800 px with at most 1333. `--paste` pastes the masks into the
+whole image, as torchvision does by default. Prints one JSON line like that of `mrcnn benchmark`.
 """
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'mrcnn_tf/cli/benchma
 
 from measuring import measure
 
+CANDIDATES = 1000    # boxes of an image with a class that NMS chooses from
 Detect = Callable[[torch.Tensor], Any]    # of an image float32 [3, H, W], 0..1
 
 
@@ -38,9 +39,16 @@ def network(paste: bool) -> MaskRCNN:
     for name, module in backbone.named_modules():
         if name.endswith('bn3'):
             module.weight.fill_(.2)    # frozen statistics do not normalize: sums over 16 blocks would grow
-    model = MaskRCNN(backbone, 91, box_score_thresh=0.).eval()
+    model = MaskRCNN(backbone, 91, box_score_thresh=2.).eval()
     if not paste:
         model.transform.postprocess = lambda result, *_: result
+    scores: list[torch.Tensor] = []
+    hook = model.roi_heads.box_predictor.register_forward_hook(
+        lambda module, inputs, outputs: scores.append(outputs[0].softmax(1)[:, 1:]))
+    with torch.inference_mode():
+        model([torch.rand(3, 800, 1216)])
+    hook.remove()
+    model.roi_heads.score_thresh = scores[0].flatten().topk(CANDIDATES).values[-1].item()
     return model
 
 

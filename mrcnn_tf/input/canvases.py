@@ -37,7 +37,7 @@ def image_sizes(manifest: str | os.PathLike[str], most: int = 1000) -> dict[tupl
         InputError: a damaged shard or record.
     """
     def size(serialized: tf.Tensor) -> tf.Tensor:
-        record = records.parse(serialized, with_masks=False)
+        record = records.parse_size(serialized)
         return tf.stack([record['height'], record['width']])
 
     files = Manifest.read(manifest).shard_paths(manifest)

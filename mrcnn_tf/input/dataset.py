@@ -285,7 +285,7 @@ def _reader(recipe: _Recipe, positions: Index | None, usable: int) -> Callable[[
         def read(shard: tf.Tensor) -> tf.data.Dataset:
             dataset = tf.data.TFRecordDataset(files[shard])
             return dataset if recipe.config.data.keep_empty else dataset.filter(
-                lambda serialized: has_target(records.parse(serialized, with_masks=False)))
+                lambda serialized: has_target(records.parse_labels(serialized)))
         return _in_graph(read)
     if usable == recipe.described.counts.images:
         return _in_graph(positions.numbers)
@@ -317,7 +317,7 @@ def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.da
     def choose(number: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         if recipe.only_canvas:
             return tf.constant(recipe.only_canvas), number, serialized
-        shape = recipe.shape(records.parse(_strings(serialized)[0], with_masks=False), number)
+        shape = recipe.shape(records.parse_size(_strings(serialized)[0]), number)
         return recipe.canvas(shape), number, serialized
 
     def fill(_: tf.Tensor, window: tf.data.Dataset) -> tf.data.Dataset:

@@ -151,8 +151,10 @@ def parse(serialized: tf.Tensor, with_masks: bool, with_proposals: bool = False)
     values = tf.io.parse_single_example(serialized, {
         **{key: tf.io.FixedLenFeature([], kind) for key, kind in _REQUIRED.items()},
         **{key: tf.io.FixedLenSequenceFeature([], kind, allow_missing=True) for key, kind in optional.items()}})
-    labels = tf.cast(values['image/object/class/label'], tf.int32)
-    boxes, zeros = _boxes(values, tf.size(labels)), tf.zeros_like(labels, tf.int64)
+    boxes = _boxes(values, tf.size(values['image/object/class/label']))
+    classes = _labels_and_crowd(values)
+    labels = classes['labels']
+    zeros = tf.zeros_like(labels, tf.int64)
     parsed = {
         'encoded': values['image/encoded'],
         'image_id': _image_id(values),
@@ -160,8 +162,7 @@ def parse(serialized: tf.Tensor, with_masks: bool, with_proposals: bool = False)
         'height': tf.cast(values['image/height'], tf.int32),
         'width': tf.cast(values['image/width'], tf.int32),
         'boxes': boxes,
-        'labels': labels,
-        'crowd': _column(values, 'is_crowd', zeros) > 0,
+        **classes,
         'area': _column(values, 'area', tf.reduce_prod(boxes[:, 2:] - boxes[:, :2], axis=1)),
         'annotation_ids': _column(values, 'annotation_id', tf.range(1, tf.size(labels, tf.int64) + 1)),
         'difficult': _column(values, 'difficult', zeros) > 0,
@@ -175,6 +176,26 @@ def parse(serialized: tf.Tensor, with_masks: bool, with_proposals: bool = False)
         parsed['proposal_scores'] = values['image/proposal/score']
         _same_length(values, 'proposals', tf.shape(parsed['proposals'])[0], tf.size(parsed['proposal_scores']))
     return parsed
+
+
+def parse_size(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Return height and width of a record as `parse` does, in a fraction of its time."""
+    values = tf.io.parse_single_example(serialized, {
+        f'image/{side}': tf.io.FixedLenFeature([], tf.int64) for side in ('height', 'width')})
+    return {side: tf.cast(values[f'image/{side}'], tf.int32) for side in ('height', 'width')}
+
+
+def parse_labels(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Return labels and crowd of a record as `parse` does, in a fraction of its time."""
+    kept = ('image/source_id', 'image/object/class/label', 'image/object/is_crowd')
+    values = tf.io.parse_single_example(serialized, {
+        key: tf.io.FixedLenSequenceFeature([], _OPTIONAL[key], allow_missing=True) for key in kept})
+    return _labels_and_crowd(values)
+
+
+def _labels_and_crowd(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    labels = tf.cast(values['image/object/class/label'], tf.int32)
+    return {'labels': labels, 'crowd': _column(values, 'is_crowd', tf.zeros_like(labels, tf.int64)) > 0}
 
 
 def _check(example: Annotated) -> None:

@@ -81,7 +81,7 @@ def with_target(manifest: PathLike, described: Manifest) -> np.ndarray:
         InputError: a damaged shard or record.
     """
     dataset = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(
-        tf.autograph.experimental.do_not_convert(lambda serialized: has_target(records.parse(serialized, False))),
+        tf.autograph.experimental.do_not_convert(lambda serialized: has_target(records.parse_labels(serialized))),
         num_parallel_calls=PARALLEL, deterministic=True)
     try:
         return np.fromiter(untuned(dataset).as_numpy_iterator(), bool)

@@ -74,6 +74,24 @@ def test_parse_gives_what_was_encoded(parse: Parse) -> None:
     np.testing.assert_array_equal(masks[0], [[0, 1, 1], [0, 0, 1]])
 
 
+@pytest.mark.parametrize('part', [records.parse_size, records.parse_labels], ids=['size', 'labels'])
+@pytest.mark.parametrize('serialized', [records.encode(example()), records.encode(example(objects=[])), foreign(),
+                                        foreign(**{'image/object/is_crowd': []})],
+                         ids=['own', 'no_objects', 'model_garden', 'no_crowd_flags'])
+def test_a_part_is_that_of_the_whole(part: Callable[[tf.Tensor], dict[str, tf.Tensor]], serialized: bytes) -> None:
+    whole = records.parse(serialized, False)
+    found = next(iter(tf.data.Dataset.from_tensors(serialized).map(part)))
+    assert len(found) == 2
+    for name, value in found.items():
+        assert value.dtype == whole[name].dtype
+        np.testing.assert_array_equal(value, whole[name])
+
+
+def test_labels_of_an_invalid_record() -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match='000000000139: is_crowd of 1 objects, labels of 2'):
+        records.parse_labels(foreign(**{'image/object/is_crowd': [1]}))
+
+
 def test_static_shapes_in_a_dataset() -> None:
     dataset = tf.data.Dataset.from_tensors(records.encode(example())).map(lambda s: records.parse(s, True))
     shapes = {name: spec.shape.as_list() for name, spec in dataset.element_spec.items()}
