@@ -73,6 +73,22 @@ def test_the_manifests(name: str, host: str, service: str) -> None:
     assert cluster.addresses == (f'{host}-0.{service}:2222', f'{host}-1.{service}:2222') and cluster.index == 1
 
 
+def test_the_input_servers() -> None:
+    """The names of the pods are those that the servers give to the training, and the head of the file lists them."""
+    found = manifests('input_servers.yaml')
+    spec, service = found['StatefulSet']['spec'], found['Service']
+    (container,) = spec['template']['spec']['containers']
+    name = service['metadata']['name']
+    assert service['spec']['clusterIP'] == 'None' and spec['serviceName'] == name
+    assert spec['selector']['matchLabels'] == spec['template']['metadata']['labels'] == service['spec']['selector']
+    assert container['args'] == ['input-server', f'--host=$(POD).{name}', '--port=5050']
+    assert [each['containerPort'] for each in container['ports']] == [5050, 5051, 5052]
+    pods = [f'{found["StatefulSet"]["metadata"]["name"]}-{number}.{name}:5050' for number in range(spec['replicas'])]
+    setting = f'train.input_servers=[{",".join(pods)}]'
+    assert setting in (DEPLOY / 'input_servers.yaml').read_text(encoding='utf-8')
+    assert config.load('base', ['train.input=service', setting]).train.input_servers == pods
+
+
 @pytest.mark.parametrize('name', ['Dockerfile.cpu', 'Dockerfile.gpu'])
 def test_the_docker_files(name: str) -> None:
     """Each line is a known instruction, what is copied exists, and everything that setup.cfg reads is copied."""

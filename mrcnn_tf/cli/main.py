@@ -17,6 +17,7 @@ from mrcnn_tf.cli import (
     export,
     folder,
     import_weights,
+    input_server,
     launch,
     plan,
     predict,
@@ -33,8 +34,8 @@ groups = {'convert': convert.convert_app, 'validate': convert.validate_app, 'imp
 for name, group in groups.items():
     app.add_typer(group, name=name, short_help=str(group.info.help))
 for each in (train.demo, sets.verify, sets.inspect, folder.split, configs.configs, import_weights.weights,
-             train.train, train.train_alternating, launch.launch, plan.plan, evaluate.evaluate, sets.recall,
-             evaluate.propose, export.export, predict.predict, serve.serve):
+             train.train, train.train_alternating, launch.launch, input_server.input_server, plan.plan,
+             evaluate.evaluate, sets.recall, evaluate.propose, export.export, predict.predict, serve.serve):
     app.command()(each)
 for info in (info for each in (app, *groups.values()) for info in each.registered_commands):
     # A short_help is folded in a narrow terminal. The first line of a docstring would be cut.

@@ -5,7 +5,7 @@ from typing import Any
 
 from mrcnn_tf.config.backbones import BACKBONES
 from mrcnn_tf.config.fields import ConfigError, check_fields
-from mrcnn_tf.config.schema import Config, ModelConfig
+from mrcnn_tf.config.schema import Config, ModelConfig, TrainConfig
 
 
 def validate(config: Config) -> None:
@@ -22,14 +22,21 @@ def validate(config: Config) -> None:
 
 def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
     """Return (field, whether its value fits the other fields, the expected value) for each relation."""
-    return (_accumulation_relation(config), *_data_relations(config), *_backbone_relations(config.model),
-            *_sampling_relations(config.model), *_head_relations(config.model))
+    return (_accumulation_relation(config), _service_relation(config.train), *_data_relations(config),
+            *_backbone_relations(config.model), *_sampling_relations(config.model), *_head_relations(config.model))
 
 
 def _accumulation_relation(config: Config) -> tuple[str, bool, str]:
     by_batch = sorted({'batch', 'sync'} & set(config.model.norms))
     return ('train.accumulation_steps', config.train.accumulation_steps == 1 or not by_batch,
             f'1 with the norm {" and ".join(by_batch)}, which needs the whole batch at once; or use group or frozen')
+
+
+def _service_relation(train: TrainConfig) -> tuple[str, bool, str]:
+    service = train.input == 'service'
+    return ('train.input_servers', bool(train.input_servers) == service,
+            'host:port of each `mrcnn input-server` with train.input=service' if service else
+            'none with train.input=local; set train.input=service to use them')
 
 
 def _data_relations(config: Config) -> tuple[tuple[str, bool, str], ...]:

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import math
 import operator
+import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -38,6 +39,14 @@ CANVASES = ListRule(
     '[height, width] pairs that 32 divides')
 LOGGERS = ListRule(lambda names: len(set(names)) == len(names) and set(names) <= {'tensorboard', 'wandb', 'mlflow'},
                    'some of tensorboard, wandb and mlflow, each once')
+ADDRESSES = ListRule(
+    lambda texts: len(set(texts)) == len(texts) and all(map(is_address, texts)), 'host:port addresses, each once')
+
+
+def is_address(value: Any) -> bool:
+    """Return whether a value is a text `host:port`; the host may be a name, an IPv4 address or [an IPv6 address]."""
+    found = re.fullmatch(r'(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})', str(value))
+    return isinstance(value, str) and found is not None and 0 < int(found[1]) < 65536
 
 
 def setting(default: Any, *, ge: float | None = None, gt: float | None = None, le: float | None = None,

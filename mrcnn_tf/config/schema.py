@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 
 from mrcnn_tf.config.backbones import BACKBONES
 from mrcnn_tf.config.fields import (
+    ADDRESSES,
     ASCENDING,
     CANVASES,
     DISTINCT,
@@ -308,6 +309,10 @@ class TrainConfig:
     # where multi_worker finds the other workers: TF_CONFIG, Slurm, an Indexed Job of Kubernetes; auto: the first found
     cluster: str = choice(['auto', 'tf_config', 'slurm', 'kubernetes'])
     timeout: float = setting(120.0, gt=0)         # s; multi_worker stops if a worker does not answer or proceed
+    # where batches are computed. local: in the process that trains; service: on the machines of input_servers
+    input: str = choice(['local', 'service'])
+    # host:port of each `mrcnn input-server`; their number does not change the batches
+    input_servers: list[str] = setting([], rule=ADDRESSES)
     jit_compile: str = choice(['auto', 'on', 'off'])  # compile the step with XLA; auto: on where a GPU is visible
     # parts of a replica's images that are computed one after the other, to save memory; the batch is not larger. They
     # cost a second forward pass of backbone and RPN

@@ -37,6 +37,7 @@ class TrainableModel(keras.Model):
         self.last_image_ids: Any = None
         self.input_seconds = 0.0    # the time in which steps have waited for their batches
         self.input_context: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext    # around each wait
+        self.take_batch: Callable[[Any], Any] = next    # from the iterator of a dataset
         # around each step; the argument says whether it compiles, as the first one of each canvas
         self.step_context: Callable[[bool], AbstractContextManager[Any]] = contextlib.nullcontext
 
@@ -276,7 +277,7 @@ class TrainableModel(keras.Model):
         def from_iterator(iterator: Any) -> dict[str, tf.Tensor]:
             begun = time.perf_counter()
             with self.input_context():
-                batch = _batch_of(next(iterator))
+                batch = _batch_of(self.take_batch(iterator))
             self.input_seconds += time.perf_counter() - begun
             self.last_image_ids = batch.get('image_ids')
             shape = strategy.experimental_local_results(batch['images'])[0].shape

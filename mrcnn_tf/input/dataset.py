@@ -11,7 +11,6 @@ the next one. Before it is read, it may be the number of its place in the set, i
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -21,20 +20,16 @@ import tensorflow as tf
 
 from mrcnn_tf.config import Config, ConfigError
 from mrcnn_tf.input import augmentation, images, records, samples, transforms
-from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.input.index import Index
-from mrcnn_tf.input.manifest import Manifest
+from mrcnn_tf.input.recipe import Recipe, recipe_of
 from mrcnn_tf.input.survey import count_usable, has_target, with_target
-from mrcnn_tf.input.transforms import Sample, Transform
+from mrcnn_tf.input.transforms import Transform
 from mrcnn_tf.input.tuning import PARALLEL, untuned
-
-_log = logging.getLogger(__name__)
 
 # Shards that are read in parallel. The automatic number depends on the machine, and the order of records would too.
 _READERS = 8
 _IN_ORDER = {'cycle_length': _READERS, 'num_parallel_calls': _READERS, 'deterministic': True}    # of `interleave`
 _BATCHES_AHEAD = 2
-_OPTIONAL = ('masks', 'proposals')    # keys that a batch holds only if the model needs them
 _FILLER = -1      # number of the entries that fill up the last batch of an evaluation
 # The functions of the graph have no Python branches on tensors. AutoGraph would convert nothing, and take seconds.
 _in_graph = tf.autograph.experimental.do_not_convert
@@ -76,24 +71,21 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
         >>> batch['images'].shape, batch['boxes'].shape
         (TensorShape([4, 64, 64, 3]), TensorShape([4, 2, 4]))
     """
-    index, workers = shard
-    if config.data.batch_size % workers:
-        raise ConfigError(f'data.batch_size is {config.data.batch_size}: expected a multiple of the {workers} workers')
-    recipe = _recipe(manifest, config, needs, training=True, own_transforms=tuple(transforms))
-    usable = count_usable(manifest, recipe.described, config, 'masks' in recipe.needs)
-    start = start_step * config.data.batch_size
-    # The first worker alone, from the beginning of an epoch, reads all shards from end to end. Otherwise the stream has
-    # positions, in the same order, until it is known which of them are needed.
-    positions = Index.of(manifest, recipe.described) if workers > 1 or start % usable else None
-    stream = tf.data.Dataset.counter(start // usable).flat_map(functools.partial(_epoch, recipe, _reader(
-        recipe, positions, usable)))
-    stream = stream.skip(start % usable)
-    if config.data.augment.copy_paste:
-        stream = stream.window(2, shift=1).flat_map(lambda pair: pair.batch(2, drop_remainder=True))
-    stream = stream.enumerate(start).shard(workers, index)
-    if positions:
-        stream = stream.interleave(functools.partial(_read, positions), **_IN_ORDER)
-    return _batches(recipe, stream, config.data.batch_size // workers)
+    recipe = recipe_of(manifest, config, needs, training=True, own_transforms=tuple(transforms))
+    return _training_parts(recipe, start_step, shard, [PARALLEL])[0]
+
+
+def training_parts(manifest: PathLike, config: Config, start_step: int, shard: tuple[int, int],
+                   needs: Collection[str] | None, cores: Sequence[int]) -> list[tf.data.Dataset]:
+    """Return the batches of `training_dataset` in P datasets, for P machines: dataset i holds batch i, i + P, ...
+
+    Args:
+        manifest, config, start_step, shard, needs: as of `training_dataset`.
+        cores: of each of the P machines.
+
+    Raises: as `training_dataset`.
+    """
+    return _training_parts(recipe_of(manifest, config, needs, training=True), start_step, shard, cores)
 
 
 def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixed_canvases: bool = False,
@@ -124,7 +116,7 @@ def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixe
         >>> sum(int(batch['image_valid'].numpy().sum()) for batch in dataset)
         16
     """
-    recipe = _recipe(manifest, config, needs, training=False, fixed_canvases=fixed_canvases)
+    recipe = recipe_of(manifest, config, needs, training=False, fixed_canvases=fixed_canvases)
     stream, total = tf.data.TFRecordDataset(recipe.files).enumerate(), recipe.described.counts.images
     if images is not None and images < total:
         stream = stream.filter(_in_graph(lambda number, _: is_among(number, images, total)))
@@ -146,129 +138,56 @@ def check(manifest: PathLike, config: Config, needs: Collection[str] | None = No
 
     Reads the manifest only, no record.
     """
-    _recipe(manifest, config, needs, training)
+    recipe_of(manifest, config, needs, training)
 
 
 @dataclass(frozen=True)
-class _Recipe:
-    """All that determines how a record becomes an entry of a batch."""
-    manifest: PathLike
-    described: Manifest
-    config: Config
-    needs: frozenset[str]     # optional keys of the batch
-    training: bool
-    fixed_canvases: bool = True
-    own_transforms: tuple[Transform, ...] = ()
+class _Part:
+    """The batches that one of several machines computes: number `index`, `index` + `count`, ..."""
+    index: int = 0
+    count: int = 1
+    cores: int = PARALLEL
 
-    @property
-    def files(self) -> list[str]:
-        return self.described.shard_paths(self.manifest)
-
-    @property
-    def augmented(self) -> bool:
-        return self.training and self.config.data.augment.enabled
-
-    @property
-    def reads_masks(self) -> bool:
-        """Whether masks are read from the records, for the batch or for augmentation alone."""
-        return 'masks' in self.needs or self.augmented and augmentation.reads_masks(
-            self.config.data.augment, self.described.any_masks)
-
-    @property
-    def only_canvas(self) -> list[int] | None:
-        """Height and width of the canvas if all images have the same one."""
-        canvases = self.config.data.canvases
-        return list(canvases[0]) if self.fixed_canvases and len(canvases) == 1 else None
-
-    def canvas(self, shape: tf.Tensor) -> tf.Tensor:
-        """Return the canvas, int32 [2], of an image resized to `shape`."""
-        data = self.config.data
-        return images.choose_canvas(shape, data.canvases) if self.fixed_canvases else (
-            images.own_canvas(shape, data.pad_multiple))
-
-    def seed(self, number: tf.Tensor) -> tf.Tensor:
-        """Return the seed, int64 [2], of the record with this number."""
-        return tf.stack([tf.constant(self.config.train.seed, tf.int64), number])
-
-    def shape(self, record: samples.Record, number: tf.Tensor) -> tf.Tensor:
-        """Return the shape, int32 [2], to which the record's image is resized."""
-        data, size = self.config.data, samples.original_size(record)
-        if not self.training:
-            return images.inference_shape(size, data)
-        short_side = transforms.random_side(transforms.step_seed(self.seed(number), 0), data.short_sides)
-        return images.resized_shape(size[0], size[1], short_side, data.long_side, data.round_sides)
-
-    def transforms(self, shape: tf.Tensor) -> list[Transform]:
-        """Return the transforms before those of the user's; the seed of the first one has sampled the short side."""
-        data = self.config.data
-
-        def resize(sample: Sample, seed: tf.Tensor) -> Sample:
-            return transforms.resize(sample, shape, data.antialias)
-
-        def flip(sample: Sample, seed: tf.Tensor) -> Sample:
-            return transforms.random_flips(sample, seed, data.flip_horizontal, data.flip_vertical)
-
-        return [resize, flip] if self.training else [resize]
+    def of(self, stream: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        """Return the elements of this part's batches, of a stream of the elements of all batches."""
+        if self.count == 1:
+            return stream
+        return stream.batch(batch_size, drop_remainder=True).shard(self.count, self.index).unbatch()
 
 
-def _recipe(manifest: PathLike, config: Config, needs: Collection[str] | None, training: bool,
-            fixed_canvases: bool = True, own_transforms: tuple[Transform, ...] = ()) -> _Recipe:
-    if fixed_canvases:
-        images.check_canvases(config.data, training)
-    recipe = _Recipe(manifest, Manifest.read(manifest), config, _needs(config, needs), training,
-                     fixed_canvases, own_transforms)
-    _check_content(recipe)
-    _check_exif(recipe)
-    return recipe
+def _training_parts(recipe: Recipe, start_step: int, shard: tuple[int, int], cores: Sequence[int]
+                    ) -> list[tf.data.Dataset]:
+    index, workers = shard
+    config, manifest = recipe.config, recipe.manifest
+    if config.data.batch_size % workers:
+        raise ConfigError(f'data.batch_size is {config.data.batch_size}: expected a multiple of the {workers} workers')
+    usable = count_usable(manifest, recipe.described, config, 'masks' in recipe.needs)
+    start = start_step * config.data.batch_size
+    # A single reader from the beginning of an epoch reads all shards from end to end. Otherwise the stream has
+    # positions, in the same order, until it is known which of them are needed.
+    positions = Index.of(manifest, recipe.described) if workers * len(cores) > 1 or start % usable else None
+    stream = tf.data.Dataset.counter(start // usable).flat_map(functools.partial(_epoch, recipe, _reader(
+        recipe, positions, usable)))
+    stream = stream.skip(start % usable)
+    if config.data.augment.copy_paste:
+        stream = stream.window(2, shift=1).flat_map(lambda pair: pair.batch(2, drop_remainder=True))
+    stream = stream.enumerate(start).shard(workers, index)
+    parts = [_Part(number, len(cores), count) for number, count in enumerate(cores)]
+    return [_part(recipe, stream, positions, config.data.batch_size // workers, part) for part in parts]
 
 
-def _needs(config: Config, needs: Collection[str] | None) -> frozenset[str]:
-    if needs is None:
-        return frozenset(config.model.needs)
-    if unknown := sorted(set(needs) - set(_OPTIONAL)):
-        raise InputError(f'needs: {unknown[0]!r} is not an optional key of a batch; give some of '
-                         f'{", ".join(_OPTIONAL)}')
-    return frozenset(needs)
-
-
-def _check_content(recipe: _Recipe) -> None:
-    """Raise InputError if the set lacks what the model needs."""
-    manifest, described, num_classes = recipe.manifest, recipe.described, recipe.config.model.num_classes
-    classes = len(described.categories)
-    if described.counts.images == 0:
-        raise InputError(f'{manifest}: holds no images; convert annotations that have some')
-    if classes > num_classes:
-        raise InputError(f'{manifest}: has {classes} categories and model.num_classes is {num_classes}; '
-                         f'set model.num_classes={classes}')
-    if 'masks' in recipe.needs and described.counts.objects and not described.any_masks:
-        raise InputError(f'{manifest}: its objects have no masks; convert annotations with masks or set '
-                         'model.kind=faster_rcnn')
-    if 'proposals' in recipe.needs and not described.has_proposals:
-        raise InputError(f'{manifest}: its records have no proposals; attach some with `mrcnn convert proposals`, or '
-                         'set model.kind=faster_rcnn')
-    if recipe.augmented and recipe.config.data.augment.copy_paste:
-        if described.counts.objects and not described.any_masks:
-            raise InputError(f'{manifest}: its objects have no masks, which data.augment.copy_paste needs; convert '
-                             'annotations with masks or set data.augment.copy_paste=0')
-        if 'proposals' in recipe.needs:
-            raise InputError(f'{manifest}: its proposals were computed without the objects that '
-                             'data.augment.copy_paste adds; set data.augment.copy_paste=0')
-
-
-def _check_exif(recipe: _Recipe) -> None:
-    """Refuse to train on photographs rotated by another rule than that of prediction; in an evaluation, warn."""
-    exif = recipe.config.data.exif
-    if count := recipe.described.turned_otherwise(exif):
-        used = {'apply': 'ignore', 'ignore': 'apply'}[exif]
-        text = (f'{recipe.manifest}: it was converted with --exif {used} and has {count} photographs with an EXIF '
-                f'rotation, while predict and export treat such photographs by data.exif={exif}')
-        if recipe.training:
-            raise InputError(f'{text}; set data.exif={used}, or convert the data again with --exif {exif}')
-        _log.warning('%s', text)
+def _part(recipe: Recipe, stream: tf.data.Dataset, positions: Index | None, batch_size: int, part: _Part
+          ) -> tf.data.Dataset:
+    """Return the batches of a part, of the numbered records of a worker, which are read if they are positions."""
+    if recipe.only_canvas:      # otherwise the records say which of them share a batch
+        stream = part.of(stream, batch_size)
+    if positions:
+        stream = stream.interleave(functools.partial(_read, positions), **_IN_ORDER)
+    return _batches(recipe, stream, batch_size, part)
 
 
 @_in_graph
-def _epoch(recipe: _Recipe, reader: Callable[[tf.Tensor], tf.data.Dataset], epoch: tf.Tensor) -> tf.data.Dataset:
+def _epoch(recipe: Recipe, reader: Callable[[tf.Tensor], tf.data.Dataset], epoch: tf.Tensor) -> tf.data.Dataset:
     """Return the usable records, each once, in the order of this epoch."""
     seed = recipe.config.train.seed
     shards = tf.random.experimental.stateless_shuffle(
@@ -277,7 +196,7 @@ def _epoch(recipe: _Recipe, reader: Callable[[tf.Tensor], tf.data.Dataset], epoc
     return _shuffle(dataset, recipe.config.data.shuffle_buffer, seed, epoch)
 
 
-def _reader(recipe: _Recipe, positions: Index | None, usable: int) -> Callable[[tf.Tensor], tf.data.Dataset]:
+def _reader(recipe: Recipe, positions: Index | None, usable: int) -> Callable[[tf.Tensor], tf.data.Dataset]:
     """Return the function from the number of a shard to its usable records: serialized, or with positions numbers."""
     if positions is None:
         files = tf.constant(recipe.files)
@@ -312,7 +231,7 @@ def _shuffle(dataset: tf.data.Dataset, buffer: int, seed: int, epoch: tf.Tensor)
 
 
 @_in_graph
-def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+def _batches(recipe: Recipe, stream: tf.data.Dataset, batch_size: int, part: _Part = _Part()) -> tf.data.Dataset:
     """Return batches of a stream of numbered records, which wait for their batch serialized because they are small."""
     def choose(number: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         if recipe.only_canvas:
@@ -325,24 +244,26 @@ def _batches(recipe: _Recipe, stream: tf.data.Dataset, batch_size: int) -> tf.da
         fillers = window.take(1).map(lambda canvas, number, serialized: (canvas, filler, serialized)).repeat()
         return window.concatenate(fillers).take(batch_size)
 
-    dataset = stream.map(choose, num_parallel_calls=PARALLEL, deterministic=True)
+    dataset = stream.map(choose, num_parallel_calls=part.cores, deterministic=True)
     # The key is one int64 that combines height and width of the canvas.
     dataset = dataset.group_by_window(
         lambda canvas, *_: tf.reduce_sum(tf.cast(canvas, tf.int64) * [1 << 32, 1]), fill, window_size=batch_size)
+    if not recipe.only_canvas:
+        dataset = part.of(dataset, batch_size)
     dataset = dataset.map(functools.partial(_entry_or_filler, recipe),
-                          num_parallel_calls=PARALLEL, deterministic=True)
+                          num_parallel_calls=part.cores, deterministic=True)
     options = tf.data.Options()
     # `shard` divides the records among the workers already; a strategy that shards again would drop some.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return untuned(dataset.batch(batch_size, drop_remainder=True).prefetch(_BATCHES_AHEAD).with_options(options))
 
 
-def _entry_or_filler(recipe: _Recipe, canvas: tf.Tensor, number: tf.Tensor, serialized: tf.Tensor) -> samples.Record:
+def _entry_or_filler(recipe: Recipe, canvas: tf.Tensor, number: tf.Tensor, serialized: tf.Tensor) -> samples.Record:
     entry = _entry(recipe, recipe.only_canvas or canvas, number, serialized)
     return tf.cond(tf.equal(number, _FILLER), lambda: tf.nest.map_structure(tf.zeros_like, entry), lambda: entry)
 
 
-def _entry(recipe: _Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, serialized: tf.Tensor) -> samples.Record:
+def _entry(recipe: Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, serialized: tf.Tensor) -> samples.Record:
     """Return one image of a Batch, without the dimension B."""
     data, seed = recipe.config.data, recipe.seed(number)
     source, *others = (_source(recipe, each, number) for each in _strings(serialized))
@@ -370,7 +291,7 @@ def _strings(serialized: tf.Tensor) -> list[tf.Tensor]:
     return tf.unstack(serialized) if serialized.shape.rank else [serialized]
 
 
-def _source(recipe: _Recipe, serialized: tf.Tensor, number: tf.Tensor) -> augmentation.Source:
+def _source(recipe: Recipe, serialized: tf.Tensor, number: tf.Tensor) -> augmentation.Source:
     """Return a record with checked labels and at most as many objects and proposals as a batch holds."""
     data = recipe.config.data
     record = records.parse(serialized, recipe.reads_masks, 'proposals' in recipe.needs)

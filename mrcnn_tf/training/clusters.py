@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrcnn_tf.config import TrainConfig
+from mrcnn_tf.config.fields import is_address
 
 _EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 _PORT = 2222                           # in Kubernetes, where each pod has an address of its own
@@ -130,14 +131,9 @@ def _addresses(cluster: Mapping[str, Any], job: str) -> list[str]:
     if not isinstance(addresses, list):
         raise ValueError(f'cluster.{job} is {_short(addresses)}, not a list of host:port')
     for number, address in enumerate(addresses):
-        if not _is_address(address):
+        if not is_address(address):
             raise ValueError(f'cluster.{job}[{number}] is {_short(address)}, not host:port')
     return addresses
-
-
-def _is_address(value: Any) -> bool:
-    found = re.fullmatch(r'(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})', str(value))
-    return isinstance(value, str) and found is not None and 0 < int(found[1]) < 65536
 
 
 def _task(task: Any, chiefs: list[str], workers: list[str]) -> int:

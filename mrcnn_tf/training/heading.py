@@ -38,6 +38,8 @@ def heading(config: Config, manifest: Manifest, model: keras.Model, strategy: tf
     counts, validation = manifest.counts, config.data.validation
     yield (f'data: {counts.images} images with {counts.objects} objects of {config.data.train}; '
            f'{f"validation on {validation}" if validation else "no validation, data.validation is not set"}')
+    if servers := config.train.input_servers:
+        yield f'input: batches of {len(servers)} input server{"s" * (len(servers) > 1)} ({", ".join(servers)})'
     total, trained = (sum(math.prod(variable.shape) for variable in variables)
                       for variables in (model.weights, model.trainable_weights))
     yield (f'model: {config.model.kind}, {config.model.backbone.name} with {config.model.backbone.maps}, '

@@ -78,7 +78,7 @@ def gather(cluster: Cluster, timeout: float) -> dict[int, Link]:
     """
     links: dict[int, Link] = {}
     error, deadline = '', time.monotonic() + timeout
-    with _listen(cluster) as listener:
+    with _of_worker(cluster) as listener:
         while not error and len(links) < len(cluster.addresses) - 1 and (left := deadline - time.monotonic()) > 0:
             listener.settimeout(left)
             with contextlib.suppress(TimeoutError):
@@ -123,12 +123,11 @@ def connect(cluster: Cluster, timeout: float) -> Link:
         ClusterError: the chief cannot be reached or does not start within the timeout, or the port of this worker is in
             use.
     """
-    _listen(cluster).close()
+    _of_worker(cluster).close()
     reason, deadline = '', time.monotonic() + timeout
-    host, _, port = cluster.addresses[0].rpartition(':')
     while (left := deadline - time.monotonic()) > 0:
         try:
-            link = Link(socket.create_connection((host.strip('[]'), int(port)), min(left, 10)))
+            link = open_link(cluster.addresses[0], left)
         except OSError as error:
             reason = error_line(error)
         else:
@@ -145,16 +144,35 @@ def connect(cluster: Cluster, timeout: float) -> Link:
                        'all workers, and check the address and that its port is open')
 
 
-def _listen(cluster: Cluster) -> socket.socket:
-    """Return a socket that listens on the port of this worker.
+def open_link(address: str, timeout: float) -> Link:
+    """Return a connection to an address, host:port.
+
+    Raises:
+        OSError: it cannot be reached within the timeout, or within 10 s.
+    """
+    host, _, port = address.rpartition(':')
+    return Link(socket.create_connection((host.strip('[]'), int(port)), min(timeout, 10)))
+
+
+def listen(port: int, name: str, kind: str) -> socket.socket:
+    """Return a socket that listens on a port, or for 0 on a free one.
+
+    Args:
+        port: the port.
+        name: of the process in the message of an error.
+        kind: of process, as the message calls it.
 
     Raises:
         ClusterError: the port is in use.
     """
-    port = int(cluster.addresses[cluster.index].rpartition(':')[2])
     both = socket.has_dualstack_ipv6()
     try:
         return socket.create_server(('', port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
     except OSError as error:
-        raise ClusterError(f'{cluster.name(cluster.index)} cannot listen on port {port}: {error_line(error)}; end the '
-                           'program that uses it, or give the worker another port') from None
+        raise ClusterError(f'{name} cannot listen on port {port}: {error_line(error)}; end the program that uses it, '
+                           f'or give the {kind} another port') from None
+
+
+def _of_worker(cluster: Cluster) -> socket.socket:
+    """Return a socket that listens on the port of this worker."""
+    return listen(int(cluster.addresses[cluster.index].rpartition(':')[2]), cluster.name(cluster.index), 'worker')

@@ -159,7 +159,8 @@ class ProgressBar(_PeriodicReport):
             self._advised = True
             self._print(f'steps waited {speed.input_wait:.0%} of the time for their input: the CPUs or the storage of '
                         'this machine are too slow for its GPUs; give the process more cores, copy the set to a local '
-                        'disk, or switch off parts of data.augment')
+                        'disk, switch off parts of data.augment, or let other machines compute batches '
+                        '(train.input=service)')
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         super().on_test_begin(logs)

@@ -99,14 +99,14 @@ def naming_failures(peers: Peers) -> Iterator[None]:
                                   f'output, then {RESTART}') from None
     finally:
         if peers.failure:
-            atexit.register(_end_at_once)
+            atexit.register(end_at_once)
 
 
-def _end_at_once() -> None:
-    """End this process without TensorFlow's own end, which would wait for the worker that failed."""
+def end_at_once(code: int = 1) -> None:
+    """End this process without TensorFlow's own end, which may wait for another process or for a minute."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)
 
 
 def _multi_worker(cluster: Cluster, timeout: float) -> tf.distribute.Strategy:

@@ -39,6 +39,7 @@ from mrcnn_tf.training.callbacks import (
 from mrcnn_tf.training.checkpoints import Checkpoints
 from mrcnn_tf.training.clusters import Cluster, Worker, cluster_of
 from mrcnn_tf.training.heading import heading
+from mrcnn_tf.training.input_service import InputServers
 from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.peers import Peers
 from mrcnn_tf.training.reports import LogScalars, ProgressBar
@@ -67,6 +68,7 @@ def train(config: Config, model_dir: str | os.PathLike[str], allow_changes: bool
         ManifestError, InputError: a manifest or its records cannot be used.
         StrategyError: the devices are not available.
         ClusterError: the environment does not describe a cluster, or a port is in use.
+        InputServerError: an input server cannot be reached, has other versions, or fails.
         PeerError: another worker of the cluster differs, has failed or does not answer.
         CheckpointError: settings differ that may not change, no checkpoint is complete, or none can be written.
         TrainingError: the sets do not match the settings or each other; too few devices; a loss is not finite; no step
@@ -91,13 +93,14 @@ def _train(config: Config, directory: pathlib.Path, cluster: Cluster, peers: Pee
     changes = compare(config)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    run = _Run(config, directory, peers, cluster.worker, strategy, _labels(manifest, categories))
+    servers = InputServers(config.train.input_servers, config.train.timeout)
+    run = _Run(config, directory, peers, cluster.worker, strategy, _labels(manifest, categories), servers)
     run.check_batch()
     run.check_compilation()
     if run.worker.is_chief:
         loggers.check(config.train.loggers)
     keras.utils.set_random_seed(config.train.seed)
-    with precision_policy(config.train.precision):
+    with servers, precision_policy(config.train.precision):
         model, history = _build(run), History(directory, config.train.best_metric)
         evaluate = _evaluate_function(run, categories)
         averages = averages_of(model, run.solver)
@@ -133,6 +136,7 @@ class _Run:
     worker: Worker
     strategy: tf.distribute.Strategy
     labels: list[int]
+    servers: InputServers
 
     @property
     def solver(self) -> SolverConfig:
@@ -268,6 +272,7 @@ def _fit(run: _Run, model: Detector, checkpoints: Checkpoints, history: History,
                                    lambda: run.peers.timed('has been writing a checkpoint'))
             model.input_context = lambda: run.peers.timed('has waited for its input')
             model.step_context = run.peers.step
+            model.take_batch = run.servers.take if run.config.train.input == 'service' else next
             stack.enter_context(run.peers.watched(start))
             guards = [TerminateOnNonFinite(), TerminateWithoutPositives(run.config.train.stop_without_positives)]
             # All intervals are counted in steps, so the whole run is one epoch for Keras.
@@ -312,8 +317,9 @@ def _distributed(run: _Run, start: int, needs: Sequence[str]) -> tf.data.Dataset
     parts = run.strategy.num_replicas_in_sync // run.worker.count
 
     def local(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        dataset = training_dataset(str(run.config.data.train), run.config, start, (run.worker.index, run.worker.count),
-                                   needs)
+        shard = run.worker.index, run.worker.count
+        dataset = run.servers.dataset(run.config, start, shard, needs) if run.config.train.input == 'service' else (
+            training_dataset(str(run.config.data.train), run.config, start, shard, needs))
         if run.labels != list(range(len(run.labels))):
             dataset = dataset.map(lambda batch: {**batch, 'labels': tf.gather(run.labels, batch['labels'])})
         if parts > 1:

@@ -20,7 +20,7 @@ COMMANDS = (['demo'], ['verify'], ['configs'], ['split'], ['weights'],
             *([verb, kind] for verb in ('convert', 'validate') for kind in KINDS),
             *(['import-weights', source] for source in ('torchvision', 'detectron2', 'keras-applications', 'model')),
             ['convert', 'proposals'], ['convert', 'tfrecord'], ['inspect'], ['train'], ['evaluate'], ['export'],
-            ['predict'], ['recall'], ['propose'], ['train-alternating'], ['launch'])
+            ['predict'], ['recall'], ['propose'], ['train-alternating'], ['launch'], ['input-server'])
 
 
 @pytest.mark.parametrize('command', COMMANDS, ids=' '.join)

@@ -45,6 +45,9 @@ def test_an_unknown_choice_suggests_a_valid_one(override: str, expected: str) ->
     ('model.box_head.box_weights=[1,1]', 'four numbers'),
     ('solver.milestones=[8,4]', 'numbers in ascending order'),
     ('solver.milestones=[4,4]', 'numbers in ascending order'),
+    ('train.input_servers=[host]', 'host:port addresses, each once'),
+    ('train.input_servers=[host:1,host:1]', 'host:port addresses, each once'),
+    ('train.input_servers=[host:1]', 'none with train.input=local; set train.input=service'),
 ])
 def test_an_impossible_value_is_refused(override: str, expected: str) -> None:
     message = refusal('base', override)
@@ -58,6 +61,7 @@ def test_an_impossible_value_is_refused(override: str, expected: str) -> None:
      'model.box_head.pool_size is 7: expected an even number'),
     ('base', ['train.accumulation_steps=2', 'model.backbone.norm=sync'],
      'train.accumulation_steps is 2: expected 1 with the norm sync'),
+    ('base', ['train.input=service'], r'train.input_servers is \[\]: expected host:port of each `mrcnn input-server`'),
     ('base', ['model.backbone.maps=tdm'], 'model.anchors.sizes is .* one list of all sizes'),
     ('base', ['data.test_scales=[400,800]', 'data.evaluation_batch_size=2'], 'evaluation_batch_size is 2: expected 1'),
     ('base', ['model.backbone.maps=c4'], 'model.anchors.sizes is .* one list of all sizes'),

@@ -1,0 +1,94 @@
+"""A server that computes batches for trainings on other machines: `mrcnn input-server`.
+
+It listens on three ports: PORT, where a training connects, learns versions and cores, and sees whether the server
+lives; PORT + 1 and PORT + 2, the dispatcher and the worker of tf.data service. One worker has all cores of the machine.
+"""
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import tensorflow as tf
+
+import mrcnn_tf
+from mrcnn_tf.input.tuning import PARALLEL
+from mrcnn_tf.training.links import Link, listen
+from mrcnn_tf.training.strategies import end_at_once
+
+_FORGET = 60_000    # ms without a sign of life after which the batches of a training are dropped
+
+
+class Ports(NamedTuple):
+    """The ports of a server: of its greeting, the dispatcher and the worker."""
+    greeting: int
+    dispatcher: int
+    worker: int
+
+
+def versions() -> dict[str, str]:
+    """Return what must be equal on a server and on the machine that trains."""
+    return {'mrcnn-tf': mrcnn_tf.__version__, 'TensorFlow': tf.__version__}
+
+
+def serve(host: str, port: int, ready: Callable[[Ports], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, which end this process.
+
+    Args:
+        host: the name or address by which trainings reach this machine.
+        port: the first of three; 0: any free ones.
+        ready: called with the ports once the server listens.
+
+    Raises:
+        ClusterError: a port is in use.
+    """
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with _running(host, port) as ports:
+        ready(ports)
+        ended.wait()
+        end_at_once(0)
+
+
+@contextlib.contextmanager
+def _running(host: str, port: int) -> Iterator[Ports]:
+    """A context with a server; arguments and errors as those of `serve`."""
+    greeting, first, second = (listen(each, 'the input server', 'server') for each in _three(port))
+    numbers = [each.getsockname()[1] for each in (first, second)]
+    first.close()
+    second.close()
+    service = tf.data.experimental.service
+    with greeting:
+        dispatcher = service.DispatchServer(service.DispatcherConfig(
+            port=numbers[0], job_gc_check_interval_ms=_FORGET // 2, job_gc_timeout_ms=_FORGET))
+        worker = service.WorkerServer(service.WorkerConfig(
+            dispatcher_address=f'localhost:{numbers[0]}', worker_address=f'{host}:{numbers[1]}', port=numbers[1]))
+        ports = Ports(greeting.getsockname()[1], *numbers)
+        threading.Thread(target=_greet, args=(greeting, ports), daemon=True).start()
+        yield ports
+        del worker, dispatcher    # which ends them
+
+
+def _three(port: int) -> tuple[int, int, int]:
+    return (port, port + 1, port + 2) if port else (0, 0, 0)
+
+
+def _greet(greeting: socket.socket, ports: Ports) -> None:
+    """Answer each training that connects, in a thread of its own."""
+    with contextlib.suppress(OSError):      # closed at the end
+        while True:
+            threading.Thread(target=_answer, args=(Link(greeting.accept()[0]), ports), daemon=True).start()
+
+
+def _answer(link: Link, ports: Ports) -> None:
+    """Answer the messages of a training until its connection ends."""
+    for message in link.messages():
+        if message['kind'] == 'hello':
+            link.send(kind='welcome', dispatcher=ports.dispatcher, cores=PARALLEL, versions=versions())
+        else:
+            link.send(kind='alive')
+    link.close()
