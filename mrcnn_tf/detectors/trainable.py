@@ -70,7 +70,8 @@ class TrainableModel(keras.Model):
         return updates.losses_among(self.losses_and_counts(batch, seed, training))
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """Update the weights on this replica's batch; return losses and counts."""
+        """Update the weights on this replica's batch, whose images may be uint8; return losses and counts."""
+        batch = {**batch, 'images': tf.cast(batch['images'], tf.float32)}
         values, gradients = self._values_and_gradients(batch, self._step_seed())
         self.apply_clipped(gradients)
         return {**values, 'skipped_steps': tf.identity(self.loss_scale.skipped)} if self.loss_scale else values

@@ -10,6 +10,7 @@ the next one. Before it is read, it may be the number of its place in the set, i
 """
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -79,13 +80,16 @@ def training_parts(manifest: PathLike, config: Config, start_step: int, shard: t
                    needs: Collection[str] | None, cores: Sequence[int]) -> list[tf.data.Dataset]:
     """Return the batches of `training_dataset` in P datasets, for P machines: dataset i holds batch i, i + P, ...
 
+    They are for the training step, which takes `images` of whole numbers as uint8: a quarter of the bytes to move.
+
     Args:
         manifest, config, start_step, shard, needs: as of `training_dataset`.
         cores: of each of the P machines.
 
     Raises: as `training_dataset`.
     """
-    return _training_parts(recipe_of(manifest, config, needs, training=True), start_step, shard, cores)
+    recipe = dataclasses.replace(recipe_of(manifest, config, needs, training=True), compact=True)
+    return _training_parts(recipe, start_step, shard, cores)
 
 
 def evaluation_dataset(manifest: PathLike, config: Config, batch_size: int, fixed_canvases: bool = False,
@@ -282,8 +286,10 @@ def _entry(recipe: Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, ser
     if recipe.fixed_canvases and not recipe.training:
         shape = tf.shape(sample.image)[:2]
         own_canvas['padded_sizes'] = tf.cast(images.own_canvas(shape, data.pad_multiple), tf.float32)
-    return {**images.batch_entry(sample.image, canvas, samples.original_size(record), record['image_id']), **own_canvas,
-            **samples.slots(sample, data.max_objects, data.max_proposals)}
+    entry = images.batch_entry(sample.image, canvas, samples.original_size(record), record['image_id'])
+    if recipe.uint8_images:
+        entry['images'] = tf.cast(entry['images'], tf.uint8)
+    return {**entry, **own_canvas, **samples.slots(sample, data.max_objects, data.max_proposals)}
 
 
 def _strings(serialized: tf.Tensor) -> list[tf.Tensor]:

@@ -31,6 +31,12 @@ class Recipe:
     training: bool
     fixed_canvases: bool = True
     own_transforms: tuple[Transform, ...] = ()
+    compact: bool = False     # whether images are uint8 in the batch if they hold whole numbers
+
+    @property
+    def uint8_images(self) -> bool:
+        """Whether images are uint8 in the batch: `data.antialias` has rounded them, and nothing changes them later."""
+        return self.compact and self.config.data.antialias and not self.augmented and not self.own_transforms
 
     @property
     def files(self) -> list[str]:

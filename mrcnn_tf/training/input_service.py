@@ -90,7 +90,7 @@ class InputServers:
 
     def dataset(self, config: Config, start_step: int, shard: tuple[int, int], needs: Collection[str]
                 ) -> tf.data.Dataset:
-        """Return the batches of `training_dataset`, which the servers compute.
+        """Return the batches of `training_parts`, which the servers compute.
 
         Raises: as `training_dataset`.
         """

@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.config import ConfigError
+from mrcnn_tf.config.schema import AugmentConfig
 from mrcnn_tf.input import records
 from mrcnn_tf.input.damage import InputError
-from mrcnn_tf.input.dataset import check, evaluation_dataset, training_dataset
+from mrcnn_tf.input.dataset import check, evaluation_dataset, training_dataset, training_parts
 from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.input.manifest import Counts, IssueEntry, ManifestError
 from tests.input.small_sets import assert_equal, config, example, ids, png, take, thing, write_set
@@ -319,3 +320,19 @@ def test_fast_rcnn_on_records_without_proposals(ten_images: str) -> None:
     settings.model.kind = 'fast_rcnn'
     with pytest.raises(InputError, match='json: its records have no proposals; attach some with `mrcnn convert propo'):
         training_dataset(ten_images, settings)
+
+
+@pytest.mark.parametrize('antialias, augment, dtype', [
+    (True, AugmentConfig(), np.uint8), (False, AugmentConfig(), np.float32),
+    (True, AugmentConfig(brightness=.5), np.float32)], ids=['antialias', 'bilinear', 'augmented'])
+def test_the_training_step_gets_whole_numbers_as_uint8(tmp_path: pathlib.Path, antialias: bool, augment: AugmentConfig,
+                                                       dtype: type) -> None:
+    """The values are those that all others get."""
+    gradient = np.add.outer(np.arange(0, 80, 10), np.arange(0, 160, 10)).astype(np.uint8)
+    path = write_set(tmp_path, [dataclasses.replace(example(1), encoded=png(gradient))], 1)
+    settings = config(batch_size=1, short_sides=[13], antialias=antialias, augment=augment, flip_horizontal=1.)
+    expected, = take(training_dataset(path, settings, needs=()), 1)
+    batch, = take(training_parts(path, settings, 0, (0, 1), (), [1])[0], 1)
+    assert expected['images'].dtype == np.float32 and batch['images'].dtype == dtype
+    assert len(np.unique(expected['images'])) > 20
+    assert_equal([batch], [expected])

@@ -20,7 +20,7 @@ import tensorflow as tf
 from mrcnn_tf.cli.launch import free_ports
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.damage import InputError
-from mrcnn_tf.input.dataset import training_dataset
+from mrcnn_tf.input.dataset import training_parts
 from mrcnn_tf.training import strategies, trainer
 from mrcnn_tf.training.input_server import versions
 from mrcnn_tf.training.input_service import InputServerError, InputServers
@@ -76,7 +76,7 @@ def test_batches_are_those_without_servers(port: str, manifest: str, start: int,
                                            changes: dict[str, Any]) -> None:
     """Over more than an epoch: equal in all bits, in the same order. Two addresses of one server are two servers."""
     settings = config(train=manifest, batch_size=2, **changes)
-    expected = take(training_dataset(manifest, settings, start, shard, NEEDS), 7)
+    expected = take(training_parts(manifest, settings, start, shard, NEEDS, [2])[0], 7)
     assert len({batch['images'].tobytes() for batch in expected}) > 4
     with InputServers([f'localhost:{port}', f'127.0.0.1:{port}']) as servers:
         assert_equal(batches(servers, settings, 7, start, shard), expected)
