@@ -22,8 +22,9 @@ import tensorflow as tf
 from mrcnn_tf.config import Config, ConfigError
 from mrcnn_tf.input import augmentation, images, records, samples, transforms
 from mrcnn_tf.input.index import Index
+from mrcnn_tf.input.object_counts import count_objects
 from mrcnn_tf.input.recipe import Recipe, recipe_of
-from mrcnn_tf.input.survey import count_usable, has_target, with_target
+from mrcnn_tf.input.survey import count_usable, has_target
 from mrcnn_tf.input.transforms import Transform
 from mrcnn_tf.input.tuning import PARALLEL, untuned
 
@@ -212,7 +213,7 @@ def _reader(recipe: Recipe, positions: Index | None, usable: int) -> Callable[[t
         return _in_graph(read)
     if usable == recipe.described.counts.images:
         return _in_graph(positions.numbers)
-    chosen = tf.constant(with_target(recipe.manifest, recipe.described))
+    chosen = tf.constant(count_objects(recipe.manifest, recipe.described).has_target)
     return _in_graph(lambda shard: positions.numbers(shard).filter(lambda number: chosen[number]))
 
 

@@ -12,10 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import Config
-from mrcnn_tf.input import records
-from mrcnn_tf.input.damage import InputError, explain
+from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.input.manifest import Manifest
-from mrcnn_tf.input.tuning import PARALLEL, untuned
+from mrcnn_tf.input.object_counts import count_objects
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class Survey(NamedTuple):
 
 
 def survey(manifest: PathLike, config: Config) -> Survey:
-    """Count what training leaves out, in one pass over the records that decodes no image.
+    """Count what training leaves out; the records are read only if nobody has done so since the set was converted.
 
     Args:
         manifest: path of the set's manifest.
@@ -42,31 +41,11 @@ def survey(manifest: PathLike, config: Config) -> Survey:
         ManifestError: the manifest cannot be used.
         InputError: a damaged shard or record.
     """
-    described = Manifest.read(manifest)
-    labels = len(described.categories) + 1
-
-    def count_labels(record: dict[str, tf.Tensor], chosen: tf.Tensor) -> tf.Tensor:
-        """Return the number of chosen objects of each label, int64 [K + 1]."""
-        return tf.math.bincount(tf.boolean_mask(record['labels'], chosen), minlength=labels, maxlength=labels,
-                                dtype=tf.int64)
-
-    @tf.autograph.experimental.do_not_convert
-    def count(serialized: tf.Tensor) -> tf.Tensor:
-        record = records.parse(serialized, with_masks=False)
-        usable = tf.cast(config.data.keep_empty | has_target(record), tf.int64)
-        beyond = usable * tf.maximum(tf.size(record['labels'], tf.int64) - config.data.max_objects, 0)
-        images = tf.stack([1, usable, tf.cast(beyond > 0, tf.int64), beyond])
-        crowds, others = (count_labels(record, chosen) for chosen in (record['crowd'], ~record['crowd']))
-        return tf.concat([images, crowds, others], axis=0)
-
-    counts = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(count, num_parallel_calls=PARALLEL)
-    try:
-        images, crowds, others = np.split(untuned(counts).reduce(np.zeros(4 + 2 * labels, np.int64), tf.add).numpy(),
-                                          [4, 4 + labels])
-    except tf.errors.OpError as error:
-        raise explain(error, manifest) from error
-    crowds_only = tuple(np.flatnonzero((crowds > 0) & (others == 0)).tolist())
-    return Survey(*images.tolist())._replace(crowds_only=crowds_only)
+    counts = count_objects(manifest, Manifest.read(manifest))
+    usable = counts.has_target | config.data.keep_empty
+    beyond = np.maximum(counts.objects[usable] - config.data.max_objects, 0)
+    return Survey(len(usable), int(usable.sum()), int((beyond > 0).sum()), int(beyond.sum()),
+                  tuple(np.flatnonzero(counts.crowds_only).tolist()))
 
 
 def has_target(record: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -74,23 +53,8 @@ def has_target(record: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.reduce_any(~record['crowd'])
 
 
-def with_target(manifest: PathLike, described: Manifest) -> np.ndarray:
-    """Return of each record of a set whether it has a target, bool [records], in one pass that decodes no image.
-
-    Raises:
-        InputError: a damaged shard or record.
-    """
-    dataset = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(
-        tf.autograph.experimental.do_not_convert(lambda serialized: has_target(records.parse_labels(serialized))),
-        num_parallel_calls=PARALLEL, deterministic=True)
-    try:
-        return np.fromiter(untuned(dataset).as_numpy_iterator(), bool)
-    except tf.errors.OpError as error:
-        raise explain(error, manifest) from error
-
-
 def counted(manifest: PathLike, described: Manifest, config: Config) -> Survey:
-    """Return what `survey` returns, from the manifest alone if it holds the counts."""
+    """Return what `survey` returns, from the manifest alone if it holds what is needed."""
     data, counts = config.data, described.counts
     # The manifest does not say which images and classes have crowds only.
     if described.max_objects_per_image > data.max_objects or counts.crowds:
@@ -101,7 +65,7 @@ def counted(manifest: PathLike, described: Manifest, config: Config) -> Survey:
 def count_usable(manifest: PathLike, described: Manifest, config: Config, with_masks: bool) -> int:
     """Return the number of images that an epoch uses, and log what is left out.
 
-    Reads the records only if the manifest does not hold the counts.
+    Reads the records only if neither the manifest nor `.NAME.objects` beside it holds the counts.
 
     Raises:
         InputError: no image can be used, or a record is damaged.

@@ -57,18 +57,18 @@ def serve(host: str, port: int, ready: Callable[[Ports], None]) -> None:
 @contextlib.contextmanager
 def _running(host: str, port: int) -> Iterator[Ports]:
     """A context with a server; arguments and errors as those of `serve`."""
-    greeting, first, second = (listen(each, 'the input server', 'server') for each in _three(port))
-    numbers = [each.getsockname()[1] for each in (first, second)]
-    first.close()
-    second.close()
-    service = tf.data.experimental.service
-    with greeting:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(listen(each, 'the input server', 'server')) for each in _three(port)]
+        ports = Ports(*(each.getsockname()[1] for each in sockets))
+        for each in sockets[1:]:      # which TensorFlow listens on
+            each.close()
+        service = tf.data.experimental.service
         dispatcher = service.DispatchServer(service.DispatcherConfig(
-            port=numbers[0], job_gc_check_interval_ms=_FORGET // 2, job_gc_timeout_ms=_FORGET))
+            port=ports.dispatcher, job_gc_check_interval_ms=_FORGET // 2, job_gc_timeout_ms=_FORGET))
         worker = service.WorkerServer(service.WorkerConfig(
-            dispatcher_address=f'localhost:{numbers[0]}', worker_address=f'{host}:{numbers[1]}', port=numbers[1]))
-        ports = Ports(greeting.getsockname()[1], *numbers)
-        threading.Thread(target=_greet, args=(greeting, ports), daemon=True).start()
+            dispatcher_address=f'localhost:{ports.dispatcher}', worker_address=f'{host}:{ports.worker}',
+            port=ports.worker))
+        threading.Thread(target=_greet, args=(sockets[0], ports), daemon=True).start()
         yield ports
         del worker, dispatcher    # which ends them
 
