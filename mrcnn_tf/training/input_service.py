@@ -123,12 +123,13 @@ class InputServers:
 
     def _explain(self, error: tf.errors.OpError) -> Exception:
         """Return the error to raise instead of one of a server."""
-        if found := re.search(r'assertion failed: \[(.* differs on input server .*?)\]', error.message):
+        text = error.message
+        if found := re.search(r'assertion failed: \[(.* differs on input server .*?)\]', text):
             return InputServerError(found[1])
         diagnosed = explain(error, self._manifest)
         if diagnosed is not error:
             return diagnosed
-        reason = error.message.split('nonretryable error: ')[-1].split('\n')[0]
+        reason = text.split('nonretryable error: ')[-1].split('\n')[0]
         return InputServerError(f'input servers {", ".join(self._addresses)}: {one_line(reason, 300)}; see their '
                                 f'output, {_RESTART}')
 
