@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import functools
 import logging
 import os
@@ -20,6 +21,13 @@ P = ParamSpec('P')
 Checkpoint = Annotated[str, typer.Option(
     metavar='best|last|N', help='The checkpoint of a model directory: best: of the best evaluation during training, or '
                                 'the newest if there was none. last: the newest. N: of that step.')]
+
+
+class Precision(str, enum.Enum):
+    """The precisions of `mrcnn predict`, `mrcnn evaluate` and `mrcnn propose`."""
+    float32 = 'float32'
+    bfloat16 = 'bfloat16'
+
 
 # Log lines of TensorFlow's C++ code that TF_CPP_MIN_LOG_LEVEL does not suppress: information, warnings, and errors
 # about a missing GPU or another worker that failed. Errors of an operation are raised as exceptions.

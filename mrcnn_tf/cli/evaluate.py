@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mrcnn_tf.cli.command import Checkpoint, command
+from mrcnn_tf.cli.command import Checkpoint, Precision, command
 from mrcnn_tf.config import ConfigError
 
 
@@ -36,7 +36,9 @@ def evaluate(model_dir: Annotated[pathlib.Path | None, typer.Option(help='Model 
              images: Annotated[int, typer.Option(min=0, help='Number of worst images on the page.')] = 12,
              detections: Annotated[pathlib.Path | None, typer.Option(
                  help="Evaluate the detections of a file in COCO's results format instead of a model; needs --data.",
-             )] = None) -> None:
+             )] = None,
+             precision: Annotated[Precision, typer.Option(
+                 help='Of convolutions and matrix products.')] = Precision.float32) -> None:
     """Evaluate a model on a set.
 
     Prints COCO's twelve metrics for boxes and masks and the AP of each category, or the metric that --metric names.
@@ -70,7 +72,7 @@ def evaluate(model_dir: Annotated[pathlib.Path | None, typer.Option(help='Model 
     wanted = Report(report, against, images) if report else None
     tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table, Metric.recall: recall.table}
     if model_dir:
-        evaluation = run.evaluate_classes(model_dir, data, metric.value, checkpoint, wanted)
+        evaluation = run.evaluate_classes(model_dir, data, metric.value, checkpoint, wanted, precision.value)
     else:
         assert detections and data
         evaluation = results.evaluate_classes(detections, data, metric.value, wanted)
@@ -88,7 +90,9 @@ def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Model director
             for_training: Annotated[bool, typer.Option(
                 '--for-training', help='Write rpn.post_nms_train proposals per image instead of post_nms_test.',
             )] = False,
-            checkpoint: Checkpoint = 'best') -> None:
+            checkpoint: Checkpoint = 'best',
+            precision: Annotated[Precision, typer.Option(
+                help='Of convolutions and matrix products.')] = Precision.float32) -> None:
     """Write the proposals of a model's RPN.
 
     Writes the proposals for all images of a set to a file that `mrcnn convert proposals` reads.
@@ -100,5 +104,5 @@ def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Model director
     """
     from mrcnn_tf.evaluation import export_proposals
 
-    export_proposals.propose(model_dir, data, output, for_training, checkpoint)
+    export_proposals.propose(model_dir, data, output, for_training, checkpoint, precision.value)
     typer.echo(str(output))

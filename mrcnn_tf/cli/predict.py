@@ -1,13 +1,14 @@
 """`mrcnn predict`."""
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrcnn_tf.cli.command import Checkpoint, command
+from mrcnn_tf.cli.command import Checkpoint, Precision, command
 from mrcnn_tf.files.text import one_line
 
 if TYPE_CHECKING:    # these import TensorFlow
@@ -29,6 +30,9 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
                                         'grpc://HOST:8500/NAME or http://HOST:8501/NAME.')] = None,
             threshold: Annotated[float, typer.Option(min=0, max=1, help='Lowest score of a detection.')] = 0.5,
             checkpoint: Checkpoint = 'best',
+            precision: Annotated[Precision | None, typer.Option(
+                show_default=False, help='Of a model directory: precision of convolutions and matrix products. By '
+                                         'default float32.')] = None,
             pictures: Annotated[pathlib.Path | None, typer.Option(
                 help='With --output NAME.json: a directory for pictures.', show_default=False)] = None,
             batch_size: Annotated[int | None, typer.Option(
@@ -61,14 +65,16 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
 
     if (model is None) == (server is None):
         raise InferenceError('give either --model or --server')
+    load = functools.partial(_predictor, model, server, checkpoint, precision)
     if output.suffix == '.json':
-        file = CocoFile(output, str(model or server), threshold, predict_set.manifest_of(images))
-        _predict_set(images, file, pictures, batch_size, lambda: _predictor(model, server, checkpoint))
+        name = f'{model or server}' + (' in bfloat16' if precision is Precision.bfloat16 else '')
+        file = CocoFile(output, name, threshold, predict_set.manifest_of(images))
+        _predict_set(images, file, pictures, batch_size, load)
         return
     if pictures or batch_size:
         raise InferenceError('--pictures and --batch-size are for --output NAME.json')
     paths = predict_files.find_images(images)
-    report = predict_files.predict_to_directory(paths, _predictor(model, server, checkpoint), output, threshold,
+    report = predict_files.predict_to_directory(paths, load(), output, threshold,
                                                 lambda paths: track(paths, len(paths), 'predicted'))
     if report.pictures or not report.videos:
         typer.echo(f'{len(report.pictures)} pictures and json files in {output}')
@@ -81,11 +87,17 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
     _list_failures(report.failed.values(), len(paths))
 
 
-def _predictor(model: pathlib.Path | None, server: str | None, checkpoint: str) -> Predictor:
+def _predictor(model: pathlib.Path | None, server: str | None, checkpoint: str, precision: Precision | None
+               ) -> Predictor:
     from mrcnn_tf.serving.client import ServedModel
     from mrcnn_tf.serving.predictor import load_predictor
+    from mrcnn_tf.serving.sources import InferenceError
 
-    return load_predictor(model, checkpoint) if model else ServedModel(str(server))
+    if model:
+        return load_predictor(model, checkpoint, precision and precision.value)
+    if precision:
+        raise InferenceError('--precision is for --model; a server has the precision of its export')
+    return ServedModel(str(server))
 
 
 def _predict_set(inputs: Sequence[pathlib.Path], output: CocoFile, pictures: pathlib.Path | None,

@@ -20,7 +20,7 @@ import tensorflow as tf
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.detectors.branch import Batch, Detections, Features
 from mrcnn_tf.detectors.detector import Detector
-from mrcnn_tf.detectors.trainable import traced
+from mrcnn_tf.detectors.inference import tracer
 from mrcnn_tf.ops.detections import Candidates
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
@@ -69,16 +69,21 @@ class Detect(Protocol):
         """
 
 
-def detection_function(detector: Detector, data: DataConfig) -> Detect:
+def detection_function(detector: Detector, data: DataConfig, final: bool = False) -> Detect:
     """Return the detector's function of batches: with `data.test_scales` or `data.test_flip`, by several views.
 
     The proposals of an RPN alone come from one view.
+
+    Args:
+        detector: the detector.
+        data: the settings of the input.
+        final: whether its weights will not change any more, see `tracer`.
     """
     if not detector.classifies:
-        return SingleView(detector, detector, data)
+        return SingleView(detector, detector, data, final)
     if len(data.test_scales) > 1 or data.test_flip:
-        return TestTimeAugmentation(detector, data)
-    return SingleView(detector, detector, sizes_of_tests(data)[0])
+        return TestTimeAugmentation(detector, data, final)
+    return SingleView(detector, detector, sizes_of_tests(data)[0], final)
 
 
 class SingleView:
@@ -89,12 +94,14 @@ class SingleView:
         detector: with the 'op' engine the function is traced once for all heights and widths, with 'xla' once per
             canvas.
         data: the settings of the input.
+        final: whether the weights will not change any more, see `tracer`.
     """
 
-    def __init__(self, function: Callable[[Batch], Detections], detector: Detector, data: DataConfig) -> None:
+    def __init__(self, function: Callable[[Batch], Detections], detector: Detector, data: DataConfig,
+                 final: bool = False) -> None:
         self.sizes, self.inputs = [data], detector.inputs_read
         self.fixed_canvases = detector.engine == 'xla'     # XLA compiles static shapes only
-        self._function = traced(function, self.fixed_canvases)
+        self._function = tracer(final)(function, self.fixed_canvases)
 
     def __call__(self, batches: Sequence[Batch]) -> Detections:
         detections: Detections = self._function(batches[0])
@@ -107,16 +114,18 @@ class TestTimeAugmentation:
     Args:
         detector: with the 'op' engine it is traced once for all heights and widths, with 'xla' once per canvas.
         data: `test_scales` and `test_flip` say which views.
+        final: whether the weights will not change any more, see `tracer`.
     """
 
     __test__ = False    # no test class, whatever pytest makes of its name
 
-    def __init__(self, detector: Detector, data: DataConfig) -> None:
+    def __init__(self, detector: Detector, data: DataConfig, final: bool = False) -> None:
         self.sizes, self.inputs = sizes_of_tests(data), detector.inputs_read
         self.fixed_canvases = detector.engine == 'xla'     # XLA compiles static shapes only
         self._detector, self._flip = detector, data.test_flip
-        self._candidates = traced(detector.candidates, self.fixed_canvases)
-        self._branches = [traced(branch.predict, self.fixed_canvases) for branch in detector.branches]
+        trace = tracer(final)
+        self._candidates = trace(detector.candidates, self.fixed_canvases)
+        self._branches = [trace(branch.predict, self.fixed_canvases) for branch in detector.branches]
 
     def __call__(self, batches: Sequence[Batch]) -> Detections:
         return self.merge([view for batch in batches for view in self.views(batch)])

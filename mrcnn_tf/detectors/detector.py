@@ -261,4 +261,5 @@ def build_mask_branch(config: ModelConfig, backbone: keras.layers.Layer, res5_he
                                 'mask_pool')
     head = MaskHead.of(config.mask_head, config.num_classes, Norm.of(config.backbone, config.mask_head.norm),
                        name='mask_head')
-    return MaskBranch(config, RoIFeatures(roi_layer, backbone.pooled, res5_head), head, name='mask')
+    return MaskBranch(config, RoIFeatures(roi_layer, backbone.pooled, res5_head), head, engine,
+                      name='mask')

@@ -1,6 +1,7 @@
 """The mask branch (Mask 3): a mask of m x m cells over the box of each detection.
 
-B images, R RoIs, D detections, P side of pooled features, T true masks, K classes.
+B images, R RoIs, D detections, of which the first N hold all valid ones, P side of pooled features, T true masks,
+K classes.
 """
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ from mrcnn_tf.detectors.branch import Batch, Branch, Detections, Features, Losse
 from mrcnn_tf.layers.heads import MaskHead
 from mrcnn_tf.ops import losses as loss_ops
 from mrcnn_tf.ops import targets
+from mrcnn_tf.ops.tensor_shapes import dimensions
+
+_STEP = 16    # N is a multiple of it: oneDNN and cuDNN prepare themselves for each number of RoIs
 
 
 class MaskBranch(Branch):
@@ -23,13 +27,16 @@ class MaskBranch(Branch):
         config: the `model` section of a config.
         roi_features: pools the features of RoIs; with a shared last stage (C4) training reuses those of the box head.
         head: predicts mask logits.
+        engine: with 'op', masks are predicted for the valid detections alone; with 'xla', whose shapes are static, for
+            all slots.
     """
 
     needs = ('masks',)
 
-    def __init__(self, config: ModelConfig, roi_features: RoIFeatures, head: MaskHead, **kwargs: Any) -> None:
+    def __init__(self, config: ModelConfig, roi_features: RoIFeatures, head: MaskHead, engine: str, **kwargs: Any
+                 ) -> None:
         super().__init__(**kwargs)
-        self.config, self.roi_features, self.head = config, roi_features, head
+        self.config, self.roi_features, self.head, self.engine = config, roi_features, head, engine
 
     @property
     def side(self) -> int:
@@ -39,12 +46,22 @@ class MaskBranch(Branch):
 
     def predict(self, features: Features, detections: Detections) -> Detections:
         """Return `masks`, float32 [B, D, m, m], probabilities over the final boxes (Mask 3.1)."""
-        logits = self.head(self.roi_features.pool(features, detections['boxes']))
-        if self.config.mask_head.classifier == 'softmax':
-            masks = tf.gather(tf.nn.softmax(logits), detections['labels'], axis=4, batch_dims=2)
+        boxes, labels, valid = (detections[name] for name in ('boxes', 'labels', 'valid'))
+        if self.engine == 'xla':
+            masks = self._masks(features, boxes, labels)
         else:
-            masks = tf.sigmoid(loss_ops.of_class(logits, detections['labels'], 4))
-        return {'masks': tf.where(detections['valid'][:, :, None, None], masks, 0.)}
+            number, limit = _rounded_up(valid), dimensions(valid)[1]
+            masks = self._masks(features, boxes[:, :number], labels[:, :number])   # [B, N, m, m]
+            masks = tf.pad(masks, [[0, 0], [0, limit - number], [0, 0], [0, 0]])
+            masks = tf.ensure_shape(masks, [*valid.shape, self.side, self.side])
+        return {'masks': tf.where(valid[:, :, None, None], masks, 0.)}
+
+    def _masks(self, features: Features, boxes: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Return the probabilities over boxes [B, N, 4] of the classes `labels` [B, N]: [B, N, m, m]."""
+        logits = self.head(self.roi_features.pool(features, boxes))
+        if self.config.mask_head.classifier == 'softmax':
+            return tf.gather(tf.nn.softmax(logits), labels, axis=4, batch_dims=2)
+        return tf.sigmoid(loss_ops.of_class(logits, labels, 4))
 
     def output_spec(self) -> dict[str, tf.TensorSpec]:
         return {'masks': tf.TensorSpec([self.side, self.side], tf.float32)}
@@ -79,3 +96,9 @@ class MaskBranch(Branch):
         return targets.mask_targets(tf.reshape(rois.boxes, [-1, 4]), tf.reshape(masks, [-1, *masks.shape[2:]]),
                                     tf.reshape(extents, [-1, 4]), self.side, self.config.roi.aligned,
                                     self.config.mask_head.binary_targets)
+
+
+def _rounded_up(valid: tf.Tensor) -> tf.Tensor:
+    """Return how many of the first slots hold all valid ones of bool [B, D], a multiple of `_STEP` or D."""
+    number = tf.reduce_max(tf.reduce_sum(tf.cast(valid, tf.int32), axis=1))
+    return tf.minimum(tf.maximum(-(-number // _STEP), 1) * _STEP, dimensions(valid)[1])

@@ -26,7 +26,7 @@ class ProposalError(ValueError):
 
 
 def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training: bool = False,
-            checkpoint: str | int = 'best') -> None:
+            checkpoint: str | int = 'best', precision: str = 'float32') -> None:
     """Write the proposals of a trained model for each image of a set to an .npz file.
 
     It holds ids [N] (`image/source_id`), counts [N] (m), boxes float32 [sum of m, 4] as y1, x1, y2, x2 in px of the
@@ -39,6 +39,7 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
         training: export `rpn.post_nms_train` of `rpn.pre_nms_train` proposals, as in training, instead of the numbers
             for inference.
         checkpoint: as `restore_model`.
+        precision: of convolutions and matrix products: 'float32' or 'bfloat16'.
 
     Raises:
         ProposalError: the model has no RPN; the file name does not end in .npz.
@@ -48,11 +49,11 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
     output = pathlib.Path(output)
     if output.suffix != '.npz':
         raise ProposalError(f'{output}: expected a name that ends in .npz')
-    model, config, _ = restore_model(model_dir, checkpoint=checkpoint)
+    model, config, _ = restore_model(model_dir, checkpoint=checkpoint, precision=precision)
     if 'proposals' in model.inputs_read:
         raise ProposalError(f'{model_dir}: a {config.model.kind} has no RPN; give an rpn, faster_rcnn or mask_rcnn')
     ids = {record['image_id']: record['source_id'] for record in ground_truth(manifest)}
-    detect = SingleView(lambda batch: model.propose(batch, training), model, config.data)
+    detect = SingleView(lambda batch: model.propose(batch, training), model, config.data, final=True)
     names, counts = [], []
     with files.atomic_path(output) as temporary, tempfile.TemporaryFile(dir=output.parent) as rows:
         for image_id, _, instances in track(predictions(detect, config, manifest), len(ids), 'proposed'):

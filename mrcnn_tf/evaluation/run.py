@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
              metric: str = 'coco', checkpoint: str | int = 'best',
-             report: Report | str | os.PathLike[str] | None = None) -> Metrics:
+             report: Report | str | os.PathLike[str] | None = None, precision: str = 'float32') -> Metrics:
     """Return the metrics of a trained model on every image of a set.
 
     Shows its progress. Writes metrics.json and, except for recall, detections.json to the model directory; for COCO's
@@ -57,6 +57,7 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
               a fast_rcnn those in the records.
         checkpoint: as `restore_model`.
         report: an HTML file to write that explains COCO's metrics, or a `Report` with options.
+        precision: of convolutions and matrix products: 'float32' or 'bfloat16'.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
@@ -72,18 +73,18 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
         >>> 'bbox/AP' in metrics and 'segm/AP' in metrics
         True
     """
-    return evaluate_classes(model_dir, manifest, metric, checkpoint, report).metrics
+    return evaluate_classes(model_dir, manifest, metric, checkpoint, report, precision).metrics
 
 
 def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
                      metric: str = 'coco', checkpoint: str | int = 'best',
-                     report: Report | str | os.PathLike[str] | None = None) -> Evaluation:
+                     report: Report | str | os.PathLike[str] | None = None, precision: str = 'float32') -> Evaluation:
     """Do what `evaluate` does, and return also the metrics of each category."""
     wanted = Report(report) if isinstance(report, str | os.PathLike) else report
     if wanted:
         write_report.check(wanted, metric)
     directory = pathlib.Path(model_dir)
-    model, config, categories, step = restore_checkpoint(directory, checkpoint=checkpoint)
+    model, config, categories, step = restore_checkpoint(directory, checkpoint=checkpoint, precision=precision)
     manifest = manifest or config.data.validation
     if not manifest:
         raise EvaluationError(f'{directory / "config.yaml"}: data.validation is not set; say with --data which '
@@ -146,7 +147,7 @@ def _evaluate(detector: Detector, config: Config, evaluator: CocoEvaluator, mani
     """Return the metrics, with all detections added to the evaluator."""
     warn_of_unreliable_metrics(evaluator.truth, config.model.detections.max_detections)
     score = _scorer(metric, evaluator, detector, config, manifest)
-    detections = predictions(detection_function(detector, config.data), config, manifest)
+    detections = predictions(detection_function(detector, config.data, final=True), config, manifest)
     for image_id, _, instances in track(detections, len(evaluator.truth.sizes), 'evaluated'):
         evaluator.add(image_id, instances)
     return score()
@@ -196,14 +197,17 @@ def _recall(model: Detector, config: Config, manifest: str | os.PathLike[str]) -
                               'give a set with annotations')
     proposals = recall.read_proposals(manifest)
     if 'proposals' not in model.inputs_read:
-        detect = proposal_function(model, config.data)
+        detect = proposal_function(model, config.data, final=True)
         proposals = ((image_id, instances.boxes) for image_id, _, instances in predictions(detect, config, manifest))
     return recall.average_recall(truth, track(proposals, len(truth.sizes), 'evaluated')), len(truth.sizes)
 
 
-def proposal_function(detector: Detector, data: DataConfig) -> Detect:
-    """Return the function of batches that gives as many proposals of the RPN as recall is computed of."""
-    return SingleView(lambda batch: detector.propose(batch, limit=recall.LIMITS[-1]), detector, data)
+def proposal_function(detector: Detector, data: DataConfig, final: bool = False) -> Detect:
+    """Return the function of batches that gives as many proposals of the RPN as recall is computed of.
+
+    detector, data, final: as `detection_function`.
+    """
+    return SingleView(lambda batch: detector.propose(batch, limit=recall.LIMITS[-1]), detector, data, final)
 
 
 def predictions(detect: Detect, config: Config, manifest: str | os.PathLike[str], images: int | None = None

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +14,10 @@ from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.ops.arguments import check_choice
 
+_KERAS_3 = keras.__version__.startswith('3')
 # Without it, a bfloat16 policy would round the statistics in each read. Keras 2 and 3 have different names for it.
-_NOT_CAST = {'autocast' if keras.__version__.startswith('3') else 'experimental_autocast': False}
+_NOT_CAST = {'autocast' if _KERAS_3 else 'experimental_autocast': False}
+_UNCAST = '_value' if _KERAS_3 else '_variable'    # the TensorFlow variable behind one that is cast
 _KINDS = ('none', 'frozen', 'batch', 'sync', 'group')
 _GROUPS = 32    # of group normalization (Wu and He, 1803.08494)
 
@@ -114,7 +117,8 @@ class ConvNorm(CompositeLayer):
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         if self.padding:
             x = tf.pad(x, [[0, 0], [self.padding] * 2, [self.padding] * 2, [0, 0]])
-        if _folded is not None and isinstance(self.norm, (FrozenBatchNormalization, keras.layers.BatchNormalization)):
+        foldable = isinstance(self.norm, (FrozenBatchNormalization, keras.layers.BatchNormalization))
+        if foldable and _folded.get() is not None:
             x = self._folded_conv(x, self.norm)
         elif isinstance(self.norm, keras.layers.BatchNormalization):
             x = self.norm(self.conv(x), training=training)
@@ -124,37 +128,51 @@ class ConvNorm(CompositeLayer):
 
     def _folded_conv(self, x: tf.Tensor, norm: Any) -> tf.Tensor:
         """Return the normalized convolution of `x` in inference, by a kernel and a bias of its own."""
-        assert _folded is not None
-        if id(self) not in _folded:
+        folded = _folded.get()
+        assert folded is not None
+        if id(self) not in folded:
             with tf.init_scope():    # outside of the graph that is traced
-                _folded[id(self)] = self._folded_weights(norm)
-        x = tf.cast(x, self.conv.compute_dtype)
-        kernel, bias = (tf.cast(variable, x.dtype) for variable in _folded[id(self)])
-        return tf.nn.bias_add(self.conv.convolution_op(x, kernel), bias)
+                folded[id(self)] = self._folded_weights(norm)
+        kernel, bias = folded[id(self)]
+        return tf.nn.bias_add(self.conv.convolution_op(tf.cast(x, kernel.dtype), kernel), bias)
 
     def _folded_weights(self, norm: Any) -> tuple[tf.Variable, tf.Variable]:
-        """Return new variables: the kernel and the bias of the convolution and its normalization together."""
-        kernel, mean, variance = (np.asarray(tf.convert_to_tensor(weight), np.float64) for weight in (
-            self.conv.kernel, norm.moving_mean, norm.moving_variance))
-        gamma, beta = (default if weight is None else np.asarray(tf.convert_to_tensor(weight), np.float64)
+        """Return new variables: the kernel and the bias of the convolution and its normalization together.
+
+        They are computed in float64 and rounded once, to the type of the convolution.
+        """
+        kernel, mean, variance = map(_stored, (self.conv.kernel, norm.moving_mean, norm.moving_variance))
+        gamma, beta = (default if weight is None else _stored(weight)
                        for weight, default in ((norm.gamma, 1.), (norm.beta, 0.)))
         scale = gamma / np.sqrt(variance + norm.epsilon)
-        return (tf.Variable((kernel * scale).astype(np.float32), trainable=False, name='kernel'),
-                tf.Variable((beta - mean * scale).astype(np.float32), trainable=False, name='bias'))
+        dtype = self.conv.compute_dtype
+        return (tf.Variable(tf.cast(kernel * scale, dtype), trainable=False, name='kernel'),
+                tf.Variable(tf.cast(beta - mean * scale, dtype), trainable=False, name='bias'))
 
 
-_folded: dict[int, tuple[tf.Variable, tf.Variable]] | None = None    # by the id of a ConvNorm, while folding
+def _stored(weight: Any) -> np.ndarray:
+    """Return a weight as it is stored: within the call of a layer, Keras would cast it to the layer's precision."""
+    return np.asarray(tf.convert_to_tensor(getattr(weight, _UNCAST, weight)), np.float64)
+
+
+FoldedWeights = dict[int, tuple[tf.Variable, tf.Variable]]    # by the id of a ConvNorm
+
+# While folding. Of the thread that traces: others may trace at the same time.
+_folded: contextvars.ContextVar[FoldedWeights | None] = contextvars.ContextVar('folded', default=None)
 
 
 @contextlib.contextmanager
-def folded_normalization() -> Iterator[None]:
+def folded_normalization(weights: FoldedWeights | None = None) -> Iterator[None]:
     """Trace each `ConvNorm` of an inference as one convolution: batch normalization is folded into kernel and bias.
 
     These are variables of the traced function, copied from the weights. Group normalization cannot be folded.
+
+    Args:
+        weights: keeps the variables, which all functions that are traced with it share; the layers must exist as long.
+            None: only the traced functions keep them.
     """
-    global _folded
-    _folded = {}
+    token = _folded.set({} if weights is None else weights)
     try:
         yield
     finally:
-        _folded = None
+        _folded.reset(token)

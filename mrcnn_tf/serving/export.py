@@ -24,7 +24,6 @@ from mrcnn_tf.config import Config, DataConfig
 from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.files.text import write_error
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.layers.precision import precision_policy
 from mrcnn_tf.serving import server_kit
 from mrcnn_tf.serving.mask_forms import FORMS
 from mrcnn_tf.serving.network import WEIGHTS, ExportError, network
@@ -35,7 +34,6 @@ _log = logging.getLogger(__name__)
 
 _DESCRIPTION = 'assets.extra/mrcnn.json'    # a directory that TF Serving leaves alone
 _EXACT = 2 ** 24    # the integers below it are exact in float32
-_POLICIES = {'float32': 'float32', 'bfloat16': 'mixed_bfloat16'}
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,8 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str], ch
 
     Raises:
         CheckpointError, ConfigError, ManifestError: there is no model directory or no checkpoint, or a part is damaged.
-        ExportError: a category id does not fit int32, the model is a fast_rcnn, which needs proposals, or an unknown
-            precision.
+        ExportError: a category id does not fit int32, or the model is a fast_rcnn, which needs proposals.
+        ValueError: another precision.
         OSError: the disk is full, no permission, or another export wrote the version.
 
     Example:
@@ -99,10 +97,7 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str], ch
         >>> str(m.export('runs/mine', 'served/mine'))
         'served/mine/1'
     """
-    if precision not in _POLICIES:
-        raise ExportError(f'precision is {precision!r}; expected one of {", ".join(_POLICIES)}')
-    with precision_policy(_POLICIES[precision]):
-        model, config, categories = restore_model(model_dir, 'op', checkpoint)
+    model, config, categories = restore_model(model_dir, 'op', checkpoint, precision)
     return export_detector(model, config, categories, output, options)
 
 

@@ -100,15 +100,18 @@ class Predictor(abc.ABC):
                 yield Prediction(instances, size, self.categories, self.paste, image, self.rule)
 
 
-def load_predictor(path: str | os.PathLike[str], checkpoint: str | int = 'best') -> Predictor:
+def load_predictor(path: str | os.PathLike[str], checkpoint: str | int = 'best', precision: str | None = None
+                   ) -> Predictor:
     """Return the model at `path`.
 
     Args:
         path: a model directory, a SavedModel, a directory of versions, of which the newest, or a LiteRT or ONNX file.
         checkpoint: of a model directory, as `restore_model`; of no effect for exported models.
+        precision: of a model directory: 'float32' (the default) or 'bfloat16', of convolutions and matrix products.
 
     Raises:
-        InferenceError: there is no such model, or a part of it is missing.
+        InferenceError: there is no such model, or a part of it is missing; a precision is given for an exported model.
+        ValueError: another precision.
 
     Example:
         >>> import mrcnn_tf as m
@@ -117,10 +120,13 @@ def load_predictor(path: str | os.PathLike[str], checkpoint: str | int = 'best')
         ['low', 'high']
     """
     path = pathlib.Path(path)
+    if (path / 'config.yaml').is_file():
+        return DetectorPredictor(*restore_model(path, 'op', checkpoint, precision or 'float32'), final=True)
+    if precision:
+        raise InferenceError(f'{path}: no model directory, and the precision of an exported model is chosen at its '
+                             'export: `mrcnn export --precision`')
     if path.suffix in FORMATS and not path.is_dir():
         return ModelFile(path)
-    if (path / 'config.yaml').is_file():
-        return DetectorPredictor(*restore_model(path, checkpoint=checkpoint))
     versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
     for candidate in (path, *sorted(versions, key=lambda p: int(p.name), reverse=True)):
         if (candidate / 'saved_model.pb').is_file():
@@ -217,6 +223,8 @@ class DetectorPredictor(Predictor):
         detector: with the 'op' engine.
         config: the function reads `data` and `model.detections`.
         categories: of the detector's labels 1..K.
+        final: whether its weights will not change after the first prediction. Prediction is then faster: batch
+            normalization is folded into the convolutions.
 
     Raises:
         InferenceError: a fast_rcnn, which needs proposals, or the 'xla' engine, which needs fixed canvases.
@@ -230,7 +238,8 @@ class DetectorPredictor(Predictor):
         ((48, 64), True)
     """
 
-    def __init__(self, detector: Detector, config: Config, categories: Sequence[Category]) -> None:
+    def __init__(self, detector: Detector, config: Config, categories: Sequence[Category], final: bool = False
+                 ) -> None:
         if 'proposals' in detector.inputs_read:
             raise InferenceError('a fast_rcnn needs the proposals of each image; use `mrcnn evaluate`, whose records '
                                  'have them')
@@ -238,7 +247,7 @@ class DetectorPredictor(Predictor):
             raise InferenceError("the detector has the 'xla' engine; build it with engine='op' for images of any size")
         self.categories, self.paste = categories, config.model.detections.paste
         self.rule, self.batch_size = decoding.Rule.of(config.data), config.data.evaluation_batch_size
-        self._detect = detection_function(detector, config.data)
+        self._detect = detection_function(detector, config.data, final)
 
     def detect(self, encoded: Sequence[Encoded]) -> list[Found]:
         pixels = [sources.decode(each, self.rule) for each in encoded]

@@ -23,6 +23,7 @@ from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.files.text import error_line, one_line, write_error
 from mrcnn_tf.input.manifest import Category, Manifest, read_categories, write_categories
+from mrcnn_tf.layers.precision import inference_precision
 from mrcnn_tf.weights import checkpoint_files
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, damage, find_newest, number_of, prefix_of, steps_in
 from mrcnn_tf.weights.history import History
@@ -64,17 +65,19 @@ def read(model_dir: pathlib.Path) -> tuple[Config, list[Category]]:
 
 
 def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op', checkpoint: str | int = 'best',
-                  ) -> tuple[Detector, Config, list[Category]]:
+                  precision: str | None = None) -> tuple[Detector, Config, list[Category]]:
     """Return the model of a directory with its weights, its config and the categories of its detections.
 
     Args:
         engine: as `build_detector`.
         checkpoint: 'best': that of the best evaluation during training, or the newest if there was none; 'last': the
             newest; or the number of a step. Logs which one is used.
+        precision: of convolutions and matrix products: 'float32' or 'bfloat16'; None: that of Keras' global policy.
 
     Raises:
         CheckpointError: it is not a model directory, or has no such complete checkpoint of this model.
         ConfigError, ManifestError: config.yaml or categories.json is damaged.
+        ValueError: another precision.
 
     Example:
         >>> import mrcnn_tf as m
@@ -82,16 +85,17 @@ def restore_model(model_dir: str | os.PathLike[str], engine: str = 'op', checkpo
         >>> detector.name, [category.name for category in categories]
         ('mask_rcnn', ['low', 'high'])
     """
-    return restore_checkpoint(model_dir, engine, checkpoint)[:3]
+    return restore_checkpoint(model_dir, engine, checkpoint, precision)[:3]
 
 
-def restore_checkpoint(model_dir: str | os.PathLike[str], engine: str = 'op', checkpoint: str | int = 'best'
-                       ) -> Restored:
+def restore_checkpoint(model_dir: str | os.PathLike[str], engine: str = 'op', checkpoint: str | int = 'best',
+                       precision: str | None = None) -> Restored:
     """Do what `restore_model` does, and return also the step of the checkpoint."""
     directory = pathlib.Path(model_dir)
     config, categories = read(directory)
     prefix = find_checkpoint(directory, config, str(checkpoint))
-    model = build_detector(config.model, engine)
+    with inference_precision('restore_model', precision):
+        model = build_detector(config.model, engine)
     restore_weights(model, prefix)
     return Restored(model, config, categories if model.classifies else _PROPOSED, number_of(prefix))
 

@@ -50,3 +50,25 @@ def test_options_of_one_file(option: list[str]) -> None:
     result = mrcnn('predict', 'a.png', '--model', 'm', '--output', 'out', *option)
     assert result.exit_code == 1
     assert result.stderr == 'mrcnn: error: --pictures and --batch-size are for --output NAME.json\n'
+
+
+def test_the_precision_of_a_model_directory(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / 'a.png')
+    load = Recorder(FakePredictor())
+    monkeypatch.setattr('mrcnn_tf.serving.predictor.load_predictor', load)
+    arguments = ('predict', tmp_path / 'a.png', '--precision', 'bfloat16', '--output')
+    assert mrcnn(*arguments, tmp_path / 'out', '--model', 'm').exit_code == 0
+    assert load.calls == [(pathlib.Path('m'), 'best', 'bfloat16')]
+    result = mrcnn(*arguments, tmp_path / 'out', '--server', 'grpc://localhost:1/m')
+    assert result.exit_code == 1 and 'a server has the precision of its export' in result.stderr
+
+
+def test_one_file_is_not_continued_in_another_precision(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / 'a.png')
+    monkeypatch.setattr('mrcnn_tf.serving.predictor.load_predictor', lambda *_: FakePredictor())
+    arguments = ('predict', tmp_path / 'a.png', '--model', 'm', '--output', tmp_path / 'found.json')
+    assert mrcnn(*arguments, '--precision', 'float32').exit_code == 0
+    result = mrcnn(*arguments, '--precision', 'bfloat16')
+    assert result.exit_code == 1 and 'has detections of m with threshold 0.5' in result.stderr
+    assert mrcnn(*arguments).exit_code == 0

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.config import DataConfig, DetectionConfig, ModelConfig
-from mrcnn_tf.detectors import augmentation
+from mrcnn_tf.detectors import augmentation, inference
 from mrcnn_tf.detectors.augmentation import TestTimeAugmentation, View
 from mrcnn_tf.detectors.box import BoxBranch
 from mrcnn_tf.detectors.detector import Detector, build_detector
@@ -120,7 +120,7 @@ def test_with_its_mirror_image_an_image_is_found_the_same_from_both_sides(augmen
 
 
 def test_proposals_move_with_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augmentation, 'traced', lambda function, _: function)    # eager is faster for a few looks
+    monkeypatch.setattr(inference, 'traced', lambda function, _: function)    # eager is faster for a few looks
     keras.utils.set_random_seed(3)
     model, batch = build_detector(small_config(kind='fast_rcnn', detections__score_threshold=.5)), make_batch()
     scores, shifts = model.box.heads[0](model.box.roi_features.roi_layer(model.features(batch)[:4],
@@ -134,7 +134,7 @@ def test_proposals_move_with_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_records_and_files_are_looked_at_in_the_same_views(
         mask_rcnn: Detector, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In evaluation and in prediction, which come to them on different ways; an answer lies within its image."""
-    monkeypatch.setattr(augmentation, 'traced', lambda function, _: function)
+    monkeypatch.setattr(inference, 'traced', lambda function, _: function)
     write_data(tmp_path)
     config = tiny_config(tmp_path, 'data.test_scales=[96,64]', 'data.test_flip=true', 'model.num_classes=3')
     record = record_reader.decode(next(record_reader.places(tmp_path / 'train.json'))[1])

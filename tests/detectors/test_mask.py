@@ -64,8 +64,28 @@ def test_the_predicted_masks_by_hand(classifier: str, probability: float) -> Non
     assert not masks[0, 1].numpy().any()
 
 
+@pytest.mark.parametrize(('valid', 'engine', 'expected'), [
+    ([0, 0], 'op', 16), ([3, 16], 'op', 16), ([17, 2], 'op', 32), ([40, 0], 'op', 40), ([3, 0], 'xla', 40)])
+def test_masks_are_predicted_for_the_valid_detections(
+        monkeypatch: pytest.MonkeyPatch, valid: list[int], engine: str, expected: int) -> None:
+    """By the image that has most, and in numbers that are multiples of 16, up to all slots."""
+    branch = branch_of_even_masks(engine, 'sigmoid')
+    counts: list[int] = []
+
+    def pool(features: list[tf.Tensor], boxes: tf.Tensor) -> tf.Tensor:
+        counts.append(boxes.shape[1])
+        return tf.zeros([*boxes.shape[:2], 4, 4, 16])
+
+    monkeypatch.setattr(branch.roi_features, 'pool', pool)
+    flags = tf.sequence_mask(valid, 40)
+    masks = branch.predict([], {'boxes': tf.zeros([2, 40, 4]), 'labels': tf.ones([2, 40], tf.int32), 'valid': flags})
+    assert counts == [expected]
+    wanted = np.where(flags[..., None, None], .75, np.zeros([2, 40, 8, 8]))
+    np.testing.assert_allclose(masks['masks'], wanted, rtol=1e-6)
+
+
 def test_masks_are_turned_back_and_averaged_as_probabilities() -> None:
     upright, turned = tf.constant([[[[.2, .4], [.6, .8]]]]), tf.constant([[[[.8, .2], [1., 0.]]]])
-    branch = MaskBranch(ModelConfig(), None, None)
+    branch = MaskBranch(ModelConfig(), None, None, 'op')
     merged = branch.merge([{'masks': upright}, {'masks': turned}], [False, True])
     np.testing.assert_allclose(merged['masks'], [[[[.2, .6], [.3, .9]]]], rtol=1e-6)

@@ -153,8 +153,8 @@ def evaluate(manifest: pathlib.Path, directory: pathlib.Path, monkeypatch: pytes
     outputs = {'boxes': None, **({'masks': None} if kind == 'mask_rcnn' else {})}
     model = types.SimpleNamespace(classifies=True, output_spec=lambda: outputs)
     categories = Manifest.read(manifest).categories
-    monkeypatch.setattr(run, 'restore_checkpoint', lambda path, checkpoint: (model, config, categories, 1))
-    monkeypatch.setattr(run, 'detection_function', lambda *_: None)
+    monkeypatch.setattr(run, 'restore_checkpoint', lambda path, **_: (model, config, categories, 1))
+    monkeypatch.setattr(run, 'detection_function', lambda *_, **__: None)
     monkeypatch.setattr(run, 'predictions', Found())
     return run.evaluate(directory, manifest, 'cityscapes')
 

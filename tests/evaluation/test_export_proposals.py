@@ -49,7 +49,7 @@ def test_a_set_gets_what_the_model_proposes(trained, tmp_path) -> None:
 def test_a_model_without_an_rpn_is_an_error(trained, tmp_path, monkeypatch) -> None:
     config = tiny_config(trained, 'model.kind=fast_rcnn')
     monkeypatch.setattr(export_proposals, 'restore_model',
-                        lambda directory, checkpoint: (build_detector(config.model), config, []))
+                        lambda directory, **_: (build_detector(config.model), config, []))
     with pytest.raises(export_proposals.ProposalError, match='run: a fast_rcnn has no RPN; give an rpn, '):
         export_proposals.propose('run', trained / 'train.json', tmp_path / 'found.npz')
 

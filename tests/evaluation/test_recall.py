@@ -149,7 +149,7 @@ def test_recall_of_the_proposals_in_records(with_proposals: pathlib.Path, tmp_pa
     assert [line[0] for line in lines[1:]] == ['50', '100', '300', '1000', '2000']
     assert all(line[1:12] == ['0.958'] * 11 and line[-1] == '-' for line in lines[1:])
     config = tiny_config(with_proposals.parent, 'model.kind=fast_rcnn')
-    monkeypatch.setattr(run, 'restore_checkpoint', lambda directory, checkpoint: (
+    monkeypatch.setattr(run, 'restore_checkpoint', lambda directory, **_: (
         build_detector(config.model), config, [], 1))
     assert run.evaluate(tmp_path, with_proposals, 'recall')['recall/AR@300'] == pytest.approx(23 / 24)
     assert (tmp_path / 'metrics.json').is_file()

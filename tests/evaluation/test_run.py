@@ -128,7 +128,7 @@ def test_more_objects_than_detections(trained: pathlib.Path,
 
 def test_recall_of_the_rpn(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all 1023 anchors' boxes that suppression leaves, though the model itself would take the best three."""
-    def restored(directory: pathlib.Path, checkpoint: str) -> model_directory.Restored:
+    def restored(directory: pathlib.Path, **_: str) -> model_directory.Restored:
         found = model_directory.restore_checkpoint(directory)
         found.config.model.rpn.post_nms_test = 3
         return found
@@ -145,7 +145,7 @@ def test_recall_of_the_rpn(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatc
 def test_an_rpn_has_no_categories_to_find(trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(trained, 'model.kind=rpn')
     model = build_detector(config.model)
-    monkeypatch.setattr(run, 'restore_checkpoint', lambda directory, checkpoint: (model, config, [], 1))
+    monkeypatch.setattr(run, 'restore_checkpoint', lambda directory, **_: (model, config, [], 1))
     with pytest.raises(EvaluationError, match='^an rpn does not tell categories apart; .*--metric recall'):
         run.evaluate(trained / 'run', trained / 'train.json')
 

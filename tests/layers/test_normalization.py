@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.layers.normalization import ConvNorm, FrozenBatchNormalization, Norm, folded_normalization
+from mrcnn_tf.layers.precision import precision_policy
 
 
 def test_frozen_normalization_equals_that_of_keras() -> None:
@@ -98,3 +99,18 @@ def test_a_convolution_with_folded_normalization_is_the_same_function(kind: str,
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-3)
     assert kind == 'group' or not {'Mul', 'Sqrt', 'Rsqrt', 'FusedBatchNormV3'} & set(names)
     np.testing.assert_array_equal(operations()[0], expected)    # outside of the context nothing changes
+
+
+def test_kernels_folded_for_bfloat16_are_stored_in_it() -> None:
+    """No graph casts them. They are rounded once: 1 + 2^-8 times 1 + 2^-8 is nearest to 1 + 2^-7."""
+    with precision_policy('mixed_bfloat16'):
+        layer = ConvNorm(Norm('frozen', epsilon=0.), 1, 1, activate=False)
+    layer(tf.zeros([1, 2, 2, 1]))
+    kernel, gamma, *others = layer.weights
+    kernel.assign(tf.fill(kernel.shape, 1 + 2 ** -8))
+    gamma.assign(tf.fill(gamma.shape, 1 + 2 ** -8))
+    with folded_normalization():
+        traced = tf.function(layer, [tf.TensorSpec([1, 2, 2, 1], tf.bfloat16)], autograph=False).get_concrete_function()
+        assert {variable.dtype for variable in traced.graph.variables} == {tf.bfloat16}
+        assert float(traced(tf.ones([1, 2, 2, 1], tf.bfloat16))[0, 0, 0, 0]) == 1 + 2 ** -7
+    assert 'Cast' not in {each.type for each in traced.graph.get_operations()}

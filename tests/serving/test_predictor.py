@@ -89,6 +89,11 @@ def test_images_of_all_kinds(versions, picture, capsys):
     assert predictor.load_predictor(versions)([], progress=True) == []
 
 
+def test_the_precision_of_an_exported_model_is_that_of_its_export(versions):
+    with pytest.raises(predictor.InferenceError, match='no model directory, and the precision of an exported model is'):
+        predictor.load_predictor(versions, precision='bfloat16')
+
+
 def test_an_error_says_which_image_of_a_list_it_is(versions, picture):
     loaded = predictor.load_predictor(versions)
     with pytest.raises(InferenceError, match=r'^images\[1\]: float64 array of shape \[4, 4\]; expected uint8'):
@@ -123,7 +128,7 @@ class FakeDetector:
 def test_images_of_equal_canvases_share_a_batch(monkeypatch, widths, batch_size, expected):
     config = tiny_config()
     fake = FakeDetector([config.data])
-    monkeypatch.setattr(predictor, 'detection_function', lambda detector, data: fake)
+    monkeypatch.setattr(predictor, 'detection_function', lambda *_: fake)
     detector = types.SimpleNamespace(inputs_read=('images', 'sizes'), engine='op')
     loaded = predictor.DetectorPredictor(detector, config, CATEGORIES)
     found = loaded([np.zeros((40, width, 3), np.uint8) for width in widths], batch_size, progress=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -39,6 +40,18 @@ def test_a_model_is_restored_from_the_newest_complete_checkpoint(
     for a, b in zip(model.get_weights(), restore_model(tmp_path / 'run')[0].get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert 'step-7 is damaged (step-7.index is missing); falling back to step-0' in caplog.text
+
+
+def test_the_precision_of_a_restored_model(tmp_path: pathlib.Path) -> None:
+    config = tiny_config(tmp_path, 'model.kind=rpn')
+    model = build_detector(config.model)
+    save_imported(tmp_path / 'run', model, config, CATEGORIES)
+    restored, *_ = restore_model(tmp_path / 'run', precision='bfloat16')
+    assert restored.proposer.head.objectness.compute_dtype == 'bfloat16'
+    assert {weight.dtype for weight in restored.get_weights()} == {np.dtype('float32')}
+    assert keras.mixed_precision.global_policy().name == 'float32'
+    with pytest.raises(ValueError, match="restore_model: precision is 'half'; expected one of 'float32', 'bfloat16'"):
+        restore_model(tmp_path / 'run', precision='half')
 
 
 @pytest.fixture
