@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrcnn_tf import config as configuration
-from mrcnn_tf.cli.command import Checkpoint, command
+from mrcnn_tf.cli.command import Checkpoint, Precision, command
 from mrcnn_tf.config import ConfigError
 from mrcnn_tf.files.extras import install
 
@@ -47,7 +47,11 @@ def inference(model: Annotated[str, typer.Argument(
                   help='cells: 28 x 28 cells over each box. pasted: into the whole image.')] = Masks.cells,
               images: Annotated[list[pathlib.Path] | None, typer.Option(
                   help='Image files or directories instead of noise: from files to detections. Repeatable.')] = None,
-              checkpoint: Checkpoint = 'best', runs: Runs = 5, warmup: Warmup = 2, patience: Patience = 0.) -> None:
+              checkpoint: Checkpoint = 'best',
+              precision: Annotated[Precision | None, typer.Option(
+                  show_default=False, help='Of a model directory or config: precision of convolutions and matrix '
+                                           'products. By default float32.')] = None,
+              runs: Runs = 5, warmup: Warmup = 2, patience: Patience = 0.) -> None:
     """Measure prediction: from uint8 images to boxes and masks.
 
     With random weights, every image has the largest number of detections, and images of noise are not resized.
@@ -61,11 +65,13 @@ def inference(model: Annotated[str, typer.Argument(
     from mrcnn_tf.serving.predict_files import find_images
 
     def work() -> Work:
-        predictor, paste = networks.load(model, overrides or [], size, checkpoint), masks == Masks.pasted
+        predictor = networks.load(model, overrides or [], size, checkpoint, precision and precision.value)
+        paste = masks == Masks.pasted
         return networks.files(predictor, find_images(images), batch, paste) if images else networks.inference(
             predictor, size, batch, paste)
 
-    _report('inference', work, runs, warmup, patience, model=model)
+    _report('inference', work, runs, warmup, patience, model=model,
+            **({'precision': precision.value} if precision else {}))
 
 
 @command

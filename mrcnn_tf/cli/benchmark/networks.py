@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from mrcnn_tf import config as configuration
 from mrcnn_tf.config import Config
-from mrcnn_tf.detectors.detector import build_detector
+from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.input.synthetic import training_batch
-from mrcnn_tf.layers.precision import precision_policy
+from mrcnn_tf.layers.precision import PRECISIONS, precision_policy
 from mrcnn_tf.serving.predictor import DetectorPredictor, Predictor, load_predictor
 from mrcnn_tf.training import schedules
 from mrcnn_tf.training.optimizers import build_optimizer
@@ -23,19 +23,35 @@ from mrcnn_tf.training.optimizers import build_optimizer
 Work = tuple[Callable[[], Any], dict[str, Any]]    # what is measured; what it says of itself, for the result
 
 
-def random_predictor(name: str, overrides: Sequence[str], size: tuple[int, int]) -> DetectorPredictor:
+def random_predictor(name: str, overrides: Sequence[str], size: tuple[int, int], precision: str = 'float32'
+                     ) -> DetectorPredictor:
     """Return the predictor of a config with random weights, which finds as many objects as it may in any image.
 
     Args:
         name: of a packaged config, or a YAML file.
         overrides: settings KEY=VALUE.
         size: height and width of its images, px; they are not resized.
+        precision: of convolutions and matrix products: 'float32' or 'bfloat16'.
     """
     config = configuration.load(name, [
         f'data.test_short_side={min(size)}', f'data.test_long_side={max(size)}', 'model.backbone.weights=none',
         'model.detections.score_threshold=0', *overrides])
     categories = [Category(label, label, f'category {label}') for label in range(1, config.model.num_classes + 1)]
-    return DetectorPredictor(build_detector(config.model), config, categories)
+    with precision_policy(PRECISIONS[precision]):
+        detector = build_detector(config.model)
+    _detect_everything(detector)
+    return DetectorPredictor(detector, config, categories, final=True)
+
+
+def _detect_everything(detector: Detector) -> None:
+    """Change weights so that each proposal is an object of class 1, and boxes are anchors of similar scores."""
+    proposer, box = detector.proposer, detector.box
+    layers = [layer for head in (box.heads if box else ()) for layer in (head.classes, head.deltas)]
+    layers += [proposer.head.objectness, proposer.head.deltas] if hasattr(proposer, 'head') else []
+    for layer in layers:
+        layer.kernel.assign(tf.zeros_like(layer.kernel))    # random backbones have activations of any size
+    for head in box.heads if box else ():
+        head.classes.bias.assign(5 * tf.one_hot(1, head.classes.bias.shape[0]))
 
 
 def inference(predictor: Predictor, size: tuple[int, int], batch: int, paste: bool) -> Work:
@@ -74,11 +90,12 @@ def files(predictor: Predictor, paths: Sequence[pathlib.Path], batch: int, paste
     return predict, said
 
 
-def load(model: str, overrides: Sequence[str], size: tuple[int, int], checkpoint: str) -> Predictor:
+def load(model: str, overrides: Sequence[str], size: tuple[int, int], checkpoint: str, precision: str | None
+         ) -> Predictor:
     """Return the predictor of a model directory, an exported model, or a config with random weights."""
     if os.path.exists(model) and not model.endswith(('.yaml', '.yml')):
-        return load_predictor(model, checkpoint)
-    return random_predictor(model, overrides, size)
+        return load_predictor(model, checkpoint, precision)
+    return random_predictor(model, overrides, size, precision or 'float32')
 
 
 def train(config: Config, size: tuple[int, int], objects: int) -> Work:

@@ -27,10 +27,11 @@ def test_inference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, 'load', load)
     monkeypatch.setattr(networks, 'inference', inference)
     found = line('inference', 'mine.yaml', 'data.exif=ignore', '--size', 64, 96, '--batch', 2, '--masks', 'pasted',
-                 '--runs', 3)
-    assert load.calls == [('mine.yaml', ['data.exif=ignore'], (64, 96), 'best')]
+                 '--precision', 'bfloat16', '--runs', 3)
+    assert load.calls == [('mine.yaml', ['data.exif=ignore'], (64, 96), 'best', 'bfloat16')]
     assert inference.calls == [('predictor', (64, 96), 2, True)]
     assert found['what'] == 'inference' and found['model'] == 'mine.yaml' and found['runs'] == 3
+    assert found['precision'] == 'bfloat16'
     assert found['images_per_s'] > 0 and found['cores'] >= 1 and found['processor'] and found['tensorflow']
 
 
