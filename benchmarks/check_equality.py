@@ -25,11 +25,13 @@ from tests.detectors.small import make_batch, small_config
 
 STEPS = 5
 LIMIT = .01     # of the fraction
-# name: replicas, accumulated parts, XLA
+# name: replicas, accumulated parts, XLA, train.recompute
 WAYS = {
-    '1 replica': (1, 1, False), '1 replica, again': (1, 1, False), '2 replicas': (2, 1, False),
-    '3 replicas': (3, 1, False), '1 replica, 3 parts': (1, 3, False), '2 replicas, XLA': (2, 1, True),
-    '1 replica, XLA': (1, 1, True), '1 replica, 2 parts, XLA': (1, 2, True)}
+    '1 replica': (1, 1, False, False), '1 replica, again': (1, 1, False, False), '2 replicas': (2, 1, False, False),
+    '3 replicas': (3, 1, False, False), '1 replica, 3 parts': (1, 3, False, False),
+    '2 replicas, XLA': (2, 1, True, False), '1 replica, XLA': (1, 1, True, False),
+    '1 replica, 2 parts, XLA': (1, 2, True, False), '1 replica, recomputed': (1, 1, False, True),
+    '2 replicas, XLA, recomputed': (2, 1, True, True), '1 replica, 2 parts, XLA, recomputed': (1, 2, True, True)}
 
 
 def images() -> dict[str, tf.Tensor]:
@@ -43,7 +45,8 @@ def images() -> dict[str, tf.Tensor]:
     return {name: tf.constant(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
 
-def train(norm: str, replicas: int, parts: int, jit: bool) -> tuple[list[np.ndarray], list[np.ndarray], dict, float]:
+def train(norm: str, replicas: int, parts: int, jit: bool, recompute: bool
+          ) -> tuple[list[np.ndarray], list[np.ndarray], dict, float]:
     """Return the weights before and after, the last losses, and the seconds of the first step."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(1)
@@ -56,7 +59,7 @@ def train(norm: str, replicas: int, parts: int, jit: bool) -> tuple[list[np.ndar
         model = build_detector(small_config(backbone__norm=norm), 'xla' if jit else 'op')
         before = model.get_weights()
         model.compile(build_optimizer(SolverConfig(weight_decay=1e-4), Steps(.02, [], 1.), model), clip_norm=1., seed=3,
-                      jit_compile=jit, accumulation_steps=parts)
+                      jit_compile=jit, accumulation_steps=parts, recompute=recompute)
     data = {name: value.numpy() for name, value in images().items()}
 
     def of_replica(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -91,7 +94,7 @@ def main() -> None:
         moved = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(reference, before, strict=True)))
         apart = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(reference, after, strict=True)))
         verdict = 'ok' if apart <= (0 if arguments.deterministic and 'again' in name else LIMIT) * moved else 'FAILED'
-        print(f'{name:24} {verdict}: {apart / moved:8.1e} of the way {moved:.3f}; loss {losses["loss"]:.6f}, positives '
+        print(f'{name:36} {verdict}: {apart / moved:8.1e} of the way {moved:.3f}; loss {losses["loss"]:.6f}, positives '
               f'{losses["positive_rois"]:.0f}; first step {seconds:.0f} s', flush=True)
 
 

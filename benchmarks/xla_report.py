@@ -1,12 +1,17 @@
 """Reports what XLA plans for a training step, inference or one operation: its own analysis, compiled on a CPU, not run.
 
     python benchmarks/xla_report.py nms
-    python benchmarks/xla_report.py train --config mask_rcnn_r50_fpn_1x --size 832 1344 --hlo step.txt
+    python benchmarks/xla_report.py train train.recompute=true --config mask_rcnn_r50_fpn_1x --limit 2.5e9
+    python benchmarks/xla_report.py train --hlo compiled.txt --program step.pb
 
-Prints one JSON line: bytes of temporary arrays by XLA's buffer assignment; floating-point operations of matrix products
+Prints a JSON object: bytes of temporary arrays by XLA's buffer assignment; floating-point operations of matrix products
 and convolutions, and bytes that its kernels read and write, both with loops counted as often as they run, or once if
-that is known only when they run; every loop with its number of iterations or null; and the ten largest temporary
-arrays with the operation that makes them. `--hlo` writes the compiled program.
+that is known only when they run; every loop with its number of iterations or null; the ten largest temporary arrays
+with the operation that makes them; and for GPUs, the least time that these FLOPs and these bytes take at the peaks of
+`mrcnn_tf/training/plan.py`. All is computed in float32; `half` of a GPU halves the bytes. **Nothing runs on a GPU.**
+
+--hlo writes the compiled program as text. --program writes the program before XLA's optimization, and beside it a
+description of its inputs, with which `run_hlo.py` runs it. With --limit, more temporary bytes are an error.
 """
 from __future__ import annotations
 
@@ -20,10 +25,14 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
+import numpy as np
+
+LISTED = 4096     # values of an input that `describe` lists
 BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2, 's64': 8, 'u64': 8, 'f64': 8}
 FREE = ('parameter', 'tuple', 'get-tuple-element', 'bitcast', 'constant', 'while', 'conditional', 'call')
 _LINE = re.compile(r'^\s+(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$')
@@ -114,7 +123,51 @@ def largest(assignment: str, program: Program, count: int = 10) -> list[dict[str
     return sorted(found.values(), key=lambda each: -each['bytes'])[:count]
 
 
-def compile_operation(what: str, config_name: str, batch: int, size: list[int]) -> None:
+def ceilings(flops: float, bytes_: float, images: int) -> dict[str, Any]:
+    """Return, by GPU and precision, the milliseconds of a step of which the slower one is the least, and images/s.
+
+    Beside them stands MLPerf's step on 8 H100: 96 images, 12 on each GPU.
+    """
+    from mrcnn_tf.training.plan import GPUS
+
+    found: dict[str, Any] = {'published: MLPerf, 8 H100, half': {'step_ms': 69, 'images_per_second_of_a_gpu': 174}}
+    for name in ('a100', 'h100'):
+        gpu = GPUS[name]
+        for precision, peak, width in (('float32', gpu.flops, 1.), ('half', gpu.half_flops, .5)):
+            parts = 1e3 * flops / peak, 1e3 * width * bytes_ / gpu.bandwidth
+            found[f'{name}, {precision}'] = {
+                'arithmetic_ms': round(parts[0], 1), 'memory_ms': round(parts[1], 1),
+                'images_per_second_at_most': round(1e3 * images / max(parts)),
+                'images_per_second_without_overlap': round(1e3 * images / sum(parts))}
+    return found
+
+
+def training_batch(config: Any, batch: int, size: list[int]) -> dict[str, np.ndarray]:
+    """Return a batch with eight objects in each image."""
+    rng, slots, side = np.random.default_rng(0), config.data.max_objects, config.data.mask_size
+    valid = np.tile(np.arange(slots) < 8, [batch, 1])
+    sides = np.exp(rng.uniform(np.log(24), np.log(400), [batch, slots, 2]))
+    corners = rng.uniform(0, 1, [batch, slots, 2]) * (np.array(size) - sides)
+    boxes = np.where(valid[..., None], np.concatenate([corners, corners + sides], -1), 0)
+    return {'images': rng.uniform(0, 255, [batch, *size, 3]).astype(np.float32),
+            'sizes': np.tile(np.float32(size), [batch, 1]), 'boxes': boxes.astype(np.float32),
+            'labels': np.where(valid, rng.integers(1, config.model.num_classes + 1, valid.shape), 0).astype(np.int32),
+            'masks': rng.integers(0, 256, [batch, slots, side, side]).astype(np.uint8),
+            'crowd': np.zeros_like(valid), 'valid': valid, 'has_mask': valid}
+
+
+def describe(value: np.ndarray) -> dict[str, Any]:
+    """Return an input of a program for `run_hlo.py`: its values, or how to draw them if there are many."""
+    kinds = {'float32': 'f32', 'int32': 'i32', 'uint8': 'ui8', 'bool': 'i1'}
+    found = {'shape': list(value.shape), 'type': kinds[value.dtype.name]}
+    if value.size <= LISTED:
+        return {**found, 'values': value.ravel().tolist()}
+    if value.dtype == np.uint8 or value.min() >= 0:
+        return {**found, 'lowest': float(value.min()), 'highest': float(value.max())}
+    return {**found, 'mean': float(value.mean()), 'deviation': float(value.std())}
+
+
+def compile_operation(given: argparse.Namespace) -> None:
     """Compile; XLA writes its analysis to the folder that XLA_FLAGS names."""
     import tensorflow as tf
 
@@ -122,56 +175,82 @@ def compile_operation(what: str, config_name: str, batch: int, size: list[int]) 
     from mrcnn_tf.ops import boxes
     from tests.xla_memory import compile_only
 
-    if what == 'nms':
-        compile_only('nms', lambda rows, scores: boxes.nms(rows, scores, .7, 2000, 'xla'),
-                     [tf.TensorSpec([batch, 12000, 4]), tf.TensorSpec([batch, 12000])])
-        return
-    from mrcnn_tf.detectors.detector import build_detector
+    if given.what == 'nms':
+        rng = np.random.default_rng(0)
+        corners = rng.uniform(0, 800, [given.batch, 12000, 2])
+        rows = np.concatenate([corners, corners + rng.uniform(8, 200, corners.shape)], axis=2)
+        values = {'boxes': rows.astype(np.float32), 'scores': rng.normal(size=rows.shape[:2]).astype(np.float32)}
 
-    config = configuration.load(config_name)
-    detector = build_detector(config.model, engine='xla')
-    spec = {'images': tf.TensorSpec([batch, *size, 3]), 'sizes': tf.TensorSpec([batch, 2])}
-    if what == 'infer':
-        compile_only('infer', lambda images, sizes: detector({'images': images, 'sizes': sizes}, training=False),
-                     list(spec.values()))
-        return
-    slots, side = config.data.max_objects, config.data.mask_size
-    spec |= {'boxes': tf.TensorSpec([batch, slots, 4]), 'labels': tf.TensorSpec([batch, slots], tf.int32),
-             'masks': tf.TensorSpec([batch, slots, side, side], tf.uint8),
-             **{name: tf.TensorSpec([batch, slots], tf.bool) for name in ('crowd', 'valid', 'has_mask')}}
+        def function(*inputs: tf.Tensor) -> Any:
+            return boxes.nms(*inputs, .7, 2000, 'xla')
+    else:
+        from mrcnn_tf.detectors.detector import build_detector
 
-    def step(*values: tf.Tensor) -> Any:
-        return detector._losses_and_gradients(dict(zip(spec, values, strict=True)), tf.zeros([2], tf.int32))
+        config = configuration.load(given.config, given.settings)
+        detector = build_detector(config.model, engine='xla')
+        detector.recompute = config.train.recompute
+        values = training_batch(config, given.batch, given.size)
+        if given.what == 'infer':
+            values = {name: values[name] for name in ('images', 'sizes')}
 
-    compile_only('train', step, list(spec.values()))
+        def function(*inputs: tf.Tensor) -> Any:
+            batch = dict(zip(values, inputs, strict=True))
+            if given.what == 'infer':
+                return detector(batch, training=False)
+            return detector._values_and_gradients(batch, tf.zeros([2], tf.int32))
+
+    specs = [tf.TensorSpec(value.shape, value.dtype) for value in values.values()]
+    compiled = compile_only(given.what, function, specs)
+    if given.program:
+        write_program(compiled, specs, list(values.values()), given.program)
+
+
+def write_program(compiled: Any, specs: Sequence[Any], values: list[np.ndarray], path: pathlib.Path) -> None:
+    """Write a traced function as an HloModuleProto, and a description of its inputs: arguments, then variables."""
+    concrete = compiled.get_concrete_function(*specs)
+    of_handle = {id(variable.handle): variable.numpy() for variable in concrete.variables}
+    captured = [of_handle[id(tensor)] if id(tensor) in of_handle else tensor.numpy()
+                for tensor in concrete.captured_inputs]
+    path.write_bytes(compiled.experimental_get_compiler_ir(*specs)(stage='hlo_serialized'))
+    path.with_name(f'{path.name}.json').write_text(json.dumps([describe(value) for value in [*values, *captured]]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('what', choices=['train', 'infer', 'nms'])
+    parser.add_argument('settings', nargs='*', metavar='KEY=VALUE', help='settings that replace those of the config')
     parser.add_argument('--config', default='mask_rcnn_r50_fpn_1x')
     parser.add_argument('--batch', type=int, default=2)
     parser.add_argument('--size', type=int, nargs=2, default=[832, 1344])
     parser.add_argument('--hlo', type=pathlib.Path)
+    parser.add_argument('--program', type=pathlib.Path)
+    parser.add_argument('--limit', type=float, help='of the temporary bytes')
     given = parser.parse_args()
     if os.environ.get('XLA_REPORT_CHILD'):
-        compile_operation(given.what, given.config, given.batch, given.size)
+        compile_operation(given)
         return
     with tempfile.TemporaryDirectory() as folder:
         # XLA reads XLA_FLAGS once in a process.
-        subprocess.run([sys.executable, *sys.argv], check=True, env={
+        child = subprocess.run([sys.executable, *sys.argv], check=False, env={
             **os.environ, 'XLA_REPORT_CHILD': '1', 'CUDA_VISIBLE_DEVICES': '-1',
             'PYTHONPATH': os.pathsep.join(each or '.' for each in sys.path),
             'XLA_FLAGS': f'--xla_dump_to={folder} --xla_dump_hlo_as_text'})
+        if child.returncode:
+            raise SystemExit(child.returncode)
         text, = pathlib.Path(folder).glob(f'*_inference_{given.what}_*cpu_after_optimizations.txt')
         assignment = text.with_name(f'{text.stem}-buffer-assignment.txt').read_text()
         program = Program(text.read_text())
         if given.hlo:
             given.hlo.write_text(text.read_text())
     sizes = re.findall(r'^allocation \d+: size (\d+), preallocated-temp', assignment, re.MULTILINE)
-    cost = program.cost(program.entry)
-    print(json.dumps({'what': given.what, 'batch': given.batch, 'temporary_bytes': sum(map(int, sizes)), **cost,
-                      'loops': program.loops, 'largest': largest(assignment, program)}, indent=1))
+    cost, temporary = program.cost(program.entry), sum(map(int, sizes))
+    print(json.dumps({
+        'what': given.what, 'config': None if given.what == 'nms' else [given.config, *given.settings],
+        'batch': given.batch, 'temporary_bytes': temporary, **cost, 'loops': program.loops,
+        'largest': largest(assignment, program),
+        'gpus': ceilings(cost['flops'], cost['bytes'], given.batch) if given.what == 'train' else None}, indent=1))
+    if given.limit and temporary > given.limit:
+        raise SystemExit(f'{temporary} temporary bytes are more than --limit {given.limit:.0f}')
 
 
 if __name__ == '__main__':

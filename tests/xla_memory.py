@@ -15,14 +15,15 @@ from typing import Any
 import tensorflow as tf
 
 
-def compile_only(name: str, function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> None:
-    """Compile a function for arguments of these shapes; its dump carries the name."""
+def compile_only(name: str, function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> Any:
+    """Compile a function for arguments of these shapes, and return it; its dump carries the name."""
     def named(*args: tf.Tensor) -> Any:
         return function(*args)
 
     named.__name__ = name
     compiled = tf.function(named, autograph=False, jit_compile=True)
     compiled.experimental_get_compiler_ir(*specs)(stage='optimized_hlo')
+    return compiled
 
 
 def temporary_bytes(module: str, folder: pathlib.Path) -> dict[str, int]:

@@ -22,8 +22,9 @@ def validate(config: Config) -> None:
 
 def _relations(config: Config) -> tuple[tuple[str, bool, str], ...]:
     """Return (field, whether its value fits the other fields, the expected value) for each relation."""
-    return (_accumulation_relation(config), _service_relation(config.train), *_data_relations(config),
-            *_backbone_relations(config.model), *_sampling_relations(config.model), *_head_relations(config.model))
+    return (_accumulation_relation(config), _recompute_relation(config), _service_relation(config.train),
+            *_data_relations(config), *_backbone_relations(config.model), *_sampling_relations(config.model),
+            *_head_relations(config.model))
 
 
 def _accumulation_relation(config: Config) -> tuple[str, bool, str]:
@@ -37,6 +38,12 @@ def _service_relation(train: TrainConfig) -> tuple[str, bool, str]:
     return ('train.input_servers', bool(train.input_servers) == service,
             'host:port of each `mrcnn input-server` with train.input=service' if service else
             'none with train.input=local; set train.input=service to use them')
+
+
+def _recompute_relation(config: Config) -> tuple[str, bool, str]:
+    norm = config.model.backbone.norm
+    return ('train.recompute', not config.train.recompute or norm not in ('batch', 'sync'),
+            f'false with the norm {norm}, whose moving averages would be updated twice; or use group or frozen')
 
 
 def _data_relations(config: Config) -> tuple[tuple[str, bool, str], ...]:

@@ -317,6 +317,9 @@ class TrainConfig:
     # parts of a replica's images that are computed one after the other, to save memory; the batch is not larger. They
     # cost a second forward pass of backbone and RPN
     accumulation_steps: int = setting(1, ge=1)
+    # compute the trained stages of the backbone again for the gradient instead of keeping their results (1604.06174):
+    # less memory, more arithmetic
+    recompute: bool = False
     deterministic: bool = False                   # call tf.config.experimental.enable_op_determinism
     checkpoint_every: int = setting(1000, ge=1)   # steps between checkpoints; evaluations write one too
     keep_checkpoints: int = setting(3, ge=1)      # number of newest checkpoints to keep; the best one is kept too

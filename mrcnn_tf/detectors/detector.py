@@ -24,6 +24,7 @@ from mrcnn_tf.detectors.trainable import TrainableModel
 from mrcnn_tf.layers.backbones import build_backbone
 from mrcnn_tf.layers.heads import BoxHead, MaskHead, Res5Head
 from mrcnn_tf.layers.normalization import Norm
+from mrcnn_tf.layers.recomputation import recomputation
 from mrcnn_tf.layers.roi import build_roi_layer
 from mrcnn_tf.ops import rng
 from mrcnn_tf.ops.detections import Candidates
@@ -142,6 +143,10 @@ class Detector(TrainableModel):
 
     def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> Losses:
         """As in `TrainableModel`: the losses of `LOSSES`, `positive_anchors` and `positive_rois`."""
+        with recomputation(self.recompute and training):
+            return self._losses_and_counts(batch, seed, training)
+
+    def _losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool) -> Losses:
         self._check_keys(batch, (*self.inputs_read, *_GROUND_TRUTH, *self.needs))
         truth = GroundTruth.of(batch)
         features = self.features(batch, training)

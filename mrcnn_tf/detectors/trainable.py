@@ -31,7 +31,7 @@ class TrainableModel(keras.Model):
         super().__init__(autocast=False, **kwargs)
         self.engine = engine
         self.clip_norm: float | None = None
-        self.seed, self.jit, self.parts = 0, False, 1
+        self.seed, self.jit, self.parts, self.recompute = 0, False, 1, False
         self.loss_scale: updates.LossScale | None = None    # of mixed_float16
         self._half = keras.mixed_precision.global_policy().compute_dtype == 'float16'
         self.last_image_ids: Any = None
@@ -190,7 +190,7 @@ class TrainableModel(keras.Model):
         return tf.stack([self.seed, tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int32)])
 
     def compile(self, optimizer: Any, clip_norm: float | None = None, seed: int = 0, jit_compile: bool = False,
-                accumulation_steps: int = 1, **kwargs: Any) -> None:
+                accumulation_steps: int = 1, recompute: bool = False, **kwargs: Any) -> None:
         """Configure training, as keras.Model.compile.
 
         Args:
@@ -201,6 +201,8 @@ class TrainableModel(keras.Model):
                 compiled.
             accumulation_steps: number of equal parts in which each replica computes its part of a batch, one after the
                 other, to save memory. Weights are updated once, as for the whole batch.
+            recompute: compute the trained stages of the backbone again for the gradient instead of keeping their
+                results, to save memory. Not for batch normalization, whose averages would be updated twice.
 
         Raises:
             ValueError: jit_compile with the 'op' engine.
@@ -215,13 +217,15 @@ class TrainableModel(keras.Model):
             with self.distribute_strategy.scope():
                 self.loss_scale = updates.LossScale()
         self.clip_norm, self.seed, self.jit, self.parts = clip_norm, seed, jit_compile, accumulation_steps
+        self.recompute = recompute
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """Return the arguments of `compile`, which a .keras file holds; None before `compile`."""
         if not getattr(self, 'optimizer', None):
             return None
         return {'optimizer': keras.saving.serialize_keras_object(self.optimizer), 'clip_norm': self.clip_norm,
-                'seed': self.seed, 'jit_compile': self.jit, 'accumulation_steps': self.parts}
+                'seed': self.seed, 'jit_compile': self.jit, 'accumulation_steps': self.parts,
+                'recompute': self.recompute}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as `get_compile_config` says, with the slots of the optimizer."""

@@ -18,6 +18,7 @@ from mrcnn_tf.layers.backbones import backbone_class
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.feature_maps import as_list
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
+from mrcnn_tf.layers.recomputation import run_stage
 from mrcnn_tf.ops import rng
 from mrcnn_tf.ops.arguments import check_choice, check_counts, check_fraction, check_shape
 from mrcnn_tf.ops.tensor_shapes import dimensions
@@ -138,9 +139,7 @@ class Res5Head(CompositeLayer):
 
     def call(self, pooled: tf.Tensor, training: bool = False) -> tf.Tensor:
         x, restore = _flat('Res5Head', pooled)
-        for block in self.blocks:
-            x = block(x, training=training)
-        return restore(x)
+        return restore(run_stage(self.blocks, x, training))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), 'backbone': self.backbone, 'norm': list(self.norm),

@@ -6,6 +6,8 @@ gives finite values.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 
@@ -125,4 +127,17 @@ def of_class(values: tf.Tensor, labels: tf.Tensor, axis: int) -> tf.Tensor:
     """
     if values.shape[axis] == 1:
         return tf.squeeze(values, axis)
-    return tf.gather(values, tf.maximum(labels - 1, 0), axis=axis, batch_dims=2)
+    index = tf.maximum(labels - 1, 0)
+
+    @tf.custom_gradient
+    def choose(values: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            # TensorFlow's own gradient is a scatter, for which XLA holds three arrays of the size of `values`.
+            chosen = tf.one_hot(index, values.shape[axis], True, False)                       # [B, S, K]
+            for other in range(2, len(values.shape)):
+                chosen = chosen if other == axis else tf.expand_dims(chosen, other)
+            return tf.where(chosen, tf.expand_dims(upstream, axis), tf.zeros([], upstream.dtype))
+
+        return tf.gather(values, index, axis=axis, batch_dims=2), gradient
+
+    return choose(values)

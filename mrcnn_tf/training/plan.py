@@ -21,7 +21,8 @@ from mrcnn_tf.input.synthetic import batch_spec
 
 # All bytes of a step in proportion to those that convolutions and matrix products read and write; and all bytes that
 # stay until the backward pass in proportion to what these write (by XLA's analysis of mask_rcnn_r50_fpn_1x).
-_TRAFFIC, _KEPT = 2.0, 1.36
+_TRAFFIC, _KEPT = 2.0, 1.23
+_RECOMPUTED, _KEPT_WITH_IT = 1.08, 0.62    # by the same analysis: with train.recompute, of the FLOPs and of what stays
 _REACHED = 0.8           # the fraction of a GPU's peaks
 _HOST = 0.025            # s per image in which a GPU waits for a host that starts kernels one by one
 _RESERVED = 1.5e9        # bytes of memory that CUDA, cuDNN and NCCL take
@@ -154,12 +155,13 @@ def predict(work: Work, config: Config, gpu: Gpu, count: int, network: float | N
     slots = {'adamw': 2, 'lamb': 2}.get(config.solver.optimizer, 1) + bool(config.solver.ema_decay) + bool(
         config.solver.lookahead_steps)
     at_once = math.ceil(images / config.train.accumulation_steps)
+    more, kept = (_RECOMPUTED, _KEPT_WITH_IT) if config.train.recompute else (1., 1.)
     exchanged = 2 * (count - 1) / count * 4 * work.trained
     return Plan(
-        compute=images * work.flops / (_REACHED * (gpu.half_flops if half else gpu.flops)),
+        compute=images * more * work.flops / (_REACHED * (gpu.half_flops if half else gpu.flops)),
         memory=images * work.traffic * width / (_REACHED * gpu.bandwidth),
         network=exchanged / (_REACHED * (network or gpu.link)), host=images * _HOST,
-        bytes=4 * (work.parameters + work.trained * (1 + slots)) + at_once * work.kept * width + _RESERVED,
+        bytes=4 * (work.parameters + work.trained * (1 + slots)) + at_once * kept * work.kept * width + _RESERVED,
         batch=images * count)
 
 
@@ -184,7 +186,8 @@ def describe(plan: Plan, work: Work, gpu: Gpu, canvas: tuple[int, int], seconds:
            f'{milliseconds[2]} exchanging {4 * work.trained / 1e6:.0f} MB of gradients; most of it is {plan.bound}')
     yield (f'speed: {high:.0f} images/s, {plan.batch} per step, if the GPUs never wait for the host; {low:.0f} '
            f'images/s if they wait {1e3 * _HOST:.0f} ms for each image (docs/scaling.md says how far off both are)')
-    fits = 'fits' if plan.bytes < gpu.memory else 'too much: lower data.batch_size or raise train.accumulation_steps'
+    fits = 'fits' if plan.bytes < gpu.memory else (
+        'too much: lower data.batch_size, set train.recompute or raise train.accumulation_steps')
     yield f'memory: about {plan.bytes / 1e9:.1f} GB of the {gpu.memory / 1e9:.0f} GB of each GPU: {fits}'
     if seconds is None:
         yield 'input: not measured; give data.train to measure its cost on this machine'

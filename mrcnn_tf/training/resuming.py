@@ -13,11 +13,11 @@ from mrcnn_tf.weights.model_directory import read
 # Settings that do not affect the weights: execution, evaluation, intervals. A section stands for all its fields.
 _EXECUTION = (
     'train.strategy', 'train.cluster', 'train.timeout', 'train.input', 'train.input_servers', 'train.jit_compile',
-    'train.deterministic', 'train.accumulation_steps', 'train.checkpoint_every', 'train.keep_checkpoints',
-    'train.log_every', 'train.loggers', 'train.evaluate_every', 'train.evaluate_images', 'train.best_metric',
-    'train.patience', 'train.stop_without_positives', 'data.validation', 'data.evaluation_batch_size',
-    'data.test_short_side', 'data.test_long_side', 'data.test_scales', 'data.test_flip', 'data.pad_multiple',
-    'data.max_pixels', 'model.detections', 'model.rpn.pre_nms_test', 'model.rpn.post_nms_test')
+    'train.deterministic', 'train.accumulation_steps', 'train.recompute', 'train.checkpoint_every',
+    'train.keep_checkpoints', 'train.log_every', 'train.loggers', 'train.evaluate_every', 'train.evaluate_images',
+    'train.best_metric', 'train.patience', 'train.stop_without_positives', 'data.validation',
+    'data.evaluation_batch_size', 'data.test_short_side', 'data.test_long_side', 'data.test_scales', 'data.test_flip',
+    'data.pad_multiple', 'data.max_pixels', 'model.detections', 'model.rpn.pre_nms_test', 'model.rpn.post_nms_test')
 # Settings that affect only the steps after the resume: weights and optimizer slots keep their meaning.
 _SCHEDULE = (
     'data.train', 'solver.steps', 'solver.schedule', 'solver.learning_rate', 'solver.milestones', 'solver.gamma',

@@ -217,7 +217,7 @@ def _build(run: _Run) -> Detector:
             load_imagenet(model)
         model.compile(optimizer=build_optimizer(config.solver, run.schedule, model), clip_norm=config.solver.clip_norm,
                       seed=config.train.seed, jit_compile=run.jit_compile,
-                      accumulation_steps=config.train.accumulation_steps)
+                      accumulation_steps=config.train.accumulation_steps, recompute=config.train.recompute)
     return model
 
 

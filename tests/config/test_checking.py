@@ -62,6 +62,8 @@ def test_an_impossible_value_is_refused(override: str, expected: str) -> None:
     ('base', ['train.accumulation_steps=2', 'model.backbone.norm=sync'],
      'train.accumulation_steps is 2: expected 1 with the norm sync'),
     ('base', ['train.input=service'], r'train.input_servers is \[\]: expected host:port of each `mrcnn input-server`'),
+    ('base', ['train.recompute=true', 'model.backbone.norm=batch'],
+     'train.recompute is True: expected false with the norm batch'),
     ('base', ['model.backbone.maps=tdm'], 'model.anchors.sizes is .* one list of all sizes'),
     ('base', ['data.test_scales=[400,800]', 'data.evaluation_batch_size=2'], 'evaluation_batch_size is 2: expected 1'),
     ('base', ['model.backbone.maps=c4'], 'model.anchors.sizes is .* one list of all sizes'),

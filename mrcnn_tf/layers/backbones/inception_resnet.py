@@ -15,6 +15,7 @@ import tensorflow as tf
 from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
+from mrcnn_tf.layers.recomputation import run_stage
 
 PADDING = 'same'
 REPEATS = (10, 20, 10)     # numbers of block35, block17 and block8
@@ -99,7 +100,7 @@ class InceptionResNetV2(CompositeLayer):
     def call(self, x: tf.Tensor, training: bool = False) -> dict[int, tf.Tensor]:
         maps = {}
         for stride, layers in zip((2, *self.strides), self.stages, strict=True):
-            x = _run(layers, _halved(x) if stride in (4, 8) else x, training)
+            x = run_stage(layers, _halved(x) if stride in (4, 8) else x, training)
             maps[stride] = x
         return {stride: maps[stride] for stride in self.strides}
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import ConvNorm, Norm
+from mrcnn_tf.layers.recomputation import run_stage
 
 
 class Form(NamedTuple):
@@ -105,8 +106,7 @@ class ResNet(CompositeLayer):
         x = tf.nn.max_pool2d(x, 3, 2, 'VALID')
         maps = {}
         for stride, blocks in zip(self.strides, self.stages, strict=True):
-            for block in blocks:
-                x = block(x, training=training)
+            x = run_stage(blocks, x, training)
             maps[stride] = x
         return maps
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm
+from mrcnn_tf.layers.recomputation import run_stage
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))    # filters and number of convolutions
 
@@ -34,7 +35,6 @@ class VGG16(CompositeLayer):
         maps = {}
         for index, convs in enumerate(self.stages):
             x = tf.nn.max_pool2d(x, 2, 2, 'VALID') if index else x
-            for conv in convs:
-                x = conv(x, training=training)
+            x = run_stage(convs, x, training)
             maps[2 ** index] = x
         return {stride: maps[stride] for stride in self.strides}

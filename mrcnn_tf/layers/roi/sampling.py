@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from mrcnn_tf.layers.recomputation import zero_after
 from mrcnn_tf.layers.roi import levels as cells
 from mrcnn_tf.layers.roi.levels import Size, rounded
 from mrcnn_tf.ops.roi_samples import samples_per_bin
@@ -302,14 +303,14 @@ def _backward_xla(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], 
         cotangent, last = tf.gather(upstream, index), tuple(tf.gather(each, index) for each in state)
 
         def step(s: tf.Tensor | int, totals: State) -> State:
-            total = totals[0]
             pairs, weight = _rows(maps, part, s, size)
             gradient = aggregation.gradient(cotangent, last, s, weight)
-            for row, share in pairs:
-                total = tf.tensor_scatter_nd_add(total, row[..., None], share * gradient)
-            return (total,)
+            # One scatter for the four cells of a sample: each scatter may copy the whole table.
+            rows = tf.stack([row for row, _ in pairs])                                        # [4, k, P, P]
+            shares = tf.stack([share * gradient for _, share in pairs])
+            return (tf.tensor_scatter_nd_add(totals[0], rows[..., None], shares),)
 
         return _over_samples(totals, part, samples, step)
 
-    start = tf.zeros_like(cells.table(maps))
+    start = tf.fill(tf.shape(cells.table(maps)), zero_after(upstream))
     return cells.split(_over_buckets((start,), plan, math.prod(upstream.shape[1:]), spread)[0], maps)
