@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-_BAND = 1 << 18    # multiply-adds of a band of pixels; OpenBLAS would run a larger product on threads and take longer
+_PIXELS = 1 << 16    # sides of windows, summed, whose weights are computed at once
+_BAND = 1 << 18      # multiply-adds of a band of pixels; OpenBLAS would run a larger product on threads and take longer
 
 
 class Window(NamedTuple):
@@ -47,11 +48,13 @@ def windows(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, diale
         raise ValueError(f'masks {masks.shape} and boxes {boxes.shape}: expected [n, m, m] and [n, 4]')
     if not np.isfinite(boxes).all():
         raise ValueError(f'box {int(np.argmin(np.isfinite(boxes).all(1)))} is not finite')
-    place = _DIALECTS[dialect]
-    for y1, x1, y2, x2 in boxes.astype(np.float64).tolist():
-        top, rows = _weights(*place(y1, y2, height, masks.shape[1]), masks.shape[1])
-        left, columns = _weights(*place(x1, x2, width, masks.shape[2]), masks.shape[2])
-        yield Window(top, left, rows, columns)
+    step = max(1, _PIXELS // max(1, height, width))
+    for start in range(0, len(boxes), step):
+        y1, x1, y2, x2 = boxes[start:start + step].astype(np.float64).T
+        rows = _weights(y1, y2, height, masks.shape[1], _DIALECTS[dialect])
+        columns = _weights(x1, x2, width, masks.shape[2], _DIALECTS[dialect])
+        for (top, of_rows), (left, of_columns) in zip(rows, columns, strict=True):
+            yield Window(top, left, of_rows, of_columns)
 
 
 def paste(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect: str,
@@ -119,31 +122,51 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
     return {'size': [int(side) for side in rle['size']], 'counts': rle['counts'].decode('ascii')}
 
 
-def _pixel_center(low: float, high: float, side: int, cells: int) -> tuple[int, np.ndarray]:
-    """First pixel, and the position among the cells (centres 0 .. m - 1) of the pixels from there on."""
-    if high <= low:
-        return 0, np.zeros(0)
+class _Places(NamedTuple):
+    """Of n boxes along one axis: the first pixel and the one after the last, int [n], and a function of pixels and of
+    the numbers of their boxes: where the pixels lie among the cells (centres 0 .. m - 1).
+    """
+    first: np.ndarray
+    end: np.ndarray
+    position: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _pixel_center(low: np.ndarray, high: np.ndarray, side: int, cells: int) -> _Places:
     reach = 0.5 * (high - low) / cells + 1.0    # interpolation towards the zeros beyond: half a cell, whole pixels
-    first = min(max(math.floor(low - reach), 0), side)
-    last = min(max(math.ceil(high + reach), first), side)
-    return first, (np.arange(first, last) + 0.5 - low) / (high - low) * cells - 0.5
+    first = np.clip(np.floor(low - reach), 0, side)
+    end = np.where(high > low, np.minimum(np.maximum(np.ceil(high + reach), first), side), first)
+    return _Places(first.astype(int), end.astype(int), lambda pixel, box: (
+        pixel + 0.5 - low[box]) / (high - low)[box] * cells - 0.5)
 
 
-def _detectron(low: float, high: float, side: int, cells: int) -> tuple[int, np.ndarray]:
-    """As `_pixel_center`. Counted from the border cell, which is zero, the first true cell is number 1."""
+def _detectron(low: np.ndarray, high: np.ndarray, side: int, cells: int) -> _Places:
+    """Counted from the border cell, which is zero, the first true cell is number 1."""
     center, half = 0.5 * (low + high), 0.5 * (high - low) * (cells + 2) / cells
-    start, stop = int(center - half), int(center + half) + 1
-    length = max(stop - start, 1)
-    first = min(max(start, 0), side)
-    last = min(max(start + length, first), side)
-    return first, (np.arange(first, last) - start + 0.5) * (cells + 2) / length - 1.5
+    start, stop = np.trunc(center - half), np.trunc(center + half) + 1
+    length = np.maximum(stop - start, 1)
+    first = np.clip(start, 0, side)
+    end = np.minimum(np.maximum(start + length, first), side)
+    return _Places(first.astype(int), end.astype(int), lambda pixel, box: (
+        pixel - start[box] + 0.5) * (cells + 2) / length[box] - 1.5)
 
 
-def _weights(first: int, positions: np.ndarray, cells: int) -> tuple[int, np.ndarray]:
-    """Bilinear weights [pixels, m]: a cell counts 1 at its centre and falls to 0 at the next one's."""
-    distance = np.abs(positions[:, None] - np.arange(cells))
-    return first, np.maximum(0.0, 1.0 - distance).astype(np.float32)
+def _weights(low: np.ndarray, high: np.ndarray, side: int, cells: int, place: Callable[..., _Places]
+             ) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield of each box its first pixel and the bilinear weights of its pixels, float32 [pixels, m].
+
+    A cell counts 1 at its centre and falls to 0 at the next one's, so a pixel reads two cells.
+    """
+    places = place(low, high, side, cells)
+    ends = np.cumsum(places.end - places.first)
+    box = np.repeat(np.arange(len(low)), places.end - places.first)
+    pixel = np.arange(len(box)) + (places.end - ends)[box]
+    position = places.position(pixel, box)
+    weights, below = np.zeros((len(box), cells), np.float32), np.floor(position).astype(int)
+    for cell in (below, below + 1):
+        there = np.flatnonzero((cell >= 0) & (cell < cells))
+        weights[there, cell[there]] = 1.0 - np.abs(position[there] - cell[there])
+    return zip(places.first.tolist(), np.split(weights, ends[:-1]), strict=True)
 
 
-_DIALECTS: dict[str, Callable[[float, float, int, int], tuple[int, np.ndarray]]] = {
+_DIALECTS: dict[str, Callable[[np.ndarray, np.ndarray, int, int], _Places]] = {
     'pixel_center': _pixel_center, 'detectron': _detectron}

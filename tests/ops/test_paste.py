@@ -125,6 +125,18 @@ def test_bands_do_not_show(monkeypatch):
     assert (np.stack(whole) == np.stack(list(paste.paste(masks, boxes, 40, 50, 'pixel_center')))).all()
 
 
+@pytest.mark.parametrize('dialect', ['pixel_center', 'detectron'])
+def test_masks_placed_together_are_those_placed_one_by_one(dialect, monkeypatch):
+    rng = np.random.default_rng(4)
+    corners = rng.uniform(-20, 60, (30, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(-3, 50, (30, 2))], axis=1)
+    masks = rng.random((30, 7, 7)).astype(np.float32)
+    together = list(paste.windows(masks, boxes, 40, 50, dialect))
+    monkeypatch.setattr(paste, '_PIXELS', 1)
+    for window, alone in zip(together, paste.windows(masks, boxes, 40, 50, dialect), strict=True):
+        assert window[:2] == alone[:2] and (window.rows == alone.rows).all() and (window.columns == alone.columns).all()
+
+
 @pytest.mark.parametrize(('masks', 'boxes', 'dialect', 'message'), [
     (FULL, [[0, 0, 1, 1]], 'opencv', "dialect 'opencv': expected one of pixel_center, detectron"),
     (FULL, [[0, 0, 1, 1]] * 2, 'detectron', r'masks \(1, 2, 2\) and boxes \(2, 4\)'),
