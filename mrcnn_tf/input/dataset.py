@@ -277,10 +277,11 @@ def _entry(recipe: Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, ser
         sample = augmentation.augment(source, others[0] if others else None, canvas, recipe.config, seed)
         if 'masks' not in recipe.needs:
             sample = sample._replace(masks=None, has_mask=None)
-        sample = transforms.apply(recipe.own_transforms, sample, seed, first=len(recipe.transforms(resized)))
+        sample = transforms.apply(recipe.own_transforms, sample, seed, first=1 + len(recipe.transforms()))
     else:
-        sample = samples.decode(record, data.mask_size, name)
-        sample = transforms.apply([*recipe.transforms(resized), *recipe.own_transforms], sample, seed)
+        sample = samples.decode(record, data.mask_size, name, resized, data.antialias)
+        # The first seed has sampled the short side.
+        sample = transforms.apply([*recipe.transforms(), *recipe.own_transforms], sample, seed, first=1)
     if recipe.own_transforms:
         sample = samples.checked(sample, canvas, (data.max_objects, data.max_proposals), name)
     own_canvas = {}

@@ -76,17 +76,14 @@ class Recipe:
         short_side = transforms.random_side(transforms.step_seed(self.seed(number), 0), data.short_sides)
         return images.resized_shape(size[0], size[1], short_side, data.long_side, data.round_sides)
 
-    def transforms(self, shape: tf.Tensor) -> list[Transform]:
-        """Return the transforms before those of the user's; the seed of the first one has sampled the short side."""
+    def transforms(self) -> list[Transform]:
+        """Return the transforms of the resized image before those of the user's."""
         data = self.config.data
-
-        def resize(sample: Sample, seed: tf.Tensor) -> Sample:
-            return transforms.resize(sample, shape, data.antialias)
 
         def flip(sample: Sample, seed: tf.Tensor) -> Sample:
             return transforms.random_flips(sample, seed, data.flip_horizontal, data.flip_vertical)
 
-        return [resize, flip] if self.training else [resize]
+        return [flip] if self.training else []
 
 
 def recipe_of(manifest: PathLike, config: Config, needs: Collection[str] | None, training: bool,

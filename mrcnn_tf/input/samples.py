@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from mrcnn_tf.input import decoding, images
-from mrcnn_tf.input.transforms import Sample
+from mrcnn_tf.input.transforms import Sample, scale_boxes
 
 _OF_OBJECTS = ('boxes', 'labels', 'crowd', 'area', 'annotation_ids', 'difficult', 'truncated', 'masks', 'has_mask')
 
@@ -50,29 +50,38 @@ def limit(record: Record, max_objects: int, max_proposals: int) -> Record:
     return {**record, **limited}
 
 
-def decode(record: Record, mask_size: int, name: tf.Tensor) -> Sample:
-    """Return the image in its original size, with all objects and proposals of the record.
+def decode(record: Record, mask_size: int, name: tf.Tensor, shape: tf.Tensor | None = None, antialias: bool = False
+           ) -> Sample:
+    """Return the image with all objects and proposals of the record.
 
     Args:
         record: with masks, if the sample shall have them.
         mask_size: S.
         name: string [], what an error calls the image.
+        shape: int32 [2], to which it is resized; None: it keeps its size.
+        antialias: as in `images.resize`.
 
     Raises:
         tf.errors.InvalidArgumentError: a damaged image or mask, or one of another size than the record states.
     """
-    image = decode_image(record, name)
+    image, size = decode_image(record, name, shape, antialias), original_size(record)
     masks = None
     if 'masks' in record:
-        masks = images.crop_masks(record['masks'], record['boxes'], original_size(record), mask_size, name)
-    return Sample(image, record['boxes'], record['labels'], record['crowd'], masks, record.get('has_mask'),
-                  record.get('proposals'))
+        masks = images.crop_masks(record['masks'], record['boxes'], size, mask_size, name)
+    sample = Sample(image, record['boxes'], record['labels'], record['crowd'], masks, record.get('has_mask'),
+                    record.get('proposals'))
+    return sample if shape is None else scale_boxes(sample, size, shape)
 
 
-def decode_image(record: Record, name: tf.Tensor) -> tf.Tensor:
-    """Return the image in its original size, float32 [h, w, 3], RGB 0..255; arguments and errors as in `decode`."""
-    image = decoding.decode(record['encoded'], name)
-    stated, actual = original_size(record), tf.shape(image)[:2]
+def decode_image(record: Record, name: tf.Tensor, shape: tf.Tensor | None = None, antialias: bool = False) -> tf.Tensor:
+    """Return the image, float32 [h, w, 3], RGB 0..255; arguments and errors as in `decode`."""
+    def finish(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # Resized before any cast: the float32 array of a photograph of 12 megapixels would have 144 MB.
+        image = tf.cast(pixels, tf.float32) if shape is None else images.resize(pixels, shape, antialias)
+        return image, tf.shape(pixels)[:2]
+
+    image, actual = decoding.decode(record['encoded'], name, then=finish)
+    stated = original_size(record)
     tf.debugging.Assert(tf.reduce_all(stated == actual), [tf.strings.join(
         [name, ': is ', images.size_text(actual), ', its record says ', images.size_text(stated),
          '; convert the data again'])])

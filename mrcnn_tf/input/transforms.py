@@ -85,9 +85,14 @@ def apply(transforms: Sequence[Transform], sample: Sample, seed: tf.Tensor, firs
 
 def resize(sample: Sample, shape: tf.Tensor, antialias: bool = False) -> Sample:
     """Return the sample resized to `shape`, int32 [2]; antialias: as in `images.resize`."""
-    scale = tf.cast(shape, tf.float32) / tf.cast(tf.shape(sample.image)[:2], tf.float32)
     image = images.resize(sample.image, shape, antialias)
-    return sample.move(lambda boxes: boxes * tf.tile(scale, [2]))._replace(image=image)
+    return scale_boxes(sample, tf.shape(sample.image)[:2], shape)._replace(image=image)
+
+
+def scale_boxes(sample: Sample, size: tf.Tensor, shape: tf.Tensor) -> Sample:
+    """Return the sample with the boxes and proposals of an image of `size`, int32 [2], in px of one of `shape`."""
+    scale = tf.cast(shape, tf.float32) / tf.cast(size, tf.float32)
+    return sample.move(lambda boxes: boxes * tf.tile(scale, [2]))
 
 
 def flip_horizontal(sample: Sample) -> Sample:

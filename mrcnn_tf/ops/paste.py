@@ -11,7 +11,6 @@ cells:
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
