@@ -13,38 +13,82 @@ import json
 import os
 import pathlib
 import random
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+import traceback
+from typing import NoReturn
 
+import click
 import numpy as np
 import tensorflow as tf
+import typer
 
 from mrcnn_tf.cli.launch import free_ports
 from mrcnn_tf.weights.checkpoint_files import find_newest, number_of, steps_in
+from tests.training import replica
 from tests.training.tiny import write_data
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+REPLICA = typer.Typer()
+REPLICA.command()(replica.main)
 STEPS = 400
 SETTINGS = ('model.backbone.norm=frozen', 'solver.clip_norm=1', 'solver.ema_decay=0.5', 'solver.lookahead_steps=2',
             'train.deterministic=true', f'solver.steps={STEPS}', 'train.checkpoint_every=2',
             'data.flip_horizontal=0.5')
 
 
-def start(directory: pathlib.Path, name: str, workers: int) -> list[subprocess.Popen[bytes]]:
+class Process:
+    """A fork of this process that is a worker: Python and TensorFlow are imported once, for all of them."""
+
+    def __init__(self, arguments: list[str], log: pathlib.Path, place: dict[str, object]) -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            os.environ['TF_CONFIG'] = json.dumps(place)
+            _train(arguments)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def wait(self) -> None:
+        while self.poll() is None:
+            time.sleep(.01)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _train(arguments: list[str]) -> NoReturn:
+    """Train as `python -m tests.training.replica` does, and end."""
+    code = 1
+    try:
+        typer.main.get_command(REPLICA)(arguments, standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def start(directory: pathlib.Path, name: str, workers: int) -> list[Process]:
     """Start all workers of a run."""
     addresses = [f'localhost:{port}' for port in free_ports(workers)]
-    processes = []
-    for index in range(workers):
-        place = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}}
-        strategy = ['train.strategy=multi_worker'] if workers > 1 else []
-        with (directory / f'{name}-{index}.log').open('ab') as log:
-            processes.append(subprocess.Popen(
-                [sys.executable, '-m', 'tests.training.replica', 'toy', str(directory), str(directory / name),
-                 str(directory / f'{name}-{index}.npz'), *SETTINGS, *strategy], stdout=log, stderr=subprocess.STDOUT,
-                env={**os.environ, 'PYTHONPATH': str(ROOT), 'TF_CONFIG': json.dumps(place)}))
-    return processes
+    strategy = ['train.strategy=multi_worker'] if workers > 1 else []
+    return [Process(
+        ['toy', str(directory), str(directory / name), str(directory / f'{name}-{index}.npz'), *SETTINGS, *strategy],
+        directory / f'{name}-{index}.log',
+        {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}}) for index in range(workers)]
 
 
 def run(directory: pathlib.Path, name: str, workers: int) -> float:

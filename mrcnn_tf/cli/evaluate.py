@@ -95,7 +95,8 @@ def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Model director
                 help='Of convolutions and matrix products.')] = Precision.float32) -> None:
     """Write the proposals of a model's RPN.
 
-    Writes the proposals for all images of a set to a file that `mrcnn convert proposals` reads.
+    Writes the proposals for all images of a set to a file that `mrcnn convert proposals` reads. The same command
+    continues after an interruption.
 
     \b
     Example:

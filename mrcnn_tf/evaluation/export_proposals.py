@@ -4,19 +4,26 @@ N: images; m: proposals of an image.
 """
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import logging
 import os
 import pathlib
-import tempfile
-from typing import IO
 
-import numpy as np
+import tensorflow as tf
 
+import mrcnn_tf
 from mrcnn_tf import files
+from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.augmentation import SingleView
+from mrcnn_tf.detectors.detector import Detector
+from mrcnn_tf.evaluation.proposal_file import ProposalFile
 from mrcnn_tf.evaluation.run import predictions
 from mrcnn_tf.files.progress import track
 from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.weights.model_directory import restore_model
+
+_log = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 
@@ -28,6 +35,9 @@ class ProposalError(ValueError):
 def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training: bool = False,
             checkpoint: str | int = 'best', precision: str = 'float32') -> None:
     """Write the proposals of a trained model for each image of a set to an .npz file.
+
+    An interrupted call leaves `.NAME.npz.journal` and `.NAME.npz.rows`, which the same call continues; the file is then
+    the same in all bytes.
 
     It holds ids [N] (`image/source_id`), counts [N] (m), boxes float32 [sum of m, 4] as y1, x1, y2, x2 in px of the
     image, best first, and their objectness as scores float32 [sum of m].
@@ -53,18 +63,23 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
     if 'proposals' in model.inputs_read:
         raise ProposalError(f'{model_dir}: a {config.model.kind} has no RPN; give an rpn, faster_rcnn or mask_rcnn')
     ids = {record['image_id']: record['source_id'] for record in ground_truth(manifest)}
+    fingerprint = _fingerprint(model, config, manifest, f'{training} {precision}')
     detect = SingleView(lambda batch: model.propose(batch, training), model, config.data, final=True)
-    names, counts = [], []
-    with files.atomic_path(output) as temporary, tempfile.TemporaryFile(dir=output.parent) as rows:
-        for image_id, _, instances in track(predictions(detect, config, manifest), len(ids), 'proposed'):
-            names.append(ids[image_id])
-            counts.append(len(instances))
-            rows.write(np.column_stack([instances.boxes, instances.scores]).astype(np.float32).tobytes())
-        stored = _stored(rows, sum(counts))
-        np.savez(temporary, ids=names, counts=counts, boxes=stored[:, :4], scores=stored[:, 4])
+    with ProposalFile(output, fingerprint) as written:
+        before = len(written.ids)
+        if before:
+            _log.info('%s: continues after %d of %d images', output, before, len(ids))
+        found = predictions(detect, config, manifest, skip=before)
+        for image_id, _, instances in track(found, len(ids) - before, 'proposed'):
+            written.add(ids[image_id], instances)
+        written.finish()
 
 
-def _stored(rows: IO[bytes], count: int) -> np.ndarray:
-    """Return the rows y1, x1, y2, x2, score of a file, float32 [count, 5]; they stay in the file."""
-    rows.flush()
-    return np.memmap(rows, np.float32, 'r', shape=(count, 5)) if count else np.zeros((0, 5), np.float32)
+def _fingerprint(model: Detector, config: Config, manifest: PathLike, options: str) -> str:
+    """Return a line that differs if the proposals may: by weights, settings, set, options of the call or versions."""
+    total = hashlib.sha256(files.read_bytes(manifest))
+    for part in (dataclasses.asdict(config), options, mrcnn_tf.__version__, tf.__version__):
+        total.update(repr(part).encode())
+    for array in model.get_weights():
+        total.update(array.tobytes())
+    return total.hexdigest()

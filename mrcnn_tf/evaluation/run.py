@@ -4,6 +4,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import pathlib
@@ -210,8 +211,8 @@ def proposal_function(detector: Detector, data: DataConfig, final: bool = False)
     return SingleView(lambda batch: detector.propose(batch, limit=recall.LIMITS[-1]), detector, data, final)
 
 
-def predictions(detect: Detect, config: Config, manifest: str | os.PathLike[str], images: int | None = None
-                ) -> Iterator[tuple[int, tuple[int, int], Instances]]:
+def predictions(detect: Detect, config: Config, manifest: str | os.PathLike[str], images: int | None = None,
+                skip: int = 0) -> Iterator[tuple[int, tuple[int, int], Instances]]:
     """Yield (image id, (height, width), instances in px of the original image) of the images of a set, each once.
 
     Args:
@@ -219,6 +220,7 @@ def predictions(detect: Detect, config: Config, manifest: str | os.PathLike[str]
         config: says how images are read.
         manifest: of the set.
         images: how many; None: all.
+        skip: leave out the first so many results. The others do not change.
 
     Raises:
         ManifestError, ConfigError, InputError: the set, the settings, or both together cannot be used.
@@ -229,8 +231,13 @@ def predictions(detect: Detect, config: Config, manifest: str | os.PathLike[str]
         datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size, detect.fixed_canvases, needs,
                                        images) for size in sizes]
         for batches in zip(*datasets, strict=True):
+            count = int(tf.reduce_sum(tf.cast(batches[0]['image_valid'], tf.int32)))
+            if skip >= count:
+                skip -= count
+                continue
             inputs = [{key: batch[key] for key in detect.inputs if key in batch} for batch in batches]
-            yield from split_batch(detect(inputs), batches[0])
+            yield from itertools.islice(split_batch(detect(inputs), batches[0]), skip, None)
+            skip = 0
 
 
 @contextlib.contextmanager
