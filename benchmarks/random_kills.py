@@ -3,8 +3,9 @@ checkpoint, bit for bit, with that of a run that nobody has killed.
 
 python -m benchmarks.random_kills [--kills 20] [--workers 1] [--seed 0]
 
-The toy model of tests/training/toy.py, with flips, a moving average and Lookahead, writes a checkpoint
-every second step. The moments are spread over the whole of a run, so some lie inside the writing of a checkpoint.
+The toy model of tests/training/toy.py, with two canvases, flips, a moving average and Lookahead, writes a checkpoint
+every second step. The moments are spread over the whole of a run; most of its time is the writing of checkpoints, so
+many lie inside it. The last line says how many kills left an unfinished checkpoint.
 """
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ REPLICA.command()(replica.main)
 STEPS = 400
 SETTINGS = ('model.backbone.norm=frozen', 'solver.clip_norm=1', 'solver.ema_decay=0.5', 'solver.lookahead_steps=2',
             'train.deterministic=true', f'solver.steps={STEPS}', 'train.checkpoint_every=2',
-            'data.flip_horizontal=0.5')
+            'data.flip_horizontal=0.5', 'data.short_sides=[32,64]', 'data.canvases=[[32,32],[64,64]]')
 
 
 class Process:
@@ -101,10 +102,18 @@ def run(directory: pathlib.Path, name: str, workers: int) -> float:
     return time.monotonic() - first
 
 
+def is_unfinished(checkpoints: pathlib.Path) -> bool:
+    """Return whether a checkpoint was being written: there is a temporary name, or data without an index."""
+    names = {path.name for path in checkpoints.glob('*')} | {path.name for path in checkpoints.glob('.*')}
+    data = {name.partition('.data-')[0] for name in names if '.data-' in name}
+    temporary = any('_temp' in name or name[0] == '.' for name in names)
+    return temporary or any(f'{name}.index' not in names for name in data)
+
+
 def kill_often(directory: pathlib.Path, workers: int, kills: int, seconds: float, generator: random.Random
-               ) -> list[int]:
-    """Kill a run that often, and finish it; return the steps at which it resumed."""
-    checkpoints, resumed = directory / 'killed' / 'checkpoints', []
+               ) -> tuple[list[int], int]:
+    """Kill a run that often, and finish it; return the steps at which it resumed, and how many kills hit a writing."""
+    checkpoints, resumed, inside = directory / 'killed' / 'checkpoints', [], 0
     for _ in range(kills):
         processes, before = start(directory, 'killed', workers), steps_in(checkpoints)
         while steps_in(checkpoints) == before and processes[0].poll() is None:
@@ -114,10 +123,11 @@ def kill_often(directory: pathlib.Path, workers: int, kills: int, seconds: float
         processes[victim].kill()
         for process in processes:
             process.wait()
+        inside += is_unfinished(checkpoints)
         newest = find_newest(checkpoints)
         resumed.append(number_of(newest) if newest else 0)
     run(directory, 'killed', workers)
-    return resumed
+    return resumed, inside
 
 
 def values(directory: pathlib.Path, name: str) -> dict[str, np.ndarray]:
@@ -136,10 +146,11 @@ def main() -> None:
         directory = pathlib.Path(folder)
         write_data(directory)
         seconds = run(directory, 'whole', given.workers)
-        resumed = kill_often(directory, given.workers, given.kills, seconds, random.Random(given.seed))
+        resumed, inside = kill_often(directory, given.workers, given.kills, seconds, random.Random(given.seed))
         whole, killed = values(directory, 'whole'), values(directory, 'killed')
     different = [key for key in whole if whole[key].tobytes() != killed[key].tobytes()]
-    print(f'{given.workers} worker(s), {given.kills} kills; resumed at steps {resumed}')
+    print(f'{given.workers} worker(s), {given.kills} kills; resumed at steps {resumed}; {inside} kills left an '
+          'unfinished checkpoint')
     print(f'{len(whole)} arrays after step {STEPS}: ' + (f'FAILED, {different} differ' if different or (
         whole.keys() != killed.keys()) else 'all bits are equal'))
 

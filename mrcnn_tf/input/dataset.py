@@ -17,13 +17,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import Config, ConfigError
 from mrcnn_tf.input import augmentation, images, records, samples, transforms
 from mrcnn_tf.input.index import Index
-from mrcnn_tf.input.object_counts import count_objects
 from mrcnn_tf.input.recipe import Recipe, recipe_of
+from mrcnn_tf.input.record_table import read_table
 from mrcnn_tf.input.survey import count_usable, has_target
 from mrcnn_tf.input.transforms import Transform
 from mrcnn_tf.input.tuning import PARALLEL, untuned
@@ -32,6 +33,7 @@ from mrcnn_tf.input.tuning import PARALLEL, untuned
 _READERS = 8
 _IN_ORDER = {'cycle_length': _READERS, 'num_parallel_calls': _READERS, 'deterministic': True}    # of `interleave`
 _BATCHES_AHEAD = 2
+_REPLAYED = 4096     # records whose canvases are computed together
 _FILLER = -1      # number of the entries that fill up the last batch of an evaluation
 # The functions of the graph have no Python branches on tensors. AutoGraph would convert nothing, and take seconds.
 _in_graph = tf.autograph.experimental.do_not_convert
@@ -50,9 +52,9 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
     Args:
         manifest: path of the manifest.
         config: the function reads `data`, `model.num_classes`, `model.needs` and `train.seed`.
-        start_step: number of steps to skip. With one canvas the batches are exactly those of an uninterrupted run.
-            With several, the records continue at the same place, but those that waited for their batch to fill (fewer
-            than B per canvas and worker) are left out of this epoch, and as many other records occur twice.
+        start_step: number of steps to skip. The batches are exactly those of an uninterrupted run. With several
+            canvases, those of all skipped records are computed again, to find the records that wait for their batch to
+            fill.
         shard: (index, count) of the worker, which gets `data.batch_size` / count images per step.
         needs: the optional keys that a batch holds, of 'masks' and 'proposals'; None: `config.model.needs`.
         transforms: augmentations of your own, see `mrcnn_tf.input.transforms`, applied in order after resizing,
@@ -168,17 +170,59 @@ def _training_parts(recipe: Recipe, start_step: int, shard: tuple[int, int], cor
         raise ConfigError(f'data.batch_size is {config.data.batch_size}: expected a multiple of the {workers} workers')
     usable = count_usable(manifest, recipe.described, config, 'masks' in recipe.needs)
     start = start_step * config.data.batch_size
+    # With several canvases, records wait for their batch to fill, also when a run stops.
+    replays = start_step > 0 and not recipe.only_canvas
     # A single reader from the beginning of an epoch reads all shards from end to end. Otherwise the stream has
     # positions, in the same order, until it is known which of them are needed.
-    positions = Index.of(manifest, recipe.described) if workers * len(cores) > 1 or start % usable else None
+    positions = Index.of(manifest, recipe.described) if (
+        workers * len(cores) > 1 or start % usable or replays) else None
+    numbered = functools.partial(_numbered, recipe, positions, usable, shard)
+    batch_size = config.data.batch_size // workers
+    stream = _after(recipe, numbered, shard, start_step * batch_size, batch_size) if replays else numbered(start)
+    parts = [_Part(number, len(cores), count) for number, count in enumerate(cores)]
+    return [_part(recipe, stream, positions, batch_size, part) for part in parts]
+
+
+def _numbered(recipe: Recipe, positions: Index | None, usable: int, shard: tuple[int, int], start: int
+              ) -> tf.data.Dataset:
+    """Return the records of a worker with their numbers, from number `start` on, a multiple of the workers."""
+    index, workers = shard
     stream = tf.data.Dataset.counter(start // usable).flat_map(functools.partial(_epoch, recipe, _reader(
         recipe, positions, usable)))
     stream = stream.skip(start % usable)
-    if config.data.augment.copy_paste:
+    if recipe.config.data.augment.copy_paste:
         stream = stream.window(2, shift=1).flat_map(lambda pair: pair.batch(2, drop_remainder=True))
-    stream = stream.enumerate(start).shard(workers, index)
-    parts = [_Part(number, len(cores), count) for number, count in enumerate(cores)]
-    return [_part(recipe, stream, positions, config.data.batch_size // workers, part) for part in parts]
+    return stream.enumerate(start).shard(workers, index)
+
+
+def _after(recipe: Recipe, numbered: Callable[[int], tf.data.Dataset], shard: tuple[int, int], images: int,
+           batch_size: int) -> tf.data.Dataset:
+    """Return the numbered positions of a worker after batches of so many images: first those that wait for a batch.
+
+    Computes the canvases of all records so far again, of their sizes in the table of the set.
+    """
+    sizes = read_table(recipe.manifest, recipe.described).sizes
+
+    @_in_graph
+    def keyed(number: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        height, width = tf.unstack(tf.constant(sizes)[place[0] if place.shape.rank else place])
+        return number, place, _key(recipe.canvas(recipe.shape({'height': height, 'width': width}, number)))
+
+    waiting: dict[int, list[tuple[int, Any]]] = {}     # by canvas
+    stream = numbered(0).map(keyed, num_parallel_calls=PARALLEL, deterministic=True).batch(_REPLAYED)
+    for block in untuned(stream).as_numpy_iterator():
+        for number, place, key in zip(*(column.tolist() for column in block), strict=True):
+            of_canvas = waiting.setdefault(key, [])
+            of_canvas.append((number, place))
+            if len(of_canvas) == batch_size:
+                of_canvas.clear()
+                images -= batch_size
+            if not images:
+                following = numbered(number - shard[0] + shard[1])
+                left = sorted(each for of_canvas in waiting.values() for each in of_canvas)
+                return tf.data.Dataset.from_tensor_slices(tuple(np.array(column) for column in zip(
+                    *left, strict=True))).concatenate(following) if left else following
+    raise AssertionError('the records are endless')
 
 
 def _part(recipe: Recipe, stream: tf.data.Dataset, positions: Index | None, batch_size: int, part: _Part
@@ -213,7 +257,7 @@ def _reader(recipe: Recipe, positions: Index | None, usable: int) -> Callable[[t
         return _in_graph(read)
     if usable == recipe.described.counts.images:
         return _in_graph(positions.numbers)
-    chosen = tf.constant(count_objects(recipe.manifest, recipe.described).has_target)
+    chosen = tf.constant(read_table(recipe.manifest, recipe.described).has_target)
     return _in_graph(lambda shard: positions.numbers(shard).filter(lambda number: chosen[number]))
 
 
@@ -250,9 +294,8 @@ def _batches(recipe: Recipe, stream: tf.data.Dataset, batch_size: int, part: _Pa
         return window.concatenate(fillers).take(batch_size)
 
     dataset = stream.map(choose, num_parallel_calls=part.cores, deterministic=True)
-    # The key is one int64 that combines height and width of the canvas.
     dataset = dataset.group_by_window(
-        lambda canvas, *_: tf.reduce_sum(tf.cast(canvas, tf.int64) * [1 << 32, 1]), fill, window_size=batch_size)
+        lambda canvas, *_: _key(canvas), fill, window_size=batch_size)
     if not recipe.only_canvas:
         dataset = part.of(dataset, batch_size)
     dataset = dataset.map(functools.partial(_entry_or_filler, recipe),
@@ -261,6 +304,11 @@ def _batches(recipe: Recipe, stream: tf.data.Dataset, batch_size: int, part: _Pa
     # `shard` divides the records among the workers already; a strategy that shards again would drop some.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return untuned(dataset.batch(batch_size, drop_remainder=True).prefetch(_BATCHES_AHEAD).with_options(options))
+
+
+def _key(canvas: tf.Tensor) -> tf.Tensor:
+    """Return an int64 that combines height and width of a canvas."""
+    return tf.reduce_sum(tf.cast(canvas, tf.int64) * [1 << 32, 1])
 
 
 def _entry_or_filler(recipe: Recipe, canvas: tf.Tensor, number: tf.Tensor, serialized: tf.Tensor) -> samples.Record:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from mrcnn_tf.config import Config
 from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.input.manifest import Manifest
-from mrcnn_tf.input.object_counts import count_objects
+from mrcnn_tf.input.record_table import read_table
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def survey(manifest: PathLike, config: Config) -> Survey:
         ManifestError: the manifest cannot be used.
         InputError: a damaged shard or record.
     """
-    counts = count_objects(manifest, Manifest.read(manifest))
+    counts = read_table(manifest, Manifest.read(manifest))
     usable = counts.has_target | config.data.keep_empty
     beyond = np.maximum(counts.objects[usable] - config.data.max_objects, 0)
     return Survey(len(usable), int(usable.sum()), int((beyond > 0).sum()), int(beyond.sum()),
@@ -65,7 +65,7 @@ def counted(manifest: PathLike, described: Manifest, config: Config) -> Survey:
 def count_usable(manifest: PathLike, described: Manifest, config: Config, with_masks: bool) -> int:
     """Return the number of images that an epoch uses, and log what is left out.
 
-    Reads the records only if neither the manifest nor `.NAME.objects` beside it holds the counts.
+    Reads the records only if neither the manifest nor `.NAME.table` beside it holds the counts.
 
     Raises:
         InputError: no image can be used, or a record is damaged.

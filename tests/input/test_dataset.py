@@ -165,6 +165,21 @@ def test_each_batch_is_full_and_has_one_canvas(tmp_path: pathlib.Path) -> None:
     assert {5, 6, 7} >= set(collections.Counter(ids(batches)).values())
 
 
+@pytest.mark.parametrize('start, shard, augment', [
+    (1, (0, 1), {}), (6, (1, 2), {'augment': AugmentConfig(copy_paste=.5)})],
+    ids=['first epoch', 'later epoch, second worker, pasted objects'])
+def test_a_run_with_several_canvases_resumes_as_if_it_had_not_stopped(
+        tmp_path: pathlib.Path, start: int, shard: tuple[int, int], augment: dict[str, AugmentConfig]) -> None:
+    """Also the records that were waiting for their batch to fill come in the batch that they would have been in."""
+    shapes = [(8, 16), (16, 8), (8, 8)]
+    path = write_set(tmp_path, [example(n, size=shapes[n % 3]) for n in range(11)])
+    settings = config(canvases=[[32, 64], [64, 32], [32, 32]], short_sides=[20, 26, 32], long_side=64,
+                      flip_horizontal=.5, **augment)
+    whole = take(training_dataset(path, settings, 0, shard, ()), start + 5)
+    assert len({batch['images'].shape for batch in whole}) > 1
+    assert_equal(take(training_dataset(path, settings, start, shard, ()), 5), whole[start:])
+
+
 @pytest.mark.parametrize('batch_size', [4, 5, 16])
 def test_evaluation_holds_every_image_once(ten_images: str, batch_size: int) -> None:
     batches = list(evaluation_dataset(ten_images, config(), batch_size).as_numpy_iterator())

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from mrcnn_tf.input import object_counts
+from mrcnn_tf.input import record_table
 from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.manifest import Manifest
@@ -14,7 +14,7 @@ from mrcnn_tf.input.records import ObjectAnnotation
 from mrcnn_tf.input.survey import Survey, survey
 from tests.input.small_sets import config, example, ids, take, thing, write_set
 
-count = object_counts._count
+count = record_table._count
 
 
 def test_images_without_objects_are_left_out_and_counted(
@@ -57,14 +57,14 @@ def test_the_largest_objects_are_kept_and_the_rest_counted(
 
 
 def test_a_set_is_counted_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Later starts read `.set.objects`, not the records, unless the manifest has changed or the file is another one."""
+    """Later starts read `.set.table`, not the records, unless the manifest has changed or the file is another one."""
     examples = [example(1), example(2, []), example(3, [thing(crowd=True)]), example(4, [thing()] * 5)]
     path = write_set(tmp_path, examples, 1)
     expected = Survey(images=4, usable=2, cut_images=1, cut_objects=2)
-    kept = tmp_path / '.set.objects'
+    kept = tmp_path / '.set.table'
     assert survey(path, config()) == expected and kept.is_file()
     passes: list[str] = []
-    monkeypatch.setattr(object_counts, '_count', lambda manifest, described: passes.append(manifest) or count(
+    monkeypatch.setattr(record_table, '_count', lambda manifest, described: passes.append(manifest) or count(
         manifest, described))
     assert survey(path, config()) == expected and not passes
     assert survey(path, config(keep_empty=True)).usable == 4 and not passes
@@ -84,6 +84,6 @@ def test_a_set_that_cannot_be_written_is_counted_each_time(tmp_path: pathlib.Pat
     def refuse(final: pathlib.Path) -> None:
         raise PermissionError(13, 'Permission denied', str(final))
 
-    monkeypatch.setattr(object_counts.files, 'atomic_path', refuse)
+    monkeypatch.setattr(record_table.files, 'atomic_path', refuse)
     assert survey(path, config()) == Survey(images=2, usable=1, cut_images=0, cut_objects=0)
-    assert not (tmp_path / '.set.objects').exists()
+    assert not (tmp_path / '.set.table').exists()

@@ -1,11 +1,12 @@
-"""How many objects each record of a set has: counted in one pass over the records, then kept beside the manifest.
+"""Sizes and numbers of objects of the records of a set: read in one pass, then kept beside the manifest.
 
-The file `.NAME.objects` holds the sha256 of the manifest as text and a newline, then the arrays of `ObjectCounts`. It
-is counted again if the manifest has changed, and not kept where the directory cannot be written.
+The file `.NAME.table` holds the sha256 of the manifest as text and a newline, then the arrays of `RecordTable`. It is
+written again if the manifest has changed, and not kept where the directory cannot be written.
 """
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -27,14 +28,16 @@ PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class ObjectCounts:
-    """What `count_objects` returns.
+class RecordTable:
+    """What `read_table` returns.
 
     Attributes:
+        sizes: int32 [records, 2], height and width of the image.
         objects: int32 [records], crowds included.
         crowds: int32 [records].
         crowds_only: uint8 [K + 1], 1 for labels whose objects are all crowds.
     """
+    sizes: np.ndarray
     objects: np.ndarray
     crowds: np.ndarray
     crowds_only: np.ndarray
@@ -45,8 +48,8 @@ class ObjectCounts:
         return self.objects > self.crowds
 
 
-def count_objects(manifest: PathLike, described: Manifest) -> ObjectCounts:
-    """Return the counts of a set, from the file beside the manifest if there is one, else in a pass over the records.
+def read_table(manifest: PathLike, described: Manifest) -> RecordTable:
+    """Return the table of a set, from the file beside the manifest if there is one, else in a pass over the records.
 
     Raises:
         InputError: a damaged shard or record.
@@ -57,26 +60,27 @@ def count_objects(manifest: PathLike, described: Manifest) -> ObjectCounts:
     if found is None:
         found = _count(manifest, described)
         with contextlib.suppress(OSError), files.atomic_path(kept) as temporary:
-            temporary.write_bytes(b''.join([f'{sha}\n'.encode(), found.objects.tobytes(), found.crowds.tobytes(),
-                                            found.crowds_only.tobytes()]))
+            temporary.write_bytes(b''.join([f'{sha}\n'.encode(), *(
+                getattr(found, each.name).tobytes() for each in dataclasses.fields(found))]))
     return found
 
 
-def _read(path: pathlib.Path, sha: str, described: Manifest) -> ObjectCounts | None:
-    """Return the counts of a file, None if there is none of this manifest."""
+def _read(path: pathlib.Path, sha: str, described: Manifest) -> RecordTable | None:
+    """Return the table in a file, None if there is none of this manifest."""
     count, labels = described.counts.images, len(described.categories) + 1
     try:
         data = files.read_bytes(path)
     except OSError:
         return None
-    if len(data) != _SHA + 8 * count + labels or data[:_SHA] != f'{sha}\n'.encode():
+    if len(data) != _SHA + 16 * count + labels or data[:_SHA] != f'{sha}\n'.encode():
         return None
-    objects, crowds = np.frombuffer(data, np.int32, 2 * count, _SHA).reshape(2, count)
-    return ObjectCounts(objects, crowds, np.frombuffer(data, np.uint8, labels, _SHA + 8 * count))
+    sizes, counts = np.frombuffer(data, np.int32, 4 * count, _SHA).reshape(2, 2 * count)
+    crowds_only = np.frombuffer(data, np.uint8, labels, _SHA + 16 * count)
+    return RecordTable(sizes.reshape(count, 2), *counts.reshape(2, count), crowds_only)
 
 
-def _count(manifest: PathLike, described: Manifest) -> ObjectCounts:
-    """Return the counts, in a pass that decodes no image."""
+def _count(manifest: PathLike, described: Manifest) -> RecordTable:
+    """Return the table, in a pass that decodes no image."""
     labels = len(described.categories) + 1
 
     def of_label(record: dict[str, tf.Tensor], chosen: tf.Tensor) -> tf.Tensor:
@@ -86,18 +90,19 @@ def _count(manifest: PathLike, described: Manifest) -> ObjectCounts:
     @tf.autograph.experimental.do_not_convert
     def counts(serialized: tf.Tensor) -> tf.Tensor:
         record = records.parse_labels(serialized)
-        crowd = record['crowd']
-        sums = tf.stack([tf.size(crowd), tf.reduce_sum(tf.cast(crowd, tf.int32))])
+        crowd, size = record['crowd'], records.parse_size(serialized)
+        sums = tf.stack([size['height'], size['width'], tf.size(crowd), tf.reduce_sum(tf.cast(crowd, tf.int32))])
         return tf.concat([sums, of_label(record, crowd), of_label(record, ~crowd)], axis=0)
 
     dataset = tf.data.TFRecordDataset(described.shard_paths(manifest)).map(
         counts, num_parallel_calls=PARALLEL, deterministic=True).batch(_TOGETHER)
-    of_records, totals = [np.zeros([0, 2], np.int32)], np.zeros(2 * labels, np.int64)
+    of_records, totals = [np.zeros([0, 4], np.int32)], np.zeros(2 * labels, np.int64)
     try:
         for block in untuned(dataset).as_numpy_iterator():
-            of_records.append(block[:, :2])
-            totals += block[:, 2:].sum(axis=0)
+            of_records.append(block[:, :4])
+            totals += block[:, 4:].sum(axis=0)
     except tf.errors.OpError as error:
         raise explain(error, manifest) from error
-    objects, crowds = np.concatenate(of_records).T
-    return ObjectCounts(objects, crowds, ((totals[:labels] > 0) & (totals[labels:] == 0)).astype(np.uint8))
+    sizes, objects, crowds = np.split(np.concatenate(of_records), [2, 3], axis=1)
+    crowds_only = (totals[:labels] > 0) & (totals[labels:] == 0)
+    return RecordTable(sizes, objects[:, 0], crowds[:, 0], crowds_only.astype(np.uint8))
