@@ -28,7 +28,7 @@ Process = subprocess.Popen[bytes]
 
 @one_line_errors
 def launch(arguments: Annotated[list[str], typer.Argument(
-               metavar='-- train ...', help='The command `train` with its arguments.')],
+               metavar='-- train ...', help='The command `train` or `train-alternating` with its arguments.')],
            processes: Annotated[int, typer.Option('--processes', '-n', min=1, help='Number of workers.')] = 2) -> None:
     """Train with several processes of this machine, as a cluster.
 
@@ -44,9 +44,9 @@ def launch(arguments: Annotated[list[str], typer.Argument(
     Example:
       mrcnn launch --processes 2 -- train nuclei_r18_fpn --model-dir runs/nuclei data.train=data/nuclei/train.json
     """
-    if arguments[0] != 'train':
-        raise ClusterError(f'mrcnn launch: expected `train` and its arguments, not {arguments[0]!r}; see `mrcnn launch '
-                           '--help`')
+    if arguments[0] not in ('train', 'train-alternating'):
+        raise ClusterError('mrcnn launch: expected `train` or `train-alternating` and its arguments, not '
+                           f'{arguments[0]!r}; see `mrcnn launch --help`')
     raise typer.Exit(run([sys.executable, '-m', 'mrcnn_tf.cli.main', *arguments, 'train.strategy=multi_worker',
                           'train.cluster=tf_config'], processes))
 

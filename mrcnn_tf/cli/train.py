@@ -127,7 +127,7 @@ def train_alternating(
 
     The directory has a model directory for each step, and faster_rcnn, which joins them to one model. The section
     `alternating` of the config has the settings of each step. alternating.steps=2 stops before the models share a
-    backbone.
+    backbone. On several machines, run the same command on each, as with `mrcnn train`.
 
     \b
     Example:
@@ -136,6 +136,7 @@ def train_alternating(
       mrcnn evaluate --model-dir runs/voc/faster_rcnn --metric voc2007
     """
     loaded = config.load(settings, overrides or [])
+    cluster_of(loaded.train)      # an error needs no TensorFlow
     from mrcnn_tf.training import alternating
 
     alternating.train(loaded, model_dir or pathlib.Path('runs') / pathlib.Path(settings).stem)

@@ -55,7 +55,7 @@ def read_table(manifest: PathLike, described: Manifest) -> RecordTable:
         InputError: a damaged shard or record.
     """
     manifest = pathlib.Path(manifest)
-    sha, kept = hashlib.sha256(files.read_bytes(manifest)).hexdigest(), manifest.parent / f'.{manifest.stem}.objects'
+    sha, kept = hashlib.sha256(files.read_bytes(manifest)).hexdigest(), manifest.parent / f'.{manifest.stem}.table'
     found = _read(kept, sha, described)
     if found is None:
         found = _count(manifest, described)

@@ -10,14 +10,18 @@ The output directory holds, in the order of their creation:
     step4_fast_rcnn/    the Fast R-CNN of step 2, trained further with a frozen backbone on the proposals of step 3
     faster_rcnn/        the backbone, the RPN of step 3 and the heads of step 4 in one model
 
-A file or directory gets its name once it is complete, so the same call resumes an interrupted run.
+A file or directory gets its name once it is complete, so the same call resumes an interrupted run. With
+train.strategy=multi_worker, each worker trains each step in a new process, and worker 0 does what lies between the
+steps.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import os
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -27,7 +31,10 @@ from mrcnn_tf import config as configuration
 from mrcnn_tf.config import AlternatingConfig, Config, ConfigError, ModelConfig
 from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.evaluation.export_proposals import propose
-from mrcnn_tf.training import trainer
+from mrcnn_tf.training import isolated, trainer
+from mrcnn_tf.training.clusters import Cluster, cluster_of
+from mrcnn_tf.training.peers import Peers
+from mrcnn_tf.training.strategies import join
 from mrcnn_tf.weights.model_directory import restore_model, save_imported
 from mrcnn_tf.weights.rules import variable_path
 
@@ -45,21 +52,54 @@ def train(config: Config, model_dir: str | os.PathLike[str]) -> None:
 
     Raises:
         ConfigError: settings that alternating training does not support.
+        ClusterError, PeerError: as `trainer.train`; another worker failed between two steps.
         As `trainer.train`, `export_proposals.propose` and `data_tools.proposals.attach`.
     """
     directory = pathlib.Path(model_dir)
-    count, configs = config.alternating.steps, _step_configs(config, directory)
-    for index in range(count):
-        print(f'step {index + 1} of {count}: {directory / STEPS[index]}', flush=True)
-        if 'proposals' in configs[index].model.needs:
-            _attach_proposals(config, directory / STEPS[index - 1], pathlib.Path(str(configs[index].data.train)))
-        if index >= 2:
-            _initialize(directory / STEPS[index], configs[index], directory / STEPS[1])
-        trainer.train(configs[index], directory / STEPS[index], has_dependents=_has_dependents(directory, index))
-        gc.collect()    # a model is a reference cycle that holds much GPU memory
-    if count == len(STEPS):
-        _initialize(directory / JOINED, config, directory / STEPS[2], directory / STEPS[3])
-        print(f'{directory / JOINED} is the model', flush=True)
+    count, configs, cluster = config.alternating.steps, _step_configs(config, directory), cluster_of(config.train)
+    several = config.train.strategy == 'multi_worker'
+    call = isolated.call if several else _call
+    with join(cluster, config.train.timeout) as peers:
+        for index in range(count):
+            if cluster.worker.is_chief:
+                print(f'step {index + 1} of {count}: {directory / STEPS[index]}', flush=True)
+            with _first_on_chief(peers, cluster, f'files of step {index + 1}') as is_chief:
+                if is_chief and index:
+                    call(_prepare, config, configs[index], directory, index)
+            call(_train_step, configs[index], directory, index)
+        if count == len(STEPS):
+            with _first_on_chief(peers, cluster, 'joined model') as is_chief:
+                if is_chief:
+                    call(_initialize, directory / JOINED, config, directory / STEPS[2], directory / STEPS[3])
+                    print(f'{directory / JOINED} is the model', flush=True)
+
+
+def _call(function: Callable[..., None], *arguments: Any) -> None:
+    function(*arguments)
+    gc.collect()    # a model is a reference cycle that holds much GPU memory
+
+
+@contextlib.contextmanager
+def _first_on_chief(peers: Peers, cluster: Cluster, topic: str) -> Iterator[bool]:
+    """A context for what worker 0 does, while the others wait at its end; gives whether this is worker 0."""
+    if cluster.worker.is_chief:
+        with peers.pause():
+            yield True
+    else:
+        yield False
+    peers.agree(topic, {}, '')
+
+
+def _prepare(config: Config, step: Config, directory: pathlib.Path, index: int) -> None:
+    """Write what a step begins with: proposals of the step before, weights of the second step."""
+    if 'proposals' in step.model.needs:
+        _attach_proposals(config, directory / STEPS[index - 1], pathlib.Path(str(step.data.train)))
+    if index >= 2:
+        _initialize(directory / STEPS[index], step, directory / STEPS[1])
+
+
+def _train_step(step: Config, directory: pathlib.Path, index: int) -> None:
+    trainer.train(step, directory / STEPS[index], has_dependents=_has_dependents(directory, index))
 
 
 def _has_dependents(directory: pathlib.Path, index: int) -> bool:
@@ -72,8 +112,6 @@ def _step_configs(config: Config, directory: pathlib.Path) -> list[Config]:
     """Return the config of each step."""
     if config.model.kind != 'faster_rcnn':
         raise ConfigError(f'model.kind is {config.model.kind}: expected faster_rcnn for alternating training')
-    if config.train.strategy == 'multi_worker':
-        raise ConfigError('train.strategy is multi_worker: expected another, alternating training runs on one machine')
     configs = []
     for index, name in enumerate(STEPS):
         kind = name.partition('_')[2]

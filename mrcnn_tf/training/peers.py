@@ -61,7 +61,7 @@ class Peers:
         self._positions: dict[int, int | None] = {}       # by worker, on the chief
         self._moved = 0.0                                 # when one of them changed
         self._left: set[int] = set()                      # workers that have finished
-        self._leaves = self._fails = self._closed = False
+        self._leaves = self._fails = self._closed = self._pauses = False
 
     def __enter__(self) -> Peers:
         """Connect all workers.
@@ -193,10 +193,11 @@ class Peers:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """A context for what may last long between two steps, such as an evaluation."""
-        position, self._position = self._position, None
+        """A context for what may last long on worker 0, such as an evaluation between two steps."""
+        position, self._position, self._pauses = self._position, None, True
         yield
-        self._position = position
+        self._position, self._pauses = position, False
+        self._since = dict.fromkeys(self._since, time.monotonic())
 
     @property
     def _interval(self) -> float:
@@ -329,7 +330,7 @@ class Peers:
     def _check_topics(self) -> None:
         for topic, since in list(self._since.items()):
             missing = [self._cluster.name(index) for index in range(self.count)
-                       if index not in self._values[topic]]
+                       if index not in self._values[topic] and not (index == 0 and self._pauses)]
             if missing and time.monotonic() - since > self._timeout:
                 self._fail(f'{", ".join(missing)} has not reached the comparison of the {topic} within '
                            f'{self._timeout:g} s; see its output, or raise train.timeout if it only takes longer')

@@ -74,4 +74,5 @@ def test_the_command_trains_as_a_cluster(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_other_commands_are_refused() -> None:
     result = mrcnn('launch', '--', 'evaluate')
-    assert result.exit_code == 1 and "expected `train` and its arguments, not 'evaluate'" in result.output
+    assert result.exit_code == 1
+    assert "expected `train` or `train-alternating` and its arguments, not 'evaluate'" in result.output

@@ -57,11 +57,10 @@ def test_a_step_has_dependents_once_its_proposals_or_a_later_step_exist(tmp_path
 
 @pytest.mark.parametrize(('override', 'message'), [
     ('model.kind=fast_rcnn', 'model.kind is fast_rcnn: expected faster_rcnn'),
-    ('train.strategy=multi_worker', 'train.strategy is multi_worker: expected another'),
     ('alternating.rpn=[model.kind=faster_rcnn]', 'alternating.rpn changes a part of the model that all steps share'),
     ('alternating.rpn=[model.rpn.convolutions=2]', 'alternating.rpn changes a part of the model that all steps share'),
     ('alternating.fast_rcnn=[model.box_head.width=9]', 'alternating.fast_rcnn changes a part of the model')],
-    ids=['kind', 'strategy', 'kind of a step', 'layers of the RPN', 'layers of the head'])
+    ids=['kind', 'kind of a step', 'layers of the RPN', 'layers of the head'])
 def test_settings_that_alternating_training_does_not_support(tmp_path, override, message) -> None:
     with pytest.raises(ConfigError, match=message):
         alternating.train(small_config(tmp_path, override), tmp_path / 'run')

@@ -269,3 +269,14 @@ def test_a_worker_that_cannot_leave_is_ended(
             time.sleep(.02)
     assert ended == [1]
     assert capsys.readouterr().err.startswith('mrcnn: error: worker 1 (localhost:')
+
+
+def test_the_others_wait_for_worker_0_while_it_pauses() -> None:
+    """Longer than the timeout, within which it would have to reach the comparison otherwise."""
+    def body(peers: Peers, index: int) -> None:
+        if index == 0:
+            with peers.pause():
+                time.sleep(2.5)
+        peers.agree('files', {}, REMEDY)
+
+    assert run(2, body, timeout=1) == [None, None]
