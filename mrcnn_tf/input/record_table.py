@@ -76,7 +76,8 @@ def _read(path: pathlib.Path, sha: str, described: Manifest) -> RecordTable | No
         return None
     sizes, counts = np.frombuffer(data, np.int32, 4 * count, _SHA).reshape(2, 2 * count)
     crowds_only = np.frombuffer(data, np.uint8, labels, _SHA + 16 * count)
-    return RecordTable(sizes.reshape(count, 2), *counts.reshape(2, count), crowds_only)
+    objects, crowds = counts.reshape(2, count)
+    return RecordTable(sizes.reshape(count, 2), objects, crowds, crowds_only)
 
 
 def _count(manifest: PathLike, described: Manifest) -> RecordTable:
