@@ -4,8 +4,8 @@ checkpoint, bit for bit, with that of a run that nobody has killed.
 python -m benchmarks.random_kills [--kills 20] [--workers 1] [--seed 0]
 
 The toy model of tests/training/toy.py, with two canvases, flips, a moving average and Lookahead, writes a checkpoint
-every second step. The moments are spread over the whole of a run; most of its time is the writing of checkpoints, so
-many lie inside it. The last line says how many kills left an unfinished checkpoint.
+every second step. The moments are spread over the whole of a run. Every second kill waits for the writing of a
+checkpoint; the output says how many kills left an unfinished one.
 """
 from __future__ import annotations
 
@@ -114,11 +114,13 @@ def kill_often(directory: pathlib.Path, workers: int, kills: int, seconds: float
                ) -> tuple[list[int], int]:
     """Kill a run that often, and finish it; return the steps at which it resumed, and how many kills hit a writing."""
     checkpoints, resumed, inside = directory / 'killed' / 'checkpoints', [], 0
-    for _ in range(kills):
+    for number in range(kills):
         processes, before = start(directory, 'killed', workers), steps_in(checkpoints)
         while steps_in(checkpoints) == before and processes[0].poll() is None:
             time.sleep(.005)
         time.sleep(generator.uniform(0, seconds / kills))
+        while number % 2 and not is_unfinished(checkpoints) and processes[0].poll() is None:
+            pass
         victim = generator.randrange(workers)
         processes[victim].kill()
         for process in processes:

@@ -29,6 +29,18 @@ def test_each_subject_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
         'schedule: 2 steps of 16 images = 0.5 epochs; learning rate 0.02, sgd, step, 0 steps of warm-up']
 
 
+@pytest.mark.parametrize('engine, jit, said', [('xla', False, True), ('xla', True, False), ('op', False, False)],
+                         ids=['deterministic on a GPU', 'XLA', 'op engine'])
+def test_the_slower_engine_that_determinism_needs_is_said(engine: str, jit: bool, said: bool,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, 'unused_gpu', lambda: '')
+    model = SimpleNamespace(engine=engine, jit=jit, weights=[], trainable_weights=[])
+    lines = module.heading(Config(solver=SOLVER), SimpleNamespace(counts=Counts()), model, tf.distribute.get_strategy(),
+                           0)
+    assert sum(line.startswith('determinism: RoIAlign uses the xla engine, which is slower, because the op engine has '
+                               'no deterministic gradient on a GPU') for line in lines) == said
+
+
 @pytest.mark.parametrize(('batch', 'settings', 'steps', 'rate'), [
     (2, {}, '16 steps = 2 x 8 of 2 images', '0.0025 = 0.02 / 8 (solver.scale_with_batch)'),
     (32, {}, '1 steps = 2 / 2 of 32 images', '0.04 = 0.02 x 2 (solver.scale_with_batch)'),

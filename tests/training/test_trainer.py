@@ -13,12 +13,15 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mrcnn_tf.config import ModelConfig
+from mrcnn_tf.config import Config, ModelConfig
 from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.evaluation.validation import Evaluated
 from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.training import trainer
 from mrcnn_tf.training.callbacks import TrainingError, step_of
+from mrcnn_tf.training.clusters import SINGLE_WORKER
+from mrcnn_tf.training.input_service import InputServers
+from mrcnn_tf.training.peers import Peers
 from mrcnn_tf.weights import model_directory
 from mrcnn_tf.weights.checkpoint_files import CheckpointError, find_newest
 from mrcnn_tf.weights.model_directory import find_checkpoint, read, restore_model
@@ -336,3 +339,17 @@ def test_an_error_in_a_step_is_one_line(
     built.prepare = lambda model: setattr(model, 'before_step', {0: fail})
     with pytest.raises(TrainingError, match=rf'^{line}.*\Z'):
         trainer.train(tiny_config(data), tmp_path)
+
+
+@pytest.mark.parametrize('gpu, deterministic, engine, jit', [
+    (True, True, 'xla', False), (True, False, 'xla', True), (False, True, 'op', False), (False, False, 'op', False)],
+    ids=['GPU, deterministic', 'GPU', 'CPU, deterministic', 'CPU'])
+def test_the_engine_has_a_deterministic_gradient_where_it_must(
+        gpu: bool, deterministic: bool, engine: str, jit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of crop_and_resize, which the op engine uses, has no deterministic kernel on a GPU."""
+    monkeypatch.setattr(trainer.tf.config, 'list_physical_devices', lambda kind: ['GPU:0'] * gpu)
+    config = Config()
+    config.train.deterministic = deterministic
+    strategy = SimpleNamespace(num_replicas_in_sync=1)
+    run = trainer._Run(config, pathlib.Path(), Peers(), SINGLE_WORKER, strategy, [0], InputServers())
+    assert (run.engine, run.jit_compile) == (engine, jit)
