@@ -4,12 +4,14 @@ B images of a request. TensorFlow Serving names the states of a version: LOADING
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
 import threading
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +26,7 @@ from mrcnn_tf.serving.signatures import DETECT
 _log = logging.getLogger(__name__)
 
 _DESCRIPTION = 'assets.extra/mrcnn.json'
+_RETRY, _LONGEST_RETRY = 10., 600.    # s until a version that could not be loaded is tried again
 Arrays = dict[str, np.ndarray]
 
 
@@ -141,6 +144,30 @@ class State:
     error: str = ''
 
 
+class _Failure(NamedTuple):
+    """A version that could not be loaded: its files by then, why, when it is tried again, and how long that was."""
+    files: tuple[tuple[str, int, int], ...]
+    error: str
+    again: float
+    pause: float
+
+    @classmethod
+    def after(cls, last: _Failure | None, files: tuple[tuple[str, int, int], ...], error: str) -> _Failure:
+        """Return the failure that follows the last one of the version."""
+        pause = min(2 * last.pause, _LONGEST_RETRY) if last and last.files == files else _RETRY
+        return cls(files, error, time.monotonic() + pause, pause)
+
+
+def _files(directory: pathlib.Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change of each file below a directory."""
+    found = []
+    for path in sorted(directory.rglob('*')):
+        with contextlib.suppress(OSError):    # it is being replaced
+            status = path.stat()
+            found.append((str(path), status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
 class Versions:
     """The versions below a directory, of which the newest is served.
 
@@ -155,6 +182,7 @@ class Versions:
     def __init__(self, directory: pathlib.Path, warmup: bool = True) -> None:
         self._directory, self._warmup, self._lock = directory, warmup, threading.Lock()
         self._states: dict[int, State] = {}
+        self._failed: dict[int, _Failure] = {}
         newest = self._newest()
         if not newest:
             raise ServeError(f'{directory}: has no version of a model (1/saved_model.pb); give the directory that '
@@ -189,18 +217,27 @@ class Versions:
         return states
 
     def reload(self) -> None:
-        """Load the newest version if it is not the current one and was not tried before."""
-        newest = self._newest()
-        if newest in self._states or not newest:
+        """Load the newest version if it is not the current one.
+
+        One that could not be loaded is tried again when its files have changed, and else after `_RETRY` seconds, then
+        twice as long each time, up to `_LONGEST_RETRY`. Its error is logged when it is another one than before.
+        """
+        newest, before = self._newest(), self._current.number
+        if newest in (0, before):
+            return
+        files, failure = _files(self._directory / str(newest)), self._failed.get(newest)
+        if failure and failure.files == files and time.monotonic() < failure.again:
             return
         self._note(State(newest, 'LOADING'))
-        before = self._current.number
         try:
             self._current = Version(self._directory / str(newest), self._warmup)
         except ServeError as error:
+            if not failure or str(error) != failure.error:
+                _log.error('%s; version %d is still served', error, before)
             self._note(State(newest, 'END', str(error)))
-            _log.error('%s; version %d is still served', error, before)
+            self._failed[newest] = _Failure.after(failure, files, str(error))
         else:
+            self._failed.pop(newest, None)
             self._note(State(newest, 'AVAILABLE'))
             self._note(State(before, 'END'))
             _log.info('%s: version %d replaces version %d', self._directory, newest, before)

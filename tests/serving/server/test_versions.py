@@ -52,7 +52,7 @@ def test_a_damaged_version_does_not_replace_one_that_works(
     add(directory, '1')
     found = Versions(directory)
     add(directory, '2', DAMAGED)
-    for _ in range(2):    # the second time it is not tried again
+    for _ in range(2):    # the second time it is not tried again, as it is too early
         found.reload()
     assert found.get().number == 1 and caplog.messages == [
         f'{directory}/2: cannot be served; version 1 is still served']
@@ -60,6 +60,43 @@ def test_a_damaged_version_does_not_replace_one_that_works(
     add(directory, '3')
     found.reload()
     assert found.get().number == 3
+
+
+def test_a_version_that_failed_is_tried_again_when_its_files_change(directory: pathlib.Path) -> None:
+    add(directory, '1')
+    found = Versions(directory)
+    add(directory, '2', DAMAGED)
+    found.reload()
+    (directory / '2' / 'saved_model.pb').write_text('repaired')
+    found.reload()
+    assert found.get().number == 2 and found.states() == [State(2, 'AVAILABLE'), State(1, 'END')]
+
+
+def test_a_version_that_failed_is_tried_again_after_longer_and_longer_pauses(
+        directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """After 10, 20, 40, ... and at last 600 s; a failure that is not the version's own, such as no memory, passes."""
+    now, tried, ready = [0.], [], []
+    monkeypatch.setattr(versions, 'time', SimpleNamespace(monotonic=lambda: now[0]))
+    add(directory, '1')
+    found = Versions(directory)
+    add(directory, '2')
+
+    def load(directory: pathlib.Path, warmup: bool) -> SimpleNamespace:
+        tried.append(now[0])
+        if not ready:
+            raise ServeError('no memory')
+        return SimpleNamespace(number=2)
+
+    monkeypatch.setattr(versions, 'Version', load)
+    for second in range(2500):
+        now[0] = float(second)
+        found.reload()
+    assert tried == [0, 10, 30, 70, 150, 310, 630, 1230, 1830, 2430]
+    assert caplog.messages == ['no memory; version 1 is still served']
+    ready.append(True)
+    now[0] = 3030.
+    found.reload()
+    assert found.get().number == 2
 
 
 @pytest.mark.parametrize('create', [False, True], ids=['missing', 'without versions'])
