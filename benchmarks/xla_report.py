@@ -5,10 +5,11 @@
     python benchmarks/xla_report.py train --hlo compiled.txt --program step.pb
 
 Prints a JSON object: bytes of temporary arrays by XLA's buffer assignment; floating-point operations of matrix products
-and convolutions, and bytes that its kernels read and write, both with loops counted as often as they run, or once if
-that is known only when they run; every loop with its number of iterations or null; the ten largest temporary arrays
-with the operation that makes them; and for GPUs, the least time that these FLOPs and these bytes take at the peaks of
-`mrcnn_tf/training/plan.py`. All is computed in float32; `half` of a GPU halves the bytes. **Nothing runs on a GPU.**
+and convolutions, and bytes that its kernels read and write (of gathers, slices and scatters only the rows in question),
+both with loops counted as often as they run, or once if that is known only when they run; every loop with its number of
+iterations or null; the ten largest temporary arrays with the operation that makes them; and for GPUs, the least time
+that these FLOPs and these bytes take at the peaks of `mrcnn_tf/training/plan.py`. All is computed in float32; `half` of
+a GPU halves the bytes. **Nothing runs on a GPU.**
 
 --hlo writes the compiled program as text. --program writes the program before XLA's optimization, and beside it a
 description of its inputs, with which `run_hlo.py` runs it. With --limit, more temporary bytes are an error.
@@ -35,6 +36,7 @@ import numpy as np
 LISTED = 4096     # values of an input that `describe` lists
 BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2, 's64': 8, 'u64': 8, 'f64': 8}
 FREE = ('parameter', 'tuple', 'get-tuple-element', 'bitcast', 'constant', 'while', 'conditional', 'call')
+PARTIAL_READS = ('gather', 'dynamic-slice', 'slice')
 _LINE = re.compile(r'^\s+(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$')
 _SHAPE = re.compile(r'(\w+)\[([\d,]*)\]')
 
@@ -47,6 +49,9 @@ class Instruction(NamedTuple):
 
     def bytes(self) -> int:
         return sum(BYTES.get(kind, 4) * math.prod(sides) for kind, sides in self.shapes)
+
+    def operands(self) -> list[str]:
+        return re.findall(r'%([\w.-]+)', self.rest.split('), ')[0])
 
     def calls(self) -> list[str]:
         return re.findall(r'(?:calls|body|to_apply)=%([\w.-]+)', self.rest)
@@ -80,13 +85,54 @@ class Program:
             else:
                 total['flops'] += times * self._flops(name, instruction)
                 if instruction.operation not in FREE:
-                    total['bytes'] += times * (instruction.bytes() + sum(x.bytes() for x in self._operands(
-                        name, instruction)))
+                    total['bytes'] += times * self._traffic(name, instruction)
         return total
 
     def _operands(self, name: str, instruction: Instruction) -> list[Instruction]:
-        names = re.findall(r'%([\w.-]+)', instruction.rest.split('), ')[0])
-        return [self.computations[name][each] for each in names if each in self.computations[name]]
+        return [self.computations[name][each] for each in instruction.operands() if each in self.computations[name]]
+
+    def _traffic(self, name: str, instruction: Instruction) -> int:
+        """Return the bytes that a kernel reads and writes.
+
+        Of what it gathers or slices from, it reads the result's size; what it updates or scatters into stays in place.
+        """
+        operands = self._operands(name, instruction)
+        if instruction.operation != 'fusion':
+            changed = self._changed(name, instruction)
+            if changed is not None:
+                return 2 * changed + sum(x.bytes() for x in operands[1:])
+            if instruction.operation in PARTIAL_READS:
+                return 2 * instruction.bytes() + sum(x.bytes() for x in operands[1:])
+            return instruction.bytes() + sum(x.bytes() for x in operands)
+        called = instruction.calls()[0]
+        inside = self.computations[called]
+        parameters = {int(each.rest.split(')')[0]): key for key, each in inside.items()
+                      if each.operation == 'parameter'}
+        changed = self._changed(called, list(inside.values())[-1])
+        return (instruction.bytes() if changed is None else changed) + sum(
+            self._read(called, parameters[number], operand.bytes()) for number, operand in enumerate(operands))
+
+    def _changed(self, name: str, instruction: Instruction) -> int | None:
+        """Return the bytes that a scatter or an update in place changes; None of another instruction."""
+        index = {'scatter': 2, 'dynamic-update-slice': 1}.get(instruction.operation)
+        return None if index is None else self._operands(name, instruction)[index].bytes()
+
+    def _read(self, name: str, array: str, whole: int) -> int:
+        """Return the bytes that a fused computation reads of an array of `whole` bytes."""
+        total = 0
+        for key, user in self.computations[name].items():
+            if array in user.operands():
+                first = user.operands().index(array) == 0 and user.operands().count(array) == 1
+                changed = self._changed(name, user) if first else None
+                if changed is not None:
+                    total += changed
+                elif user.operation in PARTIAL_READS and first:
+                    total += user.bytes()
+                elif user.operation == 'bitcast':
+                    total += self._read(name, key, whole)
+                else:
+                    return whole
+        return min(total, whole)
 
     def _flops(self, name: str, instruction: Instruction) -> int:
         if instruction.operation == 'fusion':

@@ -305,7 +305,7 @@ def _backward_xla(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], 
         def step(s: tf.Tensor | int, totals: State) -> State:
             pairs, weight = _rows(maps, part, s, size)
             gradient = aggregation.gradient(cotangent, last, s, weight)
-            # One scatter for the four cells of a sample: each scatter may copy the whole table.
+            # One scatter for the four cells of a sample: a quarter of the kernels.
             rows = tf.stack([row for row, _ in pairs])                                        # [4, k, P, P]
             shares = tf.stack([share * gradient for _, share in pairs])
             return (tf.tensor_scatter_nd_add(totals[0], rows[..., None], shares),)
