@@ -70,7 +70,8 @@ def batches(servers: InputServers, settings: Config, count: int, start: int = 0,
 
 
 @pytest.mark.parametrize('start, shard, changes', [
-    (3, (1, 2), {'flip_horizontal': .5}), (0, (0, 1), {'canvases': [[16, 32], [32, 16]]})],
+    (3, (1, 2), {'flip_horizontal': .5}),
+    pytest.param(2, (0, 1), {'canvases': [[16, 32], [32, 16]]}, marks=pytest.mark.slow)],
     ids=['resumed worker', 'several canvases'])
 def test_batches_are_those_without_servers(port: str, manifest: str, start: int, shard: tuple[int, int],
                                            changes: dict[str, Any]) -> None:
@@ -82,6 +83,7 @@ def test_batches_are_those_without_servers(port: str, manifest: str, start: int,
         assert_equal(batches(servers, settings, 7, start, shard), expected)
 
 
+@pytest.mark.slow
 def test_training_with_a_server_equals_training_without(
         port: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     toys: list[ToyModel] = []
@@ -103,6 +105,7 @@ def test_python_code_is_refused(port: str, manifest: str) -> None:
             servers._of_server(servers._servers[0], python)
 
 
+@pytest.mark.slow
 def test_a_damaged_image_is_named(port: str, tmp_path: pathlib.Path) -> None:
     bad = dataclasses.replace(example(7), encoded=example(7).encoded[:40])
     path = write_set(tmp_path / 'set', [*map(example, range(3)), bad], 1)
