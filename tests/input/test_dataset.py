@@ -16,6 +16,8 @@ from mrcnn_tf.input.damage import InputError
 from mrcnn_tf.input.dataset import check, evaluation_dataset, training_dataset, training_parts
 from mrcnn_tf.input.ground_truth import ground_truth
 from mrcnn_tf.input.manifest import Counts, IssueEntry, ManifestError
+from mrcnn_tf.input.recipe import recipe_of
+from mrcnn_tf.input.transforms import Transform
 from tests.input.small_sets import assert_equal, config, example, ids, png, take, thing, write_set
 
 KEYS = {'images', 'sizes', 'original_sizes', 'image_ids', 'image_valid', 'boxes', 'labels', 'crowd', 'valid'}
@@ -166,7 +168,7 @@ def test_each_batch_is_full_and_has_one_canvas(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize('start, shard, augment', [
-    (1, (0, 1), {}), (6, (1, 2), {'augment': AugmentConfig(copy_paste=.5)})],
+    (1, (0, 1), {}), pytest.param(6, (1, 2), {'augment': AugmentConfig(copy_paste=.5)}, marks=pytest.mark.slow)],
     ids=['first epoch', 'later epoch, second worker, pasted objects'])
 def test_a_run_with_several_canvases_resumes_as_if_it_had_not_stopped(
         tmp_path: pathlib.Path, start: int, shard: tuple[int, int], augment: dict[str, AugmentConfig]) -> None:
@@ -337,17 +339,22 @@ def test_fast_rcnn_on_records_without_proposals(ten_images: str) -> None:
         training_dataset(ten_images, settings)
 
 
-@pytest.mark.parametrize('antialias, augment, dtype', [
-    (True, AugmentConfig(), np.uint8), (False, AugmentConfig(), np.float32),
-    (True, AugmentConfig(brightness=.5), np.float32)], ids=['antialias', 'bilinear', 'augmented'])
-def test_the_training_step_gets_whole_numbers_as_uint8(tmp_path: pathlib.Path, antialias: bool, augment: AugmentConfig,
-                                                       dtype: type) -> None:
+def test_the_training_step_gets_whole_numbers_as_uint8(tmp_path: pathlib.Path) -> None:
     """The values are those that all others get."""
     gradient = np.add.outer(np.arange(0, 80, 10), np.arange(0, 160, 10)).astype(np.uint8)
     path = write_set(tmp_path, [dataclasses.replace(example(1), encoded=png(gradient))], 1)
-    settings = config(batch_size=1, short_sides=[13], antialias=antialias, augment=augment, flip_horizontal=1.)
+    settings = config(batch_size=1, short_sides=[13], antialias=True, flip_horizontal=1.)
     expected, = take(training_dataset(path, settings, needs=()), 1)
     batch, = take(training_parts(path, settings, 0, (0, 1), (), [1])[0], 1)
-    assert expected['images'].dtype == np.float32 and batch['images'].dtype == dtype
+    assert expected['images'].dtype == np.float32 and batch['images'].dtype == np.uint8
     assert len(np.unique(expected['images'])) > 20
     assert_equal([batch], [expected])
+
+
+@pytest.mark.parametrize('changes, own_transforms', [
+    ({'antialias': False}, ()), ({'augment': AugmentConfig(brightness=.5)}, ()), ({}, (lambda sample, seed: sample,))],
+    ids=['bilinear', 'augmented', 'own transform'])
+def test_images_that_may_have_fractions_are_not_uint8(ten_images: str, changes: dict[str, object],
+                                                      own_transforms: tuple[Transform, ...]) -> None:
+    recipe = recipe_of(ten_images, config(**{'antialias': True, **changes}), (), True, own_transforms=own_transforms)
+    assert not dataclasses.replace(recipe, compact=True).uint8_images
