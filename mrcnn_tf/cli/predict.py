@@ -67,6 +67,7 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
         raise InferenceError('give either --model or --server')
     load = functools.partial(_predictor, model, server, checkpoint, precision)
     if output.suffix == '.json':
+        load = functools.partial(load, several=True)
         name = f'{model or server}' + (' in bfloat16' if precision is Precision.bfloat16 else '')
         file = CocoFile(output, name, threshold, predict_set.manifest_of(images))
         _predict_set(images, file, pictures, batch_size, load)
@@ -87,17 +88,25 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
     _list_failures(report.failed.values(), len(paths))
 
 
-def _predictor(model: pathlib.Path | None, server: str | None, checkpoint: str, precision: Precision | None
-               ) -> Predictor:
+def _predictor(model: pathlib.Path | None, server: str | None, checkpoint: str, precision: Precision | None,
+               several: bool = False) -> Predictor:
+    """Return the predictor; with `several`, that of a model directory on all GPUs if there are two or more."""
     from mrcnn_tf.serving.client import ServedModel
     from mrcnn_tf.serving.predictor import load_predictor
     from mrcnn_tf.serving.sources import InferenceError
 
     if model:
-        return load_predictor(model, checkpoint, precision and precision.value)
+        gpus = _gpus() if several and (model / 'config.yaml').is_file() else []
+        return load_predictor(model, checkpoint, precision and precision.value, gpus if len(gpus) > 1 else ())
     if precision:
         raise InferenceError('--precision is for --model; a server has the precision of its export')
     return ServedModel(str(server))
+
+
+def _gpus() -> list[str]:
+    import tensorflow as tf
+
+    return [device.name for device in tf.config.list_logical_devices('GPU')]
 
 
 def _predict_set(inputs: Sequence[pathlib.Path], output: CocoFile, pictures: pathlib.Path | None,

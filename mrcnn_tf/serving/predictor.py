@@ -5,7 +5,8 @@ import abc
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import queue
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -100,14 +101,16 @@ class Predictor(abc.ABC):
                 yield Prediction(instances, size, self.categories, self.paste, image, self.rule)
 
 
-def load_predictor(path: str | os.PathLike[str], checkpoint: str | int = 'best', precision: str | None = None
-                   ) -> Predictor:
+def load_predictor(path: str | os.PathLike[str], checkpoint: str | int = 'best', precision: str | None = None,
+                   devices: Sequence[str] = ()) -> Predictor:
     """Return the model at `path`.
 
     Args:
         path: a model directory, a SavedModel, a directory of versions, of which the newest, or a LiteRT or ONNX file.
         checkpoint: of a model directory, as `restore_model`; of no effect for exported models.
         precision: of a model directory: 'float32' (the default) or 'bfloat16', of convolutions and matrix products.
+        devices: of a model directory: TensorFlow's names of several devices, which take batches in turn, such as
+            ['GPU:0', 'GPU:1']; each has the weights. Empty: the device that TensorFlow chooses.
 
     Raises:
         InferenceError: there is no such model, or a part of it is missing; a precision is given for an exported model.
@@ -121,7 +124,10 @@ def load_predictor(path: str | os.PathLike[str], checkpoint: str | int = 'best',
     """
     path = pathlib.Path(path)
     if (path / 'config.yaml').is_file():
-        return DetectorPredictor(*restore_model(path, 'op', checkpoint, precision or 'float32'), final=True)
+        def load() -> Predictor:
+            return DetectorPredictor(*restore_model(path, 'op', checkpoint, precision or 'float32'), final=True)
+
+        return OnDevices(devices, load) if devices else load()
     if precision:
         raise InferenceError(f'{path}: no model directory, and the precision of an exported model is chosen at its '
                              'export: `mrcnn export --precision`')
@@ -263,3 +269,29 @@ class DetectorPredictor(Predictor):
         detections = self._detect([{'images': batch['images'], 'sizes': batch['sizes']} for batch in batches])
         for _, size, instances in split_batch(detections, batches[0]):
             yield instances, size
+
+
+class OnDevices(Predictor):
+    """The `Predictor` of a model on several devices, of which a free one takes the next batch.
+
+    Args:
+        devices: TensorFlow's names.
+        load: returns a predictor, called once in the scope of each device.
+    """
+
+    def __init__(self, devices: Sequence[str], load: Callable[[], Predictor]) -> None:
+        self._free: queue.SimpleQueue[tuple[str, Predictor]] = queue.SimpleQueue()
+        for device in devices:
+            with tf.device(device):
+                predictor = load()
+            self._free.put((device, predictor))
+        self.categories, self.paste, self.rule = predictor.categories, predictor.paste, predictor.rule
+        self.batch_size, self.concurrency = predictor.batch_size, len(devices)
+
+    def detect(self, encoded: Sequence[Encoded]) -> list[Found]:
+        device, predictor = self._free.get()
+        try:
+            with tf.device(device):
+                return predictor.detect(encoded)
+        finally:
+            self._free.put((device, predictor))

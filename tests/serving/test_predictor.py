@@ -3,6 +3,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import types
 import zlib
 
@@ -264,3 +267,42 @@ def test_an_unfinished_model_directory(tmp_path):
     model_directory.create(tmp_path / 'run', tiny_config(), CATEGORIES)
     with pytest.raises(ValueError, match='run has no checkpoint yet'):
         predictor.load_predictor(tmp_path / 'run')
+
+
+DEVICES = """
+import threading
+import tensorflow as tf
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0],
+                                           [tf.config.LogicalDeviceConfiguration()] * 2)
+from mrcnn_tf.detectors.inference import tracer
+from mrcnn_tf.layers.normalization import ConvNorm, Norm
+from mrcnn_tf.serving.predictor import OnDevices
+
+together = threading.Barrier(2)    # fails unless both devices work at the same time
+
+class Fake:
+    categories, paste, rule, batch_size = [], 'pixel_center', None, 3
+
+    def __init__(self):
+        self.layer = ConvNorm(Norm('frozen'), 2, 3)
+        self.layer(tf.zeros([1, 4, 4, 2]))
+        self.run = tracer(final=True)(self.layer, False)
+
+    def detect(self, encoded):
+        together.wait(60)
+        found = self.run(tf.ones([1, 4, 4, 2]))
+        weight = tf.convert_to_tensor(self.layer.conv.kernel)
+        return [found.device[-5:], weight.device[-5:]]
+
+loaded = OnDevices(['CPU:0', 'CPU:1'], Fake)
+results = []
+threads = [threading.Thread(target=lambda: results.append(loaded.detect([]))) for _ in range(4)]
+[each.start() for each in threads], [each.join() for each in threads]
+print(loaded.concurrency, loaded.batch_size, *sorted(' '.join(result) for result in results))
+"""
+
+
+def test_devices_take_batches_at_the_same_time():
+    done = subprocess.run([sys.executable, '-c', DEVICES], text=True, capture_output=True, timeout=200,
+                          env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+    assert done.stdout.split('\n')[0] == '2 3 ' + ' '.join(['CPU:0 CPU:0'] * 2 + ['CPU:1 CPU:1'] * 2), done.stderr
