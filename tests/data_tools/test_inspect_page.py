@@ -5,8 +5,6 @@ import base64
 import io
 import pathlib
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -20,9 +18,9 @@ from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Source
 from mrcnn_tf.input.record_reader import RecordError
 from mrcnn_tf.input.records import Annotated, ObjectAnnotation
+from tests.browser import needs_chromium, open_page
 
 _EVIL = '</title><script>document.body.textContent="taken over"</script><img src="http://example.org/x">\'"&'
-_CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
 
 class Item:
@@ -135,21 +133,17 @@ def test_a_damaged_image_is_named_and_no_page_is_left(manifest: pathlib.Path, tm
     assert not (tmp_path / 'bad.html').exists()
 
 
-@pytest.mark.skipif(_CHROMIUM is None, reason='no chromium; apt-get install chromium')
+@needs_chromium
 def test_a_browser_shows_the_page(manifest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     inspect_page.write(manifest, tmp_path / 'page.html', 3)
-    command = [str(_CHROMIUM), '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-               '--disable-background-networking', '--disable-component-update', '--disable-sync',
-               f'--user-data-dir={tmp_path / "profile"}', '--window-size=900,1600']
-    page = f'file://{tmp_path / "page.html"}'
-    subprocess.run([*command, f'--screenshot={tmp_path / "page.png"}', page], check=True, capture_output=True,
-                   timeout=120)
+    open_page(f'file://{tmp_path / "page.html"}', tmp_path, '--window-size=900,1600',
+              f'--screenshot={tmp_path / "page.png"}')
     pixels = np.asarray(Image.open(tmp_path / 'page.png').convert('RGB'), int)
     assert pixels.shape == (1600, 900, 3)
     # Bars are blue; without a style sheet there would be none.
     assert ((pixels[..., 2] - pixels[..., 0]) > 100).sum() > 1000
     _let_it_measure(tmp_path / 'page.html')
-    dom = subprocess.run([*command, '--dump-dom', page], check=True, capture_output=True, timeout=120, text=True).stdout
+    dom = open_page(f'file://{tmp_path / "page.html"}', tmp_path, '--dump-dom')
     assert 'taken over' in dom and '<script' not in dom and '<title>set</title>' in dom      # as text, not as code
     assert dom.count('<figure>') == 3
     short = re.findall(r'<t[hd][^>]* data-px="(\d+)">([\w ]{1,12})<', dom)
