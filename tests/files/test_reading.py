@@ -94,7 +94,8 @@ def test_all_code_opens_files_through_this_module() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ''
             if called == 'open' or called.endswith(('.open', '.read_bytes', '.read_text', '.fromfile', '.loadtxt')):
-                written = any(isinstance(each, ast.Constant) and each.value in ('a', 'w', 'wb') for each in node.args)
+                modes = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                written = any(mode in ('a', 'ab', 'w', 'wb') for mode in modes)
                 opened += [] if written else [f'{name}: {ast.unparse(node)}']
     # The others are scripts that do not import this package.
     ours = 'mrcnn_tf/files/reading.py: ', *(

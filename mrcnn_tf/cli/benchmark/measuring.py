@@ -1,4 +1,7 @@
-"""Times of repeated work, with what else the machine did meanwhile."""
+"""Times of repeated work, with what else the machine did meanwhile.
+
+The programs of peers import this module in environments of their own, without this package.
+"""
 from __future__ import annotations
 
 import platform
@@ -105,8 +108,10 @@ def _own() -> float:
 
 
 def _processor() -> str:
+    from mrcnn_tf import files
+
     try:
-        with open('/proc/cpuinfo') as lines:
-            return next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+        lines = files.read_text('/proc/cpuinfo').splitlines()
+        return next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

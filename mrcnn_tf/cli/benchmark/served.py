@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -37,8 +36,9 @@ class Served:
 
     def resident(self) -> float:
         """Return the resident memory, MB."""
-        text = pathlib.Path(f'/proc/{self.process.pid}/status').read_text()
-        return int(re.search(r'VmRSS:\s+(\d+)', text)[1]) / 1000    # type: ignore[index]
+        import psutil
+
+        return float(psutil.Process(self.process.pid).memory_info().rss) / 1e6
 
 
 @contextlib.contextmanager

@@ -5,39 +5,57 @@ import pathlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mrcnn_tf.cli.benchmark import networks
 from mrcnn_tf.config import Config
-from mrcnn_tf.serving.predictor import DetectorPredictor
 from tests.training.tiny import SETTINGS, tiny_config
+
+BOXES = ['model.kind=faster_rcnn', *(each for each in SETTINGS if not each.startswith('model.mask_head.'))]
 
 pytestmark = pytest.mark.usefixtures('shallow_resnets')
 
 
-@pytest.fixture(scope='module')
-def predictor() -> DetectorPredictor:
-    return networks.random_predictor('base', [*SETTINGS, 'model.detections.max_detections=7'], (64, 96))
+class Fake:
+    """A predictor with seven detections in every image, whose masks count how often they are read."""
+    pasted = 0
+
+    def __call__(self, images: list[np.ndarray], batch: int, progress: bool) -> list[Fake]:
+        assert [each.shape for each in images] == [(64, 96, 3)] * batch and not progress
+        return [self] * batch
+
+    def stream(self, paths: list[pathlib.Path], batch: int) -> list[Fake]:
+        return [self for _ in paths]
+
+    def __len__(self) -> int:
+        return 7
+
+    @property
+    def masks(self) -> None:
+        Fake.pasted += 1
 
 
-def test_inference_on_noise_finds_as_many_objects_as_it_may(predictor: DetectorPredictor) -> None:
-    work, said = networks.inference(predictor, (64, 96), 1, paste=True)
+@pytest.mark.parametrize('paste', [True, False], ids=['pasted', 'cells'])
+def test_inference_on_noise_and_on_files(paste: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fake, 'pasted', 0)
+    work, said = networks.inference(Fake(), (64, 96), 2, paste)    # type: ignore[arg-type]
     work()
-    assert said == {'height': 64, 'width': 96, 'batch': 1, 'images': 1, 'masks': 'pasted', 'detections': 7}
-
-
-def test_inference_on_files(predictor: DetectorPredictor, tmp_path: pathlib.Path) -> None:
-    paths = [tmp_path / f'{name}.png' for name in 'ab']
-    for path in paths:
-        Image.fromarray(np.random.default_rng(0).integers(0, 256, [64, 96, 3], np.uint8)).save(path)
-    work, said = networks.files(predictor, paths, 1, paste=False)
+    masks = 'pasted' if paste else 'cells'
+    assert said == {'height': 64, 'width': 96, 'batch': 2, 'images': 2, 'masks': masks, 'detections': 14}
+    work, said = networks.files(Fake(), [pathlib.Path('a')] * 3, 1, paste)    # type: ignore[arg-type]
     work()
-    assert said == {'batch': 1, 'images': 2, 'masks': 'cells', 'detections': 14}
+    assert said == {'batch': 1, 'images': 3, 'masks': masks, 'detections': 21}
+    assert Fake.pasted == (5 if paste else 0)
+
+
+def test_random_weights_find_as_many_objects_as_they_may() -> None:
+    predictor = networks.random_predictor('base', [*BOXES, 'model.detections.max_detections=7'], (64, 96))
+    found = predictor(np.zeros([64, 96, 3], np.uint8))
+    assert len(found) == 7 and found.size == (64, 96)
 
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    return tiny_config(tmp_path_factory.mktemp('data'), 'data.batch_size=2')
+    return tiny_config(tmp_path_factory.mktemp('data'), 'model.kind=rpn', 'data.batch_size=2')
 
 
 def test_a_training_step_changes_the_loss(config: Config) -> None:
