@@ -305,10 +305,10 @@ def _backward_xla(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], 
         def step(s: tf.Tensor | int, totals: State) -> State:
             pairs, weight = _rows(maps, part, s, size)
             gradient = aggregation.gradient(cotangent, last, s, weight)
-            # One scatter for the four cells of a sample: a quarter of the kernels.
-            rows = tf.stack([row for row, _ in pairs])                                        # [4, k, P, P]
-            shares = tf.stack([share * gradient for _, share in pairs])
-            return (tf.tensor_scatter_nd_add(totals[0], rows[..., None], shares),)
+            total = totals[0]
+            for row, share in pairs:
+                total = tf.tensor_scatter_nd_add(total, row[..., None], share * gradient)
+            return (total,)
 
         return _over_samples(totals, part, samples, step)
 
