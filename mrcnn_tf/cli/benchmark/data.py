@@ -101,7 +101,12 @@ def repeat(source: pathlib.Path, target: pathlib.Path, least: int, exactly: bool
         target: the file to write.
         least: write whole repetitions until there are as many images.
         exactly: write no more than that.
+
+    Raises:
+        EvaluationError: the file is not COCO's json, or has no images.
     """
+    if not coco.read_coco(source).sizes:
+        raise coco.EvaluationError(f'{source}: has no images; give a COCO annotation file with some')
     data = files.read_json(source)
     objects: dict[Any, list[dict[str, Any]]] = {}
     for each in data['annotations']:
@@ -116,11 +121,12 @@ def repeat(source: pathlib.Path, target: pathlib.Path, least: int, exactly: bool
 
 
 def detections(truth: coco.GroundTruth) -> Iterator[tuple[int, Instances]]:
-    """Yield each image id with 100 detections, always the same ones."""
+    """Yield each image id with 100 detections, always the same ones; those near objects are near ones with a mask."""
     rng = np.random.default_rng(0)
     objects: dict[int, list[dict[str, Any]]] = {}
     for each in truth.annotations:
-        objects.setdefault(each['image_id'], []).append(each)
+        if 'segmentation' in each:
+            objects.setdefault(each['image_id'], []).append(each)
     labels = {number: k for k, (number, _) in enumerate(truth.categories, 1)}
     for image, size in truth.sizes.items():
         own = objects.get(image, [])

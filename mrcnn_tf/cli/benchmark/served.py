@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mrcnn_tf.serving.sources import InferenceError
+
 START = 'from mrcnn_tf.cli.main import main; main()'
 
 
@@ -43,13 +45,19 @@ class Served:
 
 @contextlib.contextmanager
 def served(directory: str, *options: str) -> Iterator[Served]:
-    """A context with a server of an exported model; at its end SIGTERM must stop it with exit code 0."""
+    """A context with a server of an exported model; at its end SIGTERM must stop it with exit code 0.
+
+    Raises:
+        InferenceError: the server does not start, or ends otherwise.
+    """
     command = [sys.executable, '-c', START, 'serve', directory, '--port', '0', '--rest-port', '0', *options]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONUNBUFFERED': '1'}
                           ) as process:
         lines = [process.stdout.readline() for _ in range(4)]    # type: ignore[union-attr]
         seconds = time.perf_counter() - start
+        if not lines[-1]:
+            raise InferenceError(f'{directory}: the server did not start; see its message above')
         grpc, rest = (int(re.search(r':(\d+)/', line)[1]) for line in (lines[3], lines[1]))    # type: ignore[index]
         try:
             yield Served(process, lines[3].strip().rpartition('/')[2], grpc, rest, seconds)
@@ -57,4 +65,4 @@ def served(directory: str, *options: str) -> Iterator[Served]:
             process.send_signal(signal.SIGTERM)
             code = process.wait(60)
     if code:
-        raise SystemExit(f'the server ended with exit code {code}')
+        raise InferenceError(f'{directory}: the server ended with exit code {code}; see its message above')

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mrcnn_tf.cli.benchmark import data, networks
 from tests.cli.runner import Recorder, mrcnn
@@ -69,3 +70,9 @@ def test_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr('mrcnn_tf.cli.benchmark.measuring', raising=False)
     result = mrcnn('benchmark', 'evaluate', 'a.json')
     assert result.exit_code == 1 and 'mrcnn benchmark needs the package psutil' in result.stderr
+
+
+def test_a_server_that_does_not_start(tmp_path: pathlib.Path) -> None:
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
+    result = mrcnn('benchmark', 'serve', tmp_path / 'none', tmp_path / 'a.png')
+    assert result.exit_code == 1 and 'none: the server did not start; see its message above' in result.stderr

@@ -39,6 +39,22 @@ def test_images_are_repeated_with_their_objects(annotations: pathlib.Path, tmp_p
     assert [each['id'] for each in written['annotations']] == list(range(1, len(owners) + 1))
 
 
+@pytest.mark.parametrize(('content', 'message'), [
+    ('{"a": 1}', 'not COCO annotations'), ('{"images": [], "annotations": [], "categories": []}', 'has no images')],
+    ids=['another file', 'no images'])
+def test_a_json_that_cannot_be_repeated(tmp_path: pathlib.Path, content: str, message: str) -> None:
+    (tmp_path / 'a.json').write_text(content)
+    with pytest.raises(coco.EvaluationError, match=message):
+        data.repeat(tmp_path / 'a.json', tmp_path / 'more.json', 3)
+
+
+def test_detections_near_objects_need_masks(annotations: pathlib.Path) -> None:
+    described = json.loads(annotations.read_text())
+    del described['annotations'][0]['segmentation']
+    annotations.write_text(json.dumps(described))
+    assert [len(each) for _, each in data.detections(coco.read_coco(annotations))] == [100, 100]
+
+
 def test_detections_are_made_up_for_every_image(annotations: pathlib.Path) -> None:
     found = dict(data.detections(coco.read_coco(annotations)))
     again = dict(data.detections(coco.read_coco(annotations)))
