@@ -6,8 +6,10 @@ import enum
 import functools
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Annotated, NoReturn, ParamSpec
@@ -124,6 +126,23 @@ def _filtered_stderr() -> Iterator[None]:
             os.dup2(direct, 2)
             os.close(direct)
             sys.stderr = python_stderr
+
+
+@contextlib.contextmanager
+def deferred_end() -> Iterator[Callable[[], None]]:
+    """A context in which SIGTERM and Ctrl-C only end its value, a function that waits for the first of them."""
+    caught = threading.Event()
+
+    def wait() -> None:
+        while not caught.wait(0.5):     # without a limit, a signal that arrives just before the wait would be missed
+            pass
+
+    before = {number: signal.signal(number, lambda *_: caught.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield wait
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _is_user_error(error: Exception) -> bool:

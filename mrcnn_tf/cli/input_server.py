@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mrcnn_tf.cli.command import command
+from mrcnn_tf.cli.command import command, deferred_end
 
 
 @command
@@ -31,13 +31,13 @@ def input_server(
     """
     os.environ['CUDA_VISIBLE_DEVICES'] = '-1'       # decoding needs no GPU
     from mrcnn_tf.input.tuning import PARALLEL
-    from mrcnn_tf.training.input_server import Ports, serve, versions
+    from mrcnn_tf.training.input_server import running, versions
+    from mrcnn_tf.training.strategies import end_at_once
 
     host = host or socket.gethostname()
-
-    def ready(ports: Ports) -> None:
+    with deferred_end() as wait, running(host, port) as ports:
         installed = ', '.join(f'{name} {version}' for name, version in versions().items())
         typer.echo(f'input server {host}:{ports.greeting} (tf.data service on ports {ports.dispatcher} and '
                    f'{ports.worker}), {PARALLEL} cores, {installed}; Ctrl-C stops it')
-
-    serve(host, port, ready)
+        wait()
+        end_at_once(0)      # a server may wait for the trainings that are connected

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mrcnn_tf.cli.command import command
+from mrcnn_tf.cli.command import command, deferred_end
 from mrcnn_tf.files.extras import install
 from mrcnn_tf.files.text import one_line
 
@@ -45,11 +45,11 @@ def serve(directory: Annotated[pathlib.Path, typer.Argument(
     except ImportError as error:
         raise InferenceError(f'mrcnn serve needs the package {error.name}: {install("serving")}') from None
 
-    def ready(ports: app.Ports) -> None:
+    options = ServerOptions(name, host, port, rest_port, batching, warmup, max_mib)
+    with deferred_end() as wait, app.running(directory, options) as ports:
         model, version = ports.service.name, ports.service.versions.get().number
         typer.echo(f'{one_line(model)} version {version}, a development server; Ctrl-C stops it')
         typer.echo(f'page: http://{host}:{ports.rest}/')
         typer.echo(f'REST: http://{host}:{ports.rest}/v1/models/{one_line(model)}:predict')
         typer.echo(f'gRPC: grpc://{host}:{ports.grpc}/{one_line(model)}')
-
-    app.serve(directory, ServerOptions(name, host, port, rest_port, batching, warmup, max_mib), ready)
+        wait()

@@ -6,10 +6,9 @@ lives; PORT + 1 and PORT + 2, the dispatcher and the worker of tf.data service. 
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -17,7 +16,6 @@ import tensorflow as tf
 import mrcnn_tf
 from mrcnn_tf.input.tuning import PARALLEL
 from mrcnn_tf.training.links import Link, listen
-from mrcnn_tf.training.strategies import end_at_once
 
 _FORGET = 60_000    # ms without a sign of life after which the batches of a training are dropped
 
@@ -34,29 +32,17 @@ def versions() -> dict[str, str]:
     return {'mrcnn-tf': mrcnn_tf.__version__, 'TensorFlow': tf.__version__}
 
 
-def serve(host: str, port: int, ready: Callable[[Ports], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C, which end this process.
+@contextlib.contextmanager
+def running(host: str, port: int) -> Iterator[Ports]:
+    """A context in which a server listens. Its end may wait for trainings that are connected.
 
     Args:
         host: the name or address by which trainings reach this machine.
         port: the first of three; 0: any free ones.
-        ready: called with the ports once the server listens.
 
     Raises:
         ClusterError: a port is in use.
     """
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    with _running(host, port) as ports:
-        ready(ports)
-        ended.wait()
-        end_at_once(0)
-
-
-@contextlib.contextmanager
-def _running(host: str, port: int) -> Iterator[Ports]:
-    """A context with a server; arguments and errors as those of `serve`."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(listen(each, 'the input server', 'server')) for each in _three(port)]
         ports = Ports(*(each.getsockname()[1] for each in sockets))

@@ -32,6 +32,8 @@ def call(function: Callable[..., None], *arguments: Any) -> None:
     sender.close()
     with _passing_signals(process):
         try:
+            while not receiver.poll(0.5):       # without a limit, a signal that arrives just before it would be missed
+                pass
             error = receiver.recv()
         except EOFError:
             error = ProcessError(f'the process of {function.__module__}.{function.__name__} was killed; see its '

@@ -1,10 +1,13 @@
 """Errors of commands and the filter of TensorFlow's log messages."""
 from __future__ import annotations
 
+import os
 import signal
+import threading
 
 import pytest
 
+from mrcnn_tf.cli.command import deferred_end
 from mrcnn_tf.training.callbacks import StoppedBySignal, TrainingError
 from tests.cli.runner import Recorder, mrcnn, python
 
@@ -76,3 +79,13 @@ def test_the_filter_is_off_if_the_user_sets_the_log_level() -> None:
     code = ('import os; from mrcnn_tf.cli import command\n'
             'with command.quiet_tensorflow(): os.write(2, b"W0000 00:00:1 3 x] y")')
     assert python(code, TF_CPP_MIN_LOG_LEVEL='0').stderr == 'W0000 00:00:1 3 x] y'
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT], ids=['SIGTERM', 'Ctrl-C'])
+def test_a_signal_ends_the_wait_and_nothing_else(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with deferred_end() as wait:
+        threading.Timer(.2, os.kill, (os.getpid(), number)).start()
+        wait()
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before

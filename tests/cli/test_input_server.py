@@ -1,17 +1,13 @@
 """`mrcnn input-server`: a port in use. tests/training/test_input_service.py starts one and ends it by SIGTERM."""
 from __future__ import annotations
 
-import signal
 import socket
-
-import pytest
 
 from tests.cli.runner import mrcnn
 
 
-def test_a_port_in_use_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_one_line() -> None:
     """Also one of the two ports behind the first."""
-    monkeypatch.setattr(signal, 'signal', lambda *_: None)
     with socket.create_server(('', 0)) as used:
         port = used.getsockname()[1]
         result = mrcnn('input-server', '--port', port - 1)

@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
-import signal
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +19,13 @@ SERVICE = SimpleNamespace(name='pets', versions=SimpleNamespace(get=lambda: Simp
 def test_it_prints_where_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 
-    def serve(directory: pathlib.Path, options: ServerOptions, ready: Any) -> None:
+    @contextlib.contextmanager
+    def running(directory: pathlib.Path, options: ServerOptions) -> Iterator[app.Ports]:
         calls.append((directory, options))
-        ready(app.Ports(8500, 8501, SERVICE))    # type: ignore[arg-type]
+        yield app.Ports(8500, 8501, SERVICE)    # type: ignore[arg-type]
 
-    monkeypatch.setattr(app, 'serve', serve)
+    monkeypatch.setattr(app, 'running', running)
+    monkeypatch.setattr('mrcnn_tf.cli.serve.deferred_end', lambda: contextlib.nullcontext(lambda: None))
     result = mrcnn('serve', 'saved/pets')
     assert result.exit_code == 0 and result.stdout.splitlines() == [
         'pets version 3, a development server; Ctrl-C stops it', 'page: http://127.0.0.1:8501/',
@@ -49,22 +49,3 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delattr('mrcnn_tf.serving.server.app')
     result = mrcnn('serve', 'x')
     assert result.exit_code == 1 and 'mrcnn serve needs the package ' in result.stderr and 'serving]' in result.stderr
-
-
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT], ids=['SIGTERM', 'Ctrl-C'])
-def test_a_signal_ends_it_in_order(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, events = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}, []
-
-    @contextlib.contextmanager
-    def running(directory: str, options: ServerOptions) -> Iterator[str]:
-        events.append('started')
-        yield 'ports'
-        events.append('stopped')
-
-    monkeypatch.setattr(app, 'running', running)
-    try:
-        app.serve('x', ServerOptions(), lambda ports: os.kill(os.getpid(), number))
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    assert events == ['started', 'stopped']

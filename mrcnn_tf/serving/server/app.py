@@ -8,9 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from mrcnn_tf.serving.server import grpc_api, rest_api
@@ -44,22 +42,3 @@ def running(directory: str | os.PathLike[str], options: ServerOptions | None = N
         stack.callback(rest_server.stop)
         stack.callback(service.stopping.set)    # first, so that health checks fail before requests do
         yield Ports(grpc_port, rest_server.port, service)
-
-
-def serve(directory: str | os.PathLike[str], options: ServerOptions, ready: Callable[[Ports], None]) -> None:
-    """Serve an exported model until SIGTERM or SIGINT.
-
-    Args:
-        directory: that `mrcnn export --output` wrote.
-        options: see `ServerOptions`.
-        ready: is called when the ports are open.
-
-    Raises:
-        ServeError: as `running`.
-    """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with running(directory, options) as ports:
-        ready(ports)
-        stop.wait()
