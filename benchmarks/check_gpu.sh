@@ -29,6 +29,7 @@ check equal-replicas python -m benchmarks.check_equality --gpu --ways '1 replica
 check equal-replicas-xla python -m benchmarks.check_equality --gpu --ways '1 replica, XLA' '2 replicas, XLA'
 check deterministic python -m benchmarks.check_equality --gpu --deterministic --ways '1 replica' '1 replica, again'
 check precisions python -m benchmarks.check_precision --gpu --xla
+check one-device python -m mrcnn_tf.cli.main train "${small[@]}" --model-dir "$logs/one" train.strategy=one_device
 check mirrored python -m mrcnn_tf.cli.main train "${small[@]}" --model-dir "$logs/mirrored" train.strategy=mirrored
 check two-processes python -m mrcnn_tf.cli.main launch --processes 2 -- train "${small[@]}" --model-dir "$logs/workers"
 echo "logs: $logs"

@@ -43,6 +43,18 @@ def make_strategy(train: TrainConfig, cluster: Cluster = SINGLE) -> tf.distribut
     return tf.distribute.get_strategy()
 
 
+def input_strategy(strategy: tf.distribute.Strategy) -> tf.distribute.Strategy | None:
+    """Return the strategy whose datasets copy the next batch to the devices while a step runs.
+
+    None: one replica computes on the CPU, so there is nothing to copy.
+    """
+    if strategy.num_replicas_in_sync > 1:
+        return strategy
+    # The strategy of one replica is often the default one, whose datasets do not copy ahead.
+    gpus = tf.config.list_logical_devices('GPU')
+    return tf.distribute.OneDeviceStrategy(gpus[0].name) if gpus else None
+
+
 def mean_over_workers(strategy: tf.distribute.Strategy, value: float) -> float:
     """Return the mean of a value over all workers, each of which must call this at the same step."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):

@@ -45,7 +45,7 @@ from mrcnn_tf.training.optimizers import build_optimizer
 from mrcnn_tf.training.peers import Peers
 from mrcnn_tf.training.reports import LogScalars, ProgressBar
 from mrcnn_tf.training.sets import read_sets
-from mrcnn_tf.training.strategies import join, make_strategy, naming_failures
+from mrcnn_tf.training.strategies import input_strategy, join, make_strategy, naming_failures
 from mrcnn_tf.training.validation import Evaluate, Evaluations, Outcome, Validation, evaluation_interval
 from mrcnn_tf.weights.checkpoint_files import steps_in
 from mrcnn_tf.weights.history import History
@@ -328,7 +328,8 @@ def _distributed(run: _Run, start: int, needs: Sequence[str]) -> tf.data.Dataset
         # Otherwise the workers ask each other before each step whether all still have a batch.
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
-    return local() if run.strategy.num_replicas_in_sync == 1 else run.strategy.distribute_datasets_from_function(local)
+    strategy = input_strategy(run.strategy)
+    return strategy.distribute_datasets_from_function(local) if strategy else local()
 
 
 def _split(batch: dict[str, tf.Tensor], parts: int) -> dict[str, tf.Tensor]:

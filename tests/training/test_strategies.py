@@ -10,13 +10,13 @@ import tensorflow as tf
 
 from mrcnn_tf.config import TrainConfig
 from mrcnn_tf.training.clusters import Cluster
-from mrcnn_tf.training.strategies import StrategyError, make_strategy
+from mrcnn_tf.training.strategies import StrategyError, input_strategy, make_strategy
 
-# Two replicas see 0 and 8 with momentum 1/2, so their moving means are 0 and 4.
-_STATISTICS = """
+# First: two replicas see 0 and 8 with momentum 1/2, so their moving means are 0 and 4. Then the second CPU is a GPU.
+_TWO_DEVICES = """
 import keras, tensorflow as tf
 from mrcnn_tf.layers.normalization import Norm
-from mrcnn_tf.training.strategies import average_statistics
+from mrcnn_tf.training.strategies import average_statistics, input_strategy
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
@@ -33,6 +33,12 @@ step()
 average_statistics(model)
 mean = model.layers[-1].moving_mean
 print(*(float(v[0]) for v in strategy.experimental_local_results(strategy.run(lambda: tf.identity(mean)))))
+
+tf.config.list_logical_devices = lambda kind: [tf.config.LogicalDevice('/device:CPU:1', kind)]
+strategy = input_strategy(tf.distribute.get_strategy())
+numbers = tf.data.Dataset.range(9).map(lambda number: {'images': tf.fill([number + 1], number), 'sizes': [.5]})
+for batch in list(strategy.distribute_datasets_from_function(lambda _: numbers))[2:4]:
+    print(batch['images'].device[-5:], batch['sizes'].device[-5:], batch['images'].numpy())
 """
 MULTI = TrainConfig(strategy='multi_worker')
 
@@ -50,7 +56,22 @@ def test_strategies_by_name(name: str, replicated: bool) -> None:
     assert isinstance(strategy, tf.distribute.MirroredStrategy) == replicated
 
 
-def test_statistics_are_averaged_over_replicas() -> None:
-    result = subprocess.run([sys.executable, '-c', _STATISTICS], capture_output=True, text=True, timeout=300,
+@pytest.fixture(scope='module')
+def printed() -> list[str]:
+    """The lines that _TWO_DEVICES prints in a process of its own."""
+    result = subprocess.run([sys.executable, '-c', _TWO_DEVICES], capture_output=True, text=True, timeout=300,
                             env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
-    assert result.stdout.split() == [str(2.)] * 2, result.stderr[-2000:]
+    assert not result.returncode, result.stderr[-2000:]
+    return result.stdout.splitlines()
+
+
+def test_statistics_are_averaged_over_replicas(printed: list[str]) -> None:
+    assert printed[0] == '2.0 2.0'
+
+
+def test_batches_of_one_replica_are_copied_to_its_gpu(printed: list[str]) -> None:
+    assert printed[1:] == ['CPU:1 CPU:1 [2 2 2]', 'CPU:1 CPU:1 [3 3 3 3]']
+
+
+def test_batches_of_one_replica_on_the_cpu_are_not_copied() -> None:
+    assert input_strategy(tf.distribute.get_strategy()) is None

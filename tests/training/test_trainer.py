@@ -89,10 +89,15 @@ def test_the_detector_is_trained(data: pathlib.Path, tmp_path: pathlib.Path, mon
 
 @pytest.mark.parametrize('optimizer', ['sgd', pytest.param('lamb', marks=[pytest.mark.slow, pytest.mark.both_stacks])])
 def test_a_run_resumed_after_a_failure_equals_an_uninterrupted_one(
-        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, optimizer: str) -> None:
-    """Weights, slots and step; and the moving average, which is what all else reads."""
+        data: pathlib.Path, tmp_path: pathlib.Path, built: Built, monkeypatch: pytest.MonkeyPatch, optimizer: str
+        ) -> None:
+    """Weights, slots and step; and the moving average, which is what all else reads.
+
+    The interrupted run copies its batches ahead, as to a GPU.
+    """
     config = tiny_config(data, f'solver.optimizer={optimizer}', 'solver.ema_decay=0.5', 'solver.lookahead_steps=2')
     trainer.train(config, tmp_path / 'uninterrupted')
+    monkeypatch.setattr(trainer, 'input_strategy', lambda _: tf.distribute.OneDeviceStrategy('CPU:0'))
     built.prepare = lambda model: setattr(model, 'poison_at', 4)
     with pytest.raises(TrainingError, match=r'step 5: loss_mask is inf on images \[\d+, \d+, \d+, \d+\]'):
         trainer.train(config, tmp_path / 'interrupted')
