@@ -17,6 +17,12 @@ class Format(str, enum.Enum):
     onnx = 'onnx'
 
 
+class Engine(str, enum.Enum):
+    """The engines of RoIAlign and NMS."""
+    op = 'op'
+    xla = 'xla'
+
+
 @command
 def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory from `mrcnn train`.')],
            output: Annotated[pathlib.Path, typer.Option(
@@ -37,7 +43,11 @@ def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory
            )] = 'image_bytes',
            weights: Annotated[str, typer.Option(
                help='SavedModel: variables, or constants: faster on a CPU, but takes more memory.')] = 'variables',
-           precision: Annotated[str, typer.Option(help='SavedModel: float32 or bfloat16.')] = 'float32') -> None:
+           precision: Annotated[str, typer.Option(help='SavedModel: float32 or bfloat16.')] = 'float32',
+           engine: Annotated[Engine | None, typer.Option(
+               help="SavedModel: op: TensorFlow's kernels, the fastest on a CPU. xla: arithmetic of static shapes, for "
+                    'servers that compile with XLA; takes twice as long on others. Files always have xla.',
+               show_default='op')] = None) -> None:
     """Export a model as a SavedModel, a LiteRT file or an ONNX file.
 
     Writes a SavedModel to OUTPUT/1, OUTPUT/2, ... for TF Serving. It takes the bytes of JPEG and PNG files, pixels or
@@ -66,10 +76,14 @@ def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory
     if kind is Format.saved_model:
         if size or quantize != 'none':
             raise ExportError('--size and --quantize are for files; give --output NAME.tflite or NAME.onnx')
-        version = write(model_dir, output, checkpoint, options, precision)
+        chosen = engine or Engine.op
+        version = write(model_dir, output, checkpoint, options, precision, chosen.value)
         typer.echo(str(version))
-        typer.echo(commands(version), err=True)
+        typer.echo(commands(version, chosen.value), err=True)
         return
+    if engine is Engine.op:
+        raise ExportError(f'--engine op has operations that a .{kind.value} file cannot hold; leave out --engine, or '
+                          'give --output NAME of a directory for a SavedModel')
     if options != ExportOptions() or precision != 'float32':
         raise ExportError('--masks, --input-type, --weights and --precision are for SavedModels; a file has masks as '
                           'float32, and --quantize makes it smaller')

@@ -61,10 +61,19 @@ def choose_canvas(shape: tf.Tensor, canvases: Sequence[Sequence[int]]) -> tf.Ten
 
     `check_canvases` has made sure that there is one.
     """
-    sides = tf.constant([list(canvas) for canvas in canvases], tf.int32)         # [canvases, 2]
+    return tf.gather(_sides(canvases), canvas_index(shape, canvases))
+
+
+def canvas_index(shape: tf.Tensor, canvases: Sequence[Sequence[int]]) -> tf.Tensor:
+    """Return the number of the canvas that `choose_canvas` returns, int64 []."""
+    sides = _sides(canvases)
     area = tf.cast(tf.reduce_prod(sides, axis=1), tf.float32)
     holds = tf.reduce_all(shape[None, :] <= sides, axis=1)
-    return tf.gather(sides, tf.argmin(tf.where(holds, area, area.dtype.max)))
+    return tf.argmin(tf.where(holds, area, area.dtype.max))
+
+
+def _sides(canvases: Sequence[Sequence[int]]) -> tf.Tensor:
+    return tf.constant([list(canvas) for canvas in canvases], tf.int32)         # [canvases, 2]
 
 
 def check_canvases(data: DataConfig, training: bool) -> None:

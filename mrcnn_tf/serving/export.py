@@ -25,9 +25,10 @@ from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.files.text import write_error
 from mrcnn_tf.input.manifest import Category
 from mrcnn_tf.serving import server_kit
+from mrcnn_tf.serving.canvas_network import canvas_network
 from mrcnn_tf.serving.mask_forms import FORMS
 from mrcnn_tf.serving.network import WEIGHTS, ExportError, network
-from mrcnn_tf.serving.signatures import DEFAULT, INPUT_TYPES, Answers, description_signature, signatures
+from mrcnn_tf.serving.signatures import DEFAULT, INPUT_TYPES, Answers, Network, description_signature, signatures
 from mrcnn_tf.weights.model_directory import restore_model
 
 _log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class ExportOptions:
 
 
 def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str], checkpoint: str | int = 'best',
-           options: ExportOptions | None = None, precision: str = 'float32') -> pathlib.Path:
+           options: ExportOptions | None = None, precision: str = 'float32', engine: str = 'op') -> pathlib.Path:
     """Write a trained model as the next version of the SavedModel `output`: `output/1`, `output/2`, ...
 
     The version gets its final name when it is complete, so TF Serving never loads a part of one. docs/serving.md lists
@@ -82,13 +83,17 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str], ch
         checkpoint: as `restore_model`.
         options: see `ExportOptions`; None: the defaults.
         precision: of convolutions and matrix products: 'float32' or 'bfloat16'.
+        engine: 'op' (TensorFlow's kernels), or 'xla' (arithmetic on `data.canvases`, for servers that compile with XLA;
+            takes twice as long on others).
 
     Returns:
         The path of the version.
 
     Raises:
         CheckpointError, ConfigError, ManifestError: there is no model directory or no checkpoint, or a part is damaged.
-        ExportError: a category id does not fit int32, or the model is a fast_rcnn, which needs proposals.
+        ConfigError: engine is 'xla', and an image may be larger than all of `data.canvases`.
+        ExportError: a category id does not fit int32, the model is a fast_rcnn, which needs proposals, or engine is
+            'xla' and the weights are constants.
         ValueError: another precision.
         OSError: the disk is full, no permission, or another export wrote the version.
 
@@ -97,7 +102,7 @@ def export(model_dir: str | os.PathLike[str], output: str | os.PathLike[str], ch
         >>> str(m.export('runs/mine', 'served/mine'))
         'served/mine/1'
     """
-    model, config, categories = restore_model(model_dir, 'op', checkpoint, precision)
+    model, config, categories = restore_model(model_dir, engine, checkpoint, precision)
     return export_detector(model, config, categories, output, options)
 
 
@@ -108,7 +113,7 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
     The signatures are those of `export`; further branches of the detector add their predictions, relative to the boxes.
 
     Args:
-        detector: with the 'op' engine.
+        detector: its engine is that of the export, see `export`.
         config: the function reads `data` and `model.detections`.
         categories: of the detector's labels 1..K.
         output: directory of all versions.
@@ -126,10 +131,10 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
     options = options or ExportOptions()
     warn_of_views(config.data, output)
     ids = _category_ids(categories)
-    model = network(detector, config.model.detections.paste, options.weights)
+    model = _network(detector, config, options.weights)
     module = tf.Module()    # not the Keras model, which TensorFlow would save layer by layer
     module.weights = list(model.variables)
-    described = {**describe(config, categories), 'masks': options.masks}
+    described = {**describe(config, categories), 'masks': options.masks, 'engine': detector.engine}
     functions = {**signatures(Answers(model, config.data, ids, options.masks), options.input_type),
                  'describe': description_signature(json.dumps(described))}
     version = pathlib.Path(output) / str(_newest_version(pathlib.Path(output)) + 1)
@@ -138,7 +143,7 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
             # Nobody needs the gradient of a signature, so custom gradients are left out.
             tf.saved_model.save(module, str(temporary), functions,
                                 tf.saved_model.SaveOptions(experimental_custom_gradients=False))
-            requests = list(_warmup(config.data, options.input_type))
+            requests = list(_warmup(_shapes(config.data, detector.engine), options.input_type))
             server_kit.write_warmup(temporary, version.parent.resolve().name, DEFAULT, requests)
             server_kit.replay(temporary, DEFAULT, requests)
             files.write_json(temporary / _DESCRIPTION, described)
@@ -158,11 +163,28 @@ def _category_ids(categories: Sequence[Category]) -> list[int]:
     return [category.id for category in categories]
 
 
-def _warmup(data: DataConfig, input_type: str) -> Iterator[dict[str, np.ndarray]]:
-    """Yield requests to `serving_default` with a gray image at the test size, landscape and portrait."""
-    name, *_ = INPUT_TYPES[input_type]
+def _network(detector: Detector, config: Config, weights: str) -> Network:
+    """Return the network of a detector with either engine."""
+    paste = config.model.detections.paste
+    if detector.engine == 'op':
+        return network(detector, paste, weights)
+    if weights == 'constants':
+        raise ExportError("weights is 'constants', which the engine 'xla' would copy for each canvas; give 'variables'")
+    return canvas_network(detector, config.data, paste)
+
+
+def _shapes(data: DataConfig, engine: str) -> list[tuple[int, int]]:
+    """Return the sizes of the images of the warm-up: each canvas, or the test size, landscape and portrait."""
+    if engine == 'xla':    # each canvas has a network of its own
+        return [(height, width) for height, width in data.canvases]
     sides = min(data.test_short_side, data.test_long_side), data.test_long_side
-    for shape in (sides, sides[::-1]):
+    return [sides, sides[::-1]]
+
+
+def _warmup(shapes: Sequence[tuple[int, int]], input_type: str) -> Iterator[dict[str, np.ndarray]]:
+    """Yield requests to `serving_default` with a gray image of each shape."""
+    name, *_ = INPUT_TYPES[input_type]
+    for shape in shapes:
         image = np.full([*shape, 3], 128, np.uint8)
         file = tf.io.encode_png(image).numpy()
         record = tf.train.Example(features=tf.train.Features(feature={

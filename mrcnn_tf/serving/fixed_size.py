@@ -15,7 +15,7 @@ import tensorflow as tf
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.input import images
-from mrcnn_tf.layers.normalization import folded_normalization
+from mrcnn_tf.layers.normalization import FoldedWeights, folded_normalization
 from mrcnn_tf.serving.network import ExportError, check_exportable
 
 _MULTIPLE = 32    # the coarsest stride
@@ -41,7 +41,8 @@ class FixedNetwork(NamedTuple):
     variables: Sequence[tf.Variable]
 
 
-def fixed_network(detector: Detector, size: tuple[int, int], pad_multiple: int) -> FixedNetwork:
+def fixed_network(detector: Detector, size: tuple[int, int], pad_multiple: int, weights: FoldedWeights | None = None
+                  ) -> FixedNetwork:
     """Return a detector as a function of images of one size, with batch normalization folded into the convolutions.
 
     Args:
@@ -49,11 +50,12 @@ def fixed_network(detector: Detector, size: tuple[int, int], pad_multiple: int) 
         size: H, W.
         pad_multiple: `data.pad_multiple`. Where the canvas is larger than the one that an image would have alone, the
             rest proposes nothing, as in evaluation on fixed canvases.
+        weights: keeps the folded weights, which all networks that are made with it share.
 
     Raises:
         ExportError: the detector needs proposals or has the 'op' engine, or the size is no multiple of 32.
     """
-    check_exportable(detector, 'xla', 'for LiteRT and ONNX')
+    check_exportable(detector, 'xla', 'for images of fixed size')
     if any(side < 1 or side % _MULTIPLE for side in size):
         nearest = ' '.join(str(max(round(side / _MULTIPLE), 1) * _MULTIPLE) for side in size)
         raise ExportError(f'size {size[0]} {size[1]}: height and width must be multiples of {_MULTIPLE}, such as '
@@ -66,7 +68,7 @@ def fixed_network(detector: Detector, size: tuple[int, int], pad_multiple: int) 
         return dict(detector({'images': images, 'sizes': sizes, 'padded_sizes': own}, training=False))
 
     call = tf.function(detect, specs, autograph=False)
-    with folded_normalization():
+    with folded_normalization(weights):
         variables = list(call.get_concrete_function().graph.variables)    # the folded ones belong to nothing else
     return FixedNetwork(call, specs, variables)
 

@@ -17,6 +17,7 @@ from mrcnn_tf.serving import light_client
 from mrcnn_tf.serving.network import ExportError
 
 WARMUP = 'assets.extra/tf_serving_warmup_requests'
+XLA_FLAGS = '--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit'    # TensorFlow chooses the operations that XLA compiles
 _PREDICT_LOG, _REQUEST = 6, 1    # field numbers of tensorflow_serving/apis/prediction_log.proto
 
 
@@ -62,12 +63,22 @@ def prediction_log(model: str, signature: str, inputs: Mapping[str, np.ndarray])
     return light_client.field(_PREDICT_LOG, light_client.field(_REQUEST, request))
 
 
-def commands(version: pathlib.Path) -> str:
-    """Return the lines that start a server of a version in Docker, and that ask it by curl and Python."""
+def commands(version: pathlib.Path, engine: str = 'op') -> str:
+    """Return the lines that start a server of a version in Docker, and that ask it by curl and Python.
+
+    Args:
+        version: directory of the SavedModel.
+        engine: 'op', or 'xla' for a server that compiles the network.
+    """
     model, folder = version.parent.name, version.parent.resolve()
     url = f'http://localhost:8501/v1/models/{model}:predict'
-    return f"""Start a server:
-  docker run -p 8500:8500 -p 8501:8501 -v {folder}:/models/{model} -e MODEL_NAME={model} tensorflow/serving
+    start, environment, image = 'Start a server', f'-e MODEL_NAME={model}', 'tensorflow/serving'
+    if engine == 'xla':
+        start += ' that compiles the network with XLA (for a GPU: --gpus all and tensorflow/serving:latest-gpu)'
+        environment += f' -e TF_XLA_FLAGS="{XLA_FLAGS}"'
+        image += ' --xla_cpu_compilation_enabled'
+    return f"""{start}:
+  docker run -p 8500:8500 -p 8501:8501 -v {folder}:/models/{model} {environment} {image}
 Ask it by curl:
   (printf '{{"instances": [{{"b64": "'; base64 -w 0 photo.jpg; printf '"}}]}}') | curl -d @- {url}
 Ask it by Python:

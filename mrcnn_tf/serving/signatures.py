@@ -7,6 +7,7 @@ request fail: `status` tells which ones could not be used.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager as ContextManager
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -92,7 +93,8 @@ class Answers:
         return self._each((pixels, sizes), read)
 
     def _entry(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = images.batch_of_one(pixels, self._data)
+        with not_compiled():
+            batch = images.batch_of_one(pixels, self._data)
         return {name: batch[name] for name in _READ}
 
     def _each(self, elements: Any, read: Callable[[Any], tuple[tf.Tensor, Detections]]) -> Detections:
@@ -129,6 +131,15 @@ class Answers:
             limit, side, _ = spec.pop('masks').shape
             spec['masks' + self._form.suffix] = self._form.spec(limit, side)
         return spec
+
+
+def not_compiled() -> ContextManager[None]:
+    """Return a context for operations of a graph that XLA, if a server uses it, leaves out.
+
+    Their shapes depend on the image, and XLA would compile them again for each size.
+    """
+    scope: ContextManager[None] = tf.xla.experimental.jit_scope(compile_ops=False)
+    return scope
 
 
 def _no_image() -> dict[str, tf.Tensor]:

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 import zlib
 from typing import Any
 from unittest import mock
@@ -231,15 +232,18 @@ def test_it_names_no_path_of_the_machine_that_wrote_it(saved: pathlib.Path) -> N
 
 
 def test_nothing_in_it_is_of_keras_or_for_xla_only(saved: pathlib.Path) -> None:
-    proto = saved_model_pb2.SavedModel()
-    proto.ParseFromString((saved / 'saved_model.pb').read_bytes())
-    graph = proto.meta_graphs[0]
+    graph = saved_model_pb2.SavedModel.FromString((saved / 'saved_model.pb').read_bytes()).meta_graphs[0]
     users = [node.user_object.identifier for node in graph.object_graph_def.nodes if node.HasField('user_object')]
     assert users and not [identifier for identifier in users if 'keras' in identifier]
+    assert not [name for name in graph_operations(saved) if name.startswith('Xla') or 'PyFunc' in name]
+
+
+def graph_operations(version: pathlib.Path) -> set[str]:
+    """Return the operations of a SavedModel, of which no function must be compiled by XLA."""
+    graph = saved_model_pb2.SavedModel.FromString((version / 'saved_model.pb').read_bytes()).meta_graphs[0]
     functions = graph.graph_def.library.function
     assert functions and not [f.signature.name for f in functions if f.attr['_XlaMustCompile'].b]
-    operations = {node.op for f in functions for node in f.node_def}
-    assert not [name for name in operations if name.startswith('Xla') or 'PyFunc' in name]
+    return {node.op for f in functions for node in f.node_def}
 
 
 def test_what_stands_beside_it(saved: pathlib.Path, loaded: Any) -> None:
@@ -251,8 +255,8 @@ def test_what_stands_beside_it(saved: pathlib.Path, loaded: Any) -> None:
     assert [json.loads(text) for text in texts] == [description] * 2
     assert description == {
         'categories': [{'label': 1, 'id': 7, 'name': 'cat'}, {'label': 2, 'id': 3, 'name': 'dog'}],
-        'paste': 'pixel_center', 'masks': 'float32', 'score_threshold': 0., 'model': 'mask_rcnn', 'exif': 'apply',
-        'max_pixels': 50_000_000, 'mrcnn_tf_version': __version__}
+        'paste': 'pixel_center', 'masks': 'float32', 'engine': 'op', 'score_threshold': 0., 'model': 'mask_rcnn',
+        'exif': 'apply', 'max_pixels': 50_000_000, 'mrcnn_tf_version': __version__}
 
 
 def test_it_is_a_predictor(loaded: Any, saved: pathlib.Path, served: Outputs, pictures: list[pathlib.Path],
@@ -264,7 +268,42 @@ def test_it_is_a_predictor(loaded: Any, saved: pathlib.Path, served: Outputs, pi
     np.testing.assert_array_equal(found.boxes, served['boxes'][0][served['valid'][0]])
 
 
+@pytest.fixture
+def only_detect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the other signatures, whose graphs take seconds."""
+    traced = signatures._traced
+    monkeypatch.setattr(exporting, 'signatures', lambda answers, _: {'detect': traced(
+        answers.of_bytes, signatures.plain, image_bytes=tf.TensorSpec([None], tf.string))})
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures('only_detect')
+def test_the_xla_engine_by_the_c_api(model_dir: pathlib.Path, tmp_path: pathlib.Path, served: Outputs,
+                                     pictures: list[pathlib.Path]) -> None:
+    with mock.patch.object(exporting.server_kit, 'replay') as replay:
+        version = exporting.export(model_dir, tmp_path / 'pets', engine='xla')
+    (_, _, requests), _ = replay.call_args
+    shown = [tf.io.decode_png(each['image_bytes'][0]).shape[:2] for each in requests]
+    assert shown == [[32, 64], [64, 32]]    # the canvases
+    assert json.loads((version / 'assets.extra' / 'mrcnn.json').read_text())['engine'] == 'xla'
+    operations = graph_operations(version)
+    assert not [name for name in operations if 'NonMaxSuppression' in name or name == 'CropAndResize']
+    session = c_api.Session(version, optimize=False)
+    found = session.run('detect', 'image_bytes', [b'no image', *contents(pictures)])
+    assert found['status'].tolist() == [decoding.NOT_AN_IMAGE, 0, 0, 0, 0]
+    for name, tolerance in (('labels', 0), ('valid', 0), ('boxes', 1e-2), ('scores', 1e-4), ('masks', 1e-3)):
+        # The first picture is square; on the canvas that holds it, its detections differ, as in evaluation.
+        np.testing.assert_allclose(found[name][2:], served[name][1:], rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_weights_that_xla_would_copy() -> None:
+    detector, options = types.SimpleNamespace(engine='xla'), exporting.ExportOptions(weights='constants')
+    with pytest.raises(exporting.ExportError, match="'constants', which the engine 'xla' would copy for each canvas"):
+        exporting.export_detector(detector, tiny_config(), CATEGORIES, 'x', options)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('only_detect')
 def test_faster_rcnn_trained_in_bfloat16(tmp_path: pathlib.Path, pictures: list[pathlib.Path]) -> None:
     config = tiny_config('faster_rcnn')
     config.train.precision, config.data.canvases = 'mixed_bfloat16', [[64, 64]]
@@ -274,7 +313,8 @@ def test_faster_rcnn_trained_in_bfloat16(tmp_path: pathlib.Path, pictures: list[
         write_model(tmp_path / 'run', config)
     finally:
         keras.mixed_precision.set_global_policy(before)
-    version = exporting.export(tmp_path / 'run', tmp_path / 'saved')
+    with mock.patch.object(exporting.server_kit, 'replay'):
+        version = exporting.export(tmp_path / 'run', tmp_path / 'saved')
     served = predict(tf.saved_model.load(str(version)), contents(pictures[:1]))
     assert 'masks' not in served and served['boxes'].dtype == np.float32
     expected, = predictor.load_predictor(tmp_path / 'run')(pictures[:1])

@@ -50,5 +50,5 @@ def test_a_size_that_does_not_fit_the_strides(size: tuple[int, int], message: st
 
 def test_another_engine() -> None:
     detector = types.SimpleNamespace(inputs_read=(), engine='op')
-    with pytest.raises(ExportError, match="the detector has the 'op' engine; build it with engine='xla' for LiteRT"):
+    with pytest.raises(ExportError, match="has the 'op' engine; build it with engine='xla' for images of fixed size"):
         fixed_size.fixed_network(detector, (64, 64), 32)

@@ -1,4 +1,6 @@
-"""LiteRT files of a small network; `python -m benchmarks.exported_files` compares those of a trained model."""
+"""LiteRT files of a small network. `test_converted_detectors.py` has a real detector, `python -m
+benchmarks.exported_files` a trained one.
+"""
 from __future__ import annotations
 
 import io

@@ -1,6 +1,6 @@
 """ONNX files of a small network, where the extra `onnx` is installed, and the error without it.
 
-`python -m benchmarks.exported_files` compares those of a trained model.
+`test_converted_detectors.py` has a real detector, `python -m benchmarks.exported_files` a trained one.
 """
 from __future__ import annotations
 
