@@ -1,9 +1,10 @@
-"""Provokes each fault of a cluster of two workers on this machine, and prints the table of docs/clusters.md.
+"""Provokes each fault of a cluster of two workers and of its input servers, and prints the table of docs/clusters.md.
 
 python -m benchmarks.cluster_faults [FAULT ...]
 
-Run it at the top of a checkout. The workers are processes that train the small model of tests/training/toy.py. After
-faults that interrupt training, the same command runs again and must reach the last step. Times include the start of
+Run it at the top of a checkout. Workers and servers are processes of this machine; the workers train the small model of
+tests/training/toy.py. After faults that interrupt training, the same command runs again, with all servers, and must
+reach the last step. Times include the start of
 Python and TensorFlow, about 10 s on an idle machine.
 """
 from __future__ import annotations
@@ -32,14 +33,23 @@ LONGEST = 600             # s
 
 @dataclass
 class Workers:
-    """Two workers, each in a directory of its own with the data, and a model directory that both share."""
+    """Two workers, each in a directory of its own with the data, and a model directory that both share.
+
+    Attributes:
+        overrides: the settings of both.
+        servers: the input servers by address, None before they are started.
+        begun: when the first worker started.
+        fault: when a hang, or the end of an input server, was seen.
+    """
     directory: pathlib.Path
     addresses: list[str] = field(default_factory=lambda: [f'localhost:{port}' for port in free_ports(2)])
     shared: str = ''
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     ends: dict[int, float] = field(default_factory=dict)
-    begun: float = 0.0        # when the first worker started
-    hangs: float = 0.0        # when SIGSTOP was seen
+    overrides: tuple[str, ...] = ()
+    servers: dict[str, subprocess.Popen[bytes] | None] = field(default_factory=dict)
+    begun: float = 0.0
+    fault: float = 0.0
 
     def __post_init__(self) -> None:
         for index in range(2):
@@ -59,9 +69,24 @@ class Workers:
         with self.log(index).open('w') as log:
             self.processes[index] = subprocess.Popen(
                 [sys.executable, '-m', 'tests.training.replica', 'toy', '.', self.shared, f'{index}.npz',
-                 'train.strategy=multi_worker', f'train.timeout={TIMEOUT}', *overrides], cwd=self.place(index),
-                stdout=log, stderr=subprocess.STDOUT,
+                 'train.strategy=multi_worker', f'train.timeout={TIMEOUT}', *self.overrides, *overrides],
+                cwd=self.place(index), stdout=log, stderr=subprocess.STDOUT,
                 env={**os.environ, 'PYTHONPATH': str(ROOT), 'TF_CONFIG': json.dumps(place), **environment})
+
+    def start_servers(self, *arguments: str) -> None:
+        """Start the input servers that do not run, and wait until they listen."""
+        for number, (address, server) in enumerate(self.servers.items()):
+            if server and server.poll() is None and not _is_stopped(server.pid):
+                continue
+            _end(server)
+            log = self.directory / f'server{number}.log'
+            with log.open('w') as stream:
+                self.servers[address] = started = subprocess.Popen(
+                    [sys.executable, *(arguments or ('-m', 'mrcnn_tf.cli.main')), 'input-server', '--host', 'localhost',
+                     '--port', address.partition(':')[2]], stdout=stream, stderr=subprocess.STDOUT,
+                    env={**os.environ, 'PYTHONPATH': str(ROOT)})
+            while 'Ctrl-C stops it' not in log.read_text() and started.poll() is None:
+                time.sleep(.1)
 
     def start_both(self, *overrides: str, sent: str = '', to: int = 1) -> None:
         for index in range(2):
@@ -73,13 +98,20 @@ class Workers:
         while (running := [i for i in self.processes if i not in self.ends]) and time.monotonic() < deadline:
             self.ends |= {i: time.monotonic() for i in running if self.processes[i].poll() is not None}
             hanging = [i for i in running if _is_stopped(self.processes[i].pid)]
-            self.hangs = self.hangs or (time.monotonic() if hanging else 0.0)
+            failed = hanging or any(server and (server.poll() is not None or _is_stopped(server.pid))
+                                    for server in self.servers.values())
+            self.fault = self.fault or (time.monotonic() if failed else 0.0)
             if hanging == running:
                 break
             time.sleep(0.05)
         for process in self.processes.values():
-            process.kill()
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes] | None) -> None:
+    if process:
+        process.kill()
+        process.wait()
 
 
 def _is_stopped(pid: int) -> bool:
@@ -170,6 +202,40 @@ def unknown_host(workers: Workers) -> None:
     workers.start(1)
 
 
+def _with_servers(workers: Workers, count: int = 2) -> Workers:
+    """Return the workers, whose batches input servers compute; enough steps to use up the batches that are ready."""
+    workers.servers = {f'localhost:{port}': None for port in free_ports(count)}
+    workers.overrides = ('train.input=service', f'train.input_servers=[{",".join(workers.servers)}]', 'solver.steps=40')
+    return workers
+
+
+def _server_receives(workers: Workers, name: str) -> None:
+    """Worker 0 sends a signal to the second of two servers in step 21."""
+    _with_servers(workers).start_servers()
+    server = list(workers.servers.values())[1]
+    assert server
+    workers.start(0, SIGNAL=f'{name}@20', SIGNAL_TO=str(server.pid))
+    workers.start(1)
+
+
+def server_killed(workers: Workers) -> None:
+    _server_receives(workers, 'SIGKILL')
+
+
+def server_stalled(workers: Workers) -> None:
+    _server_receives(workers, 'SIGSTOP')
+
+
+def server_not_started(workers: Workers) -> None:
+    _with_servers(workers, 1).start_both()
+
+
+def server_of_another_version(workers: Workers) -> None:
+    _with_servers(workers, 1).start_servers('-c', 'import mrcnn_tf; mrcnn_tf.__version__ = "0.0"; '
+                                            'from mrcnn_tf.cli.main import main; main()')
+    workers.start_both()
+
+
 @dataclass(frozen=True)
 class Fault:
     provoked: str
@@ -193,7 +259,11 @@ FAULTS = [
     Fault('the port of worker 1 is in use', port_in_use),
     Fault('worker 1 is not started', not_started),
     Fault('worker 0 is not started', chief_not_started),
-    Fault('the host of worker 0 is unknown', unknown_host)]
+    Fault('the host of worker 0 is unknown', unknown_host),
+    Fault('an input server is killed (SIGKILL) in step 21', server_killed, True),
+    Fault('an input server hangs (SIGSTOP) in step 21', server_stalled, True),
+    Fault('an input server is not started', server_not_started, True),
+    Fault('an input server has another version', server_of_another_version)]
 
 
 def main(names: Sequence[str]) -> None:
@@ -213,6 +283,8 @@ def _run(fault: Fault, directory: pathlib.Path) -> None:
     rows = [(index, _code(workers, index), _after(workers, index), _printed(workers.log(index)))
             for index in sorted(workers.processes)]
     resumed = _restart(workers) if fault.resumes else '-'
+    for server in workers.servers.values():
+        _end(server)
     for index, code, after, printed in rows:
         print(f'| {fault.provoked} | {index} | {code} | {after} | {printed} | {resumed} |', flush=True)
 
@@ -223,11 +295,11 @@ def _code(workers: Workers, index: int) -> str:
 
 
 def _after(workers: Workers, index: int) -> str:
-    """Return the time to the end, from the hang or end of the other worker; of the first that ends, from the start."""
+    """Return the time to the end, from the fault of the other worker or of a server; else from the start."""
     if index not in workers.ends:
         return '-'
     end, first = workers.ends[index], min(workers.ends.values())
-    return f'{end - workers.hangs:.0f} s' if workers.hangs else (
+    return f'{end - workers.fault:.0f} s' if workers.fault else (
         f'{end - workers.begun:.0f} s from the start' if end == first else f'{end - first:.0f} s')
 
 
@@ -240,17 +312,19 @@ def _printed(log: pathlib.Path) -> str:
 
 
 def _restart(workers: Workers) -> str:
-    """Run the same command again; return how it ended."""
+    """Run the same command again, with all servers; return how it ended."""
     for log in (workers.log(0), workers.log(1)):
         log.rename(f'{log}.first')
     workers.processes.clear()
     workers.ends.clear()
+    workers.start_servers()
     workers.start_both('train.timeout=120')
     workers.wait()
     text = workers.log(0).read_text(errors='replace')
     found = re.search(r'resumes at step (\d+)', text)
-    ended = [workers.processes[index].returncode for index in range(2)] == [0, 0] and 'step 6 of 6' in text
-    return f'from step {found[1]}, to the end' if ended and found else f'failed: {text[-500:]!r}'
+    ended = [workers.processes[index].returncode for index in range(2)] == [0, 0] and re.search(
+        r'is trained: step (\d+) of \1\b', text)
+    return f'from step {found[1] if found else 0}, to the end' if ended else f'failed: {text[-500:]!r}'
 
 
 if __name__ == '__main__':

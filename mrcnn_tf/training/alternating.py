@@ -21,6 +21,8 @@ import dataclasses
 import gc
 import os
 import pathlib
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,6 +34,7 @@ from mrcnn_tf.config import AlternatingConfig, Config, ConfigError, ModelConfig
 from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.evaluation.export_proposals import propose
 from mrcnn_tf.training import isolated, trainer
+from mrcnn_tf.training.callbacks import StoppedBySignal
 from mrcnn_tf.training.clusters import Cluster, cluster_of
 from mrcnn_tf.training.peers import Peers
 from mrcnn_tf.training.strategies import join
@@ -53,30 +56,48 @@ def train(config: Config, model_dir: str | os.PathLike[str]) -> None:
     Raises:
         ConfigError: settings that alternating training does not support.
         ClusterError, PeerError: as `trainer.train`; another worker failed between two steps.
+        StoppedBySignal, ProcessError: a signal, to this process or to that of a step; the same call resumes.
         As `trainer.train`, `export_proposals.propose` and `data_tools.proposals.attach`.
     """
     directory = pathlib.Path(model_dir)
     count, configs, cluster = config.alternating.steps, _step_configs(config, directory), cluster_of(config.train)
     several = config.train.strategy == 'multi_worker'
     call = isolated.call if several else _call
-    with join(cluster, config.train.timeout) as peers:
+    with _stopping_at_once(directory), join(cluster, config.train.timeout) as peers:
         for index in range(count):
             if cluster.worker.is_chief:
                 print(f'step {index + 1} of {count}: {directory / STEPS[index]}', flush=True)
             with _first_on_chief(peers, cluster, f'files of step {index + 1}') as is_chief:
                 if is_chief and index:
-                    call(_prepare, config, configs[index], directory, index)
-            call(_train_step, configs[index], directory, index)
+                    call(f'prepares {directory / STEPS[index]}', _prepare, config, configs[index], directory, index)
+            call(f'trains {directory / STEPS[index]}', _train_step, configs[index], directory, index)
         if count == len(STEPS):
             with _first_on_chief(peers, cluster, 'joined model') as is_chief:
                 if is_chief:
-                    call(_initialize, directory / JOINED, config, directory / STEPS[2], directory / STEPS[3])
+                    call(f'writes {directory / JOINED}', _initialize, directory / JOINED, config,
+                         directory / STEPS[2], directory / STEPS[3])
                     print(f'{directory / JOINED} is the model', flush=True)
 
 
-def _call(function: Callable[..., None], *arguments: Any) -> None:
+def _call(_: str, function: Callable[..., None], *arguments: Any) -> None:
     function(*arguments)
     gc.collect()    # a model is a reference cycle that holds much GPU memory
+
+
+@contextlib.contextmanager
+def _stopping_at_once(directory: pathlib.Path) -> Iterator[None]:
+    """A context in which SIGTERM raises StoppedBySignal, except where training waits for the end of a step to save."""
+    def stop(number: int, frame: Any) -> None:
+        raise StoppedBySignal(f'{directory}: stopped by SIGTERM; resume with the same command')
+
+    if threading.current_thread() is not threading.main_thread():    # Python allows handlers only there
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

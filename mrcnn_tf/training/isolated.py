@@ -15,14 +15,25 @@ from typing import Any
 
 
 class ProcessError(OSError):
-    """A process was killed; the message is one line."""
+    """A signal ended a process; the message is one line.
+
+    Attributes:
+        exit_code: 75 after SIGTERM, as of `StoppedBySignal`, which this module does not import because of TensorFlow.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
-def call(function: Callable[..., None], *arguments: Any) -> None:
+def call(work: str, function: Callable[..., None], *arguments: Any) -> None:
     """Call a function of a module in a new process, which gets SIGTERM and Ctrl-C of this one.
 
+    Args:
+        work: what the process does, for messages, such as 'trains step1_rpn'.
+
     Raises:
-        ProcessError: the process was killed.
+        ProcessError: SIGTERM or another signal ended the process.
         What the function raises.
     """
     context = multiprocessing.get_context('spawn')
@@ -35,12 +46,21 @@ def call(function: Callable[..., None], *arguments: Any) -> None:
             while not receiver.poll(0.5):       # without a limit, a signal that arrives just before it would be missed
                 pass
             error = receiver.recv()
+            process.join()
         except EOFError:
-            error = ProcessError(f'the process of {function.__module__}.{function.__name__} was killed; see its '
-                                 'output, then resume with the same command')
-        process.join()
+            process.join()
+            error = _death(work, process.exitcode)
     if error:
         raise error
+
+
+def _death(work: str, code: int | None) -> ProcessError:
+    """Return the error for a process that has ended without one of its own."""
+    if code == -signal.SIGTERM:
+        return ProcessError(f'the process that {work} was stopped by SIGTERM; resume with the same command', 75)
+    by = f' ({signal.Signals(-code).name})' if code and code < 0 else ''
+    return ProcessError(f'the process that {work} was killed{by}, perhaps because memory ran out; see its output, then '
+                        'resume with the same command')
 
 
 @contextlib.contextmanager

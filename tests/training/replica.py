@@ -3,7 +3,7 @@
 Errors end it as they end `mrcnn train`.
 
 With train.strategy=mirrored, the CPU is split into two devices. With SIGNAL=SIGTERM@N in the environment, the process
-sends itself that signal in step N; with SIGNAL=SLEEP@N, it sleeps for an hour.
+sends itself that signal in step N, or to the process SIGNAL_TO; with SIGNAL=SLEEP@N, it sleeps for an hour.
 """
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def toy() -> ToyModel:
     if 'SIGNAL' in os.environ:
         name, step = os.environ['SIGNAL'].split('@')
         model.before_step = {int(step): lambda: time.sleep(3600) if name == 'SLEEP' else (
-            os.kill(os.getpid(), signal.Signals[name]))}
+            os.kill(int(os.environ.get('SIGNAL_TO', os.getpid())), signal.Signals[name]))}
     return model
 
 

@@ -1,7 +1,9 @@
 """Four-step alternating training: the config of each step, the shared backbone, and resuming."""
 from __future__ import annotations
 
+import os
 import pathlib
+import signal
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from mrcnn_tf.input.dataset import evaluation_dataset
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.training import alternating
 from mrcnn_tf.training.alternating import JOINED, STEPS
-from mrcnn_tf.training.callbacks import TrainingError
+from mrcnn_tf.training.callbacks import StoppedBySignal, TrainingError
 from mrcnn_tf.training.peers import Peers
 from mrcnn_tf.weights.checkpoint_files import find_newest
 from mrcnn_tf.weights.model_directory import restore_model, save_imported
@@ -65,6 +67,15 @@ def test_settings_that_alternating_training_does_not_support(tmp_path, override,
     with pytest.raises(ConfigError, match=message):
         alternating.train(small_config(tmp_path, override), tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_signal_between_two_steps_stops_at_once(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alternating, '_train_step', lambda *_: None)
+    monkeypatch.setattr(alternating, '_prepare', lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StoppedBySignal, match='run: stopped by SIGTERM; resume with the same command'):
+        alternating.train(small_config(tmp_path), tmp_path / 'run')
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def same(first: pathlib.Path, second: pathlib.Path, part: str) -> bool:

@@ -30,8 +30,8 @@ def be_odd() -> None:
     raise Odd(1, 2)
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def die(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
 
 
 def wait_for_signal(path: pathlib.Path) -> None:
@@ -45,23 +45,29 @@ def wait_for_signal(path: pathlib.Path) -> None:
 
 
 def test_it_is_another_process(tmp_path: pathlib.Path) -> None:
-    isolated.call(write_process, tmp_path / 'process')
+    isolated.call('works', write_process, tmp_path / 'process')
     assert int((tmp_path / 'process').read_text(encoding='utf-8')) != os.getpid()
 
 
 def test_an_error_is_raised_here() -> None:
     with pytest.raises(ClusterError, match='^the reason$'):
-        isolated.call(refuse, 'the reason')
+        isolated.call('works', refuse, 'the reason')
 
 
 def test_an_error_that_cannot_be_sent_keeps_its_traceback() -> None:
     with pytest.raises(RuntimeError, match=r'(?s)in be_odd.*Odd: odd'):
-        isolated.call(be_odd)
+        isolated.call('works', be_odd)
 
 
 def test_a_process_that_is_killed_is_named() -> None:
-    with pytest.raises(isolated.ProcessError, match='the process of .*test_isolated.die was killed; see its output'):
-        isolated.call(die)
+    with pytest.raises(isolated.ProcessError, match=r'^the process that works was killed \(SIGKILL\), .*; see its'):
+        isolated.call('works', die, signal.SIGKILL)
+
+
+def test_a_process_that_sigterm_ends_was_stopped() -> None:
+    with pytest.raises(isolated.ProcessError, match='^the process that works was stopped by SIGTERM; resume') as raised:
+        isolated.call('works', die, signal.SIGTERM)
+    assert raised.value.exit_code == 75
 
 
 def test_signals_are_passed_on(tmp_path: pathlib.Path) -> None:
@@ -74,5 +80,5 @@ def test_signals_are_passed_on(tmp_path: pathlib.Path) -> None:
 
     threading.Thread(target=send, daemon=True).start()
     with pytest.raises(ClusterError, match=r'received \[15\]'):
-        isolated.call(wait_for_signal, tmp_path / 'ready')
+        isolated.call('works', wait_for_signal, tmp_path / 'ready')
     assert signal.getsignal(signal.SIGTERM) == before
