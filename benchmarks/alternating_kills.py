@@ -61,9 +61,10 @@ class Run:
         return (proposals / f'.{step}.npz.journal').exists() and not (proposals / f'{step}.npz').exists()
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Return all arrays of the last model."""
+        """Return the weights of the last model."""
         reader = tf.train.load_checkpoint(str(find_newest(self.directory / 'faster_rcnn' / 'checkpoints')))
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        return {name: reader.get_tensor(name) for name, kind in reader.get_variable_to_dtype_map().items()
+                if kind == tf.float32}
 
 
 def process_of(run: Run, worker: int, trains: bool) -> int:
@@ -115,9 +116,9 @@ def main() -> None:
             assert code == 0, run.log.read_text()[-3000:]
         one, other = whole.weights(), interrupted.weights()
         equal = sum(np.array_equal(one[name], other[name]) for name in one)
-        apart = max(float(np.linalg.norm(one[name] - other[name]) / max(np.linalg.norm(one[name]), 1.)) for name in one)
-        print(f'\nafter these {len(FAULTS)} faults, {equal} of {len(one)} arrays of the last model equal those of a run '
-              f'without faults in all bits; the others are apart by {apart:.2g} of their norm at most')
+        apart = max(float(np.linalg.norm(one[name] - other[name]) / (np.linalg.norm(one[name]) + 1e-6)) for name in one)
+        print(f'\nafter these {len(FAULTS)} faults, {equal} of {len(one)} arrays of the last model are in all bits '
+              f'those of a run without faults; the others are apart by {apart:.2g} of their norm at most')
         raise SystemExit(apart > _TOLERANCE)
 
 
