@@ -28,7 +28,15 @@ from mrcnn_tf.serving import server_kit
 from mrcnn_tf.serving.canvas_network import canvas_network
 from mrcnn_tf.serving.mask_forms import FORMS
 from mrcnn_tf.serving.network import WEIGHTS, ExportError, network
-from mrcnn_tf.serving.signatures import DEFAULT, INPUT_TYPES, Answers, Network, description_signature, signatures
+from mrcnn_tf.serving.signatures import (
+    DEFAULT,
+    DETECT,
+    INPUT_TYPES,
+    Answers,
+    Network,
+    description_signature,
+    signatures,
+)
 from mrcnn_tf.weights.model_directory import restore_model
 
 _log = logging.getLogger(__name__)
@@ -143,9 +151,9 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
             # Nobody needs the gradient of a signature, so custom gradients are left out.
             tf.saved_model.save(module, str(temporary), functions,
                                 tf.saved_model.SaveOptions(experimental_custom_gradients=False))
-            requests = list(_warmup(_shapes(config.data, detector.engine), options.input_type))
-            server_kit.write_warmup(temporary, version.parent.resolve().name, DEFAULT, requests)
-            server_kit.replay(temporary, DEFAULT, requests)
+            requests = list(_warmup(_shapes(config.data, detector.engine), options))
+            server_kit.write_warmup(temporary, version.parent.resolve().name, requests)
+            server_kit.replay(temporary, requests)
             files.write_json(temporary / _DESCRIPTION, described)
     except tf.errors.OpError as error:
         raise OSError(f'{version}: {write_error(error)}; make room there or give another --output') from None
@@ -181,16 +189,18 @@ def _shapes(data: DataConfig, engine: str) -> list[tuple[int, int]]:
     return [sides, sides[::-1]]
 
 
-def _warmup(shapes: Sequence[tuple[int, int]], input_type: str) -> Iterator[dict[str, np.ndarray]]:
-    """Yield requests to `serving_default` with a gray image of each shape."""
-    name, *_ = INPUT_TYPES[input_type]
+def _warmup(shapes: Sequence[tuple[int, int]], options: ExportOptions) -> Iterator[server_kit.Request]:
+    """Yield requests with a gray image of each shape to `serving_default`, and to `detect`, which our clients ask."""
+    name, *_ = INPUT_TYPES[options.input_type]
     for shape in shapes:
         image = np.full([*shape, 3], 128, np.uint8)
         file = tf.io.encode_png(image).numpy()
         record = tf.train.Example(features=tf.train.Features(feature={
             'image/encoded': tf.train.Feature(bytes_list=tf.train.BytesList(value=[file]))})).SerializeToString()
-        yield {name: {'image_bytes': np.array([file], object), 'image_tensor': image[None],
-                      'tf_example': np.array([record], object)}[input_type]}
+        yield DEFAULT, {name: {'image_bytes': np.array([file], object), 'image_tensor': image[None],
+                               'tf_example': np.array([record], object)}[options.input_type]}
+        if options.weights == 'variables':    # a second signature with constants takes several times their memory
+            yield DETECT, {'image_bytes': np.array([file], object)}
 
 
 def _newest_version(output: pathlib.Path) -> int:

@@ -18,26 +18,25 @@ from mrcnn_tf.serving.network import ExportError
 
 WARMUP = 'assets.extra/tf_serving_warmup_requests'
 XLA_FLAGS = '--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit'    # TensorFlow chooses the operations that XLA compiles
+Request = tuple[str, Mapping[str, np.ndarray]]    # the signature, and the inputs by name
 _PREDICT_LOG, _REQUEST = 6, 1    # field numbers of tensorflow_serving/apis/prediction_log.proto
 
 
-def write_warmup(version: pathlib.Path, model: str, signature: str, requests: Iterable[Mapping[str, np.ndarray]]
-                 ) -> None:
+def write_warmup(version: pathlib.Path, model: str, requests: Iterable[Request]) -> None:
     """Write the requests that TensorFlow Serving replays when it loads a version.
 
     Args:
         version: directory of the SavedModel.
         model: its name in TensorFlow Serving.
-        signature: that all requests ask.
-        requests: the inputs of each, by name.
+        requests: the signature and the inputs of each.
     """
     (version / WARMUP).parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(version / WARMUP)) as writer:
-        for inputs in requests:
+        for signature, inputs in requests:
             writer.write(prediction_log(model, signature, inputs))
 
 
-def replay(version: pathlib.Path, signature: str, requests: Iterable[Mapping[str, np.ndarray]]) -> None:
+def replay(version: pathlib.Path, requests: Iterable[Request]) -> None:
     """Ask a SavedModel requests, as TensorFlow Serving does: by the tensors of its graph.
 
     Raises:
@@ -48,9 +47,9 @@ def replay(version: pathlib.Path, signature: str, requests: Iterable[Mapping[str
     try:
         with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph, config=options) as session:
             meta = SavedModelLoader(str(version)).load(session, [tf.saved_model.SERVING])
-            asked = meta.signature_def[signature]
-            outputs = [each.name for each in asked.outputs.values()]
-            for inputs in requests:
+            for signature, inputs in requests:
+                asked = meta.signature_def[signature]
+                outputs = [each.name for each in asked.outputs.values()]
                 session.run(outputs, {asked.inputs[name].name: value for name, value in inputs.items()})
     except tf.errors.OpError as error:
         raise ExportError(f'the exported model fails on a warm-up request ({type(error).__name__}) and is not kept; '

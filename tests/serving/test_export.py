@@ -76,8 +76,9 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def saved(model_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     with mock.patch.object(exporting.server_kit, 'replay') as replay:    # seconds, as the tests of the answers
         version = exporting.export(model_dir, tmp_path_factory.mktemp('saved') / 'pets')
-    (_, signature, requests), _ = replay.call_args
-    assert signature == 'serving_default' and [list(each) for each in requests] == [['image_bytes']] * 2
+    (_, requests), _ = replay.call_args
+    assert [(signature, *inputs) for signature, inputs in requests] == [
+        ('serving_default', 'image_bytes'), ('detect', 'image_bytes')] * 2
     return version
 
 
@@ -249,7 +250,7 @@ def graph_operations(version: pathlib.Path) -> set[str]:
 def test_what_stands_beside_it(saved: pathlib.Path, loaded: Any) -> None:
     assert saved.name == '1' and [path.name for path in saved.parent.iterdir()] == ['1']
     warmup = saved / 'assets.extra' / 'tf_serving_warmup_requests'
-    assert len(list(tf.data.TFRecordDataset(str(warmup)).as_numpy_iterator())) == 2
+    assert len(list(tf.data.TFRecordDataset(str(warmup)).as_numpy_iterator())) == 4
     description = json.loads((saved / 'assets.extra' / 'mrcnn.json').read_text())
     texts = loaded.signatures['describe'](index=tf.constant([5, 0]))['description'].numpy().tolist()
     assert [json.loads(text) for text in texts] == [description] * 2
@@ -282,9 +283,9 @@ def test_the_xla_engine_by_the_c_api(model_dir: pathlib.Path, tmp_path: pathlib.
                                      pictures: list[pathlib.Path]) -> None:
     with mock.patch.object(exporting.server_kit, 'replay') as replay:
         version = exporting.export(model_dir, tmp_path / 'pets', engine='xla')
-    (_, _, requests), _ = replay.call_args
-    shown = [tf.io.decode_png(each['image_bytes'][0]).shape[:2] for each in requests]
-    assert shown == [[32, 64], [64, 32]]    # the canvases
+    (_, requests), _ = replay.call_args
+    shown = [tf.io.decode_png(inputs['image_bytes'][0]).shape[:2] for _, inputs in requests]
+    assert shown == [[32, 64]] * 2 + [[64, 32]] * 2    # the canvases
     assert json.loads((version / 'assets.extra' / 'mrcnn.json').read_text())['engine'] == 'xla'
     operations = graph_operations(version)
     assert not [name for name in operations if 'NonMaxSuppression' in name or name == 'CropAndResize']

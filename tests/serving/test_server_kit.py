@@ -18,8 +18,8 @@ EXPECTED = b'\x32\x37' + b'\x0a\x35' + b'\x0a\x17' + MODEL + b'\x12\x1a' + INPUT
 
 
 def test_a_warm_up_request(tmp_path: pathlib.Path) -> None:
-    request = {'image_bytes': np.array([b'x'], object)}
-    server_kit.write_warmup(tmp_path, 'mine', 'serving_default', [request, request])
+    request = 'serving_default', {'image_bytes': np.array([b'x'], object)}
+    server_kit.write_warmup(tmp_path, 'mine', [request, request])
     records = tf.data.TFRecordDataset(str(tmp_path / 'assets.extra' / 'tf_serving_warmup_requests'))
     assert list(records.as_numpy_iterator()) == [EXPECTED] * 2
 
@@ -37,9 +37,9 @@ class Lengths(tf.Module):
 def test_requests_are_replayed(tmp_path: pathlib.Path) -> None:
     module = Lengths()
     tf.saved_model.save(module, str(tmp_path), signatures={'detect': module.serve})
-    server_kit.replay(tmp_path, 'detect', [{'image_bytes': np.array([b'x'], object)}])
+    server_kit.replay(tmp_path, [('detect', {'image_bytes': np.array([b'x'], object)})])
     with pytest.raises(ExportError, match=r'fails on a warm-up request \(InvalidArgumentError\) and is not kept'):
-        server_kit.replay(tmp_path, 'detect', [{'image_bytes': np.array([b'x', b''], object)}])
+        server_kit.replay(tmp_path, [('detect', {'image_bytes': np.array([b'x', b''], object)})])
 
 
 def test_the_commands(tmp_path: pathlib.Path) -> None:

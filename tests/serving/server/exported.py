@@ -28,5 +28,5 @@ def write_export(version: pathlib.Path) -> None:
                          [tf.TensorSpec([None], tf.string, 'image_bytes')], autograph=False)
     describe = signatures.description_signature(json.dumps(DESCRIPTION))
     tf.saved_model.save(tf.Module(), str(version), {'detect': detect.get_concrete_function(), 'describe': describe})
-    server_kit.write_warmup(version, version.parent.name, 'detect', [{'image_bytes': np.array(FILES[:1], object)}])
+    server_kit.write_warmup(version, version.parent.name, [('detect', {'image_bytes': np.array(FILES[:1], object)})])
     files.write_json(version / 'assets.extra' / 'mrcnn.json', DESCRIPTION)

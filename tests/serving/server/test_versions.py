@@ -137,7 +137,7 @@ def test_warm_up_runs_the_recorded_signature_and_detect(
     for name, inputs in (('serving_default', {'image_bytes': np.array([b'x'], object)}),
                          ('of_pixels', {'images': np.uint8([7])})):
         (tmp_path / name).mkdir()
-        server_kit.write_warmup(tmp_path / name, 'mine', name, [inputs])
+        server_kit.write_warmup(tmp_path / name, 'mine', [(name, inputs)])
         made._warm_up(tmp_path / name / server_kit.WARMUP)
     made._warm_up(tmp_path / 'missing')
     assert sorted(ran) == [('detect', [b'x']), ('of_pixels', [7]), ('serving_default', [b'x'])]
