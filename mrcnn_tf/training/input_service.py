@@ -56,10 +56,12 @@ class InputServers:
 
     Attributes:
         failure: why a server failed, '' if none did.
+        device: where `take` leaves the batches of a single replica; None: TensorFlow decides.
     """
 
     def __init__(self, addresses: Sequence[str] = (), timeout: float = 120) -> None:
         self.failure = ''
+        self.device: str | None = None
         self._addresses, self._timeout, self._limit = list(addresses), timeout, _LIMIT * timeout
         self._servers: list[_Server] = []
         self._manifest = ''
@@ -113,7 +115,8 @@ class InputServers:
         self._check(iterator)
         self._since = time.monotonic()
         try:
-            with cancellation.CancellationManagerContext(self._cancelling):
+            # Otherwise the results of the function may return to the host.
+            with cancellation.CancellationManagerContext(self._cancelling), tf.device(self.device):
                 return self._next(iterator)
         except tf.errors.OpError as error:
             self._check(iterator)

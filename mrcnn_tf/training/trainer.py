@@ -329,6 +329,8 @@ def _distributed(run: _Run, start: int, needs: Sequence[str]) -> tf.data.Dataset
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     strategy = input_strategy(run.strategy)
+    if strategy and run.strategy.num_replicas_in_sync == 1:
+        run.servers.device = strategy.extended.worker_devices[0]
     return strategy.distribute_datasets_from_function(local) if strategy else local()
 
 
