@@ -34,8 +34,10 @@ def random_boxes() -> tf.Tensor:
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('ratio', [1, 2, 0])
 def test_engines_agree_over_levels(pyramid, random_boxes, aligned, ratio, monkeypatch) -> None:
-    """The same values and gradients from TensorFlow's kernels and, compiled, from gathers in 12 buckets of boxes."""
+    """The same values and gradients from TensorFlow's kernels, in groups, and, compiled, from gathers in 12 buckets."""
     monkeypatch.setattr(sampling, 'BUCKET', 4 * 5 * 5 * 3)
+    monkeypatch.setattr(sampling, 'GROUP', 4 * 5 * 5 * 3)
+    monkeypatch.setattr(sampling, 'WEIGHTS', 7 * 4 * 5 * 5)
     cotangent = tf.constant(np.random.default_rng(3).normal(size=(2, 24, 5, 5, 3)), tf.float32)
     results = []
     for engine, mode in (('op', 'graph'), ('xla', 'jit')):
@@ -99,6 +101,22 @@ def test_no_gradient_flows_into_the_boxes(pyramid, random_boxes, engine) -> None
         tape.watch(random_boxes)
         out = layer(pyramid, random_boxes)
     assert tape.gradient(out, random_boxes) is None
+
+
+def test_threads_lose_no_gradient() -> None:
+    """The weights of a sample sum to 1, so the gradients of all cells sum to those of the bins.
+
+    TensorFlow's gradient of crop_and_resize passes if its threads happen to meet nowhere; so its absence is checked.
+    """
+    boxes = np.random.default_rng(0).uniform([40, 40, 130, 130], [120, 120, 220, 220], [1, 256, 4])
+    layer = roi.RoIAlign(7, [4], sampling_ratio=0)
+    function = tf.function(lambda feature: with_gradient(lambda map_: layer([map_], tf.constant(boxes, tf.float32)),
+                                                         feature, cotangent=np.ones([1, 256, 7, 7, 32], np.float32))[1])
+    feature = tf.zeros([1, 64, 64, 32])
+    np.testing.assert_allclose(tf.reduce_sum(function(feature), [0, 1, 2]), np.full(32, 256 * 49.), rtol=2e-6)
+    graph = function.get_concrete_function(feature).graph.as_graph_def()
+    used = {node.op for nodes in (graph.node, *(f.node_def for f in graph.library.function)) for node in nodes}
+    assert 'SparseTensorDenseMatMul' in used and 'CropAndResizeGradImage' not in used
 
 
 @pytest.mark.parametrize('engine', ['op', 'xla'])

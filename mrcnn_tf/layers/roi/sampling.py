@@ -25,6 +25,8 @@ from mrcnn_tf.ops.tensor_shapes import Dimension, dimensions
 State = tuple[tf.Tensor, ...]
 BUCKET = 2 ** 20     # the least values of a bucket's result; fewer do not occupy a GPU
 MAX_BUCKETS = 32
+GROUP = 2 ** 20      # the most values that boxes pooled together have: 4 MB, as much as a processor's cache
+WEIGHTS = 2 ** 22    # the most weights of cells in bins: 84 MB with their indices
 
 
 class SamplingPlan(NamedTuple):
@@ -36,19 +38,30 @@ class SamplingPlan(NamedTuple):
     ratio: tf.Tensor      # float32 [K, 2], samples per bin in y and x
 
     def points(self, s: tf.Tensor | int, size: Size) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Return the s-th sample of every bin: y [K, P], x [K, P], in cells, and its weight [K] in the bin's average.
+        """Return samples of every bin: y and x, [..., K, P], in cells, and which boxes have them, bool [..., K].
 
-        The weight is 0 for boxes that have no s-th sample.
+        Args:
+            s: numbers of samples within their bins, [] or [..., 1].
+            size: rows and columns of bins.
         """
         s = tf.cast(s, tf.float32)
         columns = tf.maximum(self.ratio[:, 1], 1.)
         row = tf.floor((s + .5) / columns)                                         # + .5: rounding errors do not matter
-        within = tf.stack([row, s - row * columns], axis=-1)                       # [K, 2]
+        within = tf.stack([row, s - row * columns], axis=-1)                       # [..., K, 2]
         first = self.start + self.bin * (within + .5) / tf.maximum(self.ratio, 1.)
-        y, x = (first[:, i, None] + self.bin[:, i, None] * tf.range(side, dtype=tf.float32)
-                for i, side in enumerate(size))                                    # [K, P]
-        count = tf.reduce_prod(self.ratio, axis=-1)
-        return y, x, tf.where(s < count, 1. / tf.maximum(count, 1.), 0.)
+        y, x = (first[..., i, None] + self.bin[:, i, None] * tf.range(side, dtype=tf.float32)
+                for i, side in enumerate(size))                                    # [..., K, P]
+        return y, x, s < self.count
+
+    @property
+    def count(self) -> tf.Tensor:
+        """The number of samples in each bin of a box, float32 [K]."""
+        return tf.reduce_prod(self.ratio, axis=-1)
+
+    @property
+    def divisor(self) -> tf.Tensor:
+        """The number of samples in each bin of a box, at least 1: float32 [K, 1, 1, 1]."""
+        return tf.maximum(self.count, 1.)[:, None, None, None]
 
     def take(self, index: tf.Tensor) -> SamplingPlan:
         """Return the plan of the boxes at `index`, int32 or int64 [k]."""
@@ -83,29 +96,37 @@ def sampling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[float],
 
 
 class Aggregation(NamedTuple):
-    """How the samples of a bin give its value (`begin`, then `add` for each), and the gradient of each sample.
+    """How the samples of a bin give its value: `begin`, `add` for each, and `end`; and the gradient of each sample.
 
-    `state[0]` is the value. `weight` is that of the sample in an average, 0 for boxes without such a sample.
+    `present` says which boxes have the sample, bool [K, 1, 1, 1]; `values` are 0 for the others. `divisor` is that of
+    a SamplingPlan.
     """
-    begin: Callable[[list[Any]], State]                                            # shape
-    add: Callable[[State, Any, tf.Tensor, tf.Tensor], State]                       # state, s, values, weight
-    gradient: Callable[[tf.Tensor, State, Any, tf.Tensor], tf.Tensor]              # upstream, last state, s, weight
+    begin: Callable[[list[Any]], State]                                   # shape
+    add: Callable[[State, Any, tf.Tensor, tf.Tensor], State]              # state, s, values, present
+    scale: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]                    # of values and of their gradients; divisor
+    gradient: Callable[[tf.Tensor, State, Any], tf.Tensor]                # of a sample: scaled upstream, state, s
+
+    def end(self, state: State, plan: SamplingPlan) -> State:
+        """Return the state after the last sample; its first part is the value of each bin."""
+        return self.scale(state[0], plan.divisor), *state[1:]
 
 
-def _add_larger(state: State, s: Any, values: tf.Tensor, weight: tf.Tensor) -> State:
+def _add_larger(state: State, s: Any, values: tf.Tensor, present: tf.Tensor) -> State:
     largest, holder = state
     # The samples of a box without area coincide. XLA may compute their value twice with different roundings, for the
     # result and for the gradient; the tolerance makes both choose the same sample.
-    larger = (weight > 0.) & ((holder < 0) | (values - largest > 1e-6 * tf.abs(largest)))
+    larger = present & ((holder < 0) | (values - largest > 1e-6 * tf.abs(largest)))
     return tf.where(larger, values, largest), tf.where(larger, s, holder)
 
 
 AVERAGE = Aggregation(begin=lambda shape: (tf.zeros(shape),),
-                      add=lambda state, s, values, weight: (state[0] + weight * values,),
-                      gradient=lambda upstream, state, s, weight: weight * upstream)
+                      add=lambda state, s, values, present: (state[0] + values,),
+                      scale=lambda values, divisor: values / divisor,
+                      gradient=lambda upstream, state, s: upstream)
 # The state is the largest value and the index of its sample, the first one in a tie.
 MAX = Aggregation(begin=lambda shape: (tf.zeros(shape), tf.fill(shape, -1)), add=_add_larger,
-                  gradient=lambda upstream, state, s, weight: tf.where(state[1] == s, upstream, 0.))
+                  scale=lambda values, divisor: values,
+                  gradient=lambda upstream, state, s: tf.where(state[1] == s, upstream, 0.))
 AGGREGATIONS = {'average': AVERAGE, 'max': MAX}
 
 
@@ -126,15 +147,19 @@ def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, sam
     @tf.custom_gradient
     def pool(*maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         state = forward(maps, plan, size, samples, aggregation)
-        return state[0], lambda upstream: backward(upstream, state, maps, plan, samples, aggregation)
+        return state[0], lambda upstream: backward(
+            aggregation.scale(upstream, plan.divisor), state, maps, plan, samples, aggregation)
 
     return pool(*features)
 
 
-def _over_samples(start: State, plan: SamplingPlan, samples: int, step: Callable[[tf.Tensor | int, State], State]
-                  ) -> State:
-    """Return the state after step(s, state) for every sample s; with `samples` 0, up to the largest number of a box."""
-    count = samples or tf.cast(tf.reduce_max(tf.reduce_prod(plan.ratio, axis=-1)), tf.int32)
+def _most_samples(plan: SamplingPlan, samples: int) -> tf.Tensor | int:
+    """Return the largest number of samples in a bin of a box: `samples`, unless that is 0."""
+    return samples or tf.cast(tf.reduce_max(plan.count, axis=0), tf.int32)
+
+
+def _over_samples(start: State, count: tf.Tensor | int, step: Callable[[tf.Tensor | int, State], State]) -> State:
+    """Return the state after step(s, state) for each s < count."""
     # One sample at a time: unrolled or parallel iterations would keep all samples in memory together.
     return tf.while_loop(lambda s, _: s < count, lambda s, state: (s + 1, step(s, state)), (0, start),
                          parallel_iterations=1)[1]
@@ -144,70 +169,115 @@ def _over_samples(start: State, plan: SamplingPlan, samples: int, step: Callable
 # one repeated cell. Farther outside, crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level, so
 # the shapes inside are dynamic.
 
-_BORDER = [[0, 0], [1, 1], [1, 1], [0, 0]]
-
-
-def _crop_boxes(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: Dimension, width: Dimension
-                ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the boxes for crop_and_resize, [k, 4], and the weights of the samples, [k, 1, 1, 1].
+def _all_crops(plan: SamplingPlan, samples: int, size: Size, height: Dimension, width: Dimension
+               ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the boxes for crop_and_resize of all samples, [S, k, 4], and bool [S, k], which of them exist.
 
     A box reaches from the first to the last sample, in the padded level's cells, normalized to 0..1.
     """
-    y, x, weight = plan.points(s, size)
-    corners = tf.stack([y[:, 0], x[:, 0], y[:, -1], x[:, -1]], axis=-1)
-    corners = tf.where(weight[:, None] > 0., corners, -9.)    # far outside, where the kernel reads nothing
+    s = tf.range(tf.maximum(_most_samples(plan, samples), 0))[:, None]
+    y, x, present = plan.points(s, size)
+    corners = tf.stack([y[..., 0], x[..., 0], y[..., -1], x[..., -1]], axis=-1)
+    corners = tf.where(present[..., None], corners, -9.)      # far outside, where the kernel reads nothing
     last = tf.cast(tf.stack([height, width] * 2), tf.float32) + 1.
-    return (corners + 1.) / last, weight[:, None, None, None]
+    return (corners + 1.) / last, present
 
 
-def _on_level(plan: SamplingPlan, level: int) -> tuple[tf.Tensor, SamplingPlan]:
-    index = tf.where(plan.level == level)                                          # [k, 1]
-    return index, plan.take(index[:, 0])
+def _with_border(feature: tf.Tensor) -> tf.Tensor:
+    """Return a feature map [B, h, w, C] with its outermost cells repeated: [B, h + 2, w + 2, C].
+
+    As tf.pad with the mode SYMMETRIC, which takes 3.5 times as long.
+    """
+    batch, height, width, channels = dimensions(feature)
+    rows, columns = (tf.clip_by_value(tf.range(-1, side + 1), 0, side - 1) for side in (height, width))
+    images = tf.range(batch)[:, None, None] * (height * width)
+    return tf.gather(tf.reshape(feature, [-1, channels]), images + rows[:, None] * width + columns)
+
+
+def _on_level(plan: SamplingPlan, level: int) -> tf.Tensor:
+    """Return the boxes of a level, int64 [k], those with few samples first."""
+    index = tf.where(plan.level == level)[:, 0]
+    return tf.gather(index, tf.argsort(tf.gather(plan.count, index), stable=True))
 
 
 def _forward_op(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
                 ) -> State:
-    channels = maps[0].shape[-1]
-    whole = aggregation.begin([dimensions(plan.level)[0], *size, channels])
-    for level, feature in enumerate(maps):
-        index, part = _on_level(plan, level)
-        padded = tf.pad(feature, _BORDER, 'SYMMETRIC')
+    arrays = [tf.TensorArray(part.dtype, 0, dynamic_size=True, infer_shape=False, element_shape=[None, *part.shape[1:]])
+              for part in aggregation.begin([1, *size, maps[0].shape[-1]])]
+    indices = [_on_level(plan, level) for level in range(len(maps))]
+    for feature, index in zip(maps, indices, strict=True):
+        arrays = _pool_level(feature, plan.take(index), size, samples, aggregation, arrays)
+    places = tf.argsort(tf.concat(indices, axis=0))
+    return tuple(tf.gather(array.concat(), places) for array in arrays)
 
-        start = aggregation.begin([tf.shape(index)[0], *size, channels])
 
-        def step(s: tf.Tensor | int, state: State, padded: tf.Tensor = padded, part: SamplingPlan = part,
-                 feature: tf.Tensor = feature, start: State = start) -> State:
-            crops, weight = _crop_boxes(part, s, size, *dimensions(feature)[1:3])
-            values = tf.image.crop_and_resize(padded, crops, part.image, size)
-            state = aggregation.add(state, s, values, weight)
+def _pool_level(feature: tf.Tensor, plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation,
+                arrays: list[tf.TensorArray]) -> list[tf.TensorArray]:
+    """Pool boxes that are on one level, in groups that fit into a processor's cache; append the states to `arrays`."""
+    _, height, width, channels = dimensions(feature)
+    padded, number = _with_border(feature), tf.shape(plan.level)[0]
+    group = max(1, GROUP // math.prod([*size, channels]))
+    crops, present = _all_crops(plan, samples, size, height, width)
+
+    def pool(first: tf.Tensor) -> State:
+        part = plan.take(tf.range(first, tf.minimum(first + group, number)))
+        start = aggregation.begin([tf.shape(part.level)[0], *size, channels])
+
+        def step(s: tf.Tensor | int, state: State) -> State:
+            some = crops[s, first:first + group]
+            values = tf.image.crop_and_resize(padded, some, part.image, size)
+            state = aggregation.add(state, s, values, present[s, first:first + group, None, None, None])
             # Loop variables must keep their static shapes.
-            return tuple(tf.ensure_shape(each, first.shape) for each, first in zip(state, start, strict=True))
+            return tuple(tf.ensure_shape(each, begun.shape) for each, begun in zip(state, start, strict=True))
 
-        last = _over_samples(start, part, samples, step)
-        whole = tuple(tf.tensor_scatter_nd_update(all_, index, some) for all_, some in zip(whole, last, strict=True))
-    return whole
+        return aggregation.end(_over_samples(start, _most_samples(part, samples), step), part)
+
+    def once(first: tf.Tensor, arrays: list[tf.TensorArray]) -> tuple[tf.Tensor, list[tf.TensorArray]]:
+        return first + group, [array.write(array.size(), part) for array, part in zip(arrays, pool(first), strict=True)]
+
+    # At least once, also for a level without boxes: TensorFlow cannot concatenate nothing.
+    return tf.while_loop(lambda first, _: (first < number) | (first == 0), once, (0, arrays), parallel_iterations=1)[1]
 
 
 def _backward_op(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
                  aggregation: Aggregation) -> list[tf.Tensor]:
-    size, gradients = (upstream.shape[1], upstream.shape[2]), []
-    for level, feature in enumerate(maps):
-        batch, height, width, channels = dimensions(feature)
-        index, part = _on_level(plan, level)
-        cotangent, last = tf.gather_nd(upstream, index), tuple(tf.gather_nd(each, index) for each in state)
-        shape = [batch, height + 2, width + 2, channels]
-        start = tf.zeros(shape)
+    """Return the gradients of the feature maps: sparse matrices of cells and bins times the gradients of the bins.
 
-        def step(s: tf.Tensor | int, totals: State, part: SamplingPlan = part, cotangent: tf.Tensor = cotangent,
-                 last: State = last, shape: list[Dimension] = shape, start: tf.Tensor = start) -> State:
-            crops, weight = _crop_boxes(part, s, size, shape[1] - 2, shape[2] - 2)
-            gradient = aggregation.gradient(cotangent, last, s, weight)
-            return (totals[0] + tf.ensure_shape(tf.raw_ops.CropAndResizeGradImage(
-                grads=gradient, boxes=crops, box_ind=part.image, image_size=shape, T=tf.float32), start.shape),)
+    TensorFlow's gradient of crop_and_resize is wrong on a CPU: its threads add to the same cell without a lock.
+    """
+    if aggregation is not AVERAGE:    # the channels of a bin have gradients of different samples
+        return _backward_xla(upstream, state, maps, plan, samples, aggregation)
+    table, bins = cells.table(maps), tf.reshape(upstream, [-1, upstream.shape[-1]])
+    size, shape = (upstream.shape[1], upstream.shape[2]), [dimensions(table)[0], dimensions(bins)[0]]
+    present = tf.range(tf.maximum(_most_samples(plan, samples), 0))[:, None] < tf.cast(plan.count, tf.int32)
+    existing = tf.where(present)                                                   # [n, 2], sample and box
+    group = max(1, WEIGHTS // (4 * math.prod(size)))
 
-        total = _over_samples((start,), part, samples, step)[0]
-        gradients.append(tf.raw_ops.MirrorPadGrad(input=total, paddings=_BORDER, mode='SYMMETRIC'))
-    return gradients
+    def spread(first: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        matrix = tf.SparseTensor(*_cell_weights(maps, plan, existing[first:first + group], size), shape)
+        return first + group, tf.ensure_shape(total + tf.sparse.sparse_dense_matmul(matrix, bins), table.shape)
+
+    start = (tf.constant(0), tf.zeros_like(table))
+    total = tf.while_loop(lambda first, _: first < tf.shape(existing)[0], spread, start, parallel_iterations=1)[1]
+    return cells.split(total, maps)
+
+
+def _cell_weights(maps: Sequence[tf.Tensor], plan: SamplingPlan, existing: tf.Tensor, size: Size
+                  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return pairs (row of the table, bin), int64 [m, 2], and the weight of the cell in the bin, float32 [m].
+
+    Args:
+        maps: of all levels.
+        plan: of the boxes.
+        existing: int64 [n, 2], the samples (within a bin) and boxes in question.
+        size: rows and columns of bins.
+    """
+    sample, box = tf.unstack(existing, axis=1)
+    corners, _ = _rows(maps, plan.take(box), sample, size)
+    number = math.prod(size)
+    bins = box[:, None, None] * number + tf.reshape(tf.range(number, dtype=tf.int64), size)       # [n, P, P]
+    pairs = [tf.reshape(tf.stack([tf.cast(row, tf.int64), bins], axis=-1), [-1, 2]) for row, _ in corners]
+    return tf.concat(pairs, axis=0), tf.concat([tf.reshape(weight, [-1]) for _, weight in corners], axis=0)
 
 
 # Engine 'xla'. One table has a row for each cell of all levels; a sample reads four rows.
@@ -232,12 +302,12 @@ def _corners(position: tf.Tensor, cells: tf.Tensor) -> _Corners:
 
 def _rows(maps: Sequence[tf.Tensor], plan: SamplingPlan, s: tf.Tensor | int, size: Size
           ) -> tuple[list[tuple[tf.Tensor, tf.Tensor]], tf.Tensor]:
-    """Return four pairs (row of the table [K, P, P], weight [K, P, P, 1]) for the s-th sample, and the sample's weight.
+    """Return four pairs (row of the table [K, P, P], weight [K, P, P, 1]) for the s-th sample, and which boxes have it.
 
-    The weight of the sample in its bin is [K, 1, 1, 1].
+    The weights of a box without the sample are 0. The second result is bool [K, 1, 1, 1].
     """
     height, width, offset = cells.extent(maps, plan.level)
-    y, x, weight = plan.points(s, size)
+    y, x, present = plan.points(s, size)
     rows, columns = _corners(y, tf.cast(height, tf.float32)), _corners(x, tf.cast(width, tf.float32))
     origin = offset + plan.image[:, None] * height * width
     pairs = []
@@ -245,7 +315,8 @@ def _rows(maps: Sequence[tf.Tensor], plan: SamplingPlan, s: tf.Tensor | int, siz
         for column, column_weight in ((columns.low, columns.low_weight), (columns.high, columns.high_weight)):
             index = (origin + row * width)[:, :, None] + column[:, None, :]
             pairs.append((index, (row_weight[:, :, None] * column_weight[:, None, :])[..., None]))
-    return pairs, weight[:, None, None, None]
+    present = present[:, None, None, None]
+    return [(index, tf.where(present, weight, 0.)) for index, weight in pairs], present
 
 
 def buckets(plan: SamplingPlan, row: int) -> tf.Tensor:
@@ -259,7 +330,7 @@ def buckets(plan: SamplingPlan, row: int) -> tf.Tensor:
         plan: positions of the samples.
         row: the number of values of a box in the result.
     """
-    number, order = plan.level.shape[0] or 0, tf.argsort(tf.reduce_prod(plan.ratio, axis=-1), stable=True)
+    number, order = plan.level.shape[0] or 0, tf.argsort(plan.count, stable=True)
     most = max(1, min(MAX_BUCKETS, number * row // BUCKET))
     count = next(n for n in range(most, 0, -1) if number % n == 0)
     return tf.reshape(order, [count, number // count or -1])
@@ -284,11 +355,12 @@ def _forward_xla(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samp
 
     def pool(index: tf.Tensor, part: SamplingPlan, whole: State) -> State:
         def step(s: tf.Tensor | int, state: State) -> State:
-            pairs, weight = _rows(maps, part, s, size)
+            pairs, present = _rows(maps, part, s, size)
             values = tf.add_n([share * tf.gather(table, row) for row, share in pairs])
-            return aggregation.add(state, s, values, weight)
+            return aggregation.add(state, s, values, present)
 
-        state = _over_samples(aggregation.begin([dimensions(index)[0], *shape]), part, samples, step)
+        start = aggregation.begin([dimensions(index)[0], *shape])
+        state = aggregation.end(_over_samples(start, _most_samples(part, samples), step), part)
         return tuple(tf.tensor_scatter_nd_update(all_, index[:, None], some)
                      for all_, some in zip(whole, state, strict=True))
 
@@ -303,14 +375,14 @@ def _backward_xla(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], 
         cotangent, last = tf.gather(upstream, index), tuple(tf.gather(each, index) for each in state)
 
         def step(s: tf.Tensor | int, totals: State) -> State:
-            pairs, weight = _rows(maps, part, s, size)
-            gradient = aggregation.gradient(cotangent, last, s, weight)
+            pairs, _ = _rows(maps, part, s, size)
+            gradient = aggregation.gradient(cotangent, last, s)
             total = totals[0]
             for row, share in pairs:
                 total = tf.tensor_scatter_nd_add(total, row[..., None], share * gradient)
             return (total,)
 
-        return _over_samples(totals, part, samples, step)
+        return _over_samples(totals, _most_samples(part, samples), step)
 
     start = tf.fill(tf.shape(cells.table(maps)), zero_after(upstream))
     return cells.split(_over_buckets((start,), plan, math.prod(upstream.shape[1:]), spread)[0], maps)
