@@ -5,7 +5,7 @@ n objects; S side of a mask crop. An image is float32 [h, w, 3], RGB 0..255; a s
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -48,12 +48,31 @@ def resize(image: tf.Tensor, shape: tf.Tensor, antialias: bool = False) -> tf.Te
         antialias: resize as Pillow does with 8-bit images (Detectron2): average where the image shrinks, and round to
             integers, halves up, after each axis. False: interpolate between two pixels per axis (torchvision).
     """
-    # tf.image.resize returns an image that already has this shape in its own type, hence the casts.
     if not antialias:
-        return tf.cast(tf.image.resize(image, shape, method='bilinear'), tf.float32)
+        return _resized_to(shape, image, _as_float, antialias)
+    unchanged = _as_float if image.dtype.is_integer else _rounded
     for sides in (tf.stack([tf.shape(image)[0], shape[1]]), shape):               # width first
-        image = tf.floor(tf.cast(tf.image.resize(image, sides, method='bilinear', antialias=True), tf.float32) + .5)
+        image = _resized_to(sides, image, unchanged, antialias)
     return image
+
+
+def _resized_to(shape: tf.Tensor, image: tf.Tensor, unchanged: Callable[[tf.Tensor], tf.Tensor], antialias: bool
+                ) -> tf.Tensor:
+    """Return the resized image; `unchanged(image)` if it has this shape, which TensorFlow would resize nevertheless."""
+    def resized() -> tf.Tensor:
+        values = tf.image.resize(image, shape, method='bilinear', antialias=antialias)
+        return _rounded(values) if antialias else _as_float(values)
+
+    return tf.cond(tf.reduce_all(tf.shape(image)[:2] == shape), lambda: unchanged(image), resized)
+
+
+def _as_float(values: tf.Tensor) -> tf.Tensor:
+    return tf.cast(values, tf.float32)
+
+
+def _rounded(values: tf.Tensor) -> tf.Tensor:
+    """Round to integers, halves up."""
+    return tf.floor(_as_float(values) + .5)
 
 
 def choose_canvas(shape: tf.Tensor, canvases: Sequence[Sequence[int]]) -> tf.Tensor:

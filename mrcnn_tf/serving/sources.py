@@ -1,13 +1,12 @@
 """Images to predict on: paths, bytes of files, arrays and PIL images.
 
-An array or a PIL image is written as a PNG in memory. So one rule (size limit, EXIF) and one decoder serve all of them,
-and a SavedModel, which takes bytes of files, gets them too. H, W: size of an image in px.
+A PIL image is written as a PNG in memory, an array only for a model that takes bytes of files, such as a SavedModel. So
+one rule (size limit, EXIF) serves all of them. H, W: size of an image in px.
 """
 from __future__ import annotations
 
 import io
 import os
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -29,14 +28,27 @@ class InferenceError(ValueError):
     """A model or an image that cannot be used; the message is one line: the file, what is wrong, the remedy."""
 
 
-class Encoded(NamedTuple):
-    """The bytes of a JPEG or PNG file, and what messages call the image."""
-    name: str
-    content: bytes
+class Encoded:
+    """A JPEG or PNG file, or pixels that can be written as one.
+
+    Attributes:
+        name: what messages call the image.
+        pixels: uint8 [H, W, 1 or 3] if the image is not a file.
+    """
+
+    def __init__(self, name: str, content: bytes | None = None, pixels: np.ndarray | None = None) -> None:
+        self.name, self.pixels, self._content = name, pixels, content
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of the file."""
+        if self._content is None:
+            self._content = tf.io.encode_png(self.pixels, compression=0).numpy()    # faster than PIL's
+        return self._content
 
 
 def encode(image: Source, name: str = 'image') -> Encoded:
-    """Return an image as the bytes of a file. Those of a path or of bytes may be invalid.
+    """Return an image as a file. Its bytes may be invalid if they are those of a path or were given.
 
     Args:
         image: path, bytes of a JPEG or PNG file, uint8 [H, W, 3] (RGB) or [H, W] (gray), or PIL image.
@@ -52,8 +64,7 @@ def encode(image: Source, name: str = 'image') -> Encoded:
         return Encoded(name, _not_empty(name, image))
     if isinstance(image, np.ndarray):
         _check_array(image, name)
-        channels = image if image.ndim == 3 else image[..., None]
-        return Encoded(name, tf.io.encode_png(channels, compression=0).numpy())    # faster than PIL's
+        return Encoded(name, pixels=image if image.ndim == 3 else image[..., None])
     if isinstance(image, Image.Image):
         return Encoded(name, _png(image, name))
     raise InferenceError(f'{name}: got {type(image).__name__}; expected a path, the bytes of a JPEG or PNG file, a '
@@ -70,6 +81,8 @@ def decode(encoded: Encoded, rule: decoding.Rule) -> tf.Tensor:
         InferenceError: it is neither JPEG nor PNG, it is damaged, or `rule` refuses it.
     """
     refuse(encoded, rule)
+    if encoded.pixels is not None:
+        return tf.constant(np.broadcast_to(encoded.pixels, [*encoded.pixels.shape[:2], 3]))
     try:
         return decoding.decode(tf.constant(encoded.content), os.fsencode(encoded.name), rule,
                                then=lambda pixels: pixels)
@@ -79,6 +92,8 @@ def decode(encoded: Encoded, rule: decoding.Rule) -> tf.Tensor:
 
 def refuse(encoded: Encoded, rule: decoding.Rule) -> None:
     """Raise InferenceError for an image that is not decoded, by its header."""
+    if encoded.pixels is not None and rule.max_pixels is None:
+        return
     try:
         reason = decoding.refusal(tf.constant(encoded.content), rule).numpy().decode()
     except tf.errors.InvalidArgumentError:
