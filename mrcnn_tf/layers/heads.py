@@ -228,6 +228,21 @@ class BoxHead(CompositeLayer):
                 'class_agnostic': self.class_agnostic}
 
 
+class _Doubling(keras.layers.Conv2DTranspose):
+    """A transposed 2x2 convolution of stride 2, of which the four cells of an input cell stay beside each other.
+
+    [N, h, w, C] -> [N, h, 4 w, filters], by a 1x1 convolution: the cells do not overlap. With what follows, bias, ReLU
+    and a 1x1 convolution, it takes 0.4 of the time of TensorFlow's transposed convolution in bfloat16, 0.8 in float32.
+    """
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        kernel = tf.transpose(self.kernel, [3, 0, 1, 2])                               # [C, 2, 2, filters]
+        x = tf.nn.conv2d(x, tf.reshape(kernel, [1, 1, kernel.shape[0], -1]), 1, 'VALID')
+        x = self.activation(tf.nn.bias_add(x, tf.tile(self.bias, [4])))
+        count, rows, columns, _ = dimensions(x)
+        return tf.reshape(x, [count, rows, 4 * columns, self.filters])
+
+
 @keras.saving.register_keras_serializable(package='mrcnn_tf')
 class MaskHead(CompositeLayer):
     """The mask head: mask logits for each RoI (Mask fig. 4, right).
@@ -264,8 +279,7 @@ class MaskHead(CompositeLayer):
         self.class_agnostic, self.classifier = class_agnostic, classifier
         msra = keras.initializers.VarianceScaling(2., 'fan_out', 'untruncated_normal')
         self.convs = [ConvNorm(self.norm, width, 3, name=f'conv{i + 1}') for i in range(convolutions)]
-        self.upsample = keras.layers.Conv2DTranspose(width, 2, 2, activation='relu', name='upsample',
-                                                     kernel_initializer=msra)
+        self.upsample = _Doubling(width, 2, 2, activation='relu', name='upsample', kernel_initializer=msra)
         channels = num_classes + 1 if classifier == 'softmax' else 1 if class_agnostic else num_classes
         self.masks = keras.layers.Conv2D(channels, 1, name='masks', kernel_initializer=_normal(.001))
 
@@ -279,7 +293,9 @@ class MaskHead(CompositeLayer):
         x, restore = _flat('MaskHead', pooled)
         for conv in self.convs:
             x = conv(x, training=training)
-        return restore(tf.cast(self.masks(self.upsample(x)), tf.float32))
+        logits = tf.cast(self.masks(self.upsample(x)), tf.float32)                     # [B R, P, 4 P, K]
+        count, rows, columns, classes = dimensions(logits)
+        return restore(tf.nn.depth_to_space(tf.reshape(logits, [count, rows, columns // 4, 4 * classes]), 2))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), 'num_classes': self.num_classes, 'width': self.width,
