@@ -2,11 +2,11 @@
 
 B images, N boxes per image, K = B * N, L levels, P output side, C channels, s index of a sample within its bin.
 
-A loop runs over the samples: iteration s samples the s-th point of all bins of many boxes, in the forward and in the
-backward pass, and adds it to the average or maximum of its bin. So memory does not grow with the number of samples
-(tests/test_memory.py). The adaptive number of samples differs between boxes but needs no dynamic shape: a box without
-an s-th sample adds nothing. Two engines sample the points: 'op' with tf.image.crop_and_resize, which is fast on a CPU
-but not supported by XLA, and 'xla' with gathers, in buckets of boxes that have similar numbers of samples.
+A loop runs over the samples: iteration s samples the s-th point of all bins of many boxes and adds it to the average or
+maximum of its bin. So memory does not grow with the number of samples (tests/test_memory.py). The adaptive number of
+samples differs between boxes but needs no dynamic shape: a box without an s-th sample adds nothing. Boxes are pooled in
+groups that have similar numbers of samples. Two engines sample the points: 'op' with tf.image.crop_and_resize, which is
+fast on a CPU but not supported by XLA, and 'xla' with gathers.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ State = tuple[tf.Tensor, ...]
 BUCKET = 2 ** 20     # the least values of a bucket's result; fewer do not occupy a GPU
 MAX_BUCKETS = 32
 GROUP = 2 ** 20      # the most values that boxes pooled together have: 4 MB, as much as a processor's cache
-WEIGHTS = 2 ** 22    # the most weights of cells in bins: 84 MB with their indices
+WINDOWS = 2 ** 24    # the most values that the gradients of boxes computed together have: 67 MB
 
 
 class SamplingPlan(NamedTuple):
@@ -103,7 +103,7 @@ class Aggregation(NamedTuple):
     """
     begin: Callable[[list[Any]], State]                                   # shape
     add: Callable[[State, Any, tf.Tensor, tf.Tensor], State]              # state, s, values, present
-    scale: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]                    # of values and of their gradients; divisor
+    scale: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]                    # of a value or its gradient; divisor
     gradient: Callable[[tf.Tensor, State, Any], tf.Tensor]                # of a sample: scaled upstream, state, s
 
     def end(self, state: State, plan: SamplingPlan) -> State:
@@ -147,8 +147,7 @@ def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, sam
     @tf.custom_gradient
     def pool(*maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         state = forward(maps, plan, size, samples, aggregation)
-        return state[0], lambda upstream: backward(
-            aggregation.scale(upstream, plan.divisor), state, maps, plan, samples, aggregation)
+        return state[0], lambda upstream: backward(upstream, state, maps, plan, samples, aggregation)
 
     return pool(*features)
 
@@ -166,8 +165,8 @@ def _over_samples(start: State, count: tf.Tensor | int, step: Callable[[tf.Tenso
 
 
 # Engine 'op'. A sample up to one cell outside the feature map takes the value at its border, so each level is padded by
-# one repeated cell. Farther outside, crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level, so
-# the shapes inside are dynamic.
+# one repeated cell. Farther outside, crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level and
+# size, so the shapes inside are dynamic.
 
 def _all_crops(plan: SamplingPlan, samples: int, size: Size, height: Dimension, width: Dimension
                ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -241,43 +240,60 @@ def _pool_level(feature: tf.Tensor, plan: SamplingPlan, size: Size, samples: int
 
 def _backward_op(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
                  aggregation: Aggregation) -> list[tf.Tensor]:
-    """Return the gradients of the feature maps: sparse matrices of cells and bins times the gradients of the bins.
+    """Return the gradients of the feature maps. An average is separable: its gradient is two small matrix products.
 
     TensorFlow's gradient of crop_and_resize is wrong on a CPU: its threads add to the same cell without a lock.
     """
-    if aggregation is not AVERAGE:    # the channels of a bin have gradients of different samples
+    if aggregation is not AVERAGE:
         return _backward_xla(upstream, state, maps, plan, samples, aggregation)
-    table, bins = cells.table(maps), tf.reshape(upstream, [-1, upstream.shape[-1]])
-    size, shape = (upstream.shape[1], upstream.shape[2]), [dimensions(table)[0], dimensions(bins)[0]]
-    present = tf.range(tf.maximum(_most_samples(plan, samples), 0))[:, None] < tf.cast(plan.count, tf.int32)
-    existing = tf.where(present)                                                   # [n, 2], sample and box
-    group = max(1, WEIGHTS // (4 * math.prod(size)))
+    table, channels = cells.table(maps), upstream.shape[-1]
+    extent, size = cells.extent(maps, plan.level), (upstream.shape[1], upstream.shape[2])
+    sides = tf.reduce_max(tf.math.ceil(plan.bin * tf.constant(size, tf.float32)), axis=1)
+    order = tf.argsort(sides, direction='DESCENDING')                              # so windows in a group are similar
 
     def spread(first: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        matrix = tf.SparseTensor(*_cell_weights(maps, plan, existing[first:first + group], size), shape)
-        return first + group, tf.ensure_shape(total + tf.sparse.sparse_dense_matmul(matrix, bins), table.shape)
+        window = tf.cast(sides[order[first]] + 2., tf.int32) ** 2 * channels       # the most values of a box
+        box = order[first:first + tf.maximum(WINDOWS // window, 1)]
+        part, (height, width, offset) = plan.take(box), [tf.gather(each, box) for each in extent]
+        rows, down = _axis_weights(part, 0, size[0], height)
+        columns, across = _axis_weights(part, 1, size[1], width)
+        values = aggregation.scale(tf.gather(upstream, box), part.divisor)         # [k, P, P, C]
+        values = tf.matmul(down, tf.reshape(values, [-1, size[0], size[1] * channels]))
+        values = tf.matmul(across[:, None], tf.reshape(values, [tf.shape(box)[0], -1, size[1], channels]))
+        origin = offset + part.image[:, None] * height * width
+        place = (origin + rows * width)[:, :, None] + columns[:, None, :]          # [k, window rows, window columns]
+        return first + tf.shape(box)[0], tf.tensor_scatter_nd_add(total, place[..., None], values)
 
     start = (tf.constant(0), tf.zeros_like(table))
-    total = tf.while_loop(lambda first, _: first < tf.shape(existing)[0], spread, start, parallel_iterations=1)[1]
+    total = tf.while_loop(lambda first, _: first < tf.shape(order)[0], spread, start, parallel_iterations=1)[1]
     return cells.split(total, maps)
 
 
-def _cell_weights(maps: Sequence[tf.Tensor], plan: SamplingPlan, existing: tf.Tensor, size: Size
-                  ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return pairs (row of the table, bin), int64 [m, 2], and the weight of the cell in the bin, float32 [m].
+def _axis_weights(plan: SamplingPlan, axis: int, side: int, cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the cells of each box along one axis, int32 [k, w], and the sum of each one's weights in each bin.
+
+    The weights are float32 [k, w, P]. w is that of the largest box; for others there are cells of weight 0.
 
     Args:
-        maps: of all levels.
         plan: of the boxes.
-        existing: int64 [n, 2], the samples (within a bin) and boxes in question.
-        size: rows and columns of bins.
+        axis: 0 for y, 1 for x.
+        side: P.
+        cells: of the feature maps along this axis, int32 [k, 1].
     """
-    sample, box = tf.unstack(existing, axis=1)
-    corners, _ = _rows(maps, plan.take(box), sample, size)
-    number = math.prod(size)
-    bins = box[:, None, None] * number + tf.reshape(tf.range(number, dtype=tf.int64), size)       # [n, P, P]
-    pairs = [tf.reshape(tf.stack([tf.cast(row, tf.int64), bins], axis=-1), [-1, 2]) for row, _ in corners]
-    return tf.concat(pairs, axis=0), tf.concat([tf.reshape(weight, [-1]) for _, weight in corners], axis=0)
+    ratio = plan.ratio[:, axis, None, None]                                                         # [k, 1, 1]
+    s = tf.range(tf.reduce_max(ratio))
+    bin_ = plan.bin[:, axis, None, None]
+    position = plan.start[:, axis, None, None] + bin_ * (s + .5) / tf.maximum(ratio, 1.) + (
+        bin_ * tf.range(side, dtype=tf.float32)[:, None])                                           # [k, P, s]
+    corners = _corners(position, tf.cast(cells, tf.float32)[..., None])
+    first = tf.reduce_min(corners.low, axis=[1, 2])[:, None]                                        # [k, 1]
+    inside = tf.cast(s < ratio, tf.float32)
+    last = tf.reduce_max(tf.where(s < ratio, corners.high, 0), axis=[1, 2])[:, None]
+    window = tf.range(tf.reduce_max(last - first) + 1)
+    numbers = first + window                                                                        # [k, w]
+    weights = sum(tf.reduce_sum(tf.where(cell[:, None] == numbers[:, :, None, None], (share * inside)[:, None], 0.), -1)
+                  for cell, share in ((corners.low, corners.low_weight), (corners.high, corners.high_weight)))
+    return tf.minimum(numbers, cells - 1), weights
 
 
 # Engine 'xla'. One table has a row for each cell of all levels; a sample reads four rows.
@@ -372,7 +388,8 @@ def _backward_xla(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], 
     size = (upstream.shape[1], upstream.shape[2])
 
     def spread(index: tf.Tensor, part: SamplingPlan, totals: State) -> State:
-        cotangent, last = tf.gather(upstream, index), tuple(tf.gather(each, index) for each in state)
+        cotangent = aggregation.scale(tf.gather(upstream, index), part.divisor)
+        last = tuple(tf.gather(each, index) for each in state)
 
         def step(s: tf.Tensor | int, totals: State) -> State:
             pairs, _ = _rows(maps, part, s, size)
