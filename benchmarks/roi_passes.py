@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.layers import roi
-from mrcnn_tf.layers.roi import sampling
+from mrcnn_tf.layers.roi import xla_engine
 
 FPN = (4, 8, 16, 32)
 KINDS = {    # side of the result, strides, channels, boxes of an image, images
@@ -60,7 +60,7 @@ def passes(boxes: np.ndarray, side: int, strides: tuple[int, ...], channels: int
     rois = tf.constant(boxes, tf.float32)
     levels = roi.assign_levels(rois, len(strides)) if len(strides) > 1 else tf.zeros(rois.shape[:2], tf.int32)
     plan = roi.sampling_plan(rois, levels, strides, (side, side), 0, True)
-    samples = tf.gather(tf.reduce_prod(plan.ratio, axis=1), sampling.buckets(plan, side * side * channels)).numpy()
+    samples = tf.gather(plan.count, xla_engine.buckets(plan, side * side * channels)).numpy()
     return samples.max(), samples.max(axis=1).mean(), samples.mean()
 
 

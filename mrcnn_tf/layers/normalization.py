@@ -44,10 +44,15 @@ class FrozenBatchNormalization(keras.layers.Layer):
         super().build(shape)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
+        scale, shift = self.scale_and_shift()
+        return x * tf.cast(scale, x.dtype) + tf.cast(shift, x.dtype)
+
+    def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return what the input is multiplied by and what is added then, float32 [C] each."""
         gamma, beta, mean, variance = (tf.cast(w, tf.float32) for w in (
             self.gamma, self.beta, self.moving_mean, self.moving_variance))
         scale = gamma / tf.sqrt(variance + self.epsilon)
-        return x * tf.cast(scale, x.dtype) + tf.cast(beta - mean * scale, x.dtype)
+        return scale, beta - mean * scale
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), 'epsilon': self.epsilon}
@@ -120,6 +125,8 @@ class ConvNorm(CompositeLayer):
         foldable = isinstance(self.norm, (FrozenBatchNormalization, keras.layers.BatchNormalization))
         if foldable and _folded.get() is not None:
             x = self._folded_conv(x, self.norm)
+        elif training and isinstance(self.norm, FrozenBatchNormalization) and self.norm.built:
+            x = self._scaled_conv(x, self.norm)
         elif isinstance(self.norm, keras.layers.BatchNormalization):
             x = self.norm(self.conv(x), training=training)
         else:
@@ -135,6 +142,12 @@ class ConvNorm(CompositeLayer):
                 folded[id(self)] = self._folded_weights(norm)
         kernel, bias = folded[id(self)]
         return tf.nn.bias_add(self.conv.convolution_op(tf.cast(x, kernel.dtype), kernel), bias)
+
+    def _scaled_conv(self, x: tf.Tensor, norm: FrozenBatchNormalization) -> tf.Tensor:
+        """Return the normalized convolution of `x` in training: the scale multiplies the kernel, not the result."""
+        scale, shift = norm.scale_and_shift()
+        kernel = tf.cast(tf.cast(getattr(self.conv.kernel, _UNCAST, self.conv.kernel), tf.float32) * scale, x.dtype)
+        return tf.nn.bias_add(self.conv.convolution_op(x, kernel), tf.cast(shift, x.dtype))
 
     def _folded_weights(self, norm: Any) -> tuple[tf.Variable, tf.Variable]:
         """Return new variables: the kernel and the bias of the convolution and its normalization together.

@@ -101,6 +101,27 @@ def test_a_convolution_with_folded_normalization_is_the_same_function(kind: str,
     np.testing.assert_array_equal(operations()[0], expected)    # outside of the context nothing changes
 
 
+@pytest.mark.parametrize(('policy', 'tolerance'), [('float32', 1e-5), ('mixed_bfloat16', .02)])
+def test_training_scales_kernels_instead_of_results(policy: str, tolerance: float) -> None:
+    """Frozen normalization in training is the function that it is in inference, and has its gradients."""
+    rng = np.random.default_rng(0)
+    with precision_policy(policy):
+        layer = ConvNorm(Norm('frozen'), 6, 3)
+    x = tf.constant(rng.normal(size=(2, 7, 9, 4)), tf.float32)
+    layer(x)
+    layer.norm.set_weights([rng.uniform(.5, 2., 6) for _ in layer.norm.weights])
+    results = []
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            out = layer(x, training=training)
+        results.append([out, *tape.gradient(out, [x, *layer.trainable_variables])])
+    assert len(results[0]) == 3 and results[1][0].dtype == layer.compute_dtype
+    for inference, training in zip(*results, strict=True):
+        inference, training = (np.asarray(tf.cast(each, tf.float32)) for each in (inference, training))
+        np.testing.assert_allclose(training, inference, atol=tolerance * np.abs(inference).max())
+
+
 def test_kernels_folded_for_bfloat16_are_stored_in_it() -> None:
     """No graph casts them. They are rounded once: 1 + 2^-8 times 1 + 2^-8 is nearest to 1 + 2^-7."""
     with precision_policy('mixed_bfloat16'):

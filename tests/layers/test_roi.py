@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.layers import roi
-from mrcnn_tf.layers.roi import sampling
+from mrcnn_tf.layers.roi import op_engine, xla_engine
 from tests.modes import MODES, with_gradient
 
 
@@ -35,9 +35,9 @@ def random_boxes() -> tf.Tensor:
 @pytest.mark.parametrize('ratio', [1, 2, 0])
 def test_engines_agree_over_levels(pyramid, random_boxes, aligned, ratio, monkeypatch) -> None:
     """The same values and gradients from TensorFlow's kernels, in groups, and, compiled, from gathers in 12 buckets."""
-    monkeypatch.setattr(sampling, 'BUCKET', 4 * 5 * 5 * 3)
-    monkeypatch.setattr(sampling, 'GROUP', 4 * 5 * 5 * 3)
-    monkeypatch.setattr(sampling, 'WINDOWS', 3000)
+    monkeypatch.setattr(xla_engine, 'BUCKET', 4 * 5 * 5 * 3)
+    monkeypatch.setattr(op_engine, 'GROUP', 4 * 5 * 5 * 3)
+    monkeypatch.setattr(op_engine, 'WINDOWS', 3000)
     cotangent = tf.constant(np.random.default_rng(3).normal(size=(2, 24, 5, 5, 3)), tf.float32)
     results = []
     for engine, mode in (('op', 'graph'), ('xla', 'jit')):
@@ -101,6 +101,13 @@ def test_no_gradient_flows_into_the_boxes(pyramid, random_boxes, engine) -> None
         tape.watch(random_boxes)
         out = layer(pyramid, random_boxes)
     assert tape.gradient(out, random_boxes) is None
+
+
+@pytest.mark.parametrize('boxes', [np.zeros([1, 3, 4]), np.full([1, 3, 4], 400.)], ids=['no area', 'outside'])
+def test_boxes_without_a_cell_have_no_gradient(boxes) -> None:
+    _, gradient = with_gradient(lambda map_: roi.RoIAlign(2, [4])([map_], tf.constant(boxes, tf.float32)),
+                                tf.ones([1, 8, 8, 2]), cotangent=np.ones([1, 3, 2, 2, 2], np.float32))
+    np.testing.assert_array_equal(gradient, np.zeros([1, 8, 8, 2]))
 
 
 def test_threads_lose_no_gradient() -> None:
@@ -200,7 +207,7 @@ def naive(maps: list[np.ndarray], levels: np.ndarray, boxes: np.ndarray, quantiz
 def test_warp_and_the_largest_sample(pyramid, random_boxes, engine, mode, quantized, aggregate, ratio,
                                      monkeypatch) -> None:
     """Table 2c of Mask R-CNN: values by the naive rule, and a small step along the gradient raises them as it says."""
-    monkeypatch.setattr(sampling, 'BUCKET', 4 * 3 * 3 * 3)      # 6 buckets
+    monkeypatch.setattr(xla_engine, 'BUCKET', 4 * 3 * 3 * 3)      # 6 buckets
     boxes = random_boxes[:, :12]
     layer = roi.RoIWarp(3, (4, 8, 16), ratio, engine, 40., 3, aggregate) if quantized else (
         roi.RoIAlign(3, (4, 8, 16), ratio, True, engine, 40., 3, aggregate))
@@ -296,8 +303,8 @@ def test_a_box_of_whole_bins(mode) -> None:
 
 def test_boxes_are_pooled_in_buckets_by_their_numbers_of_samples(monkeypatch) -> None:
     """Sides of 1, 3, 1, 2 cells in one bin: 1, 9, 1, 4 samples. 3 buckets are asked for; the largest divisor is 2."""
-    monkeypatch.setattr(sampling, 'BUCKET', 12)
+    monkeypatch.setattr(xla_engine, 'BUCKET', 12)
     boxes = tf.constant([[[0., 0., s, s] for s in (1., 3., 1., 2.)]])
     plan = roi.sampling_plan(boxes, tf.zeros([1, 4], tf.int32), (1,), (1, 1), 0, True)
     for row, expected in ((9, [[0, 2], [3, 1]]), (100, [[0], [2], [3], [1]]), (1, [[0, 2, 3, 1]])):
-        assert sampling.buckets(plan, row).numpy().tolist() == expected
+        assert xla_engine.buckets(plan, row).numpy().tolist() == expected

@@ -4,10 +4,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mrcnn_tf.config import RoIConfig
-from mrcnn_tf.layers.roi.align import RoIAlign, RoIWarp
+from mrcnn_tf.layers.roi.align import RoIAlign, RoIWarp, roi_align
 from mrcnn_tf.layers.roi.levels import RoILayer, assign_levels
 from mrcnn_tf.layers.roi.pool import RoIPool, pooling_plan, roi_pool
-from mrcnn_tf.layers.roi.sampling import roi_align, sampling_plan
+from mrcnn_tf.layers.roi.sampling import sampling_plan
 
 __all__ = ['RoIAlign', 'RoILayer', 'RoIPool', 'RoIWarp', 'assign_levels', 'build_roi_layer', 'pooling_plan',
            'roi_align', 'roi_pool', 'sampling_plan']

@@ -4,14 +4,15 @@ B images, N boxes per image, K = B * N, P output side, C channels.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from mrcnn_tf.layers.roi import op_engine, xla_engine
 from mrcnn_tf.layers.roi.levels import FPN_STRIDES, RoILayer, Size
-from mrcnn_tf.layers.roi.sampling import AGGREGATIONS, SamplingPlan, roi_align, sampling_plan
+from mrcnn_tf.layers.roi.sampling import AGGREGATIONS, AVERAGE, Aggregation, SamplingPlan, sampling_plan
 from mrcnn_tf.ops.arguments import check_choice, check_counts
 from mrcnn_tf.ops.boxes import ENGINES
 
@@ -112,3 +113,25 @@ class RoIWarp(SamplingLayer):
 
     def plan(self, boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> SamplingPlan:
         return sampling_plan(boxes, levels, self.strides, size, self.sampling_ratio, aligned=False, quantized=True)
+
+
+def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, engine: str,
+              aggregation: Aggregation = AVERAGE) -> tf.Tensor:
+    """Return the pooled feature maps [K, P, P, C], differentiable with respect to `features`.
+
+    Args:
+        features: L feature maps float32 [B, h, w, C].
+        plan: positions of the samples.
+        size: rows and columns of bins.
+        samples: number of samples in each bin; 0 if it differs between boxes.
+        engine: 'op' or 'xla'.
+        aggregation: AVERAGE or MAX.
+    """
+    run = {'op': op_engine, 'xla': xla_engine}[engine]
+
+    @tf.custom_gradient
+    def pool(*maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+        state = run.forward(maps, plan, size, samples, aggregation)
+        return state[0], lambda upstream: run.backward(upstream, state, maps, plan, samples, aggregation)
+
+    return pool(*features)
