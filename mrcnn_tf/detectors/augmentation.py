@@ -101,7 +101,7 @@ class SingleView:
                  final: bool = False) -> None:
         self.sizes, self.inputs = [data], detector.inputs_read
         self.fixed_canvases = detector.engine == 'xla'     # XLA compiles static shapes only
-        self._function = tracer(final)(function, self.fixed_canvases)
+        self._function = tracer(detector, final)(function, self.fixed_canvases)
 
     def __call__(self, batches: Sequence[Batch]) -> Detections:
         detections: Detections = self._function(batches[0])
@@ -123,7 +123,7 @@ class TestTimeAugmentation:
         self.sizes, self.inputs = sizes_of_tests(data), detector.inputs_read
         self.fixed_canvases = detector.engine == 'xla'     # XLA compiles static shapes only
         self._detector, self._flip = detector, data.test_flip
-        trace = tracer(final)
+        trace = tracer(detector, final)
         self._candidates = trace(detector.candidates, self.fixed_canvases)
         self._branches = [trace(branch.predict, self.fixed_canvases) for branch in detector.branches]
 

@@ -122,9 +122,9 @@ class ConvNorm(CompositeLayer):
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         if self.padding:
             x = tf.pad(x, [[0, 0], [self.padding] * 2, [self.padding] * 2, [0, 0]])
-        foldable = isinstance(self.norm, (FrozenBatchNormalization, keras.layers.BatchNormalization))
-        if foldable and _folded.get() is not None:
-            x = self._folded_conv(x, self.norm)
+        if folded := (_folded.get() or {}).get(id(self)):
+            kernel, bias = folded
+            x = tf.nn.bias_add(self.conv.convolution_op(tf.cast(x, kernel.dtype), kernel), bias)
         elif training and isinstance(self.norm, FrozenBatchNormalization) and self.norm.built:
             x = self._scaled_conv(x, self.norm)
         elif isinstance(self.norm, keras.layers.BatchNormalization):
@@ -133,27 +133,21 @@ class ConvNorm(CompositeLayer):
             x = self.norm(self.conv(x)) if self.norm else self.conv(x)
         return tf.nn.relu(x) if self.activate else x
 
-    def _folded_conv(self, x: tf.Tensor, norm: Any) -> tf.Tensor:
-        """Return the normalized convolution of `x` in inference, by a kernel and a bias of its own."""
-        folded = _folded.get()
-        assert folded is not None
-        if id(self) not in folded:
-            with tf.init_scope():    # outside of the graph that is traced
-                folded[id(self)] = self._folded_weights(norm)
-        kernel, bias = folded[id(self)]
-        return tf.nn.bias_add(self.conv.convolution_op(tf.cast(x, kernel.dtype), kernel), bias)
-
     def _scaled_conv(self, x: tf.Tensor, norm: FrozenBatchNormalization) -> tf.Tensor:
         """Return the normalized convolution of `x` in training: the scale multiplies the kernel, not the result."""
         scale, shift = norm.scale_and_shift()
         kernel = tf.cast(tf.cast(getattr(self.conv.kernel, _UNCAST, self.conv.kernel), tf.float32) * scale, x.dtype)
         return tf.nn.bias_add(self.conv.convolution_op(x, kernel), tf.cast(shift, x.dtype))
 
-    def _folded_weights(self, norm: Any) -> tuple[tf.Variable, tf.Variable]:
-        """Return new variables: the kernel and the bias of the convolution and its normalization together.
+    def folded_weights(self) -> tuple[tf.Variable, tf.Variable] | None:
+        """Return new variables: the kernel and the bias of the convolution and its batch normalization together.
 
-        They are computed in float64 and rounded once, to the type of the convolution.
+        They are computed in float64 and rounded once, to the type of the convolution. None: there is another
+        normalization, or the layer has no weights yet.
         """
+        norm: Any = self.norm
+        if not (self.conv.built and isinstance(norm, (FrozenBatchNormalization, keras.layers.BatchNormalization))):
+            return None
         kernel, mean, variance = map(_stored, (self.conv.kernel, norm.moving_mean, norm.moving_variance))
         gamma, beta = (default if weight is None else _stored(weight)
                        for weight, default in ((norm.gamma, 1.), (norm.beta, 0.)))
@@ -174,17 +168,24 @@ FoldedWeights = dict[int, tuple[tf.Variable, tf.Variable]]    # by the id of a C
 _folded: contextvars.ContextVar[FoldedWeights | None] = contextvars.ContextVar('folded', default=None)
 
 
+def folded_weights(layer: keras.layers.Layer) -> FoldedWeights:
+    """Return the folded weights of each `ConvNorm` with batch normalization in a layer; group normalization has none.
+
+    The layer must exist as long as they are used.
+    """
+    found = {id(each): each.folded_weights() for each in layer._flatten_layers() if isinstance(each, ConvNorm)}
+    return {key: weights for key, weights in found.items() if weights}
+
+
 @contextlib.contextmanager
-def folded_normalization(weights: FoldedWeights | None = None) -> Iterator[None]:
+def folded_normalization(weights: FoldedWeights) -> Iterator[None]:
     """Trace each `ConvNorm` of an inference as one convolution: batch normalization is folded into kernel and bias.
 
-    These are variables of the traced function, copied from the weights. Group normalization cannot be folded.
-
     Args:
-        weights: keeps the variables, which all functions that are traced with it share; the layers must exist as long.
-            None: only the traced functions keep them.
+        weights: `folded_weights`, which all functions that are traced with it share. They are made before: TensorFlow
+            would trace a function that makes variables twice.
     """
-    token = _folded.set({} if weights is None else weights)
+    token = _folded.set(weights)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.input import images as image_ops
-from mrcnn_tf.layers.normalization import FoldedWeights
+from mrcnn_tf.layers.normalization import folded_weights
 from mrcnn_tf.serving.fixed_size import FixedNetwork, fixed_network
 from mrcnn_tf.serving.signatures import Detections, Network, not_compiled
 
@@ -32,7 +32,7 @@ def canvas_network(detector: Detector, data: DataConfig, paste: str) -> Network:
         ExportError: the detector needs proposals or has the 'op' engine.
     """
     image_ops.check_canvases(data, training=False)
-    weights: FoldedWeights = {}
+    weights = folded_weights(detector)
     networks = [fixed_network(detector, (height, width), data.pad_multiple, weights)
                 for height, width in data.canvases]
 

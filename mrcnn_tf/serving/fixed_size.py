@@ -15,7 +15,7 @@ import tensorflow as tf
 from mrcnn_tf.config import DataConfig
 from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.input import images
-from mrcnn_tf.layers.normalization import FoldedWeights, folded_normalization
+from mrcnn_tf.layers.normalization import FoldedWeights, folded_normalization, folded_weights
 from mrcnn_tf.serving.network import ExportError, check_exportable
 
 _MULTIPLE = 32    # the coarsest stride
@@ -50,7 +50,7 @@ def fixed_network(detector: Detector, size: tuple[int, int], pad_multiple: int, 
         size: H, W.
         pad_multiple: `data.pad_multiple`. Where the canvas is larger than the one that an image would have alone, the
             rest proposes nothing, as in evaluation on fixed canvases.
-        weights: keeps the folded weights, which all networks that are made with it share.
+        weights: `folded_weights` that several networks share; None: of this network alone.
 
     Raises:
         ExportError: the detector needs proposals or has the 'op' engine, or the size is no multiple of 32.
@@ -68,7 +68,8 @@ def fixed_network(detector: Detector, size: tuple[int, int], pad_multiple: int, 
         return dict(detector({'images': images, 'sizes': sizes, 'padded_sizes': own}, training=False))
 
     call = tf.function(detect, specs, autograph=False)
-    with folded_normalization(weights):
+    folded = weights or folded_weights(detector)
+    with folded_normalization(folded):
         variables = list(call.get_concrete_function().graph.variables)    # the folded ones belong to nothing else
     return FixedNetwork(call, specs, variables)
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from mrcnn_tf.detectors.detector import Detector
-from mrcnn_tf.layers.normalization import folded_normalization
+from mrcnn_tf.layers.normalization import folded_normalization, folded_weights
 from mrcnn_tf.serving.signatures import Detections, Network
 
 WEIGHTS = ('variables', 'constants')
@@ -32,7 +32,8 @@ def network(detector: Detector, paste: str, weights: str = 'variables') -> Netwo
     specs = [tf.TensorSpec([1, None, None, 3], name='images'), tf.TensorSpec([1, 2], name='sizes')]
     call = tf.function(lambda images, sizes: detector({'images': images, 'sizes': sizes}, training=False), specs,
                        autograph=False)
-    with folded_normalization():
+    folded = folded_weights(detector)
+    with folded_normalization(folded):
         function = call.get_concrete_function()
         variables = list(function.graph.variables)
         if weights == 'constants':

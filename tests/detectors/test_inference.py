@@ -22,7 +22,7 @@ def layer() -> ConvNorm:
 @pytest.mark.parametrize('each_shape', [False, True], ids=['any size', 'fixed sizes'])
 def test_final_weights_are_folded_once_for_all_functions(layer: ConvNorm, each_shape: bool) -> None:
     x = tf.random.stateless_normal([1, 5, 6, 2], [1, 2])
-    trace, expected = tracer(final=True), layer(x).numpy()
+    trace, expected = tracer(layer, final=True), layer(x).numpy()
     first, second = trace(layer, each_shape), trace(lambda x: -layer(x), each_shape)
     np.testing.assert_allclose(first(x), expected, rtol=1e-4)
     layer.conv.kernel.assign(tf.zeros_like(layer.conv.kernel))
@@ -33,7 +33,7 @@ def test_final_weights_are_folded_once_for_all_functions(layer: ConvNorm, each_s
 
 
 def test_weights_that_change_are_not_folded(layer: ConvNorm) -> None:
-    function: Any = tracer(final=False)(layer, False)
+    function: Any = tracer(layer, final=False)(layer, False)
     x = tf.ones([1, 5, 6, 2])
     before = function(x).numpy()
     layer.norm.gamma.assign(2 * layer.norm.gamma)

@@ -286,7 +286,7 @@ class Fake:
     def __init__(self):
         self.layer = ConvNorm(Norm('frozen'), 2, 3)
         self.layer(tf.zeros([1, 4, 4, 2]))
-        self.run = tracer(final=True)(self.layer, False)
+        self.run = tracer(self.layer, final=True)(self.layer, False)
 
     def detect(self, encoded):
         together.wait(60)
