@@ -55,7 +55,7 @@ def _on_level(plan: SamplingPlan, level: int) -> tf.Tensor:
 
 
 def forward(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
-                ) -> State:
+            ) -> State:
     arrays = [tf.TensorArray(part.dtype, 0, dynamic_size=True, infer_shape=False, element_shape=[None, *part.shape[1:]])
               for part in aggregation.begin([1, *size, maps[0].shape[-1]])]
     indices = [_on_level(plan, level) for level in range(len(maps))]
@@ -94,7 +94,7 @@ def _pool_level(feature: tf.Tensor, plan: SamplingPlan, size: Size, samples: int
 
 
 def backward(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
-                 aggregation: Aggregation) -> list[tf.Tensor]:
+             aggregation: Aggregation) -> list[tf.Tensor]:
     """Return the gradients of the feature maps. An average is separable: its gradient is two small matrix products.
 
     TensorFlow's gradient of crop_and_resize is wrong on a CPU: its threads add to the same cell without a lock.
@@ -104,6 +104,7 @@ def backward(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan:
     table, channels = cells.table(maps), upstream.shape[-1]
     extent, size = cells.extent(maps, plan.level), (upstream.shape[1], upstream.shape[2])
     sides = tf.reduce_max(tf.math.ceil(plan.bin * tf.constant(size, tf.float32)), axis=1)
+    sides = tf.minimum(sides, tf.cast(tf.maximum(extent[0], extent[1])[:, 0], tf.float32))
     order = tf.argsort(sides, direction='DESCENDING')                              # so windows in a group are similar
 
     def spread(first: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -136,7 +137,7 @@ def _axis_weights(plan: SamplingPlan, axis: int, side: int, cells: tf.Tensor) ->
         cells: of the feature maps along this axis, int32 [k, 1].
     """
     ratio = plan.ratio[:, axis, None, None]                                                         # [k, 1, 1]
-    s = tf.range(tf.maximum(tf.reduce_max(ratio), 1.))
+    s = tf.cast(tf.range(tf.maximum(tf.cast(tf.reduce_max(ratio), tf.int32), 1)), tf.float32)
     bin_ = plan.bin[:, axis, None, None]
     position = plan.start[:, axis, None, None] + bin_ * (s + .5) / tf.maximum(ratio, 1.) + (
         bin_ * tf.range(side, dtype=tf.float32)[:, None])                                           # [k, P, s]
@@ -148,4 +149,4 @@ def _axis_weights(plan: SamplingPlan, axis: int, side: int, cells: tf.Tensor) ->
     numbers = first + window                                                                        # [k, w]
     weights = sum(tf.reduce_sum(tf.where(cell[:, None] == numbers[:, :, None, None], (share * inside)[:, None], 0.), -1)
                   for cell, share in ((ends.low, ends.low_weight), (ends.high, ends.high_weight)))
-    return tf.minimum(numbers, cells - 1), weights
+    return tf.clip_by_value(numbers, 0, cells - 1), weights

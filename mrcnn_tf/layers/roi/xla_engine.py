@@ -70,7 +70,7 @@ def _over_buckets(start: State, plan: SamplingPlan, row: int,
 
 
 def forward(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
-                 ) -> State:
+            ) -> State:
     table = cells.table(maps)
     shape = [*size, table.shape[1]]
 
