@@ -48,6 +48,7 @@ def resize(image: tf.Tensor, shape: tf.Tensor, antialias: bool = False) -> tf.Te
         antialias: resize as Pillow does with 8-bit images (Detectron2): average where the image shrinks, and round to
             integers, halves up, after each axis. False: interpolate between two pixels per axis (torchvision).
     """
+    image = tf.convert_to_tensor(image)
     if not antialias:
         return _resized_to(shape, image, _as_float, antialias)
     unchanged = _as_float if image.dtype.is_integer else _rounded

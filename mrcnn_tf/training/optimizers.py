@@ -72,7 +72,9 @@ class SGD(keras.optimizers.SGD):
         rate = tf.cast(self.learning_rate if learning_rate is None else learning_rate, variable.dtype)
         momentum = self.momentums[_index(self, variable)]
         if self._use_weight_decay(variable):
-            gradient += self.weight_decay * tf.convert_to_tensor(variable)
+            # A subtraction: TensorFlow would add three terms in the order in which threads compute them, and round
+            # otherwise in each run and on each worker.
+            gradient -= -self.weight_decay * tf.convert_to_tensor(variable)
         momentum.assign(self.momentum * tf.convert_to_tensor(momentum) + gradient)
         variable.assign_sub(rate * tf.convert_to_tensor(momentum))
 
@@ -100,7 +102,7 @@ class LARS(SGD):
         if self._use_weight_decay(variable):
             norm = tf.norm(p)
             rate = rate * trust_ratio(self.trust_coefficient * norm, tf.norm(gradient) + self.weight_decay * norm)
-            gradient += self.weight_decay * p
+            gradient -= -self.weight_decay * p                      # see SGD
         momentum.assign(self.momentum * tf.convert_to_tensor(momentum) + rate * gradient)
         variable.assign_sub(tf.convert_to_tensor(momentum))
 
