@@ -33,7 +33,6 @@ OVERRIDES = (
     'model.box_head.pool_size=4', 'model.box_head.fully_connected=0', 'data.batch_size=2', 'solver.reference_batch=2',
     f'solver.steps={STEPS}', 'solver.milestones=[]', 'solver.learning_rate=0.001', 'solver.clip_norm=1',
     'train.checkpoint_every=2', 'train.deterministic=true')
-_TOLERANCE = 1e-3    # of the norm of an array: with several workers, two runs differ by rounding
 MARK = 'MRCNN_ALTERNATING_KILLS'     # an environment variable of all processes of a run
 
 
@@ -116,10 +115,9 @@ def main() -> None:
             assert code == 0, run.log.read_text()[-3000:]
         one, other = whole.weights(), interrupted.weights()
         equal = sum(np.array_equal(one[name], other[name]) for name in one)
-        apart = max(float(np.linalg.norm(one[name] - other[name]) / (np.linalg.norm(one[name]) + 1e-6)) for name in one)
         print(f'\nafter these {len(FAULTS)} faults, {equal} of {len(one)} arrays of the last model are in all bits '
-              f'those of a run without faults; the others are apart by {apart:.2g} of their norm at most')
-        raise SystemExit(apart > _TOLERANCE)
+              'those of a run without faults')
+        raise SystemExit(equal < len(one))
 
 
 def provoke(fault: Fault, run: Run) -> None:
