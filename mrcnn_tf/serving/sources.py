@@ -92,7 +92,7 @@ def decode(encoded: Encoded, rule: decoding.Rule) -> tf.Tensor:
 
 def refuse(encoded: Encoded, rule: decoding.Rule) -> None:
     """Raise InferenceError for an image that is not decoded, by its header."""
-    if encoded.pixels is not None and rule.max_pixels is None:
+    if encoded.pixels is not None and encoded.pixels[..., 0].size <= (rule.max_pixels or float('inf')):
         return
     try:
         reason = decoding.refusal(tf.constant(encoded.content), rule).numpy().decode()
