@@ -25,6 +25,9 @@ class Reporter:
         return {'boxes': tf.concat([canvas, batch['padded_sizes']], axis=1)[:, None],
                 'scores': self.factor * tf.reduce_sum(batch['images'])[None, None]}
 
+    def _flatten_layers(self) -> list[tf.Module]:
+        return []
+
     def output_spec(self) -> dict[str, tf.TensorSpec]:
         return {'boxes': tf.TensorSpec([1, 4]), 'scores': tf.TensorSpec([1])}
 
