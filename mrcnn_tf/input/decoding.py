@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from mrcnn_tf.config import DataConfig
+from mrcnn_tf.input.images import as_float
 from mrcnn_tf.input.tuning import untuned
 
 UNKNOWN_FORMAT = 'neither a JPEG nor a PNG; convert it to one'
@@ -52,12 +53,8 @@ AS_STORED = Rule()       # for records, whose boxes are in px of the image as st
 DEFAULT = Rule.of(DataConfig())
 
 
-def _as_float(pixels: tf.Tensor) -> tf.Tensor:
-    return tf.cast(pixels, tf.float32)
-
-
 def decode(encoded: tf.Tensor, name: tf.Tensor | str = 'image', rule: Rule = AS_STORED,
-           then: Callable[[tf.Tensor], Any] = _as_float) -> Any:
+           then: Callable[[tf.Tensor], Any] = as_float) -> Any:
     """Return `then` of the pixels of a JPEG or PNG file: 8 or 16 bits, gray, palette or color; drops transparency.
 
     Args:

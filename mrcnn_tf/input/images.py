@@ -50,8 +50,8 @@ def resize(image: tf.Tensor, shape: tf.Tensor, antialias: bool = False) -> tf.Te
     """
     image = tf.convert_to_tensor(image)
     if not antialias:
-        return _resized_to(shape, image, _as_float, antialias)
-    unchanged = _as_float if image.dtype.is_integer else _rounded
+        return _resized_to(shape, image, as_float, antialias)
+    unchanged = as_float if image.dtype.is_integer else _rounded
     for sides in (tf.stack([tf.shape(image)[0], shape[1]]), shape):               # width first
         image = _resized_to(sides, image, unchanged, antialias)
     return image
@@ -62,18 +62,19 @@ def _resized_to(shape: tf.Tensor, image: tf.Tensor, unchanged: Callable[[tf.Tens
     """Return the resized image; `unchanged(image)` if it has this shape, which TensorFlow would resize nevertheless."""
     def resized() -> tf.Tensor:
         values = tf.image.resize(image, shape, method='bilinear', antialias=antialias)
-        return _rounded(values) if antialias else _as_float(values)
+        return _rounded(values) if antialias else as_float(values)
 
     return tf.cond(tf.reduce_all(tf.shape(image)[:2] == shape), lambda: unchanged(image), resized)
 
 
-def _as_float(values: tf.Tensor) -> tf.Tensor:
+def as_float(values: tf.Tensor) -> tf.Tensor:
+    """Return the values as float32."""
     return tf.cast(values, tf.float32)
 
 
 def _rounded(values: tf.Tensor) -> tf.Tensor:
     """Round to integers, halves up."""
-    return tf.floor(_as_float(values) + .5)
+    return tf.floor(as_float(values) + .5)
 
 
 def choose_canvas(shape: tf.Tensor, canvases: Sequence[Sequence[int]]) -> tf.Tensor:

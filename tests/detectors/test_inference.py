@@ -32,6 +32,15 @@ def test_final_weights_are_folded_once_for_all_functions(layer: ConvNorm, each_s
         np.testing.assert_array_equal(second(y), -first(y))
 
 
+def test_folding_traces_once(layer: ConvNorm) -> None:
+    """TensorFlow traces a function again that makes variables."""
+    traces = []
+    function: Any = tracer(layer, final=True)(lambda x: traces.append(1) or layer(x), False)
+    for width in (6, 7):
+        function(tf.ones([1, 5, width, 2]))
+    assert len(traces) == 1
+
+
 def test_weights_that_change_are_not_folded(layer: ConvNorm) -> None:
     function: Any = tracer(layer, final=False)(layer, False)
     x = tf.ones([1, 5, 6, 2])

@@ -56,6 +56,7 @@ def _on_level(plan: SamplingPlan, level: int) -> tf.Tensor:
 
 def forward(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
             ) -> State:
+    """Return the state of the boxes after their last sample, as `xla_engine.forward`."""
     arrays = [tf.TensorArray(part.dtype, 0, dynamic_size=True, infer_shape=False, element_shape=[None, *part.shape[1:]])
               for part in aggregation.begin([1, *size, maps[0].shape[-1]])]
     indices = [_on_level(plan, level) for level in range(len(maps))]
@@ -97,7 +98,8 @@ def backward(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan:
              aggregation: Aggregation) -> list[tf.Tensor]:
     """Return the gradients of the feature maps. An average is separable: its gradient is two small matrix products.
 
-    TensorFlow's gradient of crop_and_resize is wrong on a CPU: its threads add to the same cell without a lock.
+    Arguments and result are those of `xla_engine.backward`. TensorFlow's gradient of crop_and_resize is wrong on a CPU:
+    its threads add to the same cell without a lock.
     """
     if aggregation is not AVERAGE:
         return xla_engine.backward(upstream, state, maps, plan, samples, aggregation)

@@ -71,6 +71,15 @@ def _over_buckets(start: State, plan: SamplingPlan, row: int,
 
 def forward(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
             ) -> State:
+    """Return the state of the boxes after their last sample; its first part is the pooled maps, float32 [K, P, P, C].
+
+    Args:
+        maps: feature maps float32 [B, h, w, C] of all levels.
+        plan: positions of the samples.
+        size: rows and columns of bins.
+        samples: number of samples in each bin; 0 if it differs between boxes.
+        aggregation: AVERAGE or MAX.
+    """
     table = cells.table(maps)
     shape = [*size, table.shape[1]]
 
@@ -89,7 +98,17 @@ def forward(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: 
 
 
 def backward(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
-                  aggregation: Aggregation) -> list[tf.Tensor]:
+             aggregation: Aggregation) -> list[tf.Tensor]:
+    """Return the gradients of the feature maps.
+
+    Args:
+        upstream: gradient of the pooled maps, float32 [K, P, P, C].
+        state: what `forward` returned.
+        maps, plan, samples, aggregation: as in `forward`.
+
+    Returns:
+        Of each map, float32 [B, h, w, C].
+    """
     size = (upstream.shape[1], upstream.shape[2])
 
     def spread(index: tf.Tensor, part: SamplingPlan, totals: State) -> State:
