@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import isolation
 from tests.parity.kit import Kit, KitError
 
 _THREADS = str(min(4, os.cpu_count() or 1))
@@ -49,6 +50,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Raises pytest.UsageError for a --kit that is none."""
     config.stash[KITS] = _kits(config)
+    if hasattr(config, 'workerinput') and isolation.SUPPORTED:     # a process of xdist
+        config.pluginmanager.register(isolation.FileProcesses(config), 'file processes')
 
 
 KITS = pytest.StashKey['list[Kit]']()
@@ -95,6 +98,9 @@ _PEAKS = pytest.StashKey['list[int]']()     # of the processes that have ended, 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     unit = 1 if sys.platform == 'darwin' else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    processes = session.config.pluginmanager.get_plugin('file processes')
+    if processes is not None:
+        peak = max(peak, processes.peak)
     if hasattr(session.config, 'workeroutput'):
         session.config.workeroutput['peak'] = peak
     else:
@@ -142,12 +148,6 @@ def shallow_resnets() -> Iterator[None]:
         for name, form in resnet.FORMS.items():
             patch.setitem(resnet.FORMS, name, form._replace(blocks=(1, 1, 1, 1)))
         yield
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _forget_after_a_file() -> Iterator[None]:
-    yield
-    forget_graphs()
 
 
 # The tests in these folders compare the results of graphs with those of others, so they run as a user's graphs do.

@@ -13,8 +13,11 @@ from mrcnn_tf.detectors.box import BoxBranch, _scale_gradient
 from mrcnn_tf.detectors.branch import GroundTruth, RoIs
 from tests.modes import MODES, with_gradient
 
-SEED = tf.constant([1, 2])
 Head = Callable[..., tuple[tf.Tensor, tf.Tensor]]
+
+
+def seed() -> tf.Tensor:
+    return tf.constant([1, 2])
 
 
 def truth(*boxes: list[float], labels: list[int], crowd: int = -1) -> GroundTruth:
@@ -81,7 +84,7 @@ def test_the_hardest_are_drawn() -> None:
     head = head_of(lambda seen: tf.constant([[points[tuple(box)] for box in seen[0].numpy().tolist()]]))
     branch = branch_of(config_of(sampling='ohem', batch_per_image=4), head)
     valid = boxes[..., 0] != 20.
-    found, positives = branch.sample(None, boxes, valid, truth(A, B, crowd, labels=[1, 1, 1], crowd=2), SEED)
+    found, positives = branch.sample(None, boxes, valid, truth(A, B, crowd, labels=[1, 1, 1], crowd=2), seed())
     assert positives == 4 and found.boxes.shape == [1, 4, 4]
     # The centre is 2 px of 6 off, a side 6 in place of 10.
     assert math.log(1 + math.e) > 1.3 > math.log(1 + math.exp(-3)) + 1 / 3 + math.log(5 / 3) > .8
@@ -96,8 +99,8 @@ def test_the_losses_of_the_hardest_have_a_gradient_once() -> None:
     branch = branch_of(config_of(sampling='ohem', batch_per_image=1), head)
     known = truth([0., 0., 1., 1.], labels=[1])
     with tf.GradientTape() as tape:
-        found, _ = branch.sample(None, tf.constant([[OTHER, FAR]]), tf.constant([[True, True]]), known, SEED)
-        losses = branch.losses(None, found, known, SEED)
+        found, _ = branch.sample(None, tf.constant([[OTHER, FAR]]), tf.constant([[True, True]]), known, seed())
+        losses = branch.losses(None, found, known, seed())
     assert rows(found) == [(OTHER, 0, False)]
     np.testing.assert_allclose(tf.convert_to_tensor(tape.gradient(losses['loss_classifier'], points)),
                                [[1 / (1 + math.exp(-2)), 0]], rtol=1e-6)
@@ -146,7 +149,7 @@ def test_each_stage_is_trained_on_the_boxes_of_the_one_before() -> None:
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(rois.pooled)
         first = head_of(lambda seen: seen[..., 1] - 3., dx)
-        losses = cascade(first, zero).losses(None, rois, known, SEED)
+        losses = cascade(first, zero).losses(None, rois, known, seed())
     expected = {'loss_classifier_stage1': math.log(2), 'loss_box_reg_stage1': .2,
                 'loss_classifier_stage2': math.log(2), 'loss_box_reg_stage2': .4}
     assert [name for name in losses if name.startswith('loss_')] == list(expected)
@@ -155,7 +158,7 @@ def test_each_stage_is_trained_on_the_boxes_of_the_one_before() -> None:
     np.testing.assert_allclose(tape.gradient(losses['loss_classifier_stage1'], rois.pooled)[0, 0, 1], -.5 / 2)
     np.testing.assert_allclose(tape.gradient(losses['loss_box_reg_stage1'], dx), 1.)
     assert tape.gradient(losses['loss_box_reg_stage2'], dx) is None
-    still = cascade(zero, zero).losses(None, rois, known, SEED)
+    still = cascade(zero, zero).losses(None, rois, known, seed())
     assert float(still['loss_box_reg_stage2']) == 0
 
 
@@ -171,5 +174,5 @@ def test_the_gradient_is_scaled(mode) -> None:
 def test_rois_between_the_thresholds(negative: float | None, expected: list[tuple[list[float], int, bool]]) -> None:
     """A RoI with IoU 0.4 is background, unless it is ignored because negatives have a lower threshold of their own."""
     branch = branch_of(config_of(negative_iou=negative, batch_per_image=4), head_of(lambda seen: seen[..., 0]))
-    found, _ = branch.sample(None, tf.constant([[A, LOW]]), tf.constant([[True, True]]), truth(A, labels=[1]), SEED)
+    found, _ = branch.sample(None, tf.constant([[A, LOW]]), tf.constant([[True, True]]), truth(A, labels=[1]), seed())
     assert rows(found) == expected

@@ -17,8 +17,9 @@ def test_slots_hold_objects_or_crowds() -> None:
     assert all(getattr(truth, name) is batch[name] for name in ('boxes', 'labels', 'sizes'))
 
 
-@pytest.mark.parametrize('pooled', [None, tf.reshape(tf.range(6.), [1, 3, 1, 1, 2])], ids=['none', 'pooled'])
-def test_the_first_rois_of_each_image(pooled: tf.Tensor | None) -> None:
+@pytest.mark.parametrize('with_features', [False, True], ids=['boxes', 'pooled'])
+def test_the_first_rois_of_each_image(with_features: bool) -> None:
+    pooled = tf.reshape(tf.range(6.), [1, 3, 1, 1, 2]) if with_features else None
     flags = tf.constant([[True, False, True]])
     rois = RoIs(tf.reshape(tf.range(12.), [1, 3, 4]), tf.constant([[5, 6, 7]]), tf.constant([[1, 0, 2]]), flags, flags,
                 pooled).first(2)

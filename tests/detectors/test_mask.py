@@ -17,8 +17,8 @@ from tests.detectors.small import small_config
 from tests.modes import ENGINES_AND_MODES, MODES
 
 STRIDES = (4, 8, 16, 32)
-FEATURES = [tf.zeros([1, 64 // stride, 64 // stride, 16]) for stride in STRIDES]
-BOXES = tf.constant([[[4., 4., 28., 36.], [8., 20., 60., 60.]]])
+FEATURES = [np.zeros([1, 64 // stride, 64 // stride, 16], np.float32) for stride in STRIDES]
+BOXES = np.array([[[4, 4, 28, 36], [8, 20, 60, 60]]], np.float32)
 
 
 @functools.cache

@@ -16,7 +16,10 @@ from tests.detectors.small import make_batch, small_config
 from tests.modes import recorded
 
 PYRAMID = (4, 8, 16, 32, 64)
-SEED = tf.constant([0, 0])
+
+
+def seed() -> tf.Tensor:
+    return tf.constant([0, 0])
 
 
 def rpn_of(config: ModelConfig, strides: tuple[int, ...] = PYRAMID, engine: str = 'op') -> RPN:
@@ -47,7 +50,7 @@ def test_normalisers_of_the_proposals_boxes() -> None:
     scores, values = rpn.score(maps_of(batch), batch['images']), []
     for changes in ({}, dict(loss_normalizer='locations', box_loss_weight=10.)):
         rpn.config = dataclasses.replace(config.rpn, **changes)
-        values.append(rpn.losses(scores, GroundTruth.of(batch), SEED))
+        values.append(rpn.losses(scores, GroundTruth.of(batch), seed()))
     assert values[0]['loss_rpn_box_reg'] > 0
     np.testing.assert_allclose(values[1]['loss_rpn_box_reg'], values[0]['loss_rpn_box_reg'] * 10 * 32 / 341, rtol=1e-5)
     np.testing.assert_allclose(values[1]['loss_objectness'], values[0]['loss_objectness'], rtol=1e-6)
@@ -60,7 +63,7 @@ def test_anchors_between_the_thresholds() -> None:
     objects = GroundTruth(tf.constant([[[0., 0., 20., 20.]]]), tf.constant([[1]]), tf.constant([[True]]),
                           tf.constant([[False]]), tf.constant([[64., 64.]]))
     with recorded(targets, 'match') as matches:
-        rpn_of(small_config()).losses(scores, objects, SEED)
+        rpn_of(small_config()).losses(scores, objects, seed())
     assert matches[0].label.numpy().tolist() == [[1, 1, -1, 0]]
 
 
@@ -77,7 +80,7 @@ def test_anchors_that_cross_the_border(monkeypatch) -> None:
     batch = make_batch(boxes=boxes, valid=boxes.any(-1), crowd=np.zeros([2, 4], bool))
     scores = rpn.score(maps_of(batch, (16,)), batch['images'])
     for rpn.config.crossing_anchors in (True, False):
-        rpn.losses(scores, GroundTruth.of(batch), SEED)
+        rpn.losses(scores, GroundTruth.of(batch), seed())
     everywhere = [[0] * 4, [0] * 4, [0, 0, 0, 1], [0] * 4]
     assert labels[0].reshape(2, 4, 4).tolist() == [everywhere] * 2
     assert labels[1].reshape(2, 4, 4).tolist() == [
@@ -102,7 +105,7 @@ def test_anchors_beyond_an_own_canvas_do_not_compete(engine) -> None:
 
 def test_proposals_of_the_batch_have_no_losses() -> None:
     batch = {'proposals': tf.constant([[[1., 2., 3., 4.]]]), 'proposals_valid': tf.constant([[True]])}
-    losses, proposals = GivenProposals().train([], batch, None, SEED)
+    losses, proposals = GivenProposals().train([], batch, None, seed())
     assert losses == {} and proposals.boxes is batch['proposals'] and proposals.valid is batch['proposals_valid']
 
 

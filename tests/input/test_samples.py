@@ -11,7 +11,7 @@ from mrcnn_tf.input import records, samples
 from mrcnn_tf.input.transforms import Sample
 from tests.input.small_sets import png
 
-NAME = tf.constant('a.json: image 1')
+NAME = np.array(b'a.json: image 1')
 
 
 def sample() -> Sample:

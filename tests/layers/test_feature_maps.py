@@ -1,12 +1,12 @@
 """Feature maps that a layer is called with: alone, in a list, and unsuitable ones."""
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import tensorflow as tf
 
 from mrcnn_tf.layers.feature_maps import as_list
 
-MAP = tf.zeros([1, 4, 6, 8])
+MAP = np.zeros([1, 4, 6, 8])
 
 
 @pytest.mark.parametrize(('features', 'expected'), [(MAP, 1), ([MAP], 1), ((MAP, MAP), 2), ([], 0)],

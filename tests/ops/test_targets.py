@@ -8,7 +8,9 @@ import tensorflow as tf
 from mrcnn_tf.ops import targets
 from tests.modes import ENGINES_AND_MODES, MODES, ours
 
-SEED = tf.constant([7, 0])
+
+def seed() -> tf.Tensor:
+    return tf.constant([7, 0])
 
 
 def match_rows(candidates, gt_boxes, positive=.7, negative=.3, low_quality=True, crowd_iof=1., usable=None, crowd=None,
@@ -124,7 +126,7 @@ def test_how_many_are_drawn(mode, positives, negatives, drawn_positive, drawn_ne
     """16 slots, a quarter of them positive at most; negatives fill the rest; positives first, then negatives."""
     labels = np.full([2, 250], -1)
     labels[0, 10:10 + positives], labels[0, 120:120 + negatives] = 1, 0
-    samples, most = MODES[mode](lambda x: targets.sample(x, 16, .25, SEED))(tf.constant(labels, tf.int32))
+    samples, most = MODES[mode](lambda x: targets.sample(x, 16, .25, seed()))(tf.constant(labels, tf.int32))
     assert int(most) == 4 and samples.index.shape == samples.positive.shape == samples.valid.shape == [2, 16]
     drawn = drawn_positive + drawn_negative
     assert samples.positive[0].numpy().tolist() == [s < drawn_positive for s in range(16)]
@@ -138,10 +140,10 @@ def test_how_many_are_drawn(mode, positives, negatives, drawn_positive, drawn_ne
 
 def test_fewer_candidates_than_slots() -> None:
     """The shapes shrink to what there is, the share of positives stays that of the limit."""
-    samples, most = targets.sample(tf.constant([[1, 0, 1, 1, -1, 0]]), 8, .25, SEED)
+    samples, most = targets.sample(tf.constant([[1, 0, 1, 1, -1, 0]]), 8, .25, seed())
     assert most == 2 and samples.index.shape == [1, 6]
     assert samples.positive.numpy().sum() == 2 and samples.valid.numpy().sum() == 4
-    samples, most = targets.sample(tf.constant([[1, 1, 1]]), 512, 1., SEED)
+    samples, most = targets.sample(tf.constant([[1, 1, 1]]), 512, 1., seed())
     assert most == 3 and sorted(samples.index[0].numpy().tolist()) == [0, 1, 2]
 
 
@@ -157,11 +159,12 @@ def test_draws_depend_on_the_seed_and_on_the_image_only() -> None:
 def test_a_seed_draws_the_same_in_every_mode() -> None:
     """Also where it is a constant, which TensorFlow computes ahead."""
     labels = tf.constant(np.random.default_rng(0).integers(-1, 2, (2, 300)), tf.int32)
-    expected = targets.sample(labels, 64, .5, SEED)[0].index
+    expected = targets.sample(labels, 64, .5, seed())[0].index
     for mode in MODES:
-        np.testing.assert_array_equal(MODES[mode](lambda x, s: targets.sample(x, 64, .5, s)[0].index)(labels, SEED),
+        np.testing.assert_array_equal(MODES[mode](lambda x, s: targets.sample(x, 64, .5, s)[0].index)(labels, seed()),
                                       expected)
-        np.testing.assert_array_equal(MODES[mode](lambda x: targets.sample(x, 64, .5, SEED)[0].index)(labels), expected)
+        np.testing.assert_array_equal(MODES[mode](lambda x: targets.sample(x, 64, .5, seed())[0].index)(labels),
+                                      expected)
 
 
 def test_draws_are_even() -> None:

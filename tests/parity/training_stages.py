@@ -23,8 +23,12 @@ from tests.modes import recorded, wrapped
 from tests.parity.inference_stages import NOT_FOUND, match
 from tests.parity.reference import Case, Difference, farthest, yx
 
-SEED = tf.constant([0, 0])          # every positive and every negative is sampled: nothing hangs on it
 ROUNDING = 2. ** -22                # of a parameter's value: what three additions in float32 may lose
+
+
+def seed() -> tf.Tensor:
+    """Every positive and every negative is sampled: nothing hangs on it."""
+    return tf.constant([0, 0])
 
 
 def stages(case: Case, model: Detector, jit: bool) -> Iterator[Difference]:
@@ -111,7 +115,7 @@ def _differentiate(case: Case, model: Detector, variables: list[Any], jit: bool)
     def run() -> tuple[dict[str, tf.Tensor], list[tf.Tensor], dict[str, Any]]:
         with recorded(proposal_ops, 'propose') as proposals, recorded(targets, 'match') as matches, \
                 tf.GradientTape() as tape:
-            losses = model.losses(batch, SEED)
+            losses = model.losses(batch, seed())
             total = tf.add_n(list(losses.values()))
         objects = batch['valid'] & ~batch['crowd']
         seen = {'proposals': proposals[0]._asdict(), 'anchor_labels': matches[0].label, 'roi_labels': matches[1].label,

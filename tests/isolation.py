@@ -1,0 +1,123 @@
+"""Run the tests of each file in a process of their own, forked from a process of xdist.
+
+TensorFlow frees neither what XLA has compiled nor most of what it has traced, so a process grows with every file that
+it runs. The fork comes after the imports of all test modules and costs milliseconds. TensorFlow survives it as long as
+it has run no operation. A crash fails one test and not the run.
+"""
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Generator, Iterator
+from multiprocessing.connection import Connection
+
+import pytest
+
+SUPPORTED = sys.platform == 'linux'     # elsewhere a process must not go on with Python after a fork
+
+
+def _started() -> bool:
+    """Return whether TensorFlow's threads run in this process."""
+    context = sys.modules.get('tensorflow.python.eager.context')     # there is no public way
+    return context is not None and context.context()._initialized
+
+
+class FileProcesses:
+    """Plugin of a process of xdist: hands each test to the process of its file, and its reports to pytest."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.peak = 0     # of the processes that have ended, in bytes
+        self._config = config
+        self._connection: Connection | None = None
+        self._process = 0
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(self) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Refuse a module that starts TensorFlow's threads: a forked process would lack them and wait for ever."""
+        report = yield
+        if _started():
+            report.outcome = 'failed'
+            report.longrepr = 'it makes tensors while it is imported: make them in its tests, or use NumPy'
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        if _started():
+            return None     # pytest runs the test here; the run fails, since a module was refused
+        if self._connection is None:
+            self._fork(item.session)
+        last = nextitem is None or nextitem.path != item.path
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in self._reports(item, None if last else nextitem):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        if last:
+            self._end()
+        return True
+
+    def _fork(self, session: pytest.Session) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        self._process = os.fork()
+        if self._process == 0:
+            try:
+                ours.close()
+                _serve(session, self, theirs)
+            except BaseException:
+                traceback.print_exc(file=sys.__stderr__)
+                os._exit(1)
+            os._exit(0)
+        theirs.close()
+        self._connection = ours
+
+    def _reports(self, item: pytest.Item, following: pytest.Item | None) -> Iterator[pytest.TestReport]:
+        """Yield the reports of a test: those of its process, and one of a failure if that has died."""
+        items = item.session.items
+        try:
+            self._connection.send((items.index(item), following and items.index(following)))
+            while (report := self._connection.recv()) is not None:
+                yield self._config.hook.pytest_report_from_serializable(config=self._config, data=report)
+        except (EOFError, ConnectionError):
+            yield pytest.TestReport(item.nodeid, item.location, {}, 'failed', f'its process {self._end()}', 'call')
+
+    def _end(self) -> str:
+        """Wait for the end of the process and return what it was."""
+        if self._connection is None:
+            return ''
+        self._connection.close()
+        self._connection = None
+        _, status, usage = os.wait4(self._process, 0)
+        self.peak = max(self.peak, 1024 * usage.ru_maxrss)
+        code = os.waitstatus_to_exitcode(status)
+        return f'died of {signal.Signals(-code).name}' if code < 0 else f'exited with {code}'
+
+
+def _serve(session: pytest.Session, parent: FileProcesses, connection: Connection) -> None:
+    """Run the tests that come by the connection, and send their reports and then None, until it is closed."""
+    plugins = session.config.pluginmanager
+    for plugin in [parent, *(plugin for plugin in plugins.get_plugins() if hasattr(plugin, 'sendevent'))]:
+        plugins.unregister(plugin)     # the second is xdist's, which would send to its main process
+    plugins.register(_Sender(session.config, connection))
+    while (indices := _received(connection)) is not None:
+        item, following = (None if index is None else session.items[index] for index in indices)
+        session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        connection.send(None)
+
+
+def _received(connection: Connection) -> tuple[int, int | None] | None:
+    try:
+        return connection.recv()
+    except EOFError:
+        return None
+
+
+class _Sender:
+    """Plugin of the process of a file: sends the reports of its tests."""
+
+    def __init__(self, config: pytest.Config, connection: Connection) -> None:
+        self._config, self._connection = config, connection
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._connection.send(self._config.hook.pytest_report_to_serializable(config=self._config, report=report))
