@@ -9,7 +9,6 @@ import ctypes
 import gc
 import os
 import pathlib
-import resource
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -92,29 +91,19 @@ def pytest_report_header() -> str:
     return f'stack: {versions}\nmrcnn_tf: {spec.origin if spec else "not installed; try pip install -e ."}'
 
 
-_PEAKS = pytest.StashKey['list[int]']()     # of the processes that have ended, in bytes
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    unit = 1 if sys.platform == 'darwin' else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    processes = session.config.pluginmanager.get_plugin('file processes')
-    if processes is not None:
-        peak = max(peak, processes.peak)
-    if hasattr(session.config, 'workeroutput'):
-        session.config.workeroutput['peak'] = peak
-    else:
-        session.config.stash.setdefault(_PEAKS, []).append(peak)
+_PEAKS = pytest.StashKey['list[tuple[int, str]]']()     # bytes and file of the largest process of each of xdist's
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Note the memory of a process of xdist, which may have crashed."""
-    node.config.stash.setdefault(_PEAKS, []).append(getattr(node, 'workeroutput', {}).get('peak', 0))
+    """Note the memory that a process of xdist reports when it ends, which it does not if it crashed."""
+    node.config.stash.setdefault(_PEAKS, []).append(getattr(node, 'workeroutput', {}).get('peak', (0, 'unknown')))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    terminalreporter.write_line(f'largest process: {max(config.stash[_PEAKS]) / 2 ** 30:.1f} GiB')
+    size, file = max(config.stash.get(_PEAKS, [(0, '')]))
+    if size:
+        terminalreporter.write_line(f'largest process: {size / 2 ** 30:.1f} GiB, {file}')
 
 
 def forget_graphs() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pathlib
 import signal
 import sys
 import traceback
@@ -16,6 +17,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
+_ENOUGH = 3 * 2 ** 29     # bytes, after which a file goes on in a new process; one test takes up to as much
 SUPPORTED = sys.platform == 'linux'     # elsewhere a process must not go on with Python after a fork
 
 
@@ -29,10 +31,10 @@ class FileProcesses:
     """Plugin of a process of xdist: hands each test to the process of its file, and its reports to pytest."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.peak = 0     # of the processes that have ended, in bytes
+        self.peak = 0, ''     # of the processes that have ended and of those that they started: bytes, and the file
         self._config = config
         self._connection: Connection | None = None
-        self._process = 0
+        self._process, self._file = 0, ''
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
@@ -48,8 +50,8 @@ class FileProcesses:
         if _started():
             return None     # pytest runs the test here; the run fails, since a module was refused
         if self._connection is None:
-            self._fork(item.session)
-        last = nextitem is None or nextitem.path != item.path
+            self._fork(item.session, item.location[0])
+        last = nextitem is None or nextitem.path != item.path or self._resident() > _ENOUGH
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._reports(item, None if last else nextitem):
             item.ihook.pytest_runtest_logreport(report=report)
@@ -58,8 +60,12 @@ class FileProcesses:
             self._end()
         return True
 
-    def _fork(self, session: pytest.Session) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        session.config.workeroutput['peak'] = self.peak
+
+    def _fork(self, session: pytest.Session, file: str) -> None:
         ours, theirs = multiprocessing.Pipe()
+        self._file = file
         self._process = os.fork()
         if self._process == 0:
             try:
@@ -82,6 +88,11 @@ class FileProcesses:
         except (EOFError, ConnectionError):
             yield pytest.TestReport(item.nodeid, item.location, {}, 'failed', f'its process {self._end()}', 'call')
 
+    def _resident(self) -> int:
+        """Return the memory of the process in bytes."""
+        pages = pathlib.Path(f'/proc/{self._process}/statm').read_text().split()[1]
+        return int(pages) * os.sysconf('SC_PAGE_SIZE')
+
     def _end(self) -> str:
         """Wait for the end of the process and return what it was."""
         if self._connection is None:
@@ -89,7 +100,7 @@ class FileProcesses:
         self._connection.close()
         self._connection = None
         _, status, usage = os.wait4(self._process, 0)
-        self.peak = max(self.peak, 1024 * usage.ru_maxrss)
+        self.peak = max(self.peak, (1024 * usage.ru_maxrss, self._file))
         code = os.waitstatus_to_exitcode(status)
         return f'died of {signal.Signals(-code).name}' if code < 0 else f'exited with {code}'
 

@@ -58,10 +58,10 @@ class MaskBranch(Branch):
 
     def _masks(self, features: Features, boxes: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Return the probabilities over boxes [B, N, 4] of the classes `labels` [B, N]: [B, N, m, m]."""
-        logits = self.head(self.roi_features.pool(features, boxes))
+        pooled = self.roi_features.pool(features, boxes)
         if self.config.mask_head.classifier == 'softmax':
-            return tf.gather(tf.nn.softmax(logits), labels, axis=4, batch_dims=2)
-        return tf.sigmoid(loss_ops.of_class(logits, labels, 4))
+            return tf.gather(tf.nn.softmax(self.head(pooled)), labels, axis=4, batch_dims=2)
+        return tf.sigmoid(self.head(pooled, labels=labels)[..., 0])
 
     def output_spec(self) -> dict[str, tf.TensorSpec]:
         return {'masks': tf.TensorSpec([self.side, self.side], tf.float32)}

@@ -289,13 +289,34 @@ class MaskHead(CompositeLayer):
         return cls(num_classes, config.width, config.convolutions, norm, config.class_agnostic, config.classifier,
                    **kwargs)
 
-    def call(self, pooled: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, pooled: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
+        """Return mask logits, of all classes or of one for each RoI.
+
+        Args:
+            pooled: [B, R, P, P, C].
+            training: whether normalization runs as in training.
+            labels: int32 [B, R], 1..K (0 counts as 1): the output has the class of each RoI alone, [B, R, 2 P, 2 P, 1].
+                Not with the softmax, which needs all.
+        """
         x, restore = _flat('MaskHead', pooled)
         for conv in self.convs:
             x = conv(x, training=training)
-        logits = tf.cast(self.masks(self.upsample(x)), tf.float32)                     # [B R, P, 4 P, K]
+        x = self.upsample(x)                                                           # [B R, P, 4 P, width]
+        one = labels is not None and not self.class_agnostic
+        logits = tf.cast(self._of_class(x, tf.reshape(labels, [-1])) if one else self.masks(x), tf.float32)
         count, rows, columns, classes = dimensions(logits)
         return restore(tf.nn.depth_to_space(tf.reshape(logits, [count, rows, columns // 4, 4 * classes]), 2))
+
+    def _of_class(self, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Return what `masks` returns for one class of each RoI: [N, h, w, 1] from [N, h, w, C] and labels [N]."""
+        if not self.masks.built:
+            self.masks(x[:1])     # makes its weights
+        index = tf.maximum(labels - 1, 0)
+        kernel = tf.gather(tf.squeeze(self.masks.kernel, [0, 1]), index, axis=1)       # [C, N]
+        count, rows, columns, channels = dimensions(x)
+        logits = tf.matmul(tf.reshape(x, [count, rows * columns, channels]), tf.transpose(kernel)[:, :, None])
+        logits += tf.gather(self.masks.bias, index)[:, None, None]
+        return tf.reshape(logits, [count, rows, columns, 1])
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), 'num_classes': self.num_classes, 'width': self.width,

@@ -144,6 +144,20 @@ def test_mask_head_by_hand() -> None:
     assert out[0, 0, :, :, 1].numpy().tolist() == (.5 - expected).tolist()
 
 
+@pytest.mark.parametrize('mode', MODES)
+def test_mask_head_of_one_class_by_hand(mode) -> None:
+    """RoIs of background, class 1 and class 2, in the first call of the head, which makes its weights."""
+    head, labels = MaskHead(2, width=1, convolutions=0), tf.constant([[0, 1, 2]])
+    pooled = tf.constant([1., 2., 3.])[None, :, None, None, None]                    # [1, 3, 1, 1, 1]
+    assert head(pooled, labels=labels).shape == [1, 3, 2, 2, 1]
+    head.upsample.set_weights([np.array([[1, 2], [3, 4]]).reshape(2, 2, 1, 1), np.zeros(1)])
+    head.masks.set_weights([np.array([1, -1]).reshape(1, 1, 1, 2), np.array([0, .5])])
+    out = MODES[mode](lambda pooled, labels: head(pooled, labels=labels))(pooled, labels)
+    assert out[0, :, :, :, 0].numpy().tolist() == [[[1, 2], [3, 4]], [[2, 4], [6, 8]], [[-2.5, -5.5], [-8.5, -11.5]]]
+    agnostic = MaskHead(2, width=1, convolutions=0, class_agnostic=True)
+    np.testing.assert_array_equal(agnostic(pooled, labels=labels), agnostic(pooled))
+
+
 def test_mask_head_sizes() -> None:
     for agnostic, channels in ((False, 7), (True, 1)):
         head = MaskHead(7, width=5, convolutions=3, class_agnostic=agnostic)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
+from mrcnn_tf.ops.tensor_shapes import dimensions
 
 
 class FeaturePyramid(CompositeLayer):
@@ -31,9 +32,16 @@ class FeaturePyramid(CompositeLayer):
                     for conv, stride in zip(self.laterals, sorted(maps), strict=True)]
         merged = [laterals[-1]]
         for lateral in reversed(laterals[:-1]):
-            merged.insert(0, lateral + upsample(merged[0]))
+            merged.insert(0, add_upsampled(lateral, merged[0]))
         pyramid = [conv(x, training=training) for conv, x in zip(self.outputs, merged, strict=True)]
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
+
+
+def add_upsampled(fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
+    """Return `fine + upsample(coarse)`, without the upsampled array: [B, 2 h, 2 w, C] from that and [B, h, w, C]."""
+    batch, height, width, channels = dimensions(coarse)
+    cells = tf.reshape(fine, [batch, height, 2, width, 2, channels]) + coarse[:, :, None, :, None]
+    return tf.reshape(cells, dimensions(fine))
 
 
 def upsample(x: tf.Tensor) -> tf.Tensor:
