@@ -43,6 +43,9 @@ def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory
            )] = 'image_bytes',
            weights: Annotated[str, typer.Option(
                help='SavedModel: variables, or constants: faster on a CPU, but takes more memory.')] = 'variables',
+           warmup: Annotated[str, typer.Option(
+               help='SavedModel: signatures that a server asks when it starts: clients, those that clients of this '
+                    'project and of the Object Detection API use; or all, which takes seconds for each.')] = 'clients',
            precision: Annotated[str, typer.Option(help='SavedModel: float32 or bfloat16.')] = 'float32',
            engine: Annotated[Engine | None, typer.Option(
                help="SavedModel: op: TensorFlow's kernels, the fastest on a CPU. xla: arithmetic of static shapes, for "
@@ -69,7 +72,7 @@ def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory
 
     by_suffix = {f'.{each.value}': each for each in (Format.tflite, Format.onnx)}
     kind = format or by_suffix.get(output.suffix, Format.saved_model)
-    options = ExportOptions(masks, input_type, weights)
+    options = ExportOptions(masks, input_type, weights, warmup)
     if kind is not by_suffix.get(output.suffix, Format.saved_model):
         expected = 'NAME of a directory' if kind is Format.saved_model else f'NAME.{kind.value}'
         raise ExportError(f'--output {output} does not fit --format {kind.value}; give --output {expected}')
@@ -85,6 +88,6 @@ def export(model_dir: Annotated[pathlib.Path, typer.Option(help='Model directory
         raise ExportError(f'--engine op has operations that a .{kind.value} file cannot hold; leave out --engine, or '
                           'give --output NAME of a directory for a SavedModel')
     if options != ExportOptions() or precision != 'float32':
-        raise ExportError('--masks, --input-type, --weights and --precision are for SavedModels; a file has masks as '
-                          'float32, and --quantize makes it smaller')
+        raise ExportError('--masks, --input-type, --weights, --warmup and --precision are for SavedModels; a file has '
+                          'masks as float32, and --quantize makes it smaller')
     typer.echo(str(export_file(model_dir, output, checkpoint, size, quantize)))

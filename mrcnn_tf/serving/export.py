@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ from mrcnn_tf.weights.model_directory import restore_model
 _log = logging.getLogger(__name__)
 
 _DESCRIPTION = 'assets.extra/mrcnn.json'    # a directory that TF Serving leaves alone
+WARMUPS = ('clients', 'all')
 _EXACT = 2 ** 24    # the integers below it are exact in float32
 
 
@@ -55,6 +56,8 @@ class ExportOptions:
         input_type: of the signature `serving_default`: 'image_bytes', 'image_tensor' or 'tf_example'.
         weights: 'variables', or 'constants': faster on a CPU, but each signature that is used takes several times the
             memory of the weights.
+        warmup: the signatures that a server asks when it loads the model: 'clients', `serving_default` and `detect`
+            (not with constants), or 'all', each of which takes seconds and memory.
 
     Raises:
         ExportError: a value is none of these.
@@ -67,9 +70,11 @@ class ExportOptions:
     masks: str = 'float32'
     input_type: str = 'image_bytes'
     weights: str = 'variables'
+    warmup: str = 'clients'
 
     def __post_init__(self) -> None:
-        for name, known in (('masks', FORMS), ('input_type', INPUT_TYPES), ('weights', WEIGHTS)):
+        for name, known in (('masks', FORMS), ('input_type', INPUT_TYPES), ('weights', WEIGHTS),
+                            ('warmup', WARMUPS)):
             value = getattr(self, name)
             if value not in known:
                 raise ExportError(f'{name} is {value!r}; expected one of {", ".join(known)}')
@@ -151,7 +156,7 @@ def export_detector(detector: Detector, config: Config, categories: Sequence[Cat
             # Nobody needs the gradient of a signature, so custom gradients are left out.
             tf.saved_model.save(module, str(temporary), functions,
                                 tf.saved_model.SaveOptions(experimental_custom_gradients=False))
-            requests = list(_warmup(_shapes(config.data, detector.engine), options))
+            requests = list(_warmup(functions, _shapes(config.data, detector.engine), options))
             server_kit.write_warmup(temporary, version.parent.resolve().name, requests)
             server_kit.replay(temporary, requests)
             files.write_json(temporary / _DESCRIPTION, described)
@@ -189,18 +194,25 @@ def _shapes(data: DataConfig, engine: str) -> list[tuple[int, int]]:
     return [sides, sides[::-1]]
 
 
-def _warmup(shapes: Sequence[tuple[int, int]], options: ExportOptions) -> Iterator[server_kit.Request]:
-    """Yield requests with a gray image of each shape to `serving_default`, and to `detect`, which our clients ask."""
-    name, *_ = INPUT_TYPES[options.input_type]
+def _warmup(functions: Mapping[str, Any], shapes: Sequence[tuple[int, int]], options: ExportOptions
+            ) -> Iterator[server_kit.Request]:
+    """Yield requests with a gray image of each shape to the signatures of `options.warmup`."""
+    chosen = functions if options.warmup == 'all' else [DEFAULT, DETECT]
+    if options.warmup == 'clients' and options.weights == 'constants':
+        chosen = [DEFAULT]    # a second signature takes several times their memory
     for shape in shapes:
         image = np.full([*shape, 3], 128, np.uint8)
         file = tf.io.encode_png(image).numpy()
         record = tf.train.Example(features=tf.train.Features(feature={
             'image/encoded': tf.train.Feature(bytes_list=tf.train.BytesList(value=[file]))})).SerializeToString()
-        yield DEFAULT, {name: {'image_bytes': np.array([file], object), 'image_tensor': image[None],
-                               'tf_example': np.array([record], object)}[options.input_type]}
-        if options.weights == 'variables':    # a second signature with constants takes several times their memory
-            yield DETECT, {'image_bytes': np.array([file], object)}
+        encoded, pixels = np.array([file], object), image[None]
+        inputs = {'image_bytes': encoded, 'inputs': encoded, 'tf_example': np.array([record], object),
+                  'images': pixels, 'input_tensor': pixels, 'sizes': np.array([shape], np.int32),
+                  'index': np.zeros(1, np.int32)}
+        for name in functions:
+            if name in chosen:
+                specs = tf.nest.flatten(functions[name].structured_input_signature)
+                yield name, {spec.name: inputs[spec.name] for spec in specs}
 
 
 def _newest_version(output: pathlib.Path) -> int:

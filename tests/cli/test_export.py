@@ -16,11 +16,11 @@ def test_export(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0 and result.stdout == 'saved/pets/3\n'
     assert '/saved/pets:/models/pets -e MODEL_NAME=pets tensorflow/serving' in result.stderr
     mrcnn('export', '--model-dir', 'run', '--output', 'x', '--masks', 'rle', '--input-type', 'tf_example', '--weights',
-          'constants', '--precision', 'bfloat16')
+          'constants', '--precision', 'bfloat16', '--warmup', 'all')
     assert export.calls == [
         (pathlib.Path('run'), pathlib.Path('saved/pets'), 'last', ExportOptions(), 'float32', 'op'),
-        (pathlib.Path('run'), pathlib.Path('x'), 'best', ExportOptions('rle', 'tf_example', 'constants'), 'bfloat16',
-         'op')]
+        (pathlib.Path('run'), pathlib.Path('x'), 'best', ExportOptions('rle', 'tf_example', 'constants', 'all'),
+         'bfloat16', 'op')]
 
 
 def test_export_for_xla(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,8 +51,8 @@ def test_export_of_a_file(monkeypatch: pytest.MonkeyPatch, arguments: list[str],
     (['x.tflite', '--engine', 'op'], '--engine op has operations that a .tflite file cannot hold; leave out --engine, '
                                      'or give --output NAME of a directory for a SavedModel'),
     (['x', '--size', '64', '64'], '--size and --quantize are for files; give --output NAME.tflite or NAME.onnx'),
-    (['x.tflite', '--masks', 'rle'], '--masks, --input-type, --weights and --precision are for SavedModels; a file '
-                                     'has masks as float32, and --quantize makes it smaller')],
+    (['x.tflite', '--masks', 'rle'], '--masks, --input-type, --weights, --warmup and --precision are for SavedModels; '
+                                     'a file has masks as float32, and --quantize makes it smaller')],
     ids=['another suffix', 'no suffix', 'engine of a file', 'size of a SavedModel', 'masks of a file'])
 def test_export_with_options_that_do_not_fit(arguments: list[str], message: str) -> None:
     result = mrcnn('export', '--model-dir', 'run', '--output', *arguments)

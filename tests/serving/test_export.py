@@ -273,8 +273,8 @@ def test_it_is_a_predictor(loaded: Any, saved: pathlib.Path, served: Outputs, pi
 def only_detect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the other signatures, whose graphs take seconds."""
     traced = signatures._traced
-    monkeypatch.setattr(exporting, 'signatures', lambda answers, _: {'detect': traced(
-        answers.of_bytes, signatures.plain, image_bytes=tf.TensorSpec([None], tf.string))})
+    monkeypatch.setattr(exporting, 'signatures', lambda answers, _: dict.fromkeys(['serving_default', 'detect'], traced(
+        answers.of_bytes, signatures.plain, image_bytes=tf.TensorSpec([None], tf.string))))
 
 
 @pytest.mark.slow
@@ -295,6 +295,19 @@ def test_the_xla_engine_by_the_c_api(model_dir: pathlib.Path, tmp_path: pathlib.
     for name, tolerance in (('labels', 0), ('valid', 0), ('boxes', 1e-2), ('scores', 1e-4), ('masks', 1e-3)):
         # The first picture is square; on the canvas that holds it, its detections differ, as in evaluation.
         np.testing.assert_allclose(found[name][2:], served[name][1:], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_warm_up_of_all_signatures(model_dir: pathlib.Path, tmp_path: pathlib.Path,
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """The export replays them: each signature gets inputs that it takes."""
+    monkeypatch.setattr(exporting, '_shapes', lambda *_: [(48, 64)])
+    with mock.patch.object(exporting.server_kit, 'replay', wraps=exporting.server_kit.replay) as replay:
+        exporting.export(model_dir, tmp_path / 'pets', options=exporting.ExportOptions(warmup='all'))
+    (_, requests), _ = replay.call_args
+    assert [(signature, *inputs) for signature, inputs in requests] == [
+        ('serving_default', 'image_bytes'), ('detect', 'image_bytes'), ('detect_pixels', 'images', 'sizes'),
+        ('detect_examples', 'tf_example'), ('model_garden', 'inputs'), ('describe', 'index')]
 
 
 def test_weights_that_xla_would_copy() -> None:
@@ -391,8 +404,9 @@ def test_a_category_id_beyond_int32(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize('options, message', [
     ({'masks': 'bmp'}, "masks is 'bmp'; expected one of float32, uint8, bits, png, rle, image_png"),
     ({'input_type': 'png'}, "input_type is 'png'; expected one of image_bytes, image_tensor, tf_example"),
-    ({'weights': 'hdf5'}, "weights is 'hdf5'; expected one of variables, constants")],
-    ids=['masks', 'input', 'weights'])
+    ({'weights': 'hdf5'}, "weights is 'hdf5'; expected one of variables, constants"),
+    ({'warmup': 'none'}, "warmup is 'none'; expected one of clients, all")],
+    ids=['masks', 'input', 'weights', 'warm-up'])
 def test_an_option_that_does_not_exist(options: dict[str, str], message: str) -> None:
     with pytest.raises(exporting.ExportError, match=message):
         exporting.ExportOptions(**options)
