@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-_ENOUGH = 3 * 2 ** 29     # bytes, after which a file goes on in a new process; one test takes up to as much
+_ENOUGH = 3 * 2 ** 29     # bytes, after which a file goes on in a new process
 SUPPORTED = sys.platform == 'linux'     # elsewhere a process must not go on with Python after a fork
 
 

@@ -296,8 +296,14 @@ class MaskHead(CompositeLayer):
             pooled: [B, R, P, P, C].
             training: whether normalization runs as in training.
             labels: int32 [B, R], 1..K (0 counts as 1): the output has the class of each RoI alone, [B, R, 2 P, 2 P, 1].
-                Not with the softmax, which needs all.
+                Not with the classifier 'softmax', which needs all.
+
+        Raises:
+            ValueError: labels with the classifier 'softmax', or another shape of the input.
         """
+        if labels is not None and self.classifier == 'softmax':
+            raise ValueError("MaskHead: labels with the classifier 'softmax', whose probabilities need the logits of "
+                             'all classes; leave labels out')
         x, restore = _flat('MaskHead', pooled)
         for conv in self.convs:
             x = conv(x, training=training)

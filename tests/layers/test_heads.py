@@ -156,6 +156,8 @@ def test_mask_head_of_one_class_by_hand(mode) -> None:
     assert out[0, :, :, :, 0].numpy().tolist() == [[[1, 2], [3, 4]], [[2, 4], [6, 8]], [[-2.5, -5.5], [-8.5, -11.5]]]
     agnostic = MaskHead(2, width=1, convolutions=0, class_agnostic=True)
     np.testing.assert_array_equal(agnostic(pooled, labels=labels), agnostic(pooled))
+    with pytest.raises(ValueError, match="MaskHead: labels with the classifier 'softmax'"):
+        MaskHead(2, classifier='softmax')(pooled, labels=labels)
 
 
 def test_mask_head_sizes() -> None:
