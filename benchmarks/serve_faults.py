@@ -6,13 +6,14 @@ Mixed requests have one to four images, of which some are damaged, over gRPC and
 bit for bit the one that it gets alone. Fuzzed requests have damaged images, or random changes in the bytes of the
 message, of the JSON, or of the HTTP request. Meanwhile another client asks for an image of its own, whose answer must
 not change. Each request must be answered, or its connection closed, within a minute. Prints the resident memory of the
-server on the way.
+server on the way. `tests/test_serve_faults.py` holds all of it for a small network.
 """
 from __future__ import annotations
 
 import argparse
 import base64
 import collections
+import concurrent.futures
 import itertools
 import json
 import pathlib
@@ -20,6 +21,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import grpc
 import numpy as np
@@ -37,19 +39,35 @@ def same(found: Outputs, place: int, expected: Outputs) -> bool:
     return all(np.array_equal(found[name][place], value[0]) for name, value in expected.items())
 
 
-def mixed(server: Served, images: list[bytes], count: int) -> None:
+class Found(NamedTuple):
+    """What requests found.
+
+    Attributes:
+        wrong: answers that are not those expected.
+        equal: those that are.
+        memory: of the server on the way, MB, ten times.
+        statuses: of the requests, by their kind.
+    """
+    wrong: int
+    equal: int
+    memory: list[float]
+    statuses: dict[str, collections.Counter[str]]
+
+
+def mixed(server: Served, images: list[bytes], count: int) -> Found:
     """Send mixed requests, and compare each answer with that of the image alone."""
     models = {protocol: light_client.Model(server.address(protocol), LIMIT) for protocol in ('grpc', 'http')}
     alone = {(protocol, image): model.predict('detect', {'image_bytes': [image]})
              for protocol, model in models.items() for image in [*images, *DAMAGED]}
-    rng, wrong = random.Random(1), 0
+    rng, right, memory = random.Random(1), collections.Counter[bool](), []
     for number in range(count):
         protocol = 'http' if number % 5 == 0 else 'grpc'
         chosen = [rng.choice(images if rng.random() < .7 else DAMAGED) for _ in range(rng.randint(1, 4))]
         found = models[protocol].predict('detect', {'image_bytes': chosen})
-        wrong += sum(not same(found, i, alone[protocol, image]) for i, image in enumerate(chosen))
-        if number % max(1, count // 10) == 0 or number == count - 1:
-            print(f'mixed {number + 1:5}: {server.resident():6.0f} MB, {wrong} answers differ', flush=True)
+        right.update(same(found, i, alone[protocol, image]) for i, image in enumerate(chosen))
+        if (number + 1) % (count // 10) == 0:
+            memory.append(server.resident())
+    return Found(right[False], right[True], memory, {})
 
 
 class Fuzzer:
@@ -107,27 +125,28 @@ def _post(path: str, body: bytes) -> bytes:
     return f'POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n'.encode() + body
 
 
-def fuzzed(server: Served, images: list[bytes], count: int) -> None:
-    """Send damaged requests, while another client asks for an image again and again."""
-    model, done, neighbor = light_client.Model(server.address('grpc'), LIMIT), threading.Event(), collections.Counter()
+def fuzzed(server: Served, images: list[bytes], count: int) -> Found:
+    """Send damaged requests, while another client asks for an image again and again, whose answers are compared."""
+    model, done, right = light_client.Model(server.address('grpc'), LIMIT), threading.Event(), collections.Counter[bool]()
     expected = model.predict('detect', {'image_bytes': images[:1]})
 
     def ask() -> None:
         while not done.wait(.2):
-            neighbor[same(model.predict('detect', {'image_bytes': images[:1]}), 0, expected)] += 1
+            right[same(model.predict('detect', {'image_bytes': images[:1]}), 0, expected)] += 1
 
-    thread, fuzzer = threading.Thread(target=ask), Fuzzer(server, images)
-    thread.start()
-    statuses: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in fuzzer.kinds}
-    for number, kind in zip(range(count), itertools.cycle(fuzzer.kinds)):
-        statuses[kind][fuzzer.kinds[kind](random.Random(number))] += 1
-        if number % max(1, count // 5) == 0 or number == count - 1:
-            print(f'fuzzed {number + 1:5}: {server.resident():6.0f} MB', flush=True)
-    done.set()
-    thread.join()
-    for kind, found in statuses.items():
-        print(f'{kind:20} {dict(found.most_common())}')
-    print(f'the neighbor: {neighbor[True]} equal answers, {neighbor[False]} others')
+    fuzzer, memory = Fuzzer(server, images), []
+    statuses = {kind: collections.Counter[str]() for kind in fuzzer.kinds}
+    with concurrent.futures.ThreadPoolExecutor() as executor:
+        neighbor = executor.submit(ask)
+        try:
+            for number, kind in zip(range(count), itertools.cycle(fuzzer.kinds)):
+                statuses[kind][fuzzer.kinds[kind](random.Random(number))] += 1
+                if (number + 1) % (count // 10) == 0:
+                    memory.append(server.resident())
+        finally:
+            done.set()
+        neighbor.result()
+    return Found(right[False], right[True], memory, statuses)
 
 
 def main() -> None:
@@ -135,14 +154,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('directory', help='that `mrcnn export --output` wrote')
     parser.add_argument('images', nargs='+', help='JPEG or PNG files')
-    parser.add_argument('--mixed', type=int, default=2000, help='number of requests')
-    parser.add_argument('--fuzzed', type=int, default=10000, help='number of requests')
+    parser.add_argument('--mixed', type=int, default=2000, help='number of requests, at least 10')
+    parser.add_argument('--fuzzed', type=int, default=10000, help='number of requests, at least 10')
     arguments = parser.parse_args()
     images = [pathlib.Path(path).read_bytes() for path in arguments.images]
     with served(arguments.directory, '--batching') as server:
         light_client.Model(server.address('grpc'), FIRST).detect(images[:1])
-        mixed(server, images, arguments.mixed)
-        fuzzed(server, images, arguments.fuzzed)
+        for work, count in ((mixed, arguments.mixed), (fuzzed, arguments.fuzzed)):
+            found = work(server, images, count)
+            print(f'{count} requests, {work.__name__}: {found.wrong} of {found.wrong + found.equal} answers differ')
+            print('memory on the way, MB:', *map(round, found.memory))
+            for kind, statuses in found.statuses.items():
+                print(f'{kind:20} {dict(statuses.most_common())}', flush=True)
 
 
 if __name__ == '__main__':
