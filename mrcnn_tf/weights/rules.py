@@ -207,10 +207,11 @@ def _is_floating(value: np.ndarray) -> bool:
 
 
 def _line(rule: Rule, value: np.ndarray, fresh: bool) -> Line:
-    exact = value.astype(np.float64)
     source, change = ('', 'initialized at random') if fresh else (rule.name, rule.convert.change)
-    return Line(source, variable_path(rule.variable), tuple(value.shape), change, exact.min(), exact.max(),
-                np.sqrt((exact ** 2).sum()))
+    flat = value.ravel()
+    square = np.einsum('i,i', flat, flat, dtype=np.float64)      # without a float64 copy of the parameter
+    return Line(source, variable_path(rule.variable), tuple(value.shape), change, float(flat.min()), float(flat.max()),
+                float(np.sqrt(square)))
 
 
 def variable_path(variable: Any) -> str:

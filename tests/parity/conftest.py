@@ -17,7 +17,7 @@ MODES = (('op', False), ('xla', False), ('xla', True))      # engine, compiled b
 KINDS = {'infer_case': 'infer', 'train_case': 'train'}
 # Without all modes these run once, by the engine 'op'. They are large, and what is special about them is a backbone or
 # a size.
-LARGE = ('infer_faster_r101_fpn_0', 'infer_mask_x101_fpn_0', 'infer_mask_r50_fpn_1')
+LARGE = ('infer_faster_r101_fpn_0', 'infer_mask_r50_dc5_0', 'infer_mask_r50_fpn_1', 'infer_mask_x101_fpn_0')
 # Of the slow runs, .ci/run makes only these on TensorFlow 2.15 too: one of each kit, engine and mode.
 BOTH_STACKS = ('infer_maskrcnn_resnet18_fpn_1-xla', 'infer_maskrcnn_resnet18_fpn_2-xla-jit', 'infer_mask_r50_c4_0-op',
                'train_maskrcnn_resnet18_fpn_1-xla')

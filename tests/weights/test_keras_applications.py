@@ -18,6 +18,7 @@ from mrcnn_tf.weights.keras_applications import copy, load_imagenet
 from mrcnn_tf.weights.rules import WeightsError, variable_path
 
 IMAGES = np.random.default_rng(0).normal(0, 50, [1, 64, 96, 3]).astype(np.float32)
+WIDTH = 64
 
 
 def model_of(backbone: BackboneConfig, kind: str = 'faster_rcnn') -> Detector:
@@ -97,16 +98,33 @@ def test_inception_resnet_equals_keras_applications(monkeypatch):
     assert not any('trunk' in line.ours or 'res5' in line.ours for line in report if not line.source)
 
 
+def narrow_vgg(monkeypatch):
+    """To save memory, give their VGG-16 hidden layers of `WIDTH` instead of 4096 units."""
+    module = sys.modules[keras.applications.VGG16.__module__]
+
+    class Layers:
+        def __getattr__(self, name):
+            return getattr(layers, name)
+
+        @staticmethod
+        def Dense(units, **rest):    # noqa: N802    # Keras' name
+            return layers.Dense(WIDTH if units == 4096 else units, **rest)
+
+    layers = module.layers
+    monkeypatch.setattr(module, 'layers', Layers())
+
+
 @pytest.mark.slow
-def test_vgg16_also_imports_the_hidden_layers():
+def test_vgg16_also_imports_the_hidden_layers(monkeypatch):
     """Their classifier gives the same numbers as our backbone with a 7 x 7 feature map and the two hidden layers."""
+    narrow_vgg(monkeypatch)
     source = keras.applications.VGG16(weights=None)
     rng = np.random.default_rng(1)
     for layer in source.layers:
         if layer.name.startswith('fc'):
             kernel, bias = layer.get_weights()
             layer.set_weights([10 * kernel, rng.normal(0, .1, bias.shape)])
-    settings = config.load('faster_rcnn_vgg16').model
+    settings = config.load('faster_rcnn_vgg16', [f'model.box_head.width={WIDTH}']).model
     model = build_detector(settings)
     report = copy(source, model)
     images = tf.constant(rng.normal(0, 50, [1, 224, 224, 3]), tf.float32)
@@ -128,6 +146,7 @@ def test_from_a_photograph_to_the_features(monkeypatch, tmp_path, name):
     """Channel order, mean, epsilon, strides and padding are theirs, for an image whose sides no stride divides."""
     outputs, with_head = LAST[name]
     shorten_inception(monkeypatch)
+    narrow_vgg(monkeypatch)
     build = getattr(keras.applications, keras_applications.SOURCES[name])
     source = build(weights=None, include_top=with_head)
     rng = np.random.default_rng(2)
@@ -142,7 +161,8 @@ def test_from_a_photograph_to_the_features(monkeypatch, tmp_path, name):
     monkeypatch.setattr(keras.applications, keras_applications.SOURCES[name],
                         lambda weights, **rest: build(weights=str(tmp_path / 'theirs.weights.h5'), **rest))
     config_name, overrides = keras_applications.settings(name)
-    model = build_detector(config.load(config_name, overrides).model)
+    width = [f'model.box_head.width={WIDTH}'] * (name == 'vgg16')
+    model = build_detector(config.load(config_name, [*overrides, *width]).model)
     load_imagenet(model)
     backbone, head = model.backbone.body, model.box.roi_features.res5_head if model.box else None
     if name == 'inception_resnet_v2':                                    # theirs is not padded at the border
