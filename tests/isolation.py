@@ -14,10 +14,12 @@ import sys
 import traceback
 from collections.abc import Generator, Iterator
 from multiprocessing.connection import Connection
+from typing import Literal
 
 import pytest
 
-_ENOUGH = 3 * 2 ** 29     # bytes, after which a file goes on in a new process
+_ENOUGH = 2 ** 30     # bytes, after which a file goes on in a new process
+_GOOD = 'exited with 0'
 SUPPORTED = sys.platform == 'linux'     # elsewhere a process must not go on with Python after a fork
 
 
@@ -51,13 +53,15 @@ class FileProcesses:
             return None     # pytest runs the test here; the run fails, since a module was refused
         if self._connection is None:
             self._fork(item.session, item.location[0])
-        last = nextitem is None or nextitem.path != item.path or self._resident() > _ENOUGH
+        following = nextitem if nextitem is not None and nextitem.path == item.path else None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self._reports(item, None if last else nextitem):
+        for report in self._reports(item, following):
             item.ihook.pytest_runtest_logreport(report=report)
+        if self._connection is not None and (following is None or self._resident() > _ENOUGH):
+            end = self._end()
+            if end != _GOOD:     # it tore down what following tests would have shared
+                item.ihook.pytest_runtest_logreport(report=_failure(item, end, 'teardown'))
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-        if last:
-            self._end()
         return True
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -86,7 +90,7 @@ class FileProcesses:
             while (report := self._connection.recv()) is not None:
                 yield self._config.hook.pytest_report_from_serializable(config=self._config, data=report)
         except (EOFError, ConnectionError):
-            yield pytest.TestReport(item.nodeid, item.location, {}, 'failed', f'its process {self._end()}', 'call')
+            yield _failure(item, self._end(), 'call')
 
     def _resident(self) -> int:
         """Return the memory of the process in bytes."""
@@ -95,14 +99,16 @@ class FileProcesses:
 
     def _end(self) -> str:
         """Wait for the end of the process and return what it was."""
-        if self._connection is None:
-            return ''
         self._connection.close()
         self._connection = None
         _, status, usage = os.wait4(self._process, 0)
         self.peak = max(self.peak, (1024 * usage.ru_maxrss, self._file))
         code = os.waitstatus_to_exitcode(status)
         return f'died of {signal.Signals(-code).name}' if code < 0 else f'exited with {code}'
+
+
+def _failure(item: pytest.Item, end: str, when: Literal['call', 'teardown']) -> pytest.TestReport:
+    return pytest.TestReport(item.nodeid, item.location, {}, 'failed', f'its process {end}', when)
 
 
 def _serve(session: pytest.Session, parent: FileProcesses, connection: Connection) -> None:
@@ -115,6 +121,7 @@ def _serve(session: pytest.Session, parent: FileProcesses, connection: Connectio
         item, following = (None if index is None else session.items[index] for index in indices)
         session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         connection.send(None)
+    session._setupstate.teardown_exact(None)     # of a file that goes on in a new process
 
 
 def _received(connection: Connection) -> tuple[int, int | None] | None:

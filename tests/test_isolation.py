@@ -51,6 +51,26 @@ ZERO = tf.zeros([])
 def test_nothing():
     pass
 """
+_LARGE = """
+import os
+import pytest
+from tests import isolation
+
+isolation._ENOUGH = 0
+made = []
+
+@pytest.fixture(scope='module')
+def shared():
+    made.append(os.getpid())
+    yield
+    raise ValueError('torn down')
+
+def test_first(shared):
+    assert len(made) == 1
+
+def test_new_process(shared):
+    assert len(made) == 1
+"""
 
 
 @pytest.mark.skipif(not isolation.SUPPORTED, reason='needs fork')
@@ -59,7 +79,9 @@ def test_nothing():
      ['test_crash.py::test_crash - its process died of SIGABRT', 'test_crash.py::test_wrong - assert []',
       '2 failed, 4 passed']),
     ({'test_import.py': _IMPORT}, ['test_import.py', 'it makes tensors while it is imported', '1 error']),
-], ids=['crash', 'tensors at import'])
+    ({'test_large.py': _LARGE}, ['test_large.py::test_first - its process exited with 1',
+                                 'test_large.py::test_new_process - ValueError: torn down', '2 passed, 2 errors']),
+], ids=['crash', 'tensors at import', 'large'])
 def test_processes_of_files(tmp_path: pathlib.Path, files: dict[str, str], expected: list[str]) -> None:
     for name, text in {'conftest.py': _CONFTEST, **files}.items():
         (tmp_path / name).write_text(text)

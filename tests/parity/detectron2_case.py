@@ -15,7 +15,7 @@ from mrcnn_tf.config import Config, ModelConfig
 from mrcnn_tf.detectors.detector import Detector, build_detector
 from mrcnn_tf.weights import detectron2
 from tests.parity.kit import KitError
-from tests.parity.reference import Case, Change
+from tests.parity.reference import Case, Change, zeros
 
 # Detectron2's names of settings -> ours.
 FIELDS = {'MODEL.RPN.POST_NMS_TOPK_TEST': 'rpn.post_nms_test', 'MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE':
@@ -37,7 +37,8 @@ class Detectron2Case(Case):
         """Our model with the case's settings, which `change` may still alter, and the kit's weights."""
         config = self.settings()
         change(config)
-        model = build_detector(config, engine)
+        with zeros():
+            model = build_detector(config, engine)
         detectron2.load_state_dict(model, self.state_dict())
         return model
 

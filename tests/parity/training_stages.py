@@ -106,6 +106,7 @@ def _steps(case: Case, model: Detector, jit: bool) -> Iterator[Difference]:
             yield from gradient_stages(case, gradients, entries)
         yield _parameters(case, step, [v.numpy() for v in variables], entries)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        del losses, gradients, seen     # before the next ones are made
 
 
 def _differentiate(case: Case, model: Detector, variables: list[Any], jit: bool) -> Any:
