@@ -8,9 +8,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import math
 import pathlib
+import zlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -106,6 +110,7 @@ class Kit:
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        module.unit = functools.partial(_unit_in_parts, module.unit)
         return module
 
     def state_dict(self, arch: str, scale: dict[str, float] | None = None) -> dict[str, np.ndarray]:
@@ -149,6 +154,17 @@ class Kit:
             return entry.get('forced', {}).get(key.removeprefix('stored '), 0.)
         runs = [run.get('worst', run) for run in entry.get('float32', {}).values() if isinstance(run, dict)]
         return max((run.get(key, 0.) for run in runs), default=0.)
+
+
+def _unit_in_parts(unit: Callable[[str, list[int]], np.ndarray], key: str, shape: list[int]) -> np.ndarray:
+    """Return what `unit` of weights.py does, but draw 4 million numbers at a time: 2 GB less for a DC5's box head.
+
+    `check_weights` would find a difference.
+    """
+    stream, count, part = np.random.PCG64(zlib.crc32(key.encode())), math.prod(shape), 2 ** 22
+    with mock.patch.object(np.random, 'PCG64', lambda seed: stream):     # each part continues the stream
+        parts = [unit(key, [min(part, count - first)]) for first in range(0, count, part)]
+    return np.concatenate(parts).reshape(shape)
 
 
 @functools.lru_cache(maxsize=2)
