@@ -127,7 +127,8 @@ def _post(path: str, body: bytes) -> bytes:
 
 def fuzzed(server: Served, images: list[bytes], count: int) -> Found:
     """Send damaged requests, while another client asks for an image again and again, whose answers are compared."""
-    model, done, right = light_client.Model(server.address('grpc'), LIMIT), threading.Event(), collections.Counter[bool]()
+    model, done = light_client.Model(server.address('grpc'), LIMIT), threading.Event()
+    right = collections.Counter[bool]()
     expected = model.predict('detect', {'image_bytes': images[:1]})
 
     def ask() -> None:

@@ -1,7 +1,6 @@
 """Thousands of mixed and damaged requests to a server of a small detector."""
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Iterator
 
 import pytest
