@@ -5,6 +5,7 @@ What is tested is the installed package, or the source tree where none is instal
 """
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -128,14 +129,21 @@ def _free_memory() -> None:
         libc.malloc_trim(0)
 
 
-@pytest.fixture(scope='module')
-def shallow_resnets() -> Iterator[None]:
-    """One block per stage, for the files whose tests are not about backbones: graphs are traced and compiled sooner."""
+@contextlib.contextmanager
+def shallow() -> Iterator[None]:
+    """A context in which ResNets have one block per stage."""
     from mrcnn_tf.layers.backbones import resnet
 
     with pytest.MonkeyPatch.context() as patch:
         for name, form in resnet.FORMS.items():
             patch.setitem(resnet.FORMS, name, form._replace(blocks=(1, 1, 1, 1)))
+        yield
+
+
+@pytest.fixture(scope='module')
+def shallow_resnets() -> Iterator[None]:
+    """One block per stage, for the files whose tests are not about backbones: graphs are traced and compiled sooner."""
+    with shallow():
         yield
 
 

@@ -66,13 +66,15 @@ def evaluate(model_dir: Annotated[pathlib.Path | None, typer.Option(help='Model 
     if bool(model_dir) == bool(detections) or detections and not data:
         raise ConfigError('give either --model-dir, to evaluate a model, or --detections and --data, to evaluate the '
                           'detections of a file')
+    from mrcnn_tf.detectors.devices import several_gpus
     from mrcnn_tf.evaluation import cityscapes, coco, per_class, recall, results, run, voc
     from mrcnn_tf.evaluation.write_report import Report
 
     wanted = Report(report, against, images) if report else None
     tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table, Metric.recall: recall.table}
     if model_dir:
-        evaluation = run.evaluate_classes(model_dir, data, metric.value, checkpoint, wanted, precision.value)
+        evaluation = run.evaluate_classes(model_dir, data, metric.value, checkpoint, wanted, precision.value,
+                                          several_gpus())
     else:
         assert detections and data
         evaluation = results.evaluate_classes(detections, data, metric.value, wanted)
@@ -103,7 +105,8 @@ def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Model director
       mrcnn propose --model-dir runs/rpn --data data/voc/test.json --output data/voc/rpn.npz
       mrcnn convert proposals data/voc/test.json --proposals data/voc/rpn.npz --output data/voc --name test_rpn
     """
+    from mrcnn_tf.detectors.devices import several_gpus
     from mrcnn_tf.evaluation import export_proposals
 
-    export_proposals.propose(model_dir, data, output, for_training, checkpoint, precision.value)
+    export_proposals.propose(model_dir, data, output, for_training, checkpoint, precision.value, several_gpus())
     typer.echo(str(output))

@@ -91,22 +91,17 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
 def _predictor(model: pathlib.Path | None, server: str | None, checkpoint: str, precision: Precision | None,
                several: bool = False) -> Predictor:
     """Return the predictor; with `several`, that of a model directory on all GPUs if there are two or more."""
+    from mrcnn_tf.detectors.devices import several_gpus
     from mrcnn_tf.serving.client import ServedModel
     from mrcnn_tf.serving.predictor import load_predictor
     from mrcnn_tf.serving.sources import InferenceError
 
     if model:
-        gpus = _gpus() if several and (model / 'config.yaml').is_file() else []
-        return load_predictor(model, checkpoint, precision and precision.value, gpus if len(gpus) > 1 else ())
+        devices = several_gpus() if several and (model / 'config.yaml').is_file() else []
+        return load_predictor(model, checkpoint, precision and precision.value, devices)
     if precision:
         raise InferenceError('--precision is for --model; a server has the precision of its export')
     return ServedModel(str(server))
-
-
-def _gpus() -> list[str]:
-    import tensorflow as tf
-
-    return [device.name for device in tf.config.list_logical_devices('GPU')]
 
 
 def _predict_set(inputs: Sequence[pathlib.Path], output: CocoFile, pictures: pathlib.Path | None,

@@ -61,6 +61,10 @@ class Detect(Protocol):
     def fixed_canvases(self) -> bool:
         """Whether images must lie on the few canvases of `data.canvases`."""
 
+    @property
+    def concurrency(self) -> int:
+        """How many threads may call it at once to advantage."""
+
     def __call__(self, batches: Sequence[Batch]) -> Detections:
         """Return detections, with boxes in px of the first batch's canvas.
 
@@ -96,6 +100,7 @@ class SingleView:
         data: the settings of the input.
         final: whether the weights will not change any more, see `tracer`.
     """
+    concurrency = 1
 
     def __init__(self, function: Callable[[Batch], Detections], detector: Detector, data: DataConfig,
                  final: bool = False) -> None:
@@ -117,6 +122,7 @@ class TestTimeAugmentation:
         final: whether the weights will not change any more, see `tracer`.
     """
 
+    concurrency = 1
     __test__ = False    # no test class, whatever pytest makes of its name
 
     def __init__(self, detector: Detector, data: DataConfig, final: bool = False) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -18,10 +19,10 @@ from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.augmentation import SingleView
 from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.evaluation.proposal_file import ProposalFile
-from mrcnn_tf.evaluation.run import predictions
+from mrcnn_tf.evaluation.run import Evaluated, predictions
 from mrcnn_tf.files.progress import track
 from mrcnn_tf.input.ground_truth import ground_truth
-from mrcnn_tf.weights.model_directory import restore_model
+from mrcnn_tf.weights.model_directory import restore_checkpoint, restore_model
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class ProposalError(ValueError):
 
 
 def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training: bool = False,
-            checkpoint: str | int = 'best', precision: str = 'float32') -> None:
+            checkpoint: str | int = 'best', precision: str = 'float32', devices: Sequence[str] = ()) -> None:
     """Write the proposals of a trained model for each image of a set to an .npz file.
 
     An interrupted call leaves `.NAME.npz.journal` and `.NAME.npz.rows`, which the same call continues; the file is then
@@ -50,6 +51,7 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
             for inference.
         checkpoint: as `restore_model`.
         precision: of convolutions and matrix products: 'float32' or 'bfloat16'.
+        devices: as `evaluate`.
 
     Raises:
         ProposalError: the model has no RPN; the file name does not end in .npz.
@@ -59,12 +61,14 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
     output = pathlib.Path(output)
     if output.suffix != '.npz':
         raise ProposalError(f'{output}: expected a name that ends in .npz')
-    model, config, _ = restore_model(model_dir, checkpoint=checkpoint, precision=precision)
+    model, config, _, step = restore_checkpoint(model_dir, checkpoint=checkpoint, precision=precision)
     if 'proposals' in model.inputs_read:
         raise ProposalError(f'{model_dir}: a {config.model.kind} has no RPN; give an rpn, faster_rcnn or mask_rcnn')
     ids = {record['image_id']: record['source_id'] for record in ground_truth(manifest)}
     fingerprint = _fingerprint(model, config, manifest, f'{training} {precision}')
-    detect = SingleView(lambda batch: model.propose(batch, training), model, config.data, final=True)
+    evaluated = Evaluated(model, devices, lambda: restore_model(model_dir, 'op', step, precision)[0])
+    detect = evaluated.function(lambda each: SingleView(
+        lambda batch: each.propose(batch, training), each, config.data, final=True))
     with ProposalFile(output, fingerprint) as written:
         before = len(written.ids)
         if before:

@@ -4,11 +4,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -16,7 +17,9 @@ import tensorflow as tf
 from mrcnn_tf import files
 from mrcnn_tf.config import Config, DataConfig
 from mrcnn_tf.detectors.augmentation import Detect, SingleView, detection_function
+from mrcnn_tf.detectors.branch import Batch, Detections
 from mrcnn_tf.detectors.detector import Detector
+from mrcnn_tf.detectors.devices import DetectOnDevices, in_threads
 from mrcnn_tf.detectors.instances import Instances, split_batch
 from mrcnn_tf.evaluation import cityscapes, per_class, recall, voc, write_report
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics, read_manifest
@@ -25,7 +28,7 @@ from mrcnn_tf.files.progress import track
 from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import evaluation_dataset
 from mrcnn_tf.input.manifest import Category, Manifest
-from mrcnn_tf.weights.model_directory import restore_checkpoint
+from mrcnn_tf.weights.model_directory import restore_checkpoint, restore_model
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +41,30 @@ class Evaluation(NamedTuple):
     classes: Sequence[per_class.Row] = ()
 
 
+class Evaluated(NamedTuple):
+    """A detector, and the devices that have it: those that TensorFlow chooses, or several.
+
+    Attributes:
+        detector: with its weights.
+        devices: TensorFlow's names; the detector is used on one of them.
+        restore: returns the detector with its weights once more, for another device.
+    """
+    detector: Detector
+    devices: Sequence[str] = ()
+    restore: Callable[[], Detector] | None = None
+
+    def function(self, of: Callable[[Detector], Detect]) -> Detect:
+        """Return `of(detector)`, or with several devices the function that gives each batch to a free one."""
+        if not self.devices or not self.restore:
+            return of(self.detector)
+        restore, made = self.restore, [self.detector]
+        return DetectOnDevices(self.devices, lambda: of(made.pop() if made else restore()))
+
+
 def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
              metric: str = 'coco', checkpoint: str | int = 'best',
-             report: Report | str | os.PathLike[str] | None = None, precision: str = 'float32') -> Metrics:
+             report: Report | str | os.PathLike[str] | None = None, precision: str = 'float32',
+             devices: Sequence[str] = ()) -> Metrics:
     """Return the metrics of a trained model on every image of a set.
 
     Shows its progress. Writes metrics.json and, except for recall, detections.json to the model directory; for COCO's
@@ -59,6 +83,8 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
         checkpoint: as `restore_model`.
         report: an HTML file to write that explains COCO's metrics, or a `Report` with options.
         precision: of convolutions and matrix products: 'float32' or 'bfloat16'.
+        devices: TensorFlow's names of several devices, which take batches in turn, such as ['GPU:0', 'GPU:1']; each
+            has the weights. Empty: the device that TensorFlow chooses.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
@@ -74,18 +100,21 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
         >>> 'bbox/AP' in metrics and 'segm/AP' in metrics
         True
     """
-    return evaluate_classes(model_dir, manifest, metric, checkpoint, report, precision).metrics
+    return evaluate_classes(model_dir, manifest, metric, checkpoint, report, precision, devices).metrics
 
 
 def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
                      metric: str = 'coco', checkpoint: str | int = 'best',
-                     report: Report | str | os.PathLike[str] | None = None, precision: str = 'float32') -> Evaluation:
+                     report: Report | str | os.PathLike[str] | None = None, precision: str = 'float32',
+                     devices: Sequence[str] = ()) -> Evaluation:
     """Do what `evaluate` does, and return also the metrics of each category."""
     wanted = Report(report) if isinstance(report, str | os.PathLike) else report
     if wanted:
         write_report.check(wanted, metric)
     directory = pathlib.Path(model_dir)
-    model, config, categories, step = restore_checkpoint(directory, checkpoint=checkpoint, precision=precision)
+    restored = restore_checkpoint(directory, checkpoint=checkpoint, precision=precision)
+    _, config, categories, step = restored
+    model = Evaluated(restored.model, devices, lambda: restore_model(directory, 'op', step, precision)[0])
     manifest = manifest or config.data.validation
     if not manifest:
         raise EvaluationError(f'{directory / "config.yaml"}: data.validation is not set; say with --data which '
@@ -94,7 +123,7 @@ def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathL
         metrics, images = _recall(model, config, manifest)
         files.write_json(directory / 'metrics.json', {**metrics, 'images': images, 'step': step})
         return Evaluation(metrics)
-    _check_metric(metric, model)
+    _check_metric(metric, model.detector)
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
     metrics = _evaluate(model, config, evaluator, manifest, metric)
     evaluator.write(directory, {**metrics, 'step': step})
@@ -132,7 +161,7 @@ def evaluate_detector(detector: Detector, config: Config, manifest: str | os.Pat
     _check_metric(metric, detector)
     categories = categories or Manifest.read(manifest).categories
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
-    return _evaluate(detector, config, evaluator, manifest, metric)
+    return _evaluate(Evaluated(detector), config, evaluator, manifest, metric)
 
 
 def _check_metric(metric: str, detector: Detector) -> None:
@@ -143,12 +172,13 @@ def _check_metric(metric: str, detector: Detector) -> None:
         raise EvaluationError('an rpn does not tell categories apart; evaluate it with --metric recall')
 
 
-def _evaluate(detector: Detector, config: Config, evaluator: CocoEvaluator, manifest: str | os.PathLike[str],
+def _evaluate(model: Evaluated, config: Config, evaluator: CocoEvaluator, manifest: str | os.PathLike[str],
               metric: str) -> Metrics:
     """Return the metrics, with all detections added to the evaluator."""
     warn_of_unreliable_metrics(evaluator.truth, config.model.detections.max_detections)
-    score = _scorer(metric, evaluator, detector, config, manifest)
-    detections = predictions(detection_function(detector, config.data, final=True), config, manifest)
+    score = _scorer(metric, evaluator, model.detector, config, manifest)
+    detect = model.function(lambda detector: detection_function(detector, config.data, final=True))
+    detections = predictions(detect, config, manifest)
     for image_id, _, instances in track(detections, len(evaluator.truth.sizes), 'evaluated'):
         evaluator.add(image_id, instances)
     return score()
@@ -190,15 +220,15 @@ def _named(prefix: str, metrics: Metrics) -> Metrics:
     return {f'{prefix}/{name}': value for name, value in metrics.items()}
 
 
-def _recall(model: Detector, config: Config, manifest: str | os.PathLike[str]) -> tuple[Metrics, int]:
+def _recall(model: Evaluated, config: Config, manifest: str | os.PathLike[str]) -> tuple[Metrics, int]:
     """Return the recall of a model's proposals on a set, and the number of images."""
     truth = read_manifest(manifest)
     if all(each['iscrowd'] or each.get('difficult') for each in truth.annotations):
         raise EvaluationError(f'{manifest}: no ground truth: it has no object that counts, so there is no recall; '
                               'give a set with annotations')
     proposals = recall.read_proposals(manifest)
-    if 'proposals' not in model.inputs_read:
-        detect = proposal_function(model, config.data, final=True)
+    if 'proposals' not in model.detector.inputs_read:
+        detect = model.function(lambda detector: proposal_function(detector, config.data, final=True))
         proposals = ((image_id, instances.boxes) for image_id, _, instances in predictions(detect, config, manifest))
     return recall.average_recall(truth, track(proposals, len(truth.sizes), 'evaluated')), len(truth.sizes)
 
@@ -230,14 +260,30 @@ def predictions(detect: Detect, config: Config, manifest: str | os.PathLike[str]
     with explained(manifest):
         datasets = [evaluation_dataset(manifest, size, config.data.evaluation_batch_size, detect.fixed_canvases, needs,
                                        images) for size in sizes]
-        for batches in zip(*datasets, strict=True):
-            count = int(tf.reduce_sum(tf.cast(batches[0]['image_valid'], tf.int32)))
-            if skip >= count:
-                skip -= count
-                continue
-            inputs = [{key: batch[key] for key in detect.inputs if key in batch} for batch in batches]
-            yield from itertools.islice(split_batch(detect(inputs), batches[0]), skip, None)
-            skip = 0
+        remaining, work = _without_first(zip(*datasets, strict=True), skip), functools.partial(_detect, detect)
+        # One function stays in this thread: training may have called this within the scope of a strategy.
+        results = map(work, remaining) if detect.concurrency == 1 else in_threads(work, remaining, detect.concurrency)
+        for detections, batch, skipped in results:
+            yield from itertools.islice(split_batch(detections, batch), skipped, None)
+
+
+Batches = tuple[Batch, ...]    # the same images in each size
+
+
+def _without_first(all_batches: Iterable[Batches], skip: int) -> Iterator[tuple[Batches, int]]:
+    """Yield batches without those of the first `skip` images, each with the number of its images to skip."""
+    for batches in all_batches:
+        count = int(tf.reduce_sum(tf.cast(batches[0]['image_valid'], tf.int32)))
+        if skip < count:
+            yield batches, skip
+        skip = max(skip - count, 0)
+
+
+def _detect(detect: Detect, given: tuple[Batches, int]) -> tuple[Detections, Batch, int]:
+    """Return the detections of batches, the first one, and the number of its images to skip."""
+    batches, skip = given
+    inputs = [{key: batch[key] for key in detect.inputs if key in batch} for batch in batches]
+    return detect(inputs), batches[0], skip
 
 
 @contextlib.contextmanager

@@ -1,13 +1,11 @@
 """Prediction on many images, as one file in COCO's format: in batches, several at a time, resumable."""
 from __future__ import annotations
 
-import collections
 import io
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mrcnn_tf import files
+from mrcnn_tf.detectors.devices import in_threads
 from mrcnn_tf.files.progress import Update
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.input.tuning import untuned
@@ -123,10 +122,10 @@ def predict_set(images: Iterable[NamedImage], predictor: Predictor, output: Coco
                 yield image
 
     with output:
-        done = _in_threads(lambda batch: predict_batch(predictor, batch, output.threshold),
-                           _batches(remaining(), batch_size or (predictor.batch_size if on_gpu else 1)),
-                           threads or predictor.concurrency)
-        for image, entry in done:
+        done = in_threads(lambda batch: predict_batch(predictor, batch, output.threshold),
+                          _batches(remaining(), batch_size or (predictor.batch_size if on_gpu else 1)),
+                          threads or predictor.concurrency)
+        for image, entry in itertools.chain.from_iterable(done):
             if isinstance(entry, InferenceError):
                 report.failed[image.name] = str(entry)
             else:
@@ -135,22 +134,6 @@ def predict_set(images: Iterable[NamedImage], predictor: Predictor, output: Coco
             update(report.predicted + report.skipped + len(report.failed))
         output.finish(predictor.categories)
     return report
-
-
-def _in_threads(work: Callable[[list[NamedImage]], Done], batches: Iterable[list[NamedImage]], threads: int
-                ) -> Iterator[tuple[NamedImage, Entry | InferenceError]]:
-    """Yield what `work` returns of each batch, in order; a few batches are in work."""
-    with ThreadPoolExecutor(threads) as pool:
-        running: collections.deque[Future[Done]] = collections.deque()
-        try:
-            for batch in batches:
-                running.append(pool.submit(work, batch))
-                if len(running) > 2 * threads:
-                    yield from running.popleft().result()
-            while running:
-                yield from running.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _batches(images: Iterable[NamedImage], batch_size: int) -> Iterator[list[NamedImage]]:

@@ -5,7 +5,6 @@ import abc
 import itertools
 import os
 import pathlib
-import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -16,6 +15,7 @@ from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.augmentation import detection_function
 from mrcnn_tf.detectors.detector import Detector
+from mrcnn_tf.detectors.devices import Copies
 from mrcnn_tf.detectors.instances import Instances, instances_of, split_batch
 from mrcnn_tf.files.progress import track
 from mrcnn_tf.files.text import error_line
@@ -280,18 +280,11 @@ class OnDevices(Predictor):
     """
 
     def __init__(self, devices: Sequence[str], load: Callable[[], Predictor]) -> None:
-        self._free: queue.SimpleQueue[tuple[str, Predictor]] = queue.SimpleQueue()
-        for device in devices:
-            with tf.device(device):
-                predictor = load()
-            self._free.put((device, predictor))
-        self.categories, self.paste, self.rule = predictor.categories, predictor.paste, predictor.rule
-        self.batch_size, self.concurrency = predictor.batch_size, len(devices)
+        self._copies = Copies(devices, load)
+        one = self._copies.last
+        self.categories, self.paste, self.rule = one.categories, one.paste, one.rule
+        self.batch_size, self.concurrency = one.batch_size, len(devices)
 
     def detect(self, encoded: Sequence[Encoded]) -> list[Found]:
-        device, predictor = self._free.get()
-        try:
-            with tf.device(device):
-                return predictor.detect(encoded)
-        finally:
-            self._free.put((device, predictor))
+        with self._copies.free() as predictor:
+            return predictor.detect(encoded)

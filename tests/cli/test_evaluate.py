@@ -19,7 +19,7 @@ def test_evaluate_by_coco(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate_classes', evaluate)
     result = mrcnn('evaluate', '--model-dir', 'run', '--data', 'val.json')
     assert result.exit_code == 0 and evaluate.calls == [
-        (pathlib.Path('run'), pathlib.Path('val.json'), 'coco', 'best', None, 'float32')]
+        (pathlib.Path('run'), pathlib.Path('val.json'), 'coco', 'best', None, 'float32', [])]
     rows = re.findall(r'@\[.*\] +([\d.]+) +([\d.]+)', result.stdout)
     assert rows == [(f'0.{i}0', f'0.{i}0') for i in range(11, 23)]
     assert result.stdout.splitlines()[-1].split() == ['a', 'cat', '2', '3', '0.250', '0.500', '-']
@@ -31,7 +31,7 @@ def test_evaluate_by_voc(monkeypatch: pytest.MonkeyPatch) -> None:
     result = mrcnn('evaluate', '--model-dir', 'run', '--metric', 'voc2007', '--checkpoint', '300',
                    '--precision', 'bfloat16')
     assert result.stdout.split() == ['mAP', '50.0', 'cat', '50.0']
-    assert evaluate.calls[0][2:] == ('voc2007', '300', None, 'bfloat16')
+    assert evaluate.calls[0][2:] == ('voc2007', '300', None, 'bfloat16', [])
 
 
 def test_evaluate_by_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,4 +75,4 @@ def test_propose(monkeypatch: pytest.MonkeyPatch, more: list[str], training: boo
     monkeypatch.setattr('mrcnn_tf.evaluation.export_proposals.propose', propose)
     result = mrcnn('propose', '--model-dir', 'run', '--data', 'a.json', '--output', 'a.npz', *more)
     assert (result.exit_code, result.stdout) == (0, 'a.npz\n')
-    assert propose.calls == [(*map(pathlib.Path, ('run', 'a.json', 'a.npz')), training, 'best', 'float32')]
+    assert propose.calls == [(*map(pathlib.Path, ('run', 'a.json', 'a.npz')), training, 'best', 'float32', [])]

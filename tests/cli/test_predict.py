@@ -4,6 +4,7 @@ from __future__ import annotations
 import pathlib
 
 import pytest
+import tensorflow as tf
 
 from mrcnn_tf.serving import predict_files
 from tests.cli.runner import Recorder, mrcnn
@@ -58,7 +59,7 @@ def test_the_precision_of_a_model_directory(tmp_path: pathlib.Path, monkeypatch:
     monkeypatch.setattr('mrcnn_tf.serving.predictor.load_predictor', load)
     arguments = ('predict', tmp_path / 'a.png', '--precision', 'bfloat16', '--output')
     assert mrcnn(*arguments, tmp_path / 'out', '--model', 'm').exit_code == 0
-    assert load.calls == [(pathlib.Path('m'), 'best', 'bfloat16', ())]
+    assert load.calls == [(pathlib.Path('m'), 'best', 'bfloat16', [])]
     result = mrcnn(*arguments, tmp_path / 'out', '--server', 'grpc://localhost:1/m')
     assert result.exit_code == 1 and 'a server has the precision of its export' in result.stderr
 
@@ -74,13 +75,14 @@ def test_one_file_is_not_continued_in_another_precision(
     assert mrcnn(*arguments).exit_code == 0
 
 
-@pytest.mark.parametrize(('gpus', 'used'), [([], ()), (['GPU:0'], ()), (['GPU:0', 'GPU:1'], ['GPU:0', 'GPU:1'])])
+@pytest.mark.parametrize(('gpus', 'used'), [([], []), (['GPU:0'], []), (['GPU:0', 'GPU:1'], ['GPU:0', 'GPU:1'])])
 def test_one_file_is_made_on_all_gpus(
         tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, gpus: list[str], used: list[str]) -> None:
     save(tmp_path / 'a.png')
     (tmp_path / 'config.yaml').touch()
     load = Recorder(FakePredictor())
     monkeypatch.setattr('mrcnn_tf.serving.predictor.load_predictor', load)
-    monkeypatch.setattr('mrcnn_tf.cli.predict._gpus', lambda: gpus)
+    monkeypatch.setattr(tf.config, 'list_logical_devices',
+                        lambda kind: [tf.config.LogicalDevice(name, kind) for name in gpus])
     assert mrcnn('predict', tmp_path / 'a.png', '--model', tmp_path, '--output', tmp_path / 'a.json').exit_code == 0
     assert load.calls == [(tmp_path, 'best', None, used)]

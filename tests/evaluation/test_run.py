@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.detectors.detector import build_detector
-from mrcnn_tf.evaluation import run
+from mrcnn_tf.evaluation import export_proposals, run
 from mrcnn_tf.evaluation.coco import EvaluationError, read_manifest
 from mrcnn_tf.evaluation.report import read as read_report
 from mrcnn_tf.evaluation.write_report import Report
@@ -58,6 +61,49 @@ def test_every_image_counts_once(trained: pathlib.Path, capsys: pytest.CaptureFi
     assert list(read_report(page)['kinds']) == ['bbox', 'segm']
     assert read_report(page)['model'] == f'{trained / "run"}, step 1'
     assert re.search(r'^evaluated: 16 of 16 images, [\d.]+ images/s$', capsys.readouterr().out, re.MULTILINE)
+
+
+DEVICES = """
+import sys
+import tensorflow as tf
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0],
+                                           [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})    # as in this process
+from mrcnn_tf.detectors import augmentation
+from mrcnn_tf.evaluation import export_proposals, run
+from tests.conftest import shallow
+
+used, detect = set(), augmentation.SingleView.__call__
+
+def recorded(self, batches):
+    detections = detect(self, batches)
+    used.add(detections['scores'].device[-5:])
+    return detections
+
+augmentation.SingleView.__call__ = recorded
+model, data, output = sys.argv[1:]
+with shallow():
+    for work in (lambda: run.evaluate(model, data, devices=['CPU:0', 'CPU:1']),
+                 lambda: export_proposals.propose(model, data, output, devices=['CPU:0', 'CPU:1'])):
+        work()
+        print(*sorted(used))
+        used.clear()
+"""
+
+
+def test_two_devices_find_the_same_in_the_same_order(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    expected = run.evaluate(trained / 'run', trained / 'train.json')
+    detections = (trained / 'run' / 'detections.json').read_bytes()
+    export_proposals.propose(trained / 'run', trained / 'train.json', tmp_path / 'one.npz')
+    (trained / 'run' / 'detections.json').unlink()
+    arguments = trained / 'run', trained / 'train.json', tmp_path / 'two.npz'
+    done = subprocess.run([sys.executable, '-c', DEVICES, *arguments], text=True, capture_output=True, timeout=300,
+                          env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+    assert [line for line in done.stdout.splitlines() if 'CPU' in line] == ['CPU:0 CPU:1'] * 2, done.stderr
+    assert (trained / 'run' / 'detections.json').read_bytes() == detections
+    metrics = json.loads((trained / 'run' / 'metrics.json').read_text())
+    assert {name: metrics[name] for name in expected} == expected
+    assert (tmp_path / 'two.npz').read_bytes() == (tmp_path / 'one.npz').read_bytes()
 
 
 def test_no_set_is_named(trained: pathlib.Path) -> None:

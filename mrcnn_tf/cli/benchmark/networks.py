@@ -33,14 +33,21 @@ def random_predictor(name: str, overrides: Sequence[str], size: tuple[int, int],
         size: height and width of its images, px; they are not resized.
         precision: of convolutions and matrix products: 'float32' or 'bfloat16'.
     """
+    detector, config = random_detector(name, overrides, size, precision)
+    categories = [Category(label, label, f'category {label}') for label in range(1, config.model.num_classes + 1)]
+    return DetectorPredictor(detector, config, categories, final=True)
+
+
+def random_detector(name: str, overrides: Sequence[str], size: tuple[int, int], precision: str = 'float32'
+                    ) -> tuple[Detector, Config]:
+    """Return the detector and the config of `random_predictor`."""
     config = configuration.load(name, [
         f'data.test_short_side={min(size)}', f'data.test_long_side={max(size)}', 'model.backbone.weights=none',
         'model.detections.score_threshold=0', *overrides])
-    categories = [Category(label, label, f'category {label}') for label in range(1, config.model.num_classes + 1)]
     with precision_policy(PRECISIONS[precision]):
         detector = build_detector(config.model)
     _detect_everything(detector)
-    return DetectorPredictor(detector, config, categories, final=True)
+    return detector, config
 
 
 def _detect_everything(detector: Detector) -> None:
