@@ -112,9 +112,8 @@ def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathL
     if wanted:
         write_report.check(wanted, metric)
     directory = pathlib.Path(model_dir)
-    restored = restore_checkpoint(directory, checkpoint=checkpoint, precision=precision)
-    _, config, categories, step = restored
-    model = Evaluated(restored.model, devices, lambda: restore_model(directory, 'op', step, precision)[0])
+    detector, config, categories, step = restore_checkpoint(directory, checkpoint=checkpoint, precision=precision)
+    model = Evaluated(detector, devices, lambda: restore_model(directory, 'op', step, precision)[0])
     manifest = manifest or config.data.validation
     if not manifest:
         raise EvaluationError(f'{directory / "config.yaml"}: data.validation is not set; say with --data which '

@@ -95,8 +95,8 @@ def test_an_unfinished_file_that_does_not_fit_is_begun_again(tmp_path, damage) -
 
 def test_a_model_without_an_rpn_is_an_error(trained, tmp_path, monkeypatch) -> None:
     config = tiny_config(trained, 'model.kind=fast_rcnn')
-    monkeypatch.setattr(export_proposals, 'restore_model',
-                        lambda directory, **_: (build_detector(config.model), config, []))
+    monkeypatch.setattr(export_proposals, 'restore_checkpoint',
+                        lambda directory, **_: (build_detector(config.model), config, [], 1))
     with pytest.raises(export_proposals.ProposalError, match='run: a fast_rcnn has no RPN; give an rpn, '):
         export_proposals.propose('run', trained / 'train.json', tmp_path / 'found.npz')
 
