@@ -65,9 +65,15 @@ def mixed(server: Served, images: list[bytes], count: int) -> Found:
         chosen = [rng.choice(images if rng.random() < .7 else DAMAGED) for _ in range(rng.randint(1, 4))]
         found = models[protocol].predict('detect', {'image_bytes': chosen})
         right.update(same(found, i, alone[protocol, image]) for i, image in enumerate(chosen))
-        if (number + 1) % (count // 10) == 0:
-            memory.append(server.resident())
+        _sample(memory, server, number, count)
     return Found(right[False], right[True], memory, {})
+
+
+def _sample(memory: list[float], server: Served, number: int, count: int) -> None:
+    """Add and print the memory of the server after each tenth of the requests."""
+    if (number + 1) * 10 // count > number * 10 // count:
+        memory.append(server.resident())
+        print(f'{number + 1:6} of {count}: {memory[-1]:.0f} MB', flush=True)
 
 
 class Fuzzer:
@@ -142,8 +148,7 @@ def fuzzed(server: Served, images: list[bytes], count: int) -> Found:
         try:
             for number, kind in zip(range(count), itertools.cycle(fuzzer.kinds)):
                 statuses[kind][fuzzer.kinds[kind](random.Random(number))] += 1
-                if (number + 1) % (count // 10) == 0:
-                    memory.append(server.resident())
+                _sample(memory, server, number, count)
         finally:
             done.set()
         neighbor.result()
@@ -155,8 +160,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('directory', help='that `mrcnn export --output` wrote')
     parser.add_argument('images', nargs='+', help='JPEG or PNG files')
-    parser.add_argument('--mixed', type=int, default=2000, help='number of requests, at least 10')
-    parser.add_argument('--fuzzed', type=int, default=10000, help='number of requests, at least 10')
+    parser.add_argument('--mixed', type=int, default=2000, help='number of requests')
+    parser.add_argument('--fuzzed', type=int, default=10000, help='number of requests')
     arguments = parser.parse_args()
     images = [pathlib.Path(path).read_bytes() for path in arguments.images]
     with served(arguments.directory, '--batching') as server:
@@ -164,7 +169,6 @@ def main() -> None:
         for work, count in ((mixed, arguments.mixed), (fuzzed, arguments.fuzzed)):
             found = work(server, images, count)
             print(f'{count} requests, {work.__name__}: {found.wrong} of {found.wrong + found.equal} answers differ')
-            print('memory on the way, MB:', *map(round, found.memory))
             for kind, statuses in found.statuses.items():
                 print(f'{kind:20} {dict(statuses.most_common())}', flush=True)
 

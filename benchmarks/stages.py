@@ -1,11 +1,12 @@
-"""The stages of an inference, each against the time that its arithmetic takes at the machine's own peak rate.
+"""The stages of an inference on a CPU, each against the time that its arithmetic takes at the machine's peak rate.
 
     python -m benchmarks.stages --precision bfloat16
 
 Every stage is a graph of its own, with batch normalization folded, and gets the results of those before it. The peak is
 the faster of a product of matrices and a 3x3 convolution, measured before and after the stages. Prints a table: the
 arithmetic of each stage as TensorFlow's profiler counts it, the floor in seconds, the median of the runs and its ratio
-to the floor. The whole network in one graph may take less than the sum, because stages overlap there.
+to the floor, if that is above 10 ms. The whole network in one graph may take less than the sum, because stages overlap
+there.
 """
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from mrcnn_tf.ops import detections as detection_ops
 
 
 def seconds(work: Callable[[], Any], runs: int) -> list[float]:
-    """Return the times of `work` after two more calls, in which TensorFlow prepares itself."""
+    """Return the times of `work`, without those of two calls before, in which TensorFlow prepares itself."""
     times = []
     for _ in range(runs + 2):
         begun = time.perf_counter()

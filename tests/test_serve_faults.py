@@ -31,7 +31,8 @@ def test_2000_mixed_requests_are_answered_as_each_image_alone_in_constant_memory
 def test_10000_damaged_requests_hang_nothing_and_change_no_answer_of_another_client(server: Served) -> None:
     found = serve_faults.fuzzed(server, FILES, 10_000)
     assert found.wrong == 0 and found.equal > 20
-    assert [statuses.total() for statuses in found.statuses.values()] == [2000] * 5
+    assert {kind for kind, statuses in found.statuses.items() if statuses['OK'] + statuses['200']} == {
+        'images over gRPC', 'messages over gRPC', 'images to the page', 'JSON', 'HTTP'}    # they reach the model
     ends = set().union(*found.statuses.values())
-    assert not ends & {'DEADLINE_EXCEEDED', 'UNAVAILABLE', 'HANGS'}, found.statuses
+    assert not ends & {'DEADLINE_EXCEEDED', 'UNAVAILABLE', 'UNKNOWN', 'INTERNAL', '500', 'HANGS'}, found.statuses
     assert found.memory[-1] < found.memory[1] + 40

@@ -6,7 +6,7 @@ import contextlib
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import tensorflow as tf
 
@@ -22,6 +22,11 @@ def several_gpus() -> list[str]:
     """Return TensorFlow's names of the GPUs, or none if there is only one."""
     names = [device.name for device in tf.config.list_logical_devices('GPU')]
     return names if len(names) > 1 else []
+
+
+def first_of(devices: Sequence[str]) -> contextlib.AbstractContextManager[Any]:
+    """Return the scope of the first device; without devices, that of the device that TensorFlow chooses."""
+    return tf.device(devices[0]) if devices else contextlib.nullcontext()
 
 
 class Copies(Generic[Copy]):

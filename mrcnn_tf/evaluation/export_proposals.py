@@ -18,6 +18,7 @@ from mrcnn_tf import files
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.augmentation import SingleView
 from mrcnn_tf.detectors.detector import Detector
+from mrcnn_tf.detectors.devices import first_of
 from mrcnn_tf.evaluation.proposal_file import ProposalFile
 from mrcnn_tf.evaluation.run import Evaluated, predictions
 from mrcnn_tf.files.progress import track
@@ -61,7 +62,8 @@ def propose(model_dir: PathLike, manifest: PathLike, output: PathLike, training:
     output = pathlib.Path(output)
     if output.suffix != '.npz':
         raise ProposalError(f'{output}: expected a name that ends in .npz')
-    model, config, _, step = restore_checkpoint(model_dir, checkpoint=checkpoint, precision=precision)
+    with first_of(devices):
+        model, config, _, step = restore_checkpoint(model_dir, checkpoint=checkpoint, precision=precision)
     if 'proposals' in model.inputs_read:
         raise ProposalError(f'{model_dir}: a {config.model.kind} has no RPN; give an rpn, faster_rcnn or mask_rcnn')
     ids = {record['image_id']: record['source_id'] for record in ground_truth(manifest)}

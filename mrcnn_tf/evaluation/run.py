@@ -19,7 +19,7 @@ from mrcnn_tf.config import Config, DataConfig
 from mrcnn_tf.detectors.augmentation import Detect, SingleView, detection_function
 from mrcnn_tf.detectors.branch import Batch, Detections
 from mrcnn_tf.detectors.detector import Detector
-from mrcnn_tf.detectors.devices import DetectOnDevices, in_threads
+from mrcnn_tf.detectors.devices import DetectOnDevices, first_of, in_threads
 from mrcnn_tf.detectors.instances import Instances, split_batch
 from mrcnn_tf.evaluation import cityscapes, per_class, recall, voc, write_report
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics, read_manifest
@@ -45,8 +45,8 @@ class Evaluated(NamedTuple):
     """A detector, and the devices that have it: those that TensorFlow chooses, or several.
 
     Attributes:
-        detector: with its weights.
-        devices: TensorFlow's names; the detector is used on one of them.
+        detector: with its weights, which are on the first of the devices.
+        devices: TensorFlow's names.
         restore: returns the detector with its weights once more, for another device.
     """
     detector: Detector
@@ -55,8 +55,9 @@ class Evaluated(NamedTuple):
 
     def function(self, of: Callable[[Detector], Detect]) -> Detect:
         """Return `of(detector)`, or with several devices the function that gives each batch to a free one."""
-        if not self.devices or not self.restore:
+        if not self.devices:
             return of(self.detector)
+        assert self.restore
         restore, made = self.restore, [self.detector]
         return DetectOnDevices(self.devices, lambda: of(made.pop() if made else restore()))
 
@@ -112,7 +113,8 @@ def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathL
     if wanted:
         write_report.check(wanted, metric)
     directory = pathlib.Path(model_dir)
-    detector, config, categories, step = restore_checkpoint(directory, checkpoint=checkpoint, precision=precision)
+    with first_of(devices):
+        detector, config, categories, step = restore_checkpoint(directory, checkpoint=checkpoint, precision=precision)
     model = Evaluated(detector, devices, lambda: restore_model(directory, 'op', step, precision)[0])
     manifest = manifest or config.data.validation
     if not manifest:

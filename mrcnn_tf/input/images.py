@@ -60,18 +60,15 @@ def resize(image: tf.Tensor, shape: tf.Tensor, antialias: bool = False) -> tf.Te
 def _resized_to(shape: tf.Tensor, image: tf.Tensor, unchanged: Callable[[tf.Tensor], tf.Tensor], antialias: bool
                 ) -> tf.Tensor:
     """Return the resized image; `unchanged(image)` if it has this shape, which TensorFlow would resize nevertheless."""
-    def interpolated() -> tf.Tensor:
-        return as_float(tf.image.resize(image, shape, method='bilinear'))
-
-    def averaged() -> tf.Tensor:
-        return as_float(tf.image.resize(image, shape, method='bilinear', antialias=True))
+    def scaled(average: bool) -> tf.Tensor:
+        return as_float(tf.image.resize(image, shape, method='bilinear', antialias=average))
 
     def resized() -> tf.Tensor:
         if not antialias:
-            return interpolated()
-        # Where no side shrinks the two are the same, but averaging takes three times as long.
+            return scaled(False)
+        # Where no side shrinks the two are the same up to rounding, but averaging takes three times as long.
         shrinks = tf.reduce_any(shape < tf.shape(image)[:2])
-        return _rounded(tf.cond(shrinks, averaged, interpolated))
+        return _rounded(tf.cond(shrinks, lambda: scaled(True), lambda: scaled(False)))
 
     return tf.cond(tf.reduce_all(tf.shape(image)[:2] == shape), lambda: unchanged(image), resized)
 

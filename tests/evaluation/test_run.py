@@ -73,18 +73,22 @@ from mrcnn_tf.detectors import augmentation
 from mrcnn_tf.evaluation import export_proposals, run
 from tests.conftest import shallow
 
-used, detect = set(), augmentation.SingleView.__call__
+used, make, detect = set(), augmentation.SingleView.__init__, augmentation.SingleView.__call__
+
+def made(self, function, detector, *rest):
+    make(self, function, detector, *rest)
+    self.weights_on = tf.convert_to_tensor(detector.trainable_variables[0]).device[-5:]
 
 def recorded(self, batches):
     detections = detect(self, batches)
-    used.add(detections['scores'].device[-5:])
+    used.add(f"{detections['scores'].device[-5:]}={self.weights_on}")
     return detections
 
-augmentation.SingleView.__call__ = recorded
+augmentation.SingleView.__init__, augmentation.SingleView.__call__ = made, recorded
 model, data, output = sys.argv[1:]
 with shallow():
-    for work in (lambda: run.evaluate(model, data, devices=['CPU:0', 'CPU:1']),
-                 lambda: export_proposals.propose(model, data, output, devices=['CPU:0', 'CPU:1'])):
+    for work in (lambda: run.evaluate(model, data, devices=['CPU:1', 'CPU:0']),
+                 lambda: export_proposals.propose(model, data, output, devices=['CPU:1', 'CPU:0'])):
         work()
         print(*sorted(used))
         used.clear()
@@ -99,7 +103,7 @@ def test_two_devices_find_the_same_in_the_same_order(trained: pathlib.Path, tmp_
     arguments = trained / 'run', trained / 'train.json', tmp_path / 'two.npz'
     done = subprocess.run([sys.executable, '-c', DEVICES, *arguments], text=True, capture_output=True, timeout=300,
                           env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
-    assert [line for line in done.stdout.splitlines() if 'CPU' in line] == ['CPU:0 CPU:1'] * 2, done.stderr
+    assert [line for line in done.stdout.splitlines() if 'CPU' in line] == ['CPU:0=CPU:0 CPU:1=CPU:1'] * 2, done.stderr
     assert (trained / 'run' / 'detections.json').read_bytes() == detections
     metrics = json.loads((trained / 'run' / 'metrics.json').read_text())
     assert {name: metrics[name] for name in expected} == expected
