@@ -33,6 +33,8 @@ def test_10000_damaged_requests_hang_nothing_and_change_no_answer_of_another_cli
     assert found.wrong == 0 and found.equal > 20
     assert {kind for kind, statuses in found.statuses.items() if statuses['OK'] + statuses['200']} == {
         'images over gRPC', 'messages over gRPC', 'images to the page', 'JSON', 'HTTP'}    # they reach the model
-    ends = set().union(*found.statuses.values())
+    # INTERNAL is gRPC's own answer to bytes that are no message.
+    assert set(found.statuses['messages over gRPC']) <= {'OK', 'INTERNAL', 'INVALID_ARGUMENT', 'NOT_FOUND'}
+    ends = set().union(*(statuses for kind, statuses in found.statuses.items() if kind != 'messages over gRPC'))
     assert not ends & {'DEADLINE_EXCEEDED', 'UNAVAILABLE', 'UNKNOWN', 'INTERNAL', '500', 'HANGS'}, found.statuses
     assert found.memory[-1] < found.memory[1] + 40
