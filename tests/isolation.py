@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import sys
 import traceback
@@ -57,7 +58,7 @@ class FileProcesses:
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._reports(item, following):
             item.ihook.pytest_runtest_logreport(report=report)
-        if self._connection is not None and (following is None or self._resident() > _ENOUGH):
+        if self._connection is not None and (following is None or self._is_large()):
             end = self._end()
             if end != _GOOD:     # it tore down what following tests would have shared
                 item.ihook.pytest_runtest_logreport(report=_failure(item, end, 'teardown'))
@@ -92,10 +93,12 @@ class FileProcesses:
         except (EOFError, ConnectionError):
             yield _failure(item, self._end(), 'call')
 
-    def _resident(self) -> int:
-        """Return the memory of the process in bytes."""
-        pages = pathlib.Path(f'/proc/{self._process}/statm').read_text().split()[1]
-        return int(pages) * os.sysconf('SC_PAGE_SIZE')
+    def _is_large(self) -> bool:
+        """Return whether the process has much memory, or had twice as much, which it returned to the system."""
+        status = pathlib.Path(f'/proc/{self._process}/status').read_text()
+        resident, peak = (1024 * int(re.search(rf'^{name}:\s+(\d+) kB$', status, re.MULTILINE)[1])
+                          for name in ('VmRSS', 'VmHWM'))
+        return resident > _ENOUGH or peak > 2 * _ENOUGH
 
     def _end(self) -> str:
         """Wait for the end of the process and return what it was."""
