@@ -109,7 +109,8 @@ class Kit:
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        module.unit = functools.partial(_unit_in_parts, module.unit)
+        if hasattr(module, 'unit'):    # a kit may draw its weights otherwise
+            module.unit = functools.partial(_unit_in_parts, module.unit)
         return module
 
     def state_dict(self, arch: str, scale: dict[str, float] | None = None) -> dict[str, np.ndarray]:
