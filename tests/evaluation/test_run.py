@@ -75,8 +75,8 @@ from tests.conftest import shallow
 
 used, make, detect = set(), augmentation.SingleView.__init__, augmentation.SingleView.__call__
 
-def made(self, function, detector, *rest):
-    make(self, function, detector, *rest)
+def made(self, function, detector, *rest, **named):
+    make(self, function, detector, *rest, **named)
     self.weights_on = tf.convert_to_tensor(detector.trainable_variables[0]).device[-5:]
 
 def recorded(self, batches):
