@@ -45,7 +45,7 @@ class Found(NamedTuple):
     Attributes:
         wrong: answers that are not those expected.
         equal: those that are.
-        memory: of the server on the way, MB, ten times.
+        memory: of the server, MB, after each tenth of the requests.
         statuses: of the requests, by their kind.
     """
     wrong: int
