@@ -61,7 +61,7 @@ class RoIs(NamedTuple):
     valid: tf.Tensor
     pooled: tf.Tensor | None = None
 
-    def first(self, count: int) -> RoIs:
+    def first(self, count: int | tf.Tensor) -> RoIs:
         """Return the first `count` RoIs of each image."""
         return RoIs(*(None if field is None else field[:, :count] for field in self))
 

@@ -1,6 +1,6 @@
 """The mask branch (Mask 3): a mask of m x m cells over the box of each detection.
 
-B images, R RoIs, D detections, of which the first N hold all valid ones, P side of pooled features, T true masks,
+B images, R RoIs, D detections; the first N slots hold all positive or valid ones; P side of pooled features, T true masks,
 K classes.
 """
 from __future__ import annotations
@@ -27,8 +27,8 @@ class MaskBranch(Branch):
         config: the `model` section of a config.
         roi_features: pools the features of RoIs; with a shared last stage (C4) training reuses those of the box head.
         head: predicts mask logits.
-        engine: with 'op', masks are predicted for the valid detections alone; with 'xla', whose shapes are static, for
-            all slots.
+        engine: with 'op', masks are predicted for the valid detections alone and trained for the positive RoIs alone;
+            with 'xla', whose shapes are static, for all slots.
     """
 
     needs = ('masks',)
@@ -78,10 +78,12 @@ class MaskBranch(Branch):
         An object without a mask (`has_mask` False) has no mask loss. A batch may say with `mask_boxes` which part of
         the image its masks cover; else a mask covers the object's box.
         """
+        if self.engine != 'xla':
+            rois = rois.first(_rounded_up(rois.positive))
         pooled = rois.pooled if self.roi_features.res5_head else (
             self.roi_features.pool(features, rois.boxes, training))
         logits = self.head(pooled, training=training)
-        mask_targets = tf.stop_gradient(tf.reshape(self._targets(rois, batch), logits.shape[:4]))
+        mask_targets = tf.stop_gradient(tf.reshape(self._targets(rois, batch), dimensions(logits)[:4]))
         masked = rois.positive & targets.gather_matched(batch.get('has_mask', batch['valid']), rois.matched)
         if self.config.mask_head.classifier == 'softmax':
             loss = loss_ops.multinomial_mask_loss(logits, rois.labels, mask_targets, masked)
@@ -93,12 +95,13 @@ class MaskBranch(Branch):
         """Return the mask of each RoI's object inside the RoI: float32 [B R, m, m]."""
         extents = targets.gather_matched(batch.get('mask_boxes', batch['boxes']), rois.matched)
         masks = targets.gather_matched(batch['masks'], rois.matched)
-        return targets.mask_targets(tf.reshape(rois.boxes, [-1, 4]), tf.reshape(masks, [-1, *masks.shape[2:]]),
+        return targets.mask_targets(tf.reshape(rois.boxes, [-1, 4]), tf.reshape(masks, [-1, *dimensions(masks)[2:]]),
                                     tf.reshape(extents, [-1, 4]), self.side, self.config.roi.aligned,
                                     self.config.mask_head.binary_targets)
 
 
 def _rounded_up(valid: tf.Tensor) -> tf.Tensor:
     """Return how many of the first slots hold all valid ones of bool [B, D], a multiple of `_STEP` or D."""
-    number = tf.reduce_max(tf.reduce_sum(tf.cast(valid, tf.int32), axis=1))
-    return tf.minimum(tf.maximum(-(-number // _STEP), 1) * _STEP, dimensions(valid)[1])
+    slots = dimensions(valid)[1]
+    number = tf.reduce_max(tf.where(valid, tf.range(1, slots + 1), 0))
+    return tf.minimum(tf.maximum(-(-number // _STEP), 1) * _STEP, slots)

@@ -99,20 +99,21 @@ class RPN(CompositeLayer):
               ) -> tuple[Losses, Proposals]:
         """Return the losses of Faster eq. 1 with the number of positive anchors, and the proposals."""
         scores = self.score(features, batch['images'])
-        return self.losses(scores, truth, seed), self._best(scores, batch['sizes'], True)
+        return self.losses(features, scores.anchors, truth, seed), self._best(scores, batch['sizes'], True)
 
-    def losses(self, scores: Scores, truth: GroundTruth, seed: tf.Tensor) -> Losses:
-        """Return the losses of Faster eq. 1 and the number of positive anchors."""
-        config, logits, deltas = self.config, tf.concat(scores.logits, 1), tf.concat(scores.deltas, 1)
-        matches = self._match(scores.anchors, truth)
+    def losses(self, features: Features, anchors: tf.Tensor, truth: GroundTruth, seed: tf.Tensor) -> Losses:
+        """Return the losses of Faster eq. 1 and the number of positive anchors.
+
+        The head runs again for the sampled anchors alone: see `RPNHead.at`. The proposals pass no gradient to it.
+        """
+        config, matches = self.config, self._match(anchors, truth)
         samples, positives = targets.sample(matches.label, config.batch_per_image, config.positive_fraction, seed)
-        class_count, box_count = self._normalizers(samples, logits)
-        objectness = loss_ops.objectness_loss(tf.gather(logits, samples.index, batch_dims=1), samples.positive,
-                                              samples.valid, class_count)
+        class_count, box_count = self._normalizers(samples, matches.label)
+        logits, deltas = self.head.at(features, samples.index)
+        objectness = loss_ops.objectness_loss(logits, samples.positive, samples.valid, class_count)
         index = samples.index[:, :positives]                                     # only positives have a box target
         boxes = targets.gather_matched(truth.boxes, targets.gather_matched(matches.matched_gt_index, index))
-        box = loss_ops.box_loss(tf.gather(deltas, index, batch_dims=1),
-                                box_ops.encode(tf.gather(scores.anchors, index), boxes),
+        box = loss_ops.box_loss(deltas[:, :positives], box_ops.encode(tf.gather(anchors, index), boxes),
                                 samples.positive[:, :positives], config.smooth_l1_beta, box_count)
         return {'loss_objectness': objectness, 'loss_rpn_box_reg': config.box_loss_weight * box,
                 'normalizer_objectness': class_count, 'normalizer_rpn_box_reg': box_count,
@@ -126,9 +127,9 @@ class RPN(CompositeLayer):
                                 config.negative_iou, True, config.crowd_iof)
         return matches._replace(label=tf.where(box_ops.area(anchors) > 0., matches.label, -1))
 
-    def _normalizers(self, samples: targets.Samples, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _normalizers(self, samples: targets.Samples, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return what divides the objectness loss and the box loss, in the dialect of `rpn.loss_normalizer`."""
-        config, (batch, anchors) = self.config, logits.shape
+        config, (batch, anchors) = self.config, label.shape
         sampled = count(samples.valid) if config.loss_normalizer == 'sampled' else (
             tf.constant(float(config.batch_per_image * batch)))
         locations = tf.constant(float(batch * anchors // self.anchors.per_cell[0]))

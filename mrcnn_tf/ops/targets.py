@@ -12,6 +12,7 @@ import tensorflow as tf
 from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import rng
 from mrcnn_tf.ops.roi_samples import samples_per_bin
+from mrcnn_tf.ops.tensor_shapes import dimensions
 
 ROUNDING = 1e-6      # of a mask target: where half of a bin's samples lie in the mask, the cell counts as set
 
@@ -192,6 +193,6 @@ def _axis_weights(roi: tf.Tensor, extent: tf.Tensor, cells: int, size: int, alig
         return s + 1, total + tf.where(inside[:, :, None], hat, 0.)
 
     rounds = tf.cast(tf.reduce_max(samples), tf.int32)
-    total = tf.while_loop(lambda s, _: s < rounds, step, (0, tf.zeros([roi.shape[0], size, cells])))[1]
+    total = tf.while_loop(lambda s, _: s < rounds, step, (0, tf.zeros([dimensions(roi)[0], size, cells])))[1]
     return total / samples[:, :, None]
 

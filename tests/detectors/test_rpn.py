@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.branch import GroundTruth
-from mrcnn_tf.detectors.rpn import RPN, GivenProposals, Scores, as_detections
+from mrcnn_tf.detectors.rpn import RPN, GivenProposals, as_detections
 from mrcnn_tf.ops import targets
 from mrcnn_tf.ops.proposals import Proposals
 from tests.detectors.small import make_batch, small_config
@@ -46,11 +46,11 @@ def test_the_number_of_proposals(changes, strides, expected) -> None:
 def test_normalisers_of_the_proposals_boxes() -> None:
     """Faster eq. 1: over the locations, 16^2 + 8^2 + 4^2 + 2^2 + 1 cells an image, times lambda; not over 32."""
     config, batch = small_config(), make_batch()
-    rpn = rpn_of(config)
-    scores, values = rpn.score(maps_of(batch), batch['images']), []
+    rpn, maps, values = rpn_of(config), maps_of(batch), []
+    anchors = rpn.score(maps, batch['images']).anchors
     for changes in ({}, dict(loss_normalizer='locations', box_loss_weight=10.)):
         rpn.config = dataclasses.replace(config.rpn, **changes)
-        values.append(rpn.losses(scores, GroundTruth.of(batch), seed()))
+        values.append(rpn.losses(maps, anchors, GroundTruth.of(batch), seed()))
     assert values[0]['loss_rpn_box_reg'] > 0
     np.testing.assert_allclose(values[1]['loss_rpn_box_reg'], values[0]['loss_rpn_box_reg'] * 10 * 32 / 341, rtol=1e-5)
     np.testing.assert_allclose(values[1]['loss_objectness'], values[0]['loss_objectness'], rtol=1e-6)
@@ -58,12 +58,13 @@ def test_normalisers_of_the_proposals_boxes() -> None:
 
 def test_anchors_between_the_thresholds() -> None:
     """The IoU with the object is 1, 0.75, 0.5 and 0.25: only an anchor below 0.3 is background."""
-    scores = Scores(tf.constant([[0., 0., 20., side] for side in (20., 15., 10., 5.)]), [tf.zeros([1, 4])],
-                    [tf.zeros([1, 4, 4])])
+    anchors = tf.constant([[0., 0., 20., side] for side in (20., 15., 10., 5.)])
+    rpn = rpn_of(small_config(anchors__sizes=[[20.]], anchors__ratios=[1.]), (16,))
+    rpn.create_variables()
     objects = GroundTruth(tf.constant([[[0., 0., 20., 20.]]]), tf.constant([[1]]), tf.constant([[True]]),
                           tf.constant([[False]]), tf.constant([[64., 64.]]))
     with recorded(targets, 'match') as matches:
-        rpn_of(small_config()).losses(scores, objects, seed())
+        rpn.losses([tf.zeros([1, 1, 4, 16])], anchors, objects, seed())
     assert matches[0].label.numpy().tolist() == [[1, 1, -1, 0]]
 
 
@@ -78,9 +79,10 @@ def test_anchors_that_cross_the_border(monkeypatch) -> None:
     boxes = np.zeros([2, 4, 4], np.float32)
     boxes[:, 0] = 16, 40, 48, 56
     batch = make_batch(boxes=boxes, valid=boxes.any(-1), crowd=np.zeros([2, 4], bool))
-    scores = rpn.score(maps_of(batch, (16,)), batch['images'])
+    maps = maps_of(batch, (16,))
+    anchors = rpn.score(maps, batch['images']).anchors
     for rpn.config.crossing_anchors in (True, False):
-        rpn.losses(scores, GroundTruth.of(batch), seed())
+        rpn.losses(maps, anchors, GroundTruth.of(batch), seed())
     everywhere = [[0] * 4, [0] * 4, [0, 0, 0, 1], [0] * 4]
     assert labels[0].reshape(2, 4, 4).tolist() == [everywhere] * 2
     assert labels[1].reshape(2, 4, 4).tolist() == [

@@ -53,6 +53,43 @@ def test_rpn_head_shares_its_weights_between_levels_and_has_a_relu() -> None:
     assert not np.any(head(maps)[0][0])
 
 
+MAPS = ((4, 6), (3, 5), (1, 2), (1, 1))     # rows and columns: all borders, and maps smaller than a kernel
+
+
+def random_head(convolutions: int, classifier: str) -> tuple[RPNHead, list[tf.Tensor]]:
+    """An RPN head with random weights, also of the biases, and feature maps of two images."""
+    head, numbers = RPNHead(8, 3, convolutions, classifier), np.random.default_rng(0)
+    maps = [tf.constant(numbers.normal(size=(2, *grid, 8)), tf.float32) for grid in MAPS]
+    head(maps)
+    head.set_weights([numbers.normal(size=weight.shape) for weight in head.get_weights()])
+    return head, maps
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize(('convolutions', 'classifier'), [(1, 'sigmoid'), (3, 'softmax')])
+def test_rpn_head_at_single_anchors(mode, convolutions, classifier) -> None:
+    """Outputs and gradients are those of the whole maps; each anchor of one image, and some twice of the other."""
+    head, maps = random_head(convolutions, classifier)
+    count = 3 * sum(rows * columns for rows, columns in MAPS)
+    some = np.random.default_rng(1).integers(0, count, count)
+    anchors, shares = tf.constant(np.stack([np.arange(count), some]), tf.int32), tf.random.normal([2, count, 5])
+
+    def run(at: bool) -> tuple:
+        def outputs(*features: tf.Tensor) -> tuple:
+            if at:
+                return head.at(list(features), anchors)
+            return tuple(tf.gather(tf.concat(levels, 1), anchors, batch_dims=1) for levels in head(list(features)))
+
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            logits, deltas = outputs(*maps)
+            total = tf.reduce_sum(shares * tf.concat([logits[..., None], deltas], axis=2))
+        return logits, deltas, *tape.gradient(total, [*maps, *head.trainable_variables])
+
+    for found, wanted in zip(MODES[mode](run)(True), run(False), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * abs(wanted.numpy()).max())
+
+
 def test_box_head_by_hand() -> None:
     """Pooled feature maps are flattened by row, column, channel; the first layer selects four of the eight numbers."""
     head = BoxHead(2, width=4)
