@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from mrcnn_tf.layers.roi import levels as cells
 from mrcnn_tf.layers.roi import xla_engine
 from mrcnn_tf.layers.roi.levels import Size
 from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners, most_samples, over_samples
@@ -103,31 +102,37 @@ def backward(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan:
     """
     if aggregation is not AVERAGE:
         return xla_engine.backward(upstream, state, maps, plan, samples, aggregation)
-    table, channels = cells.table(maps), upstream.shape[-1]
-    extent, size = cells.extent(maps, plan.level), (upstream.shape[1], upstream.shape[2])
-    sides = tf.reduce_max(tf.math.ceil(plan.bin * tf.constant(size, tf.float32)), axis=1)
-    sides = tf.minimum(sides, tf.cast(tf.maximum(extent[0], extent[1])[:, 0], tf.float32))
+    return [_gradient_of_level(feature, upstream, plan, tf.where(plan.level == level)[:, 0])
+            for level, feature in enumerate(maps)]
+
+
+def _gradient_of_level(feature: tf.Tensor, upstream: tf.Tensor, plan: SamplingPlan, index: tf.Tensor) -> tf.Tensor:
+    """Return the gradient of a feature map [B, h, w, C] from the boxes `index`, int64 [k]."""
+    (batch, height, width, channels), size = dimensions(feature), (upstream.shape[1], upstream.shape[2])
+    bins = tf.gather(plan.bin, index)
+    sides = tf.reduce_max(tf.math.ceil(bins * tf.constant(size, tf.float32)), axis=1)
+    sides = tf.minimum(sides, tf.cast(tf.maximum(height, width), tf.float32))
     order = tf.argsort(sides, direction='DESCENDING')                              # so windows in a group are similar
 
     def spread(first: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         window = tf.cast(sides[order[first]] + 2., tf.int32) ** 2 * channels       # the most values of a box
-        box = order[first:first + tf.maximum(WINDOWS // window, 1)]
-        part, (height, width, offset) = plan.take(box), [tf.gather(each, box) for each in extent]
+        box = tf.gather(index, order[first:first + tf.maximum(WINDOWS // window, 1)])
+        part = plan.take(box)
         rows, down = _axis_weights(part, 0, size[0], height)
         columns, across = _axis_weights(part, 1, size[1], width)
-        values = aggregation.scale(tf.gather(upstream, box), part.divisor)         # [k, P, P, C]
+        values = AVERAGE.scale(tf.gather(upstream, box), part.divisor)             # [k, P, P, C]
         values = tf.matmul(down, tf.reshape(values, [-1, size[0], size[1] * channels]))
         values = tf.matmul(across[:, None], tf.reshape(values, [tf.shape(box)[0], -1, size[1], channels]))
-        origin = offset + part.image[:, None] * height * width
-        place = (origin + rows * width)[:, :, None] + columns[:, None, :]          # [k, window rows, window columns]
+        rows += part.image[:, None] * height
+        place = (rows * width)[:, :, None] + columns[:, None, :]                   # [k, window rows, window columns]
         return first + tf.shape(box)[0], tf.tensor_scatter_nd_add(total, place[..., None], values)
 
-    start = (tf.constant(0), tf.zeros_like(table))
+    start = (tf.constant(0), tf.zeros([batch * height * width, channels]))
     total = tf.while_loop(lambda first, _: first < tf.shape(order)[0], spread, start, parallel_iterations=1)[1]
-    return cells.split(total, maps)
+    return tf.reshape(total, tf.shape(feature))
 
 
-def _axis_weights(plan: SamplingPlan, axis: int, side: int, cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _axis_weights(plan: SamplingPlan, axis: int, side: int, cells: Dimension) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the cells of each box along one axis, int32 [k, w], and the sum of each one's weights in each bin.
 
     The weights are float32 [k, w, P]. w is that of the largest box; for others there are cells of weight 0.
@@ -136,14 +141,14 @@ def _axis_weights(plan: SamplingPlan, axis: int, side: int, cells: tf.Tensor) ->
         plan: of the boxes.
         axis: 0 for y, 1 for x.
         side: P.
-        cells: of the feature maps along this axis, int32 [k, 1].
+        cells: of the feature map along this axis.
     """
     ratio = plan.ratio[:, axis, None, None]                                                         # [k, 1, 1]
     s = tf.cast(tf.range(tf.maximum(tf.cast(tf.reduce_max(ratio), tf.int32), 1)), tf.float32)
     bin_ = plan.bin[:, axis, None, None]
     position = plan.start[:, axis, None, None] + bin_ * (s + .5) / tf.maximum(ratio, 1.) + (
         bin_ * tf.range(side, dtype=tf.float32)[:, None])                                           # [k, P, s]
-    ends = corners(position, tf.cast(cells, tf.float32)[..., None])
+    ends = corners(position, tf.cast(cells, tf.float32))
     first = tf.reduce_min(ends.low, axis=[1, 2])[:, None]                                           # [k, 1]
     inside = tf.cast(s < ratio, tf.float32)
     last = tf.reduce_max(tf.where(s < ratio, ends.high, 0), axis=[1, 2])[:, None]

@@ -144,7 +144,7 @@ class Corners(NamedTuple):
 
 
 def corners(position: tf.Tensor, cells: tf.Tensor) -> Corners:
-    """Return the cells around `position` [K, P] on an axis of `cells` cells, float32 [K, 1]."""
+    """Return the cells around `position` [K, P] on an axis of `cells` cells, float32, a scalar or [K, 1]."""
     inside = tf.cast((position >= -1.) & (position <= cells), tf.float32)
     position = tf.clip_by_value(position, 0., cells - 1.)
     low = tf.floor(position)
