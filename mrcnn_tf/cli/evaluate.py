@@ -9,6 +9,7 @@ import typer
 
 from mrcnn_tf.cli.command import Checkpoint, Precision, command
 from mrcnn_tf.config import ConfigError
+from mrcnn_tf.files.cores import one_operation_at_a_time
 
 
 class Metric(str, enum.Enum):
@@ -66,6 +67,7 @@ def evaluate(model_dir: Annotated[pathlib.Path | None, typer.Option(help='Model 
     if bool(model_dir) == bool(detections) or detections and not data:
         raise ConfigError('give either --model-dir, to evaluate a model, or --detections and --data, to evaluate the '
                           'detections of a file')
+    one_operation_at_a_time()
     from mrcnn_tf.detectors.devices import several_gpus
     from mrcnn_tf.evaluation import cityscapes, coco, per_class, recall, results, run, voc
     from mrcnn_tf.evaluation.write_report import Report
@@ -105,6 +107,7 @@ def propose(model_dir: Annotated[pathlib.Path, typer.Option(help='Model director
       mrcnn propose --model-dir runs/rpn --data data/voc/test.json --output data/voc/rpn.npz
       mrcnn convert proposals data/voc/test.json --proposals data/voc/rpn.npz --output data/voc --name test_rpn
     """
+    one_operation_at_a_time()
     from mrcnn_tf.detectors.devices import several_gpus
     from mrcnn_tf.evaluation import export_proposals
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrcnn_tf.cli.command import Checkpoint, Precision, command
+from mrcnn_tf.files.cores import one_operation_at_a_time
 from mrcnn_tf.files.text import one_line
 
 if TYPE_CHECKING:    # these import TensorFlow
@@ -65,6 +66,7 @@ def predict(images: Annotated[list[pathlib.Path], typer.Argument(
 
     if (model is None) == (server is None):
         raise InferenceError('give either --model or --server')
+    one_operation_at_a_time()
     load = functools.partial(_predictor, model, server, checkpoint, precision)
     if output.suffix == '.json':
         load = functools.partial(load, several=True)

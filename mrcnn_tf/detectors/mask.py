@@ -1,7 +1,7 @@
 """The mask branch (Mask 3): a mask of m x m cells over the box of each detection.
 
-B images, R RoIs, D detections; the first N slots hold all positive or valid ones; P side of pooled features, T true masks,
-K classes.
+B images, R RoIs, D detections, of which the first N slots hold all positive or valid ones, P side of pooled features, T
+true masks, K classes.
 """
 from __future__ import annotations
 

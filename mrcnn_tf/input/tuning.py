@@ -6,12 +6,12 @@ minute, with all its threads of Python.
 """
 from __future__ import annotations
 
-import os
-
 import tensorflow as tf
 
+from mrcnn_tf.files.cores import CORES
+
 # Records that are processed in parallel: as many as there are cores, because nothing tunes the number.
-PARALLEL = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+PARALLEL = CORES
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
 import threading
 import warnings
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mrcnn_tf.files.cores import CORES
 from mrcnn_tf.serving.fixed_size import FixedNetwork, Run
 
 _DESCRIPTION = 'mrcnn.json'
@@ -59,7 +59,7 @@ def load(content: bytes) -> tuple[dict[str, Any], Run]:
         description = json.loads(archive.read(_DESCRIPTION))
     with warnings.catch_warnings():    # that TensorFlow's interpreter will move to a package of its own
         warnings.filterwarnings('ignore', r'\s*Warning: tf.lite.Interpreter is deprecated', UserWarning)
-        interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
+        interpreter = tf.lite.Interpreter(model_content=content, num_threads=CORES)
     run, lock = interpreter.get_signature_runner(), threading.Lock()    # one call at a time
 
     def call(images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:

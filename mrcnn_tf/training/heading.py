@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from mrcnn_tf.config import Config
+from mrcnn_tf.files.cores import CORES
 from mrcnn_tf.input.manifest import Manifest
 from mrcnn_tf.training import schedules
 
@@ -84,7 +85,7 @@ def _devices(strategy: tf.distribute.Strategy) -> str:
         gpus = gpus[:1]
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     names = collections.Counter(each.get('device_name', 'GPU') for each in details)
-    here = ', '.join(f'{count} x {name}' for name, count in names.items()) or f'CPU, {os.cpu_count()} cores'
+    here = ', '.join(f'{count} x {name}' for name, count in names.items()) or f'CPU, {CORES} cores'
     replicas = strategy.num_replicas_in_sync
     return f'{here}; {replicas} replicas' if replicas > 1 else here
 

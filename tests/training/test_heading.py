@@ -17,7 +17,7 @@ SOLVER = SolverConfig(steps=2, reference_batch=16, learning_rate=.02, warmup_ste
 
 def test_each_subject_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, 'unused_gpu', lambda: '')
-    monkeypatch.setattr(module.os, 'cpu_count', lambda: 6)
+    monkeypatch.setattr(module, 'CORES', 6)
     config = Config(DataConfig(train='a.json', validation='b.json', batch_size=16), solver=SOLVER)
     model = SimpleNamespace(engine='xla', jit=True, weights=[tf.zeros([30, 100]), tf.zeros([7])],
                             trainable_weights=[tf.zeros([30, 100])])

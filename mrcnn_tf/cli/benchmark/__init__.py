@@ -13,6 +13,7 @@ import typer
 from mrcnn_tf import config as configuration
 from mrcnn_tf.cli.command import Checkpoint, Precision, command
 from mrcnn_tf.config import ConfigError
+from mrcnn_tf.files.cores import one_operation_at_a_time
 from mrcnn_tf.files.extras import install
 
 if TYPE_CHECKING:    # it imports TensorFlow
@@ -61,6 +62,7 @@ def inference(model: Annotated[str, typer.Argument(
       mrcnn benchmark inference mask_rcnn_r50_fpn_1x
       mrcnn benchmark inference runs/nuclei --images photos --masks pasted
     """
+    one_operation_at_a_time()
     from mrcnn_tf.cli.benchmark import networks
     from mrcnn_tf.serving.predict_files import find_images
 
