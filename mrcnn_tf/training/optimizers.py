@@ -1,6 +1,9 @@
 """Optimizers, and the variables to which weight decay applies.
 
 g: gradient, p: parameter, v: momentum.
+
+An update waits for its gradient (`tf.control_dependencies`): else TensorFlow computes the products of all parameters and
+momenta at the start of the step, and they stay in memory until its end.
 """
 from __future__ import annotations
 
@@ -71,12 +74,13 @@ class SGD(keras.optimizers.SGD):
         """Update one variable. Keras 3 passes the learning rate; Keras 2 keeps it in the optimizer."""
         rate = tf.cast(self.learning_rate if learning_rate is None else learning_rate, variable.dtype)
         momentum = self.momentums[_index(self, variable)]
-        if self._use_weight_decay(variable):
-            # A subtraction: TensorFlow would add three terms in the order in which threads compute them, and round
-            # otherwise in each run and on each worker.
-            gradient -= -self.weight_decay * tf.convert_to_tensor(variable)
-        momentum.assign(self.momentum * tf.convert_to_tensor(momentum) + gradient)
-        variable.assign_sub(rate * tf.convert_to_tensor(momentum))
+        with tf.control_dependencies([gradient]):    # see above
+            if self._use_weight_decay(variable):
+                # A subtraction: TensorFlow would add three terms in the order in which threads compute them, and round
+                # otherwise in each run and on each worker.
+                gradient -= -self.weight_decay * tf.convert_to_tensor(variable)
+            momentum.assign(self.momentum * tf.convert_to_tensor(momentum) + gradient)
+            variable.assign_sub(rate * tf.convert_to_tensor(momentum))
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Do nothing: weight decay is part of the gradient, and Keras must not apply it again."""
@@ -98,13 +102,15 @@ class LARS(SGD):
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any = None) -> None:
         rate = tf.cast(self.learning_rate if learning_rate is None else learning_rate, variable.dtype)
-        momentum, p = self.momentums[_index(self, variable)], tf.convert_to_tensor(variable)
-        if self._use_weight_decay(variable):
-            norm = tf.norm(p)
-            rate = rate * trust_ratio(self.trust_coefficient * norm, tf.norm(gradient) + self.weight_decay * norm)
-            gradient -= -self.weight_decay * p                      # see SGD
-        momentum.assign(self.momentum * tf.convert_to_tensor(momentum) + rate * gradient)
-        variable.assign_sub(tf.convert_to_tensor(momentum))
+        momentum = self.momentums[_index(self, variable)]
+        with tf.control_dependencies([gradient]):
+            p = tf.convert_to_tensor(variable)
+            if self._use_weight_decay(variable):
+                norm = tf.norm(p)
+                rate = rate * trust_ratio(self.trust_coefficient * norm, tf.norm(gradient) + self.weight_decay * norm)
+                gradient -= -self.weight_decay * p                  # see SGD
+            momentum.assign(self.momentum * tf.convert_to_tensor(momentum) + rate * gradient)
+            variable.assign_sub(tf.convert_to_tensor(momentum))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), 'trust_coefficient': self.trust_coefficient}
@@ -121,17 +127,19 @@ class LAMB(keras.optimizers.Adam):
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any) -> None:
         rate, step = tf.cast(learning_rate, variable.dtype), tf.cast(self.iterations + 1, variable.dtype)
-        index, p = _index(self, variable), tf.convert_to_tensor(variable)
+        index = _index(self, variable)
         m, v = self._momentums[index], self._velocities[index]
-        m.assign(self.beta_1 * tf.convert_to_tensor(m) + (1 - self.beta_1) * gradient)
-        v.assign(self.beta_2 * tf.convert_to_tensor(v) + (1 - self.beta_2) * tf.square(gradient))
-        mean, square = (tf.convert_to_tensor(moment) / (1 - tf.pow(beta, step))
-                        for moment, beta in ((m, self.beta_1), (v, self.beta_2)))
-        update = mean / (tf.sqrt(square) + self.epsilon)
-        if self._use_weight_decay(variable):
-            update += self.weight_decay * p
-            rate = rate * trust_ratio(tf.norm(p), tf.norm(update))
-        variable.assign_sub(rate * update)
+        with tf.control_dependencies([gradient]):
+            p = tf.convert_to_tensor(variable)
+            m.assign(self.beta_1 * tf.convert_to_tensor(m) + (1 - self.beta_1) * gradient)
+            v.assign(self.beta_2 * tf.convert_to_tensor(v) + (1 - self.beta_2) * tf.square(gradient))
+            mean, square = (tf.convert_to_tensor(moment) / (1 - tf.pow(beta, step))
+                            for moment, beta in ((m, self.beta_1), (v, self.beta_2)))
+            update = mean / (tf.sqrt(square) + self.epsilon)
+            if self._use_weight_decay(variable):
+                update += self.weight_decay * p
+                rate = rate * trust_ratio(tf.norm(p), tf.norm(update))
+            variable.assign_sub(rate * update)
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Do nothing: weight decay is part of the update, and Keras must not apply it again."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from mrcnn_tf.layers.recomputation import zero_after
 from mrcnn_tf.layers.roi import xla_engine
 from mrcnn_tf.layers.roi.levels import Size
 from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners, most_samples, over_samples
@@ -127,7 +128,8 @@ def _gradient_of_level(feature: tf.Tensor, upstream: tf.Tensor, plan: SamplingPl
         place = (rows * width)[:, :, None] + columns[:, None, :]                   # [k, window rows, window columns]
         return first + tf.shape(box)[0], tf.tensor_scatter_nd_add(total, place[..., None], values)
 
-    start = (tf.constant(0), tf.zeros([batch * height * width, channels]))
+    # TensorFlow would make a constant of plain zeros, keep it, and copy it in each step.
+    start = (tf.constant(0), tf.fill([batch * height * width, channels], zero_after(upstream)))
     total = tf.while_loop(lambda first, _: first < tf.shape(order)[0], spread, start, parallel_iterations=1)[1]
     return tf.reshape(total, tf.shape(feature))
 
