@@ -2,8 +2,8 @@
 
 g: gradient, p: parameter, v: momentum.
 
-An update waits for its gradient (`tf.control_dependencies`): else TensorFlow computes the products of all parameters and
-momenta at the start of the step, and they stay in memory until its end.
+An update waits for its gradient (`tf.control_dependencies`): else TensorFlow computes the products of all parameters
+and momenta at the start of the step, and they stay in memory until its end.
 """
 from __future__ import annotations
 
