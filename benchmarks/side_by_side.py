@@ -6,7 +6,7 @@
 
 A shared machine drifts from minute to minute, so only ratios within a round count. The work is Mask R-CNN R50-FPN on
 one image of 800 x 1216 px: `inference` with masks of 28 x 28 cells, `pasted` with masks pasted into the image, `train`
-a training step, and `files` from a directory of image files to pasted masks.
+a training step with 128 positive RoIs, and `files` from a directory of image files to pasted masks.
 
 Peers are programs in environments of their own: torchvision and OpenVINO in that of --torch, Model Garden in that of
 --garden. Those that come with the project's data are found by --peers. Prints one JSON line for each run, then for each
@@ -34,8 +34,9 @@ def commands(given: argparse.Namespace) -> dict[str, list[str]]:
     patience = ['--patience', str(given.patience)]
     config, here = 'mask_rcnn_r50_fpn_1x', pathlib.Path(given.peers)
     if given.what == 'train':
+        # Random weights propose few positive RoIs, so the objects themselves are those that the peers train masks of.
         found = {'ours': [*OURS, 'train', config, 'data.batch_size=1', f'train.precision={POLICY[given.precision]}',
-                          *runs, *patience]}
+                          '--objects', '128', *runs, *patience]}
         if given.torch:
             found['torchvision'] = [given.torch, str(here / 'torchvision_step.py'), 'train', SHORT[given.precision],
                                     '--channels-last', *runs]

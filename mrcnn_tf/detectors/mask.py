@@ -82,13 +82,12 @@ class MaskBranch(Branch):
             rois = rois.first(_rounded_up(rois.positive))
         pooled = rois.pooled if self.roi_features.res5_head else (
             self.roi_features.pool(features, rois.boxes, training))
-        logits = self.head(pooled, training=training)
+        softmax = self.config.mask_head.classifier == 'softmax'
+        logits = self.head(pooled, training=training, labels=None if softmax else rois.labels)
         mask_targets = tf.stop_gradient(tf.reshape(self._targets(rois, batch), dimensions(logits)[:4]))
         masked = rois.positive & targets.gather_matched(batch.get('has_mask', batch['valid']), rois.matched)
-        if self.config.mask_head.classifier == 'softmax':
-            loss = loss_ops.multinomial_mask_loss(logits, rois.labels, mask_targets, masked)
-        else:
-            loss = loss_ops.mask_loss(loss_ops.of_class(logits, rois.labels, 4), mask_targets, masked)
+        loss = loss_ops.multinomial_mask_loss(logits, rois.labels, mask_targets, masked) if softmax else (
+            loss_ops.mask_loss(logits[..., 0], mask_targets, masked))
         return {'loss_mask': loss, 'normalizer_mask': count(masked)}
 
     def _targets(self, rois: RoIs, batch: Batch) -> tf.Tensor:

@@ -82,6 +82,9 @@ def train(settings: Settings, overrides: Overrides = None, size: Size = (800, 12
           runs: Runs = 5, warmup: Warmup = 2, patience: Patience = 0.) -> None:
     """Measure a training step: losses, gradients and the update of the weights, on images of noise.
 
+    Masks are trained for positive RoIs alone. With random weights, these are few but the objects themselves: give
+    --objects 128 for as many as in a trained model at most.
+
     \b
     Example:
       mrcnn benchmark train mask_rcnn_r50_fpn_1x data.batch_size=1 train.precision=mixed_bfloat16
