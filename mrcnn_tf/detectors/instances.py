@@ -58,6 +58,12 @@ class Instances:
         elif self.masks is not None:
             yield from paste.paste(self.masks, self.boxes, height, width, dialect)
 
+    def all_image_masks(self, height: int, width: int, dialect: str) -> np.ndarray | None:
+        """Return `image_masks` as one array, bool [n, height, width]; None if the instances have no masks."""
+        if self.masks is None or self.masks.dtype == bool:
+            return self.masks
+        return paste.paste_all(self.masks, self.boxes, height, width, dialect)
+
     def rle(self, height: int, width: int, dialect: str) -> list[dict[str, Any]]:
         """Return COCO's compressed run-length codes of `image_masks`."""
         if self.masks is None or self.masks.dtype == bool:

@@ -86,10 +86,7 @@ class Prediction:
 
         They take one byte a pixel and detection. `instances.image_masks` yields them one at a time.
         """
-        if self.instances.masks is None:
-            return None
-        masks = [mask.astype(bool) for mask in self.instances.image_masks(*self.size, self.paste)]
-        return np.stack(masks) if masks else np.zeros((0, *self.size), bool)
+        return self.instances.all_image_masks(*self.size, self.paste)
 
     @property
     def further(self) -> Mapping[str, np.ndarray]:

@@ -86,6 +86,7 @@ def test_threshold_is_inclusive():
 def test_no_masks():
     assert list(paste.paste(np.zeros((0, 28, 28)), np.zeros((0, 4)), 5, 5, 'detectron')) == []
     assert paste.to_rle(np.zeros((0, 28, 28)), np.zeros((0, 4)), 5, 5, 'pixel_center') == []
+    assert paste.paste_all(np.zeros((0, 28, 28)), np.zeros((0, 4)), 5, 5, 'pixel_center').shape == (0, 5, 5)
 
 
 def test_rle_by_hand():
@@ -103,7 +104,7 @@ def test_rle_holds_the_pasted_mask():
 
 
 @pytest.mark.parametrize('dialect', ['pixel_center', 'detectron'])
-def test_the_code_of_a_window_is_that_of_the_whole_mask(dialect):
+def test_windows_give_the_whole_mask(dialect):
     """Boxes within the image, over each edge, of all its height or width, larger than it, outside, and empty."""
     rng = np.random.default_rng(3)
     boxes = np.concatenate([rng.uniform(-20, 60, (40, 4)), [
@@ -112,9 +113,13 @@ def test_the_code_of_a_window_is_that_of_the_whole_mask(dialect):
     masks = rng.random((len(boxes), 7, 7)).astype(np.float32)
     masks[::3] = 1.
     masks[1::9] = 0.
-    whole = [paste.encode(mask) for mask in paste.paste(masks, boxes, 40, 50, dialect)]
+    pasted = list(paste.paste(masks, boxes, 40, 50, dialect))
+    whole = [paste.encode(mask) for mask in pasted]
     assert paste.to_rle(masks, boxes, 40, 50, dialect) == whole
     assert len({code['counts'] for code in whole}) > 20
+    together = paste.paste_all(masks, boxes, 40, 50, dialect)
+    assert together.dtype == bool
+    np.testing.assert_array_equal(together, pasted)
 
 
 def test_bands_do_not_show(monkeypatch):
