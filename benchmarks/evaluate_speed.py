@@ -46,10 +46,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('annotations', type=pathlib.Path)
     parser.add_argument('--images', type=int, default=500)
+    parser.add_argument('--workers', type=int, default=1, help='processes of ours')
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         folder = pathlib.Path(directory)
-        ours, said = metrics_of(given.annotations, given.images, folder)
+        ours, said = metrics_of(given.annotations, given.images, folder, given.workers)
         begun = seconds()
         ours()
         between = seconds()

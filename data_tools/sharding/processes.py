@@ -3,16 +3,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from data_tools.sharding import forkserver
+from mrcnn_tf.files.processes import start_worker
 from mrcnn_tf.files.progress import Update
 
 J = TypeVar('J')
@@ -83,15 +80,7 @@ _stop: Any = None     # set when the workers have to stop
 def _start_worker(done: Any, stop: Any) -> None:
     global _done, _stop
     _done, _stop = done, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)      # Ctrl-C reaches all processes; the main process stops the others
-    threading.Thread(target=_exit_with_main, daemon=True).start()
-
-
-def _exit_with_main() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent
-    parent.join()
-    os._exit(1)
+    start_worker()
 
 
 def _run_job(work: Work[J, R], job: J) -> R:

@@ -39,7 +39,10 @@ def evaluate(model_dir: Annotated[pathlib.Path | None, typer.Option(help='Model 
                  help="Evaluate the detections of a file in COCO's results format instead of a model; needs --data.",
              )] = None,
              precision: Annotated[Precision, typer.Option(
-                 help='Of convolutions and matrix products.')] = Precision.float32) -> None:
+                 help='Of convolutions and matrix products.')] = Precision.float32,
+             workers: Annotated[int, typer.Option(
+                 min=1, help='Processes that encode masks and match objects, beside the network; worth it with GPUs, '
+                             'or for thousands of images.')] = 1) -> None:
     """Evaluate a model on a set.
 
     Prints COCO's twelve metrics for boxes and masks and the AP of each category, or the metric that --metric names.
@@ -76,10 +79,10 @@ def evaluate(model_dir: Annotated[pathlib.Path | None, typer.Option(help='Model 
     tables = {Metric.coco: coco.table, Metric.cityscapes: cityscapes.table, Metric.recall: recall.table}
     if model_dir:
         evaluation = run.evaluate_classes(model_dir, data, metric.value, checkpoint, wanted, precision.value,
-                                          several_gpus())
+                                          several_gpus(), workers)
     else:
         assert detections and data
-        evaluation = results.evaluate_classes(detections, data, metric.value, wanted)
+        evaluation = results.evaluate_classes(detections, data, metric.value, wanted, workers)
     typer.echo(tables.get(metric, voc.table)(evaluation.metrics))
     if evaluation.classes:
         typer.echo(f'\n{per_class.table(evaluation.classes)}')

@@ -1,17 +1,17 @@
 """Copies of a model on several devices, used by several threads."""
 from __future__ import annotations
 
-import collections
 import contextlib
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import tensorflow as tf
 
 from mrcnn_tf.detectors.augmentation import Detect
 from mrcnn_tf.detectors.branch import Batch, Detections
+from mrcnn_tf.files.processes import in_order
 
 Copy = TypeVar('Copy')
 Item = TypeVar('Item')
@@ -76,13 +76,7 @@ class DetectOnDevices:
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """Yield what `work` returns of each item, in order; a few items are in work."""
     with ThreadPoolExecutor(threads) as pool:
-        running: collections.deque[Future[Result]] = collections.deque()
         try:
-            for item in items:
-                running.append(pool.submit(work, item))
-                if len(running) > 2 * threads:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
+            yield from in_order(pool, work, items, 2 * threads)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -8,8 +8,9 @@ detections and G objects of an image, n detections of a category in all images.
 """
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,8 +34,12 @@ class _Image(NamedTuple):
     counted: np.ndarray    # bool [A, G], no crowd, and its area is in the range
 
 
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+
+
 def accumulate(image_ids: Iterable[int], category_ids: Iterable[int], objects: Iterable[Entry],
-               detections: Iterable[Entry], kind: str, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+               detections: Iterable[Entry], kind: str, limits: Sequence[int], mapped: Map = map
+               ) -> tuple[np.ndarray, np.ndarray]:
     """Return precision at RECALLS, float64 [T, R, K, A, M], and the maximum recall, float64 [T, K, A, M].
 
     Both are -1 where there are no objects.
@@ -45,10 +50,12 @@ def accumulate(image_ids: Iterable[int], category_ids: Iterable[int], objects: I
         detections: in COCO's results format.
         kind: 'bbox' or 'segm'.
         limits: M numbers, ascending.
+        mapped: as Python's map, for the images; that of `Processes` matches them in several processes.
     """
     labels = {number: k for k, number in enumerate(sorted(category_ids))}
     expected, found = _grouped(objects, labels), _grouped(detections, labels)
-    images = [_matched(expected.get(i, []), found.get(i, []), labels, kind, limits[-1]) for i in sorted(image_ids)]
+    match = functools.partial(_matched, labels=labels, kind=kind, limit=limits[-1])
+    images = list(mapped(match, ((expected.get(i, []), found.get(i, [])) for i in sorted(image_ids))))
     shape = [len(labels), len(AREAS), len(limits)]
     precision, recall = np.full([len(IOUS), len(RECALLS), *shape], -1.), np.full([len(IOUS), *shape], -1.)
     if images:
@@ -67,9 +74,13 @@ def _grouped(entries: Iterable[Entry], labels: Mapping[int, int]) -> dict[int, l
     return groups
 
 
-def _matched(objects: Sequence[Entry], detections: Sequence[Entry], labels: Mapping[int, int], kind: str,
-             limit: int) -> _Image:
-    """Return the detections of an image and what they find; the best `limit` of each category."""
+def _matched(image: tuple[Sequence[Entry], Sequence[Entry]], labels: Mapping[int, int], kind: str, limit: int
+             ) -> _Image:
+    """Return the detections of an image, given objects and detections, and what they find.
+
+    limit: how many of each category are used, the best.
+    """
+    objects, detections = image
     score = np.array([each['score'] for each in detections], np.float64)
     label = np.array([labels[each['category_id']] for each in detections], np.int64)
     order = np.lexsort([-score, label])

@@ -9,11 +9,12 @@ without objects, such as APl if no object is large, is None.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -191,14 +192,28 @@ class CocoEvaluator:
         Raises:
             EvaluationError: the set does not have the image, or it was added before.
         """
-        if image_id not in self.truth.sizes:
-            raise EvaluationError(f'{self.truth.source}: has no image {image_id}; evaluate on another set')
-        if image_id in self._added:
-            raise EvaluationError(f'{self.truth.source}: image {image_id} was added before; add each image once')
-        self._added.add(image_id)
-        self._with_masks &= instances.masks is not None
-        self.detections += ({'image_id': image_id, **result} for result in
-                            to_coco(instances, self.truth.sizes[image_id], self.categories, self.dialect))
+        self.add_all([(image_id, instances)])
+
+    def add_all(self, detections: Iterable[tuple[int, Instances]], mapped: accumulation.Map = map) -> None:
+        """Add the detections of images, each with its id, as `add` does.
+
+        mapped: as Python's map; that of `Processes` encodes masks in several processes.
+        """
+        encode = functools.partial(_encoded, categories=self.categories, dialect=self.dialect)
+        for found in mapped(encode, self._checked(detections)):
+            self.detections += found
+
+    def _checked(self, detections: Iterable[tuple[int, Instances]]
+                 ) -> Iterator[tuple[int, tuple[int, int], Instances]]:
+        """Yield the detections of each image with its size, px, and count it as added."""
+        for image_id, instances in detections:
+            if image_id not in self.truth.sizes:
+                raise EvaluationError(f'{self.truth.source}: has no image {image_id}; evaluate on another set')
+            if image_id in self._added:
+                raise EvaluationError(f'{self.truth.source}: image {image_id} was added before; add each image once')
+            self._added.add(image_id)
+            self._with_masks &= instances.masks is not None
+            yield image_id, self.truth.sizes[image_id], instances
 
     def add_results(self, results: Iterable[dict[str, Any]]) -> None:
         """Add detections in COCO's results format; images without one count as images without detections."""
@@ -207,8 +222,10 @@ class CocoEvaluator:
         self._added.update(self.truth.sizes)
         self._with_masks &= all('segmentation' in each for each in self.detections[before:])
 
-    def evaluate(self, max_detections: int = 100) -> Metrics:
+    def evaluate(self, max_detections: int = 100, mapped: accumulation.Map = map) -> Metrics:
         """Return bbox/AP, ..., and segm/AP, ... if both model and set have masks; see `average_precision`.
+
+        mapped: as Python's map; that of `Processes` matches images in several processes.
 
         Raises:
             EvaluationError: an image of the set was not added.
@@ -222,7 +239,7 @@ class CocoEvaluator:
                          'within their boxes', self.truth.source, self._boxes_only(), len(self.truth.annotations))
         metrics: Metrics = {}
         for kind in _KINDS[:1 + self._with_masks]:
-            self.curves[kind] = accumulate(self.truth, self.detections, kind, max_detections)
+            self.curves[kind] = accumulate(self.truth, self.detections, kind, max_detections, mapped)
             values = _metrics(self.truth, self.curves[kind], max_detections)
             metrics.update({f'{kind}/{name}': value for name, value in values.items()})
         return metrics
@@ -244,6 +261,13 @@ class CocoEvaluator:
         files.write_json(pathlib.Path(directory) / 'metrics.json', {**metrics, **counts})
 
 
+def _encoded(image: tuple[int, tuple[int, int], Instances], categories: Sequence[Category], dialect: str
+             ) -> list[dict[str, Any]]:
+    """Return the detections of an image, given its id, height and width, in COCO's results format."""
+    image_id, size, instances = image
+    return [{'image_id': image_id, **result} for result in to_coco(instances, size, categories, dialect)]
+
+
 def average_precision(truth: GroundTruth, detections: Iterable[Mapping[str, Any]], kind: str,
                       max_detections: int = 100) -> Metrics:
     """Return AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl, and AP/NAME of each category.
@@ -261,11 +285,11 @@ def average_precision(truth: GroundTruth, detections: Iterable[Mapping[str, Any]
 
 
 def accumulate(truth: GroundTruth, detections: Iterable[Mapping[str, Any]], kind: str,
-               max_detections: int = 100) -> Curves:
-    """Return precision and recall, equal to pycocotools'; arguments as for `average_precision`."""
+               max_detections: int = 100, mapped: accumulation.Map = map) -> Curves:
+    """Return precision and recall, equal to pycocotools'; arguments as for `average_precision` and `evaluate`."""
     limits = [*_LIMITS, *([max_detections] if max_detections > _LIMITS[-1] else [])]
     return Curves(*accumulation.accumulate(truth.sizes, dict(truth.categories), expected(truth, kind), detections, kind,
-                                           limits))
+                                           limits, mapped))
 
 
 def expected(truth: GroundTruth, kind: str) -> Iterable[Mapping[str, Any]]:

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from mrcnn_tf import files
 from mrcnn_tf.evaluation import per_class, voc, write_report
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics, read_manifest
-from mrcnn_tf.evaluation.run import Evaluation, warn_of_unreliable_metrics
+from mrcnn_tf.evaluation.run import Evaluation, processes_of, warn_of_unreliable_metrics
 from mrcnn_tf.evaluation.write_report import Report
 from mrcnn_tf.files.text import one_line
 from mrcnn_tf.input.manifest import Manifest
@@ -22,8 +22,8 @@ METRICS = ('coco', 'voc2007', 'voc2012')
 _LIMIT = 100    # detections of an image that COCO's metrics use
 
 
-def evaluate_results(path: PathLike, manifest: PathLike, metric: str = 'coco', report: Report | PathLike | None = None
-                     ) -> Metrics:
+def evaluate_results(path: PathLike, manifest: PathLike, metric: str = 'coco', report: Report | PathLike | None = None,
+                     workers: int = 1) -> Metrics:
     """Return the metrics of the detections in a file on a set. Writes no files except for the report.
 
     Args:
@@ -31,6 +31,7 @@ def evaluate_results(path: PathLike, manifest: PathLike, metric: str = 'coco', r
         manifest: of the set.
         metric: 'coco', 'voc2007' or 'voc2012', see `evaluate`. COCO's metrics use the best 100 detections of an image.
         report: an HTML file to write that explains COCO's metrics, or a `Report` with options.
+        workers: number of processes that match objects, see `evaluate`.
 
     Raises:
         EvaluationError: the file has another format; a detection is of an image or category that the set does not
@@ -47,11 +48,11 @@ def evaluate_results(path: PathLike, manifest: PathLike, metric: str = 'coco', r
         >>> 'bbox/AP' in metrics and 'segm/AP' not in metrics      # the detections have no masks
         True
     """
-    return evaluate_classes(path, manifest, metric, report).metrics
+    return evaluate_classes(path, manifest, metric, report, workers).metrics
 
 
 def evaluate_classes(path: PathLike, manifest: PathLike, metric: str = 'coco',
-                     report: Report | PathLike | None = None) -> Evaluation:
+                     report: Report | PathLike | None = None, workers: int = 1) -> Evaluation:
     """Do what `evaluate_results` does, and return also the metrics of each category."""
     wanted = Report(report) if isinstance(report, str | os.PathLike) else report
     if metric not in METRICS:
@@ -66,7 +67,8 @@ def evaluate_classes(path: PathLike, manifest: PathLike, metric: str = 'coco',
     if metric != 'coco':
         precision = voc.mean_average_precision(truth, evaluator.detections, metric == 'voc2007')
         return Evaluation({f'voc/{name}': value for name, value in precision.items()})
-    metrics = evaluator.evaluate(_LIMIT)
+    with processes_of(workers) as processes:
+        metrics = evaluator.evaluate(_LIMIT, processes.map)
     if wanted:
         write_report.write(wanted, evaluator, metrics, _model(pathlib.Path(path), len(evaluator.detections)))
     return Evaluation(metrics, per_class.rows(evaluator))

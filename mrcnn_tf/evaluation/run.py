@@ -24,6 +24,7 @@ from mrcnn_tf.detectors.instances import Instances, split_batch
 from mrcnn_tf.evaluation import cityscapes, per_class, recall, voc, write_report
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError, GroundTruth, Metrics, read_manifest
 from mrcnn_tf.evaluation.write_report import Report
+from mrcnn_tf.files.processes import Processes
 from mrcnn_tf.files.progress import track
 from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import evaluation_dataset
@@ -65,7 +66,7 @@ class Evaluated(NamedTuple):
 def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
              metric: str = 'coco', checkpoint: str | int = 'best',
              report: Report | str | os.PathLike[str] | None = None, precision: str = 'float32',
-             devices: Sequence[str] = ()) -> Metrics:
+             devices: Sequence[str] = (), workers: int = 1) -> Metrics:
     """Return the metrics of a trained model on every image of a set.
 
     Shows its progress. Writes metrics.json and, except for recall, detections.json to the model directory; for COCO's
@@ -86,13 +87,15 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
         precision: of convolutions and matrix products: 'float32' or 'bfloat16'.
         devices: TensorFlow's names of several devices, which take batches in turn, such as ['GPU:0', 'GPU:1']; each
             has the weights. Empty: the device that TensorFlow chooses.
+        workers: number of processes that encode masks and match objects, beside the network; worth it with GPUs, or for
+            thousands of images. A program that asks for more than one needs `if __name__ == '__main__'`.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
         EvaluationError: no set is named, or its categories are not the model's. The metric is unknown, or does not fit:
             'cityscapes' needs masks and gtFine files, 'recall' needs ground truth, and an RPN alone has recall only.
             A report needs 'coco', and compares with another report only.
-        OSError: the disk is full, no permission.
+        OSError: the disk is full, no permission; a worker died.
 
     Example:
         >>> import mrcnn_tf as m
@@ -101,13 +104,13 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
         >>> 'bbox/AP' in metrics and 'segm/AP' in metrics
         True
     """
-    return evaluate_classes(model_dir, manifest, metric, checkpoint, report, precision, devices).metrics
+    return evaluate_classes(model_dir, manifest, metric, checkpoint, report, precision, devices, workers).metrics
 
 
 def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None,
                      metric: str = 'coco', checkpoint: str | int = 'best',
                      report: Report | str | os.PathLike[str] | None = None, precision: str = 'float32',
-                     devices: Sequence[str] = ()) -> Evaluation:
+                     devices: Sequence[str] = (), workers: int = 1) -> Evaluation:
     """Do what `evaluate` does, and return also the metrics of each category."""
     wanted = Report(report) if isinstance(report, str | os.PathLike) else report
     if wanted:
@@ -126,7 +129,7 @@ def evaluate_classes(model_dir: str | os.PathLike[str], manifest: str | os.PathL
         return Evaluation(metrics)
     _check_metric(metric, model.detector)
     evaluator = CocoEvaluator(read_manifest(manifest), categories, config.model.detections.paste)
-    metrics = _evaluate(model, config, evaluator, manifest, metric)
+    metrics = _evaluate(model, config, evaluator, manifest, metric, workers)
     evaluator.write(directory, {**metrics, 'step': step})
     if metric != 'coco':
         return Evaluation(metrics)
@@ -174,14 +177,25 @@ def _check_metric(metric: str, detector: Detector) -> None:
 
 
 def _evaluate(model: Evaluated, config: Config, evaluator: CocoEvaluator, manifest: str | os.PathLike[str],
-              metric: str) -> Metrics:
+              metric: str, workers: int = 1) -> Metrics:
     """Return the metrics, with all detections added to the evaluator."""
+    with processes_of(workers) as processes:
+        return _evaluate_in(processes, model, config, evaluator, manifest, metric)
+
+
+def processes_of(workers: int) -> Processes:
+    """Return the processes of an evaluation."""
+    return Processes(workers, ['mrcnn_tf.evaluation.coco'])
+
+
+def _evaluate_in(processes: Processes, model: Evaluated, config: Config, evaluator: CocoEvaluator,
+                 manifest: str | os.PathLike[str], metric: str) -> Metrics:
     warn_of_unreliable_metrics(evaluator.truth, config.model.detections.max_detections)
-    score = _scorer(metric, evaluator, model.detector, config, manifest)
+    score = _scorer(metric, evaluator, model.detector, config, manifest, processes)
     detect = model.function(lambda detector: detection_function(detector, config.data, final=True))
     detections = predictions(detect, config, manifest)
-    for image_id, _, instances in track(detections, len(evaluator.truth.sizes), 'evaluated'):
-        evaluator.add(image_id, instances)
+    evaluator.add_all(((image_id, instances) for image_id, _, instances in
+                       track(detections, len(evaluator.truth.sizes), 'evaluated')), processes.map)
     return score()
 
 
@@ -200,13 +214,13 @@ def warn_of_unreliable_metrics(truth: GroundTruth, max_detections: int) -> None:
 
 
 def _scorer(metric: str, evaluator: CocoEvaluator, model: Detector, config: Config,
-            manifest: str | os.PathLike[str]) -> Callable[[], Metrics]:
+            manifest: str | os.PathLike[str], processes: Processes) -> Callable[[], Metrics]:
     """Return the function that computes the metrics from the evaluator's detections.
 
     It is called after the evaluation; what would make it fail is checked here, before.
     """
     if metric == 'coco':
-        return lambda: evaluator.evaluate(config.model.detections.max_detections)
+        return lambda: evaluator.evaluate(config.model.detections.max_detections, processes.map)
     if metric == 'cityscapes':
         if 'masks' not in model.output_spec():
             raise EvaluationError(f'--metric cityscapes compares masks, and model.kind={config.model.kind} has no mask '

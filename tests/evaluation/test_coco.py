@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.evaluation import coco
 from mrcnn_tf.evaluation.coco import CocoEvaluator, EvaluationError
+from mrcnn_tf.files.processes import Processes
 from mrcnn_tf.input import records
 from mrcnn_tf.input.manifest import Category, Counts, Manifest, Shard, Source
 from tests.paths import SHARED
@@ -71,6 +72,20 @@ def test_average_precision_by_hand(evaluator):
         assert [metrics[f'{kind}/{name}'] for name in ('AR1', 'AR10', 'AR100', 'ARm')] == [.5, 1, 1, 1]
         assert [metrics[f'{kind}/{name}'] for name in ('APs', 'APl', 'ARs', 'ARl', 'AP/dog')] == [None] * 5
     assert len(metrics) == 2 * (12 + 2)
+
+
+def test_several_processes_give_the_same(evaluator):
+    """The detections in order, and metrics to the last bit; on each image another one of two objects is found."""
+    images, found = range(1, 13), []
+    objects = [rectangle(10, 10 + 60 * k, 40, 40, 2 * image + k, image) for image in images for k in (0, 1)]
+    some = [(image, instances([[10, 10 + 60 * (image % 2), 40, 30 + image % 9]], [1 / image])) for image in images]
+    with Processes(2) as processes:
+        for mapped in (map, processes.map):
+            it = evaluator(objects, images)
+            it.add_all(iter(some), mapped)
+            found.append((it.evaluate(mapped=mapped), it.detections))
+    assert found[0] == found[1]
+    assert 0 < found[0][0]['segm/AP'] < 1 and [each['image_id'] for each in found[1][1]] == list(images)
 
 
 def test_iou_thresholds_by_hand(evaluator):

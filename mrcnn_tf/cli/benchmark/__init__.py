@@ -136,6 +136,7 @@ def convert(annotations: Json, folder: Annotated[pathlib.Path, typer.Argument(
 
 @command
 def evaluate(annotations: Json, images: Annotated[int, typer.Option(min=1, help='Images of the set.')] = 500,
+             workers: Annotated[int, typer.Option(min=1, help='Number of processes.')] = 1,
              runs: Runs = 1, warmup: Warmup = 1, patience: Patience = 0.) -> None:
     """Measure COCO's evaluation of boxes and masks, 100 made-up detections an image: from arrays to metrics and files.
 
@@ -146,7 +147,7 @@ def evaluate(annotations: Json, images: Annotated[int, typer.Option(min=1, help=
     from mrcnn_tf.cli.benchmark import data
 
     with tempfile.TemporaryDirectory() as directory:
-        _report('evaluate', lambda: data.metrics_of(annotations, images, pathlib.Path(directory)), runs, warmup,
+        _report('evaluate', lambda: data.metrics_of(annotations, images, pathlib.Path(directory), workers), runs, warmup,
                 patience)
 
 

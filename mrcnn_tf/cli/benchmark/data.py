@@ -20,6 +20,7 @@ from mrcnn_tf.cli.benchmark.networks import Work
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.instances import Instances
 from mrcnn_tf.evaluation import coco
+from mrcnn_tf.evaluation.run import processes_of
 from mrcnn_tf.input.dataset import training_dataset
 from mrcnn_tf.input.manifest import Category
 
@@ -65,7 +66,7 @@ def conversion_of(annotations: pathlib.Path, images: pathlib.Path, least: int, w
     return convert, said
 
 
-def metrics_of(annotations: pathlib.Path, count: int, directory: pathlib.Path) -> Work:
+def metrics_of(annotations: pathlib.Path, count: int, directory: pathlib.Path, workers: int = 1) -> Work:
     """Return COCO's evaluation of `count` images with 100 detections each, from arrays to metrics and detections.json.
 
     Of the detections, 60 are near objects, the others are ellipses anywhere.
@@ -74,19 +75,21 @@ def metrics_of(annotations: pathlib.Path, count: int, directory: pathlib.Path) -
         annotations: COCO's instances json. Its images are repeated, or left out, until there are `count`.
         count: the number of images.
         directory: an empty one, for metrics.json and detections.json.
+        workers: number of processes.
     """
     repeated = directory / 'annotations.json'
     repeat(annotations, repeated, count, exactly=True)
     truth = coco.read_coco(repeated)
     found = dict(detections(truth))
-    said = {'data': str(annotations), 'images': count, 'detections': _DETECTIONS * count}
+    said = {'data': str(annotations), 'images': count, 'detections': _DETECTIONS * count,
+            'workers': workers}
     categories = [Category(k, number, name) for k, (number, name) in enumerate(truth.categories, 1)]
 
     def evaluate() -> None:
         evaluator = coco.CocoEvaluator(coco.read_coco(repeated), categories, 'pixel_center')
-        for image, instances in found.items():
-            evaluator.add(image, instances)
-        metrics = evaluator.evaluate()
+        with processes_of(workers) as processes:
+            evaluator.add_all(found.items(), processes.map)
+            metrics = evaluator.evaluate(mapped=processes.map)
         evaluator.write(directory, metrics)
         said.update({name: metrics[name] for name in ('bbox/AP', 'segm/AP') if name in metrics})
 
