@@ -41,8 +41,8 @@ def evaluate(model_dir: Annotated[pathlib.Path | None, typer.Option(help='Model 
              precision: Annotated[Precision, typer.Option(
                  help='Of convolutions and matrix products.')] = Precision.float32,
              workers: Annotated[int, typer.Option(
-                 min=1, help='Processes that encode masks and match objects, beside the network; worth it with GPUs, '
-                             'or for thousands of images.')] = 1) -> None:
+                 min=1, help='Processes that encode masks and match objects (coco), beside the network; worth it with '
+                             'GPUs, or for thousands of images.')] = 1) -> None:
     """Evaluate a model on a set.
 
     Prints COCO's twelve metrics for boxes and masks and the AP of each category, or the metric that --metric names.

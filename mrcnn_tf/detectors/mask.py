@@ -27,8 +27,8 @@ class MaskBranch(Branch):
         config: the `model` section of a config.
         roi_features: pools the features of RoIs; with a shared last stage (C4) training reuses those of the box head.
         head: predicts mask logits.
-        engine: with 'op', masks are predicted for the valid detections alone and trained for the positive RoIs alone;
-            with 'xla', whose shapes are static, for all slots.
+        engine: with 'op', masks are predicted for the valid detections alone and trained for the positive RoIs alone,
+            unless the head has batch normalization; with 'xla', whose shapes are static, for all slots.
     """
 
     needs = ('masks',)
@@ -78,7 +78,8 @@ class MaskBranch(Branch):
         An object without a mask (`has_mask` False) has no mask loss. A batch may say with `mask_boxes` which part of
         the image its masks cover; else a mask covers the object's box.
         """
-        if self.engine != 'xla':
+        # Statistics of a batch must not depend on the engine.
+        if self.engine != 'xla' and self.head.norm.kind not in ('batch', 'sync'):
             rois = rois.first(_rounded_up(rois.positive))
         pooled = rois.pooled if self.roi_features.res5_head else (
             self.roi_features.pool(features, rois.boxes, training))
@@ -102,5 +103,5 @@ class MaskBranch(Branch):
 def _rounded_up(valid: tf.Tensor) -> tf.Tensor:
     """Return how many of the first slots hold all valid ones of bool [B, D], a multiple of `_STEP` or D."""
     slots = dimensions(valid)[1]
-    number = tf.reduce_max(tf.where(valid, tf.range(1, slots + 1), 0))
+    number = tf.maximum(tf.reduce_max(tf.where(valid, tf.range(1, slots + 1), 0)), 0)    # of no slots: lowest int
     return tf.minimum(tf.maximum(-(-number // _STEP), 1) * _STEP, slots)

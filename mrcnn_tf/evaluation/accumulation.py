@@ -34,6 +34,7 @@ class _Image(NamedTuple):
     counted: np.ndarray    # bool [A, G], no crowd, and its area is in the range
 
 
+# The type of Python's map of one sequence.
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 

@@ -31,13 +31,13 @@ def evaluate_results(path: PathLike, manifest: PathLike, metric: str = 'coco', r
         manifest: of the set.
         metric: 'coco', 'voc2007' or 'voc2012', see `evaluate`. COCO's metrics use the best 100 detections of an image.
         report: an HTML file to write that explains COCO's metrics, or a `Report` with options.
-        workers: number of processes that match objects, see `evaluate`.
+        workers: number of processes that match objects for COCO's metrics, see `evaluate`.
 
     Raises:
         EvaluationError: the file has another format; a detection is of an image or category that the set does not
             have; the metric or the report does not fit, see `evaluate`.
         ManifestError, InputError: the set cannot be used.
-        OSError: a file cannot be read or written.
+        OSError: a file cannot be read or written; a worker died.
 
     Example:
         >>> import pathlib

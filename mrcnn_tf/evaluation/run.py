@@ -87,8 +87,9 @@ def evaluate(model_dir: str | os.PathLike[str], manifest: str | os.PathLike[str]
         precision: of convolutions and matrix products: 'float32' or 'bfloat16'.
         devices: TensorFlow's names of several devices, which take batches in turn, such as ['GPU:0', 'GPU:1']; each
             has the weights. Empty: the device that TensorFlow chooses.
-        workers: number of processes that encode masks and match objects, beside the network; worth it with GPUs, or for
-            thousands of images. A program that asks for more than one needs `if __name__ == '__main__'`.
+        workers: number of processes that encode masks and, for COCO's metrics, match objects, beside the network; worth
+            it with GPUs, or for thousands of images. Recall uses one. A program that asks for more needs
+            `if __name__ == '__main__':`.
 
     Raises:
         CheckpointError, ConfigError, ManifestError, InputError: a part of the model or of the data cannot be used.
@@ -184,12 +185,13 @@ def _evaluate(model: Evaluated, config: Config, evaluator: CocoEvaluator, manife
 
 
 def processes_of(workers: int) -> Processes:
-    """Return the processes of an evaluation."""
+    """Return the processes of an evaluation, which import `CocoEvaluator`."""
     return Processes(workers, ['mrcnn_tf.evaluation.coco'])
 
 
 def _evaluate_in(processes: Processes, model: Evaluated, config: Config, evaluator: CocoEvaluator,
                  manifest: str | os.PathLike[str], metric: str) -> Metrics:
+    """Do what `_evaluate` does, in these processes."""
     warn_of_unreliable_metrics(evaluator.truth, config.model.detections.max_detections)
     score = _scorer(metric, evaluator, model.detector, config, manifest, processes)
     detect = model.function(lambda detector: detection_function(detector, config.data, final=True))

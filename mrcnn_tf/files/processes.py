@@ -1,4 +1,4 @@
-"""Items in processes or threads, with the results in order. No process outlives the one that started it."""
+"""Run functions in processes or threads, with the results in order. No process outlives the one that started it."""
 from __future__ import annotations
 
 import collections
@@ -22,7 +22,10 @@ class Processes:
 
     Args:
         workers: number of processes.
-        modules: what they need, imported once for all of them.
+        modules: what they need, imported once for all of them, in the background.
+
+    Raises:
+        ValueError: workers below 1.
 
     Example:
         >>> from mrcnn_tf.files.processes import Processes
@@ -32,6 +35,9 @@ class Processes:
     """
 
     def __init__(self, workers: int, modules: Sequence[str] = ()) -> None:
+        if workers < 1:
+            raise ValueError(f'workers is {workers}; expected a whole number of at least 1')
+        forkserver.start(workers, modules)
         self._ahead = 4 * workers
         self._pool = None if workers == 1 else ProcessPoolExecutor(workers, forkserver.context(modules), start_worker)
 
@@ -55,7 +61,8 @@ class Processes:
         try:
             yield from in_order(self._pool, function, items, self._ahead)
         except BrokenProcessPool:
-            raise ChildProcessError('a worker process died; if memory ran out, use fewer workers') from None
+            raise ChildProcessError("a worker process died: use fewer workers if memory ran out, and in a program of "
+                                    "your own call this under `if __name__ == '__main__':`") from None
 
 
 def in_order(pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int

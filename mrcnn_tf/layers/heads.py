@@ -350,11 +350,13 @@ class MaskHead(CompositeLayer):
         """Return what `masks` returns for one class of each RoI: [N, h, w, 1] from [N, h, w, C] and labels [N]."""
         if not self.masks.built:
             self.masks(x[:1])     # makes its weights
-        index = tf.maximum(labels - 1, 0)
-        kernel = tf.gather(tf.squeeze(self.masks.kernel, [0, 1]), index, axis=1)       # [C, N]
+        kernel, bias = (tf.cast(weight, x.dtype) for weight in (self.masks.kernel, self.masks.bias))
+        # A product, not a gather, whose gradient would be sparse, and summed in half precision.
+        chosen = tf.one_hot(tf.maximum(labels - 1, 0), self.num_classes, dtype=x.dtype)                  # [N, K]
+        kernel = tf.matmul(chosen, tf.squeeze(kernel, [0, 1]), transpose_b=True)                         # [N, C]
         count, rows, columns, channels = dimensions(x)
-        logits = tf.matmul(tf.reshape(x, [count, rows * columns, channels]), tf.transpose(kernel)[:, :, None])
-        logits += tf.gather(self.masks.bias, index)[:, None, None]
+        logits = tf.matmul(tf.reshape(x, [count, rows * columns, channels]), kernel[:, :, None])
+        logits += tf.matmul(chosen, bias[:, None])[:, None]
         return tf.reshape(logits, [count, rows, columns, 1])
 
     def get_config(self) -> dict[str, Any]:
@@ -400,13 +402,27 @@ def _windows(features: Sequence[tf.Tensor], cells: tf.Tensor, radius: int) -> tu
         here = (cells >= 0) & (cells < height * width)
         inside = (here[..., None, None] & ((rows >= 0) & (rows < height))[..., None]
                   & ((columns >= 0) & (columns < width))[..., None, :])
-        index = tf.where(inside, rows[..., None] * width + columns[..., None, :], 0)
-        window = tf.gather(tf.reshape(level, [batch, height * width, channels]), index, batch_dims=1)
-        windows.append(tf.where(inside[..., None], window, tf.zeros([], level.dtype)))
+        image = tf.range(batch)[:, None, None, None] * (height * width)
+        row = tf.where(inside, image + rows[..., None] * width + columns[..., None, :], -1)
+        windows.append(_rows_or_zeros(tf.reshape(level, [batch * height * width, channels]), row))
         insides.append(inside)
         cells -= height * width
     inside = functools.reduce(operator.or_, insides)
     return tf.reshape(tf.add_n(windows), [-1, side, side, channels]), tf.reshape(inside, [-1, side, side, 1])
+
+
+def _rows_or_zeros(table: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """Return the rows of [n, C] at int32 [...], zeros at -1: [..., C]. The gradient is summed in float32."""
+    @tf.custom_gradient
+    def rows(table: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            total = tf.math.unsorted_segment_sum(tf.cast(upstream, tf.float32), index, dimensions(table)[0])
+            return tf.cast(total, table.dtype)                             # the sum leaves -1 out
+
+        found = tf.gather(table, tf.maximum(index, 0))
+        return tf.where((index >= 0)[..., None], found, tf.zeros([], table.dtype)), gradient
+
+    return rows(table)
 
 
 def _flat(owner: str, pooled: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:

@@ -85,9 +85,9 @@ def _gradients(function: Function, x: tf.Tensor, variables: Sequence[Any], upstr
 
 
 def zero_after(x: tf.Tensor) -> tf.Tensor:
-    """Return 0, float32 [], or NaN if the first value of `x` is NaN: a zero that XLA cannot make before it has `x`.
+    """Return 0, float32 [], or NaN if the first value of `x` is NaN: a zero that cannot be made before `x`.
 
-    XLA makes constant zeros at the start of the program and keeps them.
+    XLA makes constant zeros at the start of the program and keeps them; so does TensorFlow without XLA.
     """
     first = tf.cast(tf.reduce_max(tf.reshape(x, [-1])[:1]), tf.float32)      # of an empty tensor: the lowest number
     return tf.where(tf.math.is_nan(first), first, 0.)

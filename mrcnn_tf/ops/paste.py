@@ -82,9 +82,9 @@ def paste(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect
 
 def paste_all(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialect: str,
               threshold: float = 0.5) -> np.ndarray:
-    """Return all masks that `paste` gives, bool [n, H, W], in a quarter of the time: only their windows are written.
+    """Return all masks that `paste` gives as one array, bool [n, H, W], one byte for each pixel and mask.
 
-    The memory is one byte per pixel of the image and mask.
+    Arguments and errors are those of `windows`.
     """
     images = np.zeros((len(masks), height, width), bool)
     for image, mask, window in zip(images, masks, windows(masks, boxes, height, width, dialect), strict=True):
@@ -111,7 +111,7 @@ def to_rle(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, dialec
 
 
 def _cut(mask: np.ndarray, window: Window, threshold: float, image: np.ndarray) -> None:
-    """Set uint8 or bool [w, h], the transposed image of the window, to 1 where the probability is at least the threshold."""
+    """Set uint8 or bool [w, h], the transposed image of the window, to probability >= threshold."""
     inner = mask.astype(np.float32).T @ window.rows.T                  # [m, h]
     step = max(1, _BAND // max(1, inner.size))
     for start in range(0, len(window.columns), step):

@@ -105,7 +105,7 @@ class Plan:
 
 def count(config: Config, canvas: tuple[int, int]) -> Work:
     """Return the work of a training step of one image on a canvas of height and width."""
-    model = build_detector(config.model)
+    model = build_detector(config.model, 'xla')      # that of a GPU, with static shapes
     spec = batch_spec(config.data, model.needs, canvas, 1)
 
     @tf.function(autograph=False)
@@ -197,7 +197,8 @@ def describe(plan: Plan, work: Work, gpu: Gpu, canvas: tuple[int, int], seconds:
 
 
 def _size(tensor: tf.Tensor) -> int:
-    return math.prod(side or 0 for side in tensor.shape)
+    sides: list[int] = tensor.shape.as_list()
+    return math.prod(sides)
 
 
 def _bytes(tensors: list[tf.Tensor]) -> int:

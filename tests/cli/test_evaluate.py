@@ -19,7 +19,7 @@ def test_evaluate_by_coco(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mrcnn_tf.evaluation.run.evaluate_classes', evaluate)
     result = mrcnn('evaluate', '--model-dir', 'run', '--data', 'val.json')
     assert result.exit_code == 0 and evaluate.calls == [
-        (pathlib.Path('run'), pathlib.Path('val.json'), 'coco', 'best', None, 'float32', [])]
+        (pathlib.Path('run'), pathlib.Path('val.json'), 'coco', 'best', None, 'float32', [], 1)]
     rows = re.findall(r'@\[.*\] +([\d.]+) +([\d.]+)', result.stdout)
     assert rows == [(f'0.{i}0', f'0.{i}0') for i in range(11, 23)]
     assert result.stdout.splitlines()[-1].split() == ['a', 'cat', '2', '3', '0.250', '0.500', '-']
@@ -31,7 +31,7 @@ def test_evaluate_by_voc(monkeypatch: pytest.MonkeyPatch) -> None:
     result = mrcnn('evaluate', '--model-dir', 'run', '--metric', 'voc2007', '--checkpoint', '300',
                    '--precision', 'bfloat16')
     assert result.stdout.split() == ['mAP', '50.0', 'cat', '50.0']
-    assert evaluate.calls[0][2:] == ('voc2007', '300', None, 'bfloat16', [])
+    assert evaluate.calls[0][2:] == ('voc2007', '300', None, 'bfloat16', [], 1)
 
 
 def test_evaluate_by_cityscapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_evaluate_the_detections_of_a_file(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr('mrcnn_tf.evaluation.results.evaluate_classes', evaluate)
     result = mrcnn('evaluate', '--detections', 'found.json', '--data', 'val.json', '--metric', 'voc2012')
     assert result.stdout.split() == ['mAP', '50.0']
-    assert evaluate.calls == [(pathlib.Path('found.json'), pathlib.Path('val.json'), 'voc2012', None)]
+    assert evaluate.calls == [(pathlib.Path('found.json'), pathlib.Path('val.json'), 'voc2012', None, 1)]
 
 
 @pytest.mark.parametrize('given', [(), ('--detections', 'a.json'), (

@@ -73,7 +73,8 @@ def test_masks_of_whole_images_are_kept_as_they_are():
     found = Instances(np.array([[0., 0, 1, 1]]), np.array([1.]), np.array([1]), mask)
     only, = found.image_masks(6, 5, 'detectron')
     assert only.dtype == np.uint8 and (only == mask[0]).all()
-    assert found.all_image_masks(6, 5, 'detectron') is mask
+    together = found.all_image_masks(6, 5, 'detectron')
+    assert together is not mask and (together == mask).all()
 
 
 @pytest.mark.parametrize('label', [0, 3])

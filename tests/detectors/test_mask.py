@@ -13,6 +13,7 @@ from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.branch import RoIs
 from mrcnn_tf.detectors.detector import build_mask_branch
 from mrcnn_tf.detectors.mask import MaskBranch
+from mrcnn_tf.layers.normalization import Norm
 from tests.detectors.small import small_config
 from tests.modes import ENGINES_AND_MODES, MODES
 
@@ -105,6 +106,36 @@ def test_masks_are_trained_for_the_positive_rois(
     assert counts == [expected]
     assert losses['normalizer_mask'] == len(positive)
     np.testing.assert_allclose(losses['loss_mask'], math.log(4) if positive else 0, rtol=1e-5)
+
+
+def test_gradients_of_the_loss_are_dense() -> None:
+    """An optimizer that squares a sparse gradient would square each of the RoIs' parts alone."""
+    branch, flags = branch_of_even_masks('op', 'sigmoid'), tf.constant([[True, True]])
+    rois = RoIs(tf.constant(BOXES), tf.constant([[0, 1]]), tf.constant([[2, 2]]), flags, flags)
+    batch = {'boxes': BOXES, 'valid': flags, 'masks': tf.zeros([1, 2, 14, 14], tf.uint8)}
+    with tf.GradientTape() as tape:
+        loss = branch.losses(FEATURES, rois, batch, tf.constant([0, 0]))['loss_mask']
+    gradients = tape.gradient(loss, branch.head.trainable_variables)
+    assert all(isinstance(each, tf.Tensor) for each in gradients)
+    np.testing.assert_allclose(gradients[-1], [0, .75, 0], rtol=1e-5)      # of the biases: the mean probability
+
+
+@pytest.mark.parametrize('norm', ['batch', 'sync'])
+def test_batch_statistics_are_those_of_all_rois(monkeypatch: pytest.MonkeyPatch, norm: str) -> None:
+    """Else they would depend on the engine."""
+    branch, counts = branch_of_even_masks('op', 'sigmoid'), []
+
+    def pool(features: list[tf.Tensor], boxes: tf.Tensor, training: bool) -> tf.Tensor:
+        counts.append(boxes.shape[1])
+        return tf.zeros([*boxes.shape[:2], 4, 4, 16])
+
+    monkeypatch.setattr(branch.roi_features, 'pool', pool)
+    monkeypatch.setattr(branch.head, 'norm', Norm(norm))
+    flags, every = tf.fill([1, 40], False), tf.ones([1, 40], tf.int32)
+    batch = {'boxes': BOXES, 'valid': tf.constant([[True, False]]), 'masks': tf.zeros([1, 2, 14, 14], tf.uint8)}
+    branch.losses([], RoIs(tf.tile(BOXES[:, :1], [1, 40, 1]), 0 * every, every, flags, flags), batch,
+                  tf.constant([0, 0]))
+    assert counts == [40]
 
 
 def test_masks_are_turned_back_and_averaged_as_probabilities() -> None:

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.detectors.detector import build_detector
-from mrcnn_tf.evaluation import export_proposals, run
+from mrcnn_tf.evaluation import export_proposals, results, run
 from mrcnn_tf.evaluation.coco import EvaluationError, read_manifest
 from mrcnn_tf.evaluation.report import read as read_report
 from mrcnn_tf.evaluation.write_report import Report
@@ -93,6 +93,14 @@ with shallow():
         print(*sorted(used))
         used.clear()
 """
+
+
+def test_several_processes_write_the_same(trained: pathlib.Path) -> None:
+    expected = run.evaluate(trained / 'run', trained / 'train.json')
+    detections = (trained / 'run' / 'detections.json').read_bytes()
+    assert run.evaluate(trained / 'run', trained / 'train.json', workers=2) == expected
+    assert (trained / 'run' / 'detections.json').read_bytes() == detections
+    assert results.evaluate_results(trained / 'run' / 'detections.json', trained / 'train.json', workers=2) == expected
 
 
 def test_two_devices_find_the_same_in_the_same_order(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:

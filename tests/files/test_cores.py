@@ -2,18 +2,23 @@
 from __future__ import annotations
 
 import os
+import pathlib
 
 import pytest
 
 from mrcnn_tf.files import cores
 
 
-@pytest.mark.parametrize(('number', 'given', 'expected'), [
-    (1, None, '1'), (2, None, '1'), (3, None, None), (2, '4', '4')])
+@pytest.mark.parametrize(('number', 'gpu', 'given', 'expected'), [
+    (1, False, None, '1'), (2, False, None, '1'), (3, False, None, None), (2, True, None, None), (2, False, '4', '4')])
 def test_operations_take_turns_on_few_cores(
-        monkeypatch: pytest.MonkeyPatch, number: int, given: str | None, expected: str | None) -> None:
-    """Unless the user says how many run side by side."""
+        monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, number: int, gpu: bool, given: str | None,
+        expected: str | None) -> None:
+    """Unless there is a GPU, or the user says how many run side by side."""
     monkeypatch.setattr(cores, 'CORES', number)
+    monkeypatch.setattr(cores, '_GPUS', [tmp_path / 'gpu'])
+    if gpu:
+        (tmp_path / 'gpu').touch()
     monkeypatch.setenv('TF_NUM_INTEROP_THREADS', given or '')
     if given is None:
         monkeypatch.delenv('TF_NUM_INTEROP_THREADS')

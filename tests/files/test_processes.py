@@ -55,11 +55,11 @@ def test_an_error_reaches_the_caller(workers: int) -> None:
 
 
 def test_a_process_that_dies() -> None:
-    with Processes(2) as processes, pytest.raises(ChildProcessError, match='^a worker process died; .*fewer workers$'):
+    with Processes(2) as processes, pytest.raises(ChildProcessError, match='^a worker process died: use fewer workers'):
         list(processes.map(work, [1, -2]))
 
 
-_MAIN = '''
+_MAIN = """
 import os, signal, time
 from mrcnn_tf.files.processes import Processes
 from tests.files.test_processes import work
@@ -67,7 +67,7 @@ if __name__ == '__main__':
     with Processes(2) as processes:
         print(*{process for _, process in processes.map(work, range(8))}, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-'''
+"""
 
 
 def test_no_process_outlives_the_one_that_started_it(tmp_path: pathlib.Path) -> None:
@@ -77,6 +77,11 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path: pathlib.Path) -> 
     done = subprocess.run([sys.executable, program], stdout=subprocess.PIPE, text=True, timeout=120,
                           env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
     assert done.returncode == -signal.SIGKILL and done.stdout.split()
+
+
+def test_no_workers() -> None:
+    with pytest.raises(ValueError, match='^workers is 0; expected a whole number of at least 1$'):
+        Processes(0)
 
 
 def test_without_a_fork_server_processes_are_spawned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,25 @@ def test_rpn_head_at_single_anchors(mode, convolutions, classifier) -> None:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * abs(wanted.numpy()).max())
 
 
+def test_the_gradient_at_single_anchors_is_summed_in_float32(bfloat16) -> None:
+    """A cell is in 4, 6 or 9 windows of each of three anchors, and each gives 65 / 64.
+
+    A sum in bfloat16, whose steps are 1 / 8 from 16 on, would lose each 1 / 64.
+    """
+    head, x = RPNHead(1, 3), tf.Variable(tf.ones([1, 4, 6, 1], tf.bfloat16))
+    head([x])
+    head.convs[0].set_weights([np.full([3, 3, 1, 1], 65 / 64), np.zeros(1)])
+    head.objectness.set_weights([np.ones([1, 1, 1, 3]), np.zeros(3)])
+    with tf.GradientTape() as tape:
+        logits, _ = head.at([x], tf.range(72)[None])
+        total = tf.reduce_sum(logits)
+    windows = np.outer([2, 3, 3, 2], [2, 3, 3, 3, 3, 2])
+    wanted = tf.cast(tf.constant(windows * 3 * 65 / 64, tf.float32), tf.bfloat16)
+    found = tape.gradient(total, x)
+    assert found.dtype == tf.bfloat16
+    np.testing.assert_array_equal(tf.cast(found[0, :, :, 0], tf.float32), tf.cast(wanted, tf.float32))
+
+
 def test_box_head_by_hand() -> None:
     """Pooled feature maps are flattened by row, column, channel; the first layer selects four of the eight numbers."""
     head = BoxHead(2, width=4)

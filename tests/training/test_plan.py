@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from mrcnn_tf.config import Config
+from mrcnn_tf.config import Config, load
 from mrcnn_tf.training import plan
 
 
@@ -21,6 +21,14 @@ def test_flops_of_convolutions_and_products_by_hand() -> None:
     convolution = 2 * (4 * 3 * 5) * (3 * 3 * 3)        # values of the result, products for each
     assert found == {'Conv2D': convolution, 'Conv2DBackpropInput': convolution, 'Conv2DBackpropFilter': convolution,
                      'MatMul': 2 * (2 * 4) * 7}
+
+
+def test_the_work_of_the_mask_head_by_hand() -> None:
+    """32 RoIs, 64 channels: four 3 x 3 convolutions, and one of 1 x 1 to 4 x 64, each forward and for two gradients."""
+    of_masks, without = (plan.count(load('mask_rcnn_r18_fpn_cpu_demo', [f'model.kind={kind}']), (128, 128)).flops
+                         for kind in ('mask_rcnn', 'faster_rcnn'))
+    convolutions = 3 * 2 * 32 * 14 * 14 * 64 * (4 * 9 * 64 + 4 * 64)
+    assert convolutions < of_masks - without < 1.01 * convolutions
 
 
 def test_a_prediction_by_hand() -> None:

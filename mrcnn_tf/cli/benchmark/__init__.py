@@ -82,8 +82,8 @@ def train(settings: Settings, overrides: Overrides = None, size: Size = (800, 12
           runs: Runs = 5, warmup: Warmup = 2, patience: Patience = 0.) -> None:
     """Measure a training step: losses, gradients and the update of the weights, on images of noise.
 
-    Masks are trained for positive RoIs alone. With random weights, these are few but the objects themselves: give
-    --objects 128 for as many as in a trained model at most.
+    On a CPU, masks are trained for positive RoIs only. A model with random weights has few of them; --objects 128 gives
+    as many as a trained model has at most.
 
     \b
     Example:
@@ -147,8 +147,8 @@ def evaluate(annotations: Json, images: Annotated[int, typer.Option(min=1, help=
     from mrcnn_tf.cli.benchmark import data
 
     with tempfile.TemporaryDirectory() as directory:
-        _report('evaluate', lambda: data.metrics_of(annotations, images, pathlib.Path(directory), workers), runs, warmup,
-                patience)
+        _report('evaluate', lambda: data.metrics_of(annotations, images, pathlib.Path(directory), workers), runs,
+                warmup, patience)
 
 
 @command
