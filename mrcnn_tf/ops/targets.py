@@ -193,6 +193,6 @@ def _axis_weights(roi: tf.Tensor, extent: tf.Tensor, cells: int, size: int, alig
         return s + 1, total + tf.where(inside[:, :, None], hat, 0.)
 
     rounds = tf.cast(tf.reduce_max(samples), tf.int32)
-    total = tf.while_loop(lambda s, _: s < rounds, step, (0, tf.zeros([dimensions(roi)[0], size, cells])))[1]
+    total = tf.while_loop(lambda s, _: s < rounds, step, (0, tf.zeros([dimensions(samples)[0], size, cells])))[1]
     return total / samples[:, :, None]
 
