@@ -60,8 +60,10 @@ class Instances:
 
     def all_image_masks(self, height: int, width: int, dialect: str) -> np.ndarray | None:
         """Return `image_masks` as one array, bool [n, height, width]; None if the instances have no masks."""
-        if self.masks is None or self.masks.dtype == bool:
-            return None if self.masks is None else self.masks.copy()
+        if self.masks is None:
+            return None
+        if self.masks.dtype == bool:
+            return self.masks.copy()
         return paste.paste_all(self.masks, self.boxes, height, width, dialect)
 
     def rle(self, height: int, width: int, dialect: str) -> list[dict[str, Any]]:

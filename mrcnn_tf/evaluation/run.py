@@ -180,25 +180,19 @@ def _check_metric(metric: str, detector: Detector) -> None:
 def _evaluate(model: Evaluated, config: Config, evaluator: CocoEvaluator, manifest: str | os.PathLike[str],
               metric: str, workers: int = 1) -> Metrics:
     """Return the metrics, with all detections added to the evaluator."""
+    warn_of_unreliable_metrics(evaluator.truth, config.model.detections.max_detections)
     with processes_of(workers) as processes:
-        return _evaluate_in(processes, model, config, evaluator, manifest, metric)
+        score = _scorer(metric, evaluator, model.detector, config, manifest, processes)
+        detect = model.function(lambda detector: detection_function(detector, config.data, final=True))
+        detections = predictions(detect, config, manifest)
+        evaluator.add_all(((image_id, instances) for image_id, _, instances in
+                           track(detections, len(evaluator.truth.sizes), 'evaluated')), processes.map)
+        return score()
 
 
 def processes_of(workers: int) -> Processes:
     """Return the processes of an evaluation, which import `CocoEvaluator`."""
     return Processes(workers, ['mrcnn_tf.evaluation.coco'])
-
-
-def _evaluate_in(processes: Processes, model: Evaluated, config: Config, evaluator: CocoEvaluator,
-                 manifest: str | os.PathLike[str], metric: str) -> Metrics:
-    """Do what `_evaluate` does, in these processes."""
-    warn_of_unreliable_metrics(evaluator.truth, config.model.detections.max_detections)
-    score = _scorer(metric, evaluator, model.detector, config, manifest, processes)
-    detect = model.function(lambda detector: detection_function(detector, config.data, final=True))
-    detections = predictions(detect, config, manifest)
-    evaluator.add_all(((image_id, instances) for image_id, _, instances in
-                       track(detections, len(evaluator.truth.sizes), 'evaluated')), processes.map)
-    return score()
 
 
 def warn_of_unreliable_metrics(truth: GroundTruth, max_detections: int) -> None:

@@ -109,8 +109,7 @@ class Validator:
             return recall.average_recall(self.truth, ((image_id, each.boxes) for image_id, each in found))
         detections = self._config.model.detections
         evaluator = CocoEvaluator(self.truth, self._categories, detections.paste)
-        for image_id, instances in found:
-            evaluator.add(image_id, instances)
+        evaluator.add_all(found)
         return evaluator.evaluate(detections.max_detections)
 
     def _instances(self, advance: Callable[[], None], drawn: dict[str, np.ndarray]

@@ -37,9 +37,10 @@ class Processes:
     def __init__(self, workers: int, modules: Sequence[str] = ()) -> None:
         if workers < 1:
             raise ValueError(f'workers is {workers}; expected a whole number of at least 1')
-        forkserver.start(workers, modules)
-        self._ahead = 4 * workers
-        self._pool = None if workers == 1 else ProcessPoolExecutor(workers, forkserver.context(modules), start_worker)
+        self._ahead, self._pool = 4 * workers, None
+        if workers > 1:
+            forkserver.start(workers, modules)
+            self._pool = ProcessPoolExecutor(workers, forkserver.context(modules), start_worker)
 
     def __enter__(self) -> Processes:
         return self

@@ -5,9 +5,7 @@ level, a of a cell.
 """
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +16,7 @@ from mrcnn_tf.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig, RPNCo
 from mrcnn_tf.config.backbones import BACKBONES
 from mrcnn_tf.layers.backbones import backbone_class
 from mrcnn_tf.layers.composite import CompositeLayer
-from mrcnn_tf.layers.feature_maps import as_list
+from mrcnn_tf.layers.feature_maps import as_list, windows
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
 from mrcnn_tf.layers.recomputation import run_stage
 from mrcnn_tf.ops import rng
@@ -111,8 +109,16 @@ class RPNHead(CompositeLayer):
 
         Returns:
             Logits float32 [B, S] and deltas float32 [B, S, 4].
+
+        Example:
+            >>> import tensorflow as tf
+            >>> from mrcnn_tf.layers.heads import RPNHead
+            >>> head, maps = RPNHead(channels=8, anchors_per_cell=3), [tf.ones([1, 4, 6, 8])]
+            >>> logits, deltas = head(maps)
+            >>> tuple(each.shape for each in head.at(maps, tf.constant([[0, 71]])))
+            (TensorShape([1, 2]), TensorShape([1, 2, 4]))
         """
-        x, inside = _windows(features, anchors // self.anchors_per_cell, len(self.convs))
+        x, inside = windows(features, anchors // self.anchors_per_cell, len(self.convs))
         x = tf.cast(x, self.compute_dtype)
         for conv in self.convs:
             kernel, bias = (tf.cast(weight, x.dtype) for weight in (conv.kernel, conv.bias))
@@ -380,49 +386,6 @@ def dropped(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     images = [seed.shape[0], math.prod(shape) // seed.shape[0]] if seed.shape.rank == 2 else shape
     numbers = tf.reshape(rng.uniform(images, seed), shape)
     return tf.where(numbers < rate, tf.zeros([], x.dtype), x / (1 - rate))
-
-
-def _windows(features: Sequence[tf.Tensor], cells: tf.Tensor, radius: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the cells around some cells, and which of them are inside of the feature map.
-
-    Args:
-        features: [B, h, w, C] for each level.
-        cells: int32 [B, S], their numbers, row by row, those of the first level first.
-        radius: r, in cells.
-
-    Returns:
-        [B S, 2 r + 1, 2 r + 1, C], zeros outside of the map, and bool [B S, 2 r + 1, 2 r + 1, 1].
-    """
-    side = 2 * radius + 1
-    offsets = tf.range(-radius, radius + 1)
-    windows, insides = [], []
-    for level in features:
-        batch, height, width, channels = dimensions(level)
-        rows, columns = (cells // width)[..., None] + offsets, (cells % width)[..., None] + offsets   # [B, S, side]
-        here = (cells >= 0) & (cells < height * width)
-        inside = (here[..., None, None] & ((rows >= 0) & (rows < height))[..., None]
-                  & ((columns >= 0) & (columns < width))[..., None, :])
-        image = tf.range(batch)[:, None, None, None] * (height * width)
-        row = tf.where(inside, image + rows[..., None] * width + columns[..., None, :], -1)
-        windows.append(_rows_or_zeros(tf.reshape(level, [batch * height * width, channels]), row))
-        insides.append(inside)
-        cells -= height * width
-    inside = functools.reduce(operator.or_, insides)
-    return tf.reshape(tf.add_n(windows), [-1, side, side, channels]), tf.reshape(inside, [-1, side, side, 1])
-
-
-def _rows_or_zeros(table: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """Return the rows of [n, C] at int32 [...], zeros at -1: [..., C]. The gradient is summed in float32."""
-    @tf.custom_gradient
-    def rows(table: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            total = tf.math.unsorted_segment_sum(tf.cast(upstream, tf.float32), index, dimensions(table)[0])
-            return tf.cast(total, table.dtype)                             # the sum leaves -1 out
-
-        found = tf.gather(table, tf.maximum(index, 0))
-        return tf.where((index >= 0)[..., None], found, tf.zeros([], table.dtype)), gradient
-
-    return rows(table)
 
 
 def _flat(owner: str, pooled: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:

@@ -81,8 +81,7 @@ def metrics_of(annotations: pathlib.Path, count: int, directory: pathlib.Path, w
     repeat(annotations, repeated, count, exactly=True)
     truth = coco.read_coco(repeated)
     found = dict(detections(truth))
-    said = {'data': str(annotations), 'images': count, 'detections': _DETECTIONS * count,
-            'workers': workers}
+    said = {'data': str(annotations), 'images': count, 'detections': _DETECTIONS * count, 'workers': workers}
     categories = [Category(k, number, name) for k, (number, name) in enumerate(truth.categories, 1)]
 
     def evaluate() -> None:
