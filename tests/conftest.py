@@ -164,6 +164,25 @@ def _optimize_graphs_where_results_count(request: pytest.FixtureRequest) -> None
         tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': folder not in _OPTIMIZED})
 
 
+def _seed() -> None:
+    if 'keras' in sys.modules:
+        import keras
+
+        keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _seed_fixtures_of_modules() -> None:
+    """Draw the weights of models that fixtures share from the same seed in each run: limits are not met by chance."""
+    _seed()
+
+
+@pytest.fixture(autouse=True)
+def _seed_tests(_seed_fixtures_of_modules: None) -> None:
+    """Draw the same numbers whichever tests of the file ran before."""
+    _seed()
+
+
 _GROWTH = 250 * 2 ** 20     # bytes; a test that builds a detector adds 50 MB
 _resident_before = 0
 

@@ -30,7 +30,8 @@ def test_the_answers_are_those_of_the_detector(detector: Detector, weights: str)
     found, expected = made.call(tf.constant(image), tf.constant(sizes)), detector({'images': image, 'sizes': sizes})
     assert expected['valid'].numpy().any() and list(found) == list(expected)
     for name, value in expected.items():
-        limit = 1e-5 * max(1., np.abs(value).max())    # folding rounds the weights in other places
+        # Folding rounds the weights in other places, and a box scales its rounding by its anchor of up to 512 pixels.
+        limit = 1e-5 * (512 if name == 'boxes' else 1)
         np.testing.assert_allclose(found[name], value, rtol=0, atol=limit, err_msg=name)
     read = [variable.name for variable in made.variables]
     assert not read if weights == 'constants' else read and not [name for name in read if 'moving' in name]
