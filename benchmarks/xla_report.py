@@ -9,7 +9,8 @@ and convolutions, and bytes that its kernels read and write (of gathers, slices 
 both with loops counted as often as they run, or once if that is known only when they run; every loop with its number of
 iterations or null; the ten largest temporary arrays with the operation that makes them; and for GPUs, the least time
 that these FLOPs and these bytes take at the peaks of `mrcnn_tf/training/plan.py`. All is computed in float32; `half` of
-a GPU halves the bytes. **Nothing runs on a GPU.**
+a GPU halves the bytes. **Nothing runs on a GPU.** With train.precision=mixed_bfloat16 the program that --program writes
+is that of a GPU; the rest of the report is not, since XLA computes in float32 on a CPU.
 
 --hlo writes the compiled program as text. --program writes the program before XLA's optimization, and beside it a
 description of its inputs, with which `run_hlo.py` runs it. With --limit, more temporary bytes are an error.
@@ -210,7 +211,8 @@ def describe(value: np.ndarray) -> dict[str, Any]:
         return {**found, 'values': value.ravel().tolist()}
     if value.dtype == np.uint8 or value.min() >= 0:
         return {**found, 'lowest': float(value.min()), 'highest': float(value.max())}
-    return {**found, 'mean': float(value.mean()), 'deviation': float(value.std())}
+    reach = 3 ** .5 * float(value.std())     # of uniform values with this deviation
+    return {**found, 'lowest': float(value.mean()) - reach, 'highest': float(value.mean()) + reach}
 
 
 def compile_operation(given: argparse.Namespace) -> None:
@@ -218,6 +220,7 @@ def compile_operation(given: argparse.Namespace) -> None:
     import tensorflow as tf
 
     from mrcnn_tf import config as configuration
+    from mrcnn_tf.layers.precision import precision_policy
     from mrcnn_tf.ops import boxes
     from tests.xla_memory import compile_only
 
@@ -233,7 +236,8 @@ def compile_operation(given: argparse.Namespace) -> None:
         from mrcnn_tf.detectors.detector import build_detector
 
         config = configuration.load(given.config, given.settings)
-        detector = build_detector(config.model, engine='xla')
+        with precision_policy(config.train.precision):
+            detector = build_detector(config.model, engine='xla')
         detector.recompute = config.train.recompute
         values = training_batch(config, given.batch, given.size)
         if given.what == 'infer':
