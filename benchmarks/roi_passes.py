@@ -2,10 +2,10 @@
 
     python benchmarks/roi_passes.py annotations/instances_val2017.json
 
-A pass samples one point in each bin of all boxes of a batch. Boxes need different numbers of passes. Prints one JSON
-line for each kind of model: the mean over batches of the largest number of samples in a bin (the passes if all boxes
-were in one bucket), of the passes that the buckets of `mrcnn_tf.layers.roi` take, and of the number that boxes need;
-and `worst_passes`, the largest of a batch.
+A pass reads four cells in each bin of some boxes of a batch. Boxes need different numbers of passes. Prints one JSON
+line for each kind of model: the mean over batches of the largest number that a box needs (the passes if all boxes were
+in one bucket), of the mean over the buckets of `mrcnn_tf.layers.roi`, and of the number that boxes need; `worst_passes`,
+the largest of a batch; `buckets`, their number, and `iterations`, the mean number of passes of all buckets.
 """
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from mrcnn_tf.layers import roi
 from mrcnn_tf.layers.roi import xla_engine
+from mrcnn_tf.layers.roi.sampling import AVERAGE
 
 FPN = (4, 8, 16, 32)
 KINDS = {    # side of the result, strides, channels, boxes of an image, images
@@ -55,13 +56,14 @@ def random_rois(size: np.ndarray, boxes: np.ndarray, number: int, rng: np.random
     return np.clip(np.concatenate([near, np.concatenate([center - half, center + half], 1)]), 0, np.tile(size, 2))
 
 
-def passes(boxes: np.ndarray, side: int, strides: tuple[int, ...], channels: int) -> tuple[float, float, float]:
-    """Return the passes of one bucket, of the buckets, and the mean of what boxes [B, N, 4] need."""
+def passes(boxes: np.ndarray, side: int, strides: tuple[int, ...], channels: int) -> tuple[float, float, float, int]:
+    """Return the passes of one bucket, the mean of the buckets' and of what boxes [B, N, 4] need, and the buckets."""
     rois = tf.constant(boxes, tf.float32)
     levels = roi.assign_levels(rois, len(strides)) if len(strides) > 1 else tf.zeros(rois.shape[:2], tf.int32)
     plan = roi.sampling_plan(rois, levels, strides, (side, side), 0, True)
-    samples = tf.gather(plan.count, xla_engine.buckets(plan, side * side * channels)).numpy()
-    return samples.max(), samples.max(axis=1).mean(), samples.mean()
+    needed = xla_engine.Passes([], 0, AVERAGE).number(plan)
+    by_bucket = tf.gather(needed, xla_engine.buckets(needed, side * side * channels)).numpy()
+    return by_bucket.max(), by_bucket.max(axis=1).mean(), by_bucket.mean(), len(by_bucket)
 
 
 def main() -> None:
@@ -73,9 +75,10 @@ def main() -> None:
     for name, (side, strides, channels, number, batch) in KINDS.items():
         found = np.array([passes(np.stack([random_rois(*images[i], number, rng) for i in rng.integers(
             0, len(images), batch)]), side, strides, channels) for _ in range(given.batches)])
-        most, bucketed, needed = found.astype(float).mean(axis=0).round(1).tolist()
+        most, bucketed, needed, buckets = found.astype(float).mean(axis=0).round(1).tolist()
         print(json.dumps({'what': name, 'one_bucket': most, 'passes': bucketed, 'needed': needed,
-                          'worst_passes': round(float(found[:, 1].max()), 1)}), flush=True)
+                          'worst_passes': round(float(found[:, 1].max()), 1), 'buckets': int(buckets),
+                          'iterations': round(bucketed * buckets, 1)}), flush=True)
 
 
 if __name__ == '__main__':

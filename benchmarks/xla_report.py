@@ -205,8 +205,9 @@ def training_batch(config: Any, batch: int, size: list[int]) -> dict[str, np.nda
 
 def describe(value: np.ndarray) -> dict[str, Any]:
     """Return an input of a program for `run_hlo.py`: its values, or how to draw them if there are many."""
-    kinds = {'float32': 'f32', 'int32': 'i32', 'uint8': 'ui8', 'bool': 'i1'}
+    kinds = {'float32': 'f32', 'bfloat16': 'bf16', 'int32': 'i32', 'uint8': 'ui8', 'bool': 'i1'}
     found = {'shape': list(value.shape), 'type': kinds[value.dtype.name]}
+    value = value.astype(np.float32) if value.dtype.name == 'bfloat16' else value
     if value.size <= LISTED:
         return {**found, 'values': value.ravel().tolist()}
     if value.dtype == np.uint8 or value.min() >= 0:
@@ -220,6 +221,7 @@ def compile_operation(given: argparse.Namespace) -> None:
     import tensorflow as tf
 
     from mrcnn_tf import config as configuration
+    from mrcnn_tf.layers.normalization import folded_normalization, folded_weights
     from mrcnn_tf.layers.precision import precision_policy
     from mrcnn_tf.ops import boxes
     from tests.xla_memory import compile_only
@@ -241,12 +243,13 @@ def compile_operation(given: argparse.Namespace) -> None:
         detector.recompute = config.train.recompute
         values = training_batch(config, given.batch, given.size)
         if given.what == 'infer':
-            values = {name: values[name] for name in ('images', 'sizes')}
+            values, folded = {name: values[name] for name in ('images', 'sizes')}, folded_weights(detector)
 
         def function(*inputs: tf.Tensor) -> Any:
             batch = dict(zip(values, inputs, strict=True))
             if given.what == 'infer':
-                return detector(batch, training=False)
+                with folded_normalization(folded):
+                    return detector(batch, training=False)
             return detector._values_and_gradients(batch, tf.zeros([2], tf.int32))
 
     specs = [tf.TensorSpec(value.shape, value.dtype) for value in values.values()]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from mrcnn_tf.ops.arguments import check_choice
+from mrcnn_tf.ops.loops import TOGETHER
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
 ENGINES = ('op', 'xla')               # of `nms` and of the RoI layers
@@ -231,12 +232,14 @@ def _greedy_tile(suppresses: tf.Tensor, eligible: tf.Tensor) -> tf.Tensor:
     earlier = tf.linalg.band_part(tf.ones(suppresses.shape[1:], tf.float32), 0, -1) - tf.eye(suppresses.shape[1])
     matrix = tf.cast(suppresses, tf.float32) * earlier                                # [M, earlier, later]
 
-    def once(kept: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        hits = tf.einsum('mij,mi->mj', matrix, tf.cast(kept, tf.float32))
-        update = eligible & (hits < .5)
-        return update, tf.reduce_any(update != kept)
+    def rounds(kept: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        for _ in range(TOGETHER):     # as in `loops.repeat`
+            before = kept
+            hits = tf.einsum('mij,mi->mj', matrix, tf.cast(before, tf.float32))
+            kept = eligible & (hits < .5)
+        return kept, tf.reduce_any(kept != before)
 
-    kept, _ = tf.while_loop(lambda _, changed: changed, once, (eligible, tf.constant(True)))
+    kept, _ = tf.while_loop(lambda _, changed: changed, rounds, (eligible, tf.constant(True)))
     return kept
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from mrcnn_tf.ops import boxes as box_ops
 from mrcnn_tf.ops import rng
+from mrcnn_tf.ops.loops import repeat
 from mrcnn_tf.ops.roi_samples import samples_per_bin
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
@@ -47,7 +48,8 @@ def match(candidates: tf.Tensor, gt_boxes: tf.Tensor, usable: tf.Tensor, crowd: 
     def overlap_of(g: tf.Tensor | int) -> tf.Tensor:
         return tf.where(usable[:, g, None], box_ops.iou(gt_boxes[:, g, None], candidates)[:, 0], -1.)
 
-    def compare(g: tf.Tensor, running: _Running) -> tuple[tf.Tensor, _Running]:
+    def compare(g: tf.Tensor | int, running: _Running) -> _Running:
+        g = tf.minimum(g, slots - 1)                                                          # again: changes nothing
         overlap, best, matched, forced, inside = running
         larger = overlap > best                                                               # ties: the first object
         best, matched = tf.where(larger, overlap, best), tf.where(larger, g, matched)
@@ -59,12 +61,12 @@ def match(candidates: tf.Tensor, gt_boxes: tf.Tensor, usable: tf.Tensor, crowd: 
             common = box_ops.intersection(gt_boxes[:, g, None], candidates)[:, 0]             # [B, N]
             share = common / tf.maximum(box_ops.area(candidates), 1e-6)
             inside = tf.maximum(inside, tf.where(crowd[:, g, None], share, 0.))
-        return g + 1, _Running(overlap_of(tf.minimum(g + 1, slots - 1)), best, matched, forced, inside)
+        return _Running(overlap_of(tf.minimum(g + 1, slots - 1)), best, matched, forced, inside)
 
     used = tf.reduce_max(tf.where(usable | crowd, tf.range(1, slots + 1), 0))
     start = _Running(overlap_of(0), tf.fill(shape, -1.), tf.zeros(shape, tf.int32), tf.fill(shape, False),
                      tf.zeros(shape))
-    _, (_, best, matched, forced, inside) = tf.while_loop(lambda g, _: g < used, compare, (0, start))
+    _, best, matched, forced, inside = repeat(used, compare, start)
     negative = (best < negative_iou) & (tf.nn.relu(best) >= background_iou)                   # -1 without objects
     label = tf.where((best >= positive_iou) | forced, 1, tf.where(negative, 0, -1))
     label = tf.where((label == 0) & (inside > crowd_iof), -1, label)
@@ -183,16 +185,16 @@ def _axis_weights(roi: tf.Tensor, extent: tf.Tensor, cells: int, size: int, alig
     cells_per_px = cells / tf.maximum(extent[:, 1:] - extent[:, :1], 1e-3)
     numbers = tf.range(cells, dtype=tf.float32)
 
-    def step(s: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def step(s: tf.Tensor | int, total: tf.Tensor) -> tf.Tensor:
         offset = tf.cast(s, tf.float32)
         px = start + bins * (tf.range(size, dtype=tf.float32) + (offset + .5) / samples)      # [T, m]
         position = (px - extent[:, :1]) * cells_per_px - .5
         inside = (position >= -1.) & (position <= cells) & (offset < samples)
         position = tf.clip_by_value(position, 0., cells - 1.)
         hat = tf.nn.relu(1. - tf.abs(position[:, :, None] - numbers))                         # [T, m, cells]
-        return s + 1, total + tf.where(inside[:, :, None], hat, 0.)
+        return total + tf.where(inside[:, :, None], hat, 0.)
 
     rounds = tf.cast(tf.reduce_max(samples), tf.int32)
-    total = tf.while_loop(lambda s, _: s < rounds, step, (0, tf.zeros([dimensions(samples)[0], size, cells])))[1]
+    total = repeat(rounds, step, tf.zeros([dimensions(samples)[0], size, cells]))
     return total / samples[:, :, None]
 

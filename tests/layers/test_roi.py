@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from mrcnn_tf.layers import roi
 from mrcnn_tf.layers.roi import op_engine, xla_engine
+from mrcnn_tf.layers.roi.sampling import AVERAGE, MAX
 from tests.modes import MODES, with_gradient
 
 
@@ -301,10 +302,16 @@ def test_a_box_of_whole_bins(mode) -> None:
     np.testing.assert_allclose(found[0, 0, 3, 1, 0], 50 / 3, rtol=1e-6)
 
 
-def test_boxes_are_pooled_in_buckets_by_their_numbers_of_samples(monkeypatch) -> None:
-    """Sides of 1, 3, 1, 2 cells in one bin: 1, 9, 1, 4 samples. 3 buckets are asked for; the largest divisor is 2."""
+def test_boxes_are_pooled_in_buckets_by_their_numbers_of_passes(monkeypatch) -> None:
+    """Sides of 1, 3, 1, 2 cells in one bin: 4, 16, 4, 9 cells around 1, 9, 1, 4 samples, four cells in a pass.
+
+    3 buckets are asked for; the largest divisor is 2.
+    """
     monkeypatch.setattr(xla_engine, 'BUCKET', 12)
     boxes = tf.constant([[[0., 0., s, s] for s in (1., 3., 1., 2.)]])
     plan = roi.sampling_plan(boxes, tf.zeros([1, 4], tf.int32), (1,), (1, 1), 0, True)
+    passes = xla_engine.Passes([], 0, AVERAGE).number(plan)
+    assert passes.numpy().tolist() == [1, 4, 1, 3]
+    assert xla_engine.Passes([], 0, MAX).number(plan).numpy().tolist() == [1, 9, 1, 4]
     for row, expected in ((9, [[0, 2], [3, 1]]), (100, [[0], [2], [3], [1]]), (1, [[0, 2, 3, 1]])):
-        assert xla_engine.buckets(plan, row).numpy().tolist() == expected
+        assert xla_engine.buckets(passes, row).numpy().tolist() == expected

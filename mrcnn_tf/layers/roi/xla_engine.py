@@ -1,6 +1,6 @@
 """The engine of RoIAlign and RoIWarp that XLA compiles: gathers and scatters of static shape.
 
-One table has a row for each cell of all levels; a sample reads four rows. Boxes are processed in buckets.
+One table has a row for each cell of all levels; a pass reads four rows for each bin. Boxes are processed in buckets.
 
 B images, N boxes per image, K = B * N, L levels, P output side, C channels.
 """
@@ -14,53 +14,128 @@ import tensorflow as tf
 from mrcnn_tf.layers.recomputation import zero_after
 from mrcnn_tf.layers.roi import levels as cells
 from mrcnn_tf.layers.roi.levels import Size
-from mrcnn_tf.layers.roi.sampling import Aggregation, SamplingPlan, State, corners, most_samples, over_samples
+from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners, over_samples
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
-BUCKET = 2 ** 20     # the least values of a bucket's result; fewer do not occupy a GPU
+BUCKET = 2 ** 21     # the least values of a bucket's result: on a GPU, the host takes 20 us for a pass
 MAX_BUCKETS = 32
+_NEAR = 6            # the most samples, more than half a cell apart, at most a cell from a place; two more for rounding
 
 
-def _rows(maps: Sequence[tf.Tensor], plan: SamplingPlan, s: tf.Tensor | int, size: Size
-          ) -> tuple[list[tuple[tf.Tensor, tf.Tensor]], tf.Tensor]:
-    """Return four pairs (row of the table [K, P, P], weight [K, P, P, 1]) for the s-th sample, and which boxes have it.
+class Passes:
+    """The rows that a pass reads for each bin, and their weights; the gradient adds to the same rows.
 
-    The weights of a box without the sample are 0. The second result is bool [K, 1, 1, 1].
+    Samples of an adaptive number are at most a cell apart. A bin of n x n samples reads 4 n^2 rows for them, but these
+    are (n + 1)^2 cells: an average takes four cells in a pass, with the sum of their weights. A fixed number of samples
+    may be far apart, and a maximum needs each one's value: a pass takes one sample, which has four corners.
     """
-    height, width, offset = cells.extent(maps, plan.level)
-    y, x, present = plan.points(s, size)
-    rows, columns = corners(y, tf.cast(height, tf.float32)), corners(x, tf.cast(width, tf.float32))
-    origin = offset + plan.image[:, None] * height * width
-    pairs = []
-    for row, row_weight in ((rows.low, rows.low_weight), (rows.high, rows.high_weight)):
-        for column, column_weight in ((columns.low, columns.low_weight), (columns.high, columns.high_weight)):
-            index = (origin + row * width)[:, :, None] + column[:, None, :]
-            pairs.append((index, (row_weight[:, :, None] * column_weight[:, None, :])[..., None]))
-    present = present[:, None, None, None]
-    return [(index, tf.where(present, weight, 0.)) for index, weight in pairs], present
+
+    def __init__(self, maps: Sequence[tf.Tensor], samples: int, aggregation: Aggregation) -> None:
+        self._maps, self._samples = maps, samples
+        self._by_cells = not samples and aggregation is AVERAGE
+
+    def number(self, plan: SamplingPlan) -> tf.Tensor:
+        """Return the number of passes that each box needs, int32 [K]."""
+        if self._by_cells:
+            around = tf.reduce_prod(plan.ratio + 1., axis=-1)
+            return tf.cast(tf.where(plan.count > 0, tf.math.ceil(around / 4.), 0.), tf.int32)
+        return tf.cast(plan.count, tf.int32)
+
+    def most(self, plan: SamplingPlan) -> tf.Tensor | int:
+        """Return the largest number of passes that a box needs."""
+        return self._samples or tf.reduce_max(self.number(plan))
+
+    def rows(self, plan: SamplingPlan, s: tf.Tensor | int, size: Size) -> tuple[list[tuple[tf.Tensor, tf.Tensor]],
+                                                                                tf.Tensor]:
+        """Return four pairs (row of the table [K, P, P], weight [K, P, P, 1]) of pass s, and which boxes need it.
+
+        The weights of the others are 0. The second result is bool [K, 1, 1, 1].
+        """
+        height, width, offset = cells.extent(self._maps, plan.level)
+        origin = offset + plan.image[:, None] * height * width
+        places = (_cells if self._by_cells else _corners)(plan, s, size, tf.cast(height, tf.float32),
+                                                          tf.cast(width, tf.float32))
+        present = (s < self.number(plan))[:, None, None, None]
+        return [((origin + y * width)[:, :, None] + x[:, None, :],
+                 tf.where(present, (y_weight[:, :, None] * x_weight[:, None, :])[..., None], 0.))
+                for (y, y_weight), (x, x_weight) in places], present
 
 
-def buckets(plan: SamplingPlan, row: int) -> tf.Tensor:
-    """Return the boxes sorted by their numbers of samples, in n buckets of equal size: int32 [n, K / n].
+Place = tuple[tf.Tensor, tf.Tensor]     # a cell of each bin along an axis, int32 [K, P], and its weight, float32 [K, P]
 
-    A bucket takes as many passes as its box with the most samples needs. In a single bucket, the few boxes with many
-    samples would make all others wait. A bucket has at least BUCKET values of the result, so that a pass occupies a
-    GPU.
+
+def _corners(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: tf.Tensor, width: tf.Tensor
+             ) -> list[tuple[Place, Place]]:
+    """Return the four cells around sample s, in y and x."""
+    y, x, _ = plan.points(s, size)
+    rows, columns = corners(y, height), corners(x, width)
+    return [(row, column) for row in ((rows.low, rows.low_weight), (rows.high, rows.high_weight))
+            for column in ((columns.low, columns.low_weight), (columns.high, columns.high_weight))]
+
+
+def _cells(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: tf.Tensor, width: tf.Tensor
+           ) -> list[tuple[Place, Place]]:
+    """Return the cells 4 s to 4 s + 3 of those around the samples of a bin, in y and x."""
+    wide = tf.maximum(plan.ratio[:, 1:], 1.) + 1.                                              # [K, 1]
+    found = []
+    for number in range(4):
+        place = tf.cast(4 * s + number, tf.float32)
+        row = tf.floor((place + .5) / wide)                                    # + .5: rounding errors do not matter
+        found.append((_cell(plan, 0, row, size[0], height), _cell(plan, 1, place - row * wide, size[1], width)))
+    return found
+
+
+def _cell(plan: SamplingPlan, axis: int, number: tf.Tensor, side: int, extent: tf.Tensor) -> Place:
+    """Return a cell around the samples of each bin along an axis, and the sum of the weights that they give it.
 
     Args:
-        plan: positions of the samples.
+        plan: of the boxes.
+        axis: 0 for y, 1 for x.
+        number: of the cell, from 0 for the one before the first sample; float32 [K, 1].
+        side: P.
+        extent: cells of the feature map along this axis, float32 [K, 1].
+    """
+    ratio, bin_ = tf.maximum(plan.ratio[:, axis, None], 1.), plan.bin[:, axis, None]
+
+    def position(i: tf.Tensor | float) -> tf.Tensor:
+        return plan.start[:, axis, None] + bin_ * (i + .5) / ratio + bin_ * tf.range(side, dtype=tf.float32)
+
+    first = position(0.)                                                                       # [K, P]
+    before = tf.floor(tf.clip_by_value(first, 0., extent - 1.))
+    cell = before + number
+    # The first sample that may be near. Two samples are more than half a cell apart.
+    start = tf.maximum(tf.floor((cell - 1. - first) / tf.maximum(bin_ / ratio, .5)), 0.)
+    weight = tf.zeros_like(first)
+    for more in range(_NEAR):
+        i = start + more
+        y = position(i)
+        inside = (i < ratio) & (y >= -1.) & (y <= extent)
+        # Rounding must not move the last sample beyond the last cell.
+        y = tf.clip_by_value(y, 0., tf.minimum(extent - 1., before + ratio))
+        weight += tf.where(inside, tf.nn.relu(1. - tf.abs(y - cell)), 0.)
+    return tf.cast(tf.minimum(cell, extent - 1.), tf.int32), weight
+
+
+def buckets(passes: tf.Tensor, row: int) -> tf.Tensor:
+    """Return the boxes sorted by their numbers of passes, in n buckets of equal size: int32 [n, K / n].
+
+    A bucket takes as many passes as its box with the most. In a single bucket, the few boxes with many would make all
+    others wait. A bucket has at least BUCKET values of the result, so that a pass occupies a GPU.
+
+    Args:
+        passes: int32 [K].
         row: the number of values of a box in the result.
     """
-    number, order = plan.level.shape[0] or 0, tf.argsort(plan.count, stable=True)
+    number, order = passes.shape[0] or 0, tf.argsort(passes, stable=True)
     most = max(1, min(MAX_BUCKETS, number * row // BUCKET))
     count = next(n for n in range(most, 0, -1) if number % n == 0)
     return tf.reshape(order, [count, number // count or -1])
 
 
-def _over_buckets(start: State, plan: SamplingPlan, row: int,
+def _over_buckets(start: State, plan: SamplingPlan, passes: Passes, row: int,
                   step: Callable[[tf.Tensor, SamplingPlan, State], State]) -> State:
     """Return the state after step(boxes, their plan, state) for every bucket; `row` as in `buckets`."""
-    all_boxes = buckets(plan, row)
+    all_boxes = buckets(passes.number(plan), row)
 
     def once(number: tf.Tensor | int, state: State) -> tuple[tf.Tensor | int, State]:
         boxes = all_boxes[number]
@@ -80,21 +155,21 @@ def forward(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: 
         samples: number of samples in each bin; 0 if it differs between boxes.
         aggregation: AVERAGE or MAX.
     """
-    table = cells.table(maps)
+    table, passes = cells.table(maps), Passes(maps, samples, aggregation)
     shape = [*size, table.shape[1]]
 
     def pool(index: tf.Tensor, part: SamplingPlan, whole: State) -> State:
         def step(s: tf.Tensor | int, state: State) -> State:
-            pairs, present = _rows(maps, part, s, size)
+            pairs, present = passes.rows(part, s, size)
             values = tf.add_n([share * tf.gather(table, row) for row, share in pairs])
             return aggregation.add(state, s, values, present)
 
         start = aggregation.begin([dimensions(index)[0], *shape])
-        state = aggregation.end(over_samples(start, most_samples(part, samples), step), part)
+        state = aggregation.end(over_samples(start, passes.most(part), step), part)
         return tuple(tf.tensor_scatter_nd_update(all_, index[:, None], some)
                      for all_, some in zip(whole, state, strict=True))
 
-    return _over_buckets(aggregation.begin([dimensions(plan.level)[0], *shape]), plan, math.prod(shape), pool)
+    return _over_buckets(aggregation.begin([dimensions(plan.level)[0], *shape]), plan, passes, math.prod(shape), pool)
 
 
 def backward(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,
@@ -109,21 +184,21 @@ def backward(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan:
     Returns:
         Of each map, float32 [B, h, w, C].
     """
-    size = (upstream.shape[1], upstream.shape[2])
+    size, passes = (upstream.shape[1], upstream.shape[2]), Passes(maps, samples, aggregation)
 
     def spread(index: tf.Tensor, part: SamplingPlan, totals: State) -> State:
         cotangent = aggregation.scale(tf.gather(upstream, index), part.divisor)
         last = tuple(tf.gather(each, index) for each in state)
 
         def step(s: tf.Tensor | int, totals: State) -> State:
-            pairs, _ = _rows(maps, part, s, size)
+            pairs, _ = passes.rows(part, s, size)
             gradient = aggregation.gradient(cotangent, last, s)
             total = totals[0]
             for row, share in pairs:
                 total = tf.tensor_scatter_nd_add(total, row[..., None], share * gradient)
             return (total,)
 
-        return over_samples(totals, most_samples(part, samples), step)
+        return over_samples(totals, passes.most(part), step)
 
     start = tf.fill(tf.shape(cells.table(maps)), zero_after(upstream))
-    return cells.split(_over_buckets((start,), plan, math.prod(upstream.shape[1:]), spread)[0], maps)
+    return cells.split(_over_buckets((start,), plan, passes, math.prod(upstream.shape[1:]), spread)[0], maps)
