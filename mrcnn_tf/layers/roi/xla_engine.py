@@ -17,8 +17,9 @@ from mrcnn_tf.layers.roi.levels import Size
 from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners, over_samples
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
-BUCKET = 2 ** 21     # the least values of a bucket's result: on a GPU, the host takes 20 us for a pass
-MAX_BUCKETS = 32
+BUCKET = 2 ** 21           # the least values of a bucket's result, and the most where BUCKETS are not enough
+LARGEST_BUCKET = 2 ** 23
+BUCKETS = 8
 _NEAR = 6            # the most samples, more than half a cell apart, at most a cell from a place; two more for rounding
 
 
@@ -41,24 +42,23 @@ class Passes:
             return tf.cast(tf.where(plan.count > 0, tf.math.ceil(around / 4.), 0.), tf.int32)
         return tf.cast(plan.count, tf.int32)
 
-    def most(self, plan: SamplingPlan) -> tf.Tensor | int:
-        """Return the largest number of passes that a box needs."""
-        return self._samples or tf.reduce_max(self.number(plan))
+    def over(self, number: tf.Tensor, step: Callable[[tf.Tensor | int, State], State], start: State) -> State:
+        """Return the state after step(s, state) for every pass s of boxes that need `number` of them, int32 [K]."""
+        return over_samples(start, self._samples or tf.reduce_max(number), step)
 
-    def rows(self, plan: SamplingPlan, s: tf.Tensor | int, size: Size) -> tuple[list[tuple[tf.Tensor, tf.Tensor]],
-                                                                                tf.Tensor]:
-        """Return four pairs (row of the table [K, P, P], weight [K, P, P, 1]) of pass s, and which boxes need it.
+    def rows(self, plan: SamplingPlan, s: tf.Tensor | int, size: Size, present: tf.Tensor
+             ) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        """Return four pairs (row of the table [K, P, P], weight [K, P, P, 1]) of pass s.
 
-        The weights of the others are 0. The second result is bool [K, 1, 1, 1].
+        The weights of boxes that do not need the pass are 0; `present` says which do, bool [K, 1, 1, 1].
         """
         height, width, offset = cells.extent(self._maps, plan.level)
         origin = offset + plan.image[:, None] * height * width
         places = (_cells if self._by_cells else _corners)(plan, s, size, tf.cast(height, tf.float32),
                                                           tf.cast(width, tf.float32))
-        present = (s < self.number(plan))[:, None, None, None]
         return [((origin + y * width)[:, :, None] + x[:, None, :],
                  tf.where(present, (y_weight[:, :, None] * x_weight[:, None, :])[..., None], 0.))
-                for (y, y_weight), (x, x_weight) in places], present
+                for (y, y_weight), (x, x_weight) in places]
 
 
 Place = tuple[tf.Tensor, tf.Tensor]     # a cell of each bin along an axis, int32 [K, P], and its weight, float32 [K, P]
@@ -120,26 +120,28 @@ def buckets(passes: tf.Tensor, row: int) -> tf.Tensor:
     """Return the boxes sorted by their numbers of passes, in n buckets of equal size: int32 [n, K / n].
 
     A bucket takes as many passes as its box with the most. In a single bucket, the few boxes with many would make all
-    others wait. A bucket has at least BUCKET values of the result, so that a pass occupies a GPU.
+    others wait. But before a pass, a GPU waits 20 us for the host, so there are about BUCKETS: fewer if one would have
+    fewer values of the result than BUCKET, more if one would take the memory of more than LARGEST_BUCKET.
 
     Args:
         passes: int32 [K].
         row: the number of values of a box in the result.
     """
     number, order = passes.shape[0] or 0, tf.argsort(passes, stable=True)
-    most = max(1, min(MAX_BUCKETS, number * row // BUCKET))
+    most = max(1, min(number * row // BUCKET, max(BUCKETS, number * row // LARGEST_BUCKET)))
     count = next(n for n in range(most, 0, -1) if number % n == 0)
     return tf.reshape(order, [count, number // count or -1])
 
 
 def _over_buckets(start: State, plan: SamplingPlan, passes: Passes, row: int,
-                  step: Callable[[tf.Tensor, SamplingPlan, State], State]) -> State:
-    """Return the state after step(boxes, their plan, state) for every bucket; `row` as in `buckets`."""
-    all_boxes = buckets(passes.number(plan), row)
+                  step: Callable[[tf.Tensor, SamplingPlan, tf.Tensor, State], State]) -> State:
+    """Return the state after step(boxes, their plan, passes of each, state) for every bucket; `row` as in `buckets`."""
+    needed = passes.number(plan)
+    all_boxes = buckets(needed, row)
 
     def once(number: tf.Tensor | int, state: State) -> tuple[tf.Tensor | int, State]:
         boxes = all_boxes[number]
-        return number + 1, step(boxes, plan.take(boxes), state)
+        return number + 1, step(boxes, plan.take(boxes), tf.gather(needed, boxes), state)
 
     return tf.while_loop(lambda number, _: number < all_boxes.shape[0], once, (0, start), parallel_iterations=1)[1]
 
@@ -158,14 +160,14 @@ def forward(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: 
     table, passes = cells.table(maps), Passes(maps, samples, aggregation)
     shape = [*size, table.shape[1]]
 
-    def pool(index: tf.Tensor, part: SamplingPlan, whole: State) -> State:
+    def pool(index: tf.Tensor, part: SamplingPlan, needed: tf.Tensor, whole: State) -> State:
         def step(s: tf.Tensor | int, state: State) -> State:
-            pairs, present = passes.rows(part, s, size)
-            values = tf.add_n([share * tf.gather(table, row) for row, share in pairs])
+            present = (s < needed)[:, None, None, None]
+            values = tf.add_n([share * tf.gather(table, row) for row, share in passes.rows(part, s, size, present)])
             return aggregation.add(state, s, values, present)
 
         start = aggregation.begin([dimensions(index)[0], *shape])
-        state = aggregation.end(over_samples(start, passes.most(part), step), part)
+        state = aggregation.end(passes.over(needed, step, start), part)
         return tuple(tf.tensor_scatter_nd_update(all_, index[:, None], some)
                      for all_, some in zip(whole, state, strict=True))
 
@@ -186,19 +188,19 @@ def backward(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan:
     """
     size, passes = (upstream.shape[1], upstream.shape[2]), Passes(maps, samples, aggregation)
 
-    def spread(index: tf.Tensor, part: SamplingPlan, totals: State) -> State:
+    def spread(index: tf.Tensor, part: SamplingPlan, needed: tf.Tensor, totals: State) -> State:
         cotangent = aggregation.scale(tf.gather(upstream, index), part.divisor)
         last = tuple(tf.gather(each, index) for each in state)
 
         def step(s: tf.Tensor | int, totals: State) -> State:
-            pairs, _ = passes.rows(part, s, size)
+            present = (s < needed)[:, None, None, None]
             gradient = aggregation.gradient(cotangent, last, s)
             total = totals[0]
-            for row, share in pairs:
+            for row, share in passes.rows(part, s, size, present):
                 total = tf.tensor_scatter_nd_add(total, row[..., None], share * gradient)
             return (total,)
 
-        return over_samples(totals, passes.most(part), step)
+        return passes.over(needed, step, totals)
 
     start = tf.fill(tf.shape(cells.table(maps)), zero_after(upstream))
     return cells.split(_over_buckets((start,), plan, passes, math.prod(upstream.shape[1:]), spread)[0], maps)
