@@ -4,11 +4,11 @@
     python benchmarks/run_hlo.py step.pb --device cuda
     python benchmarks/gpu_peer.py train --peers ../shared/bench --batch 2 --size 832 1344
 
-Needs PyTorch, torchvision and the folder of peers, whose `torchvision_step.py` builds the model and moves thresholds, so
+Needs PyTorch, torchvision and the folder of peers. Its `torchvision_step.py` builds the model and moves thresholds, so
 that random weights leave as much work as a trained model's. Prints one JSON line: the median and the minimum of the
-milliseconds of the losses and their gradient (train; `step_ms` with the update by SGD) or of the detections with masks of
-28 x 28 (infer), and the peak of PyTorch's memory. float32 may use TF32, as XLA does by default. Images and objects are on
-the GPU beforehand.
+milliseconds of the losses and their gradient (train; `step_ms` with the update by SGD) or of the detections with masks
+of 28 x 28 (infer), and the peak of PyTorch's memory. float32 may use TF32, as XLA does by default. Images and objects
+are on the GPU beforehand.
 """
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
 
 A pass reads four cells in each bin of some boxes of a batch. Boxes need different numbers of passes. Prints one JSON
 line for each kind of model: the mean over batches of the largest number that a box needs (the passes if all boxes were
-in one bucket), of the mean over the buckets of `mrcnn_tf.layers.roi`, and of the number that boxes need; `worst_passes`,
-the largest of a batch; `buckets`, their number, and `iterations`, the mean number of passes of all buckets.
+in one bucket), of the passes over all boxes in the buckets of `mrcnn_tf.layers.roi`, and of the number that boxes need;
+`worst_passes`, the largest of a batch; `buckets`, their number; and `iterations`, the sum over the buckets.
 """
 from __future__ import annotations
 

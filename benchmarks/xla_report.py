@@ -178,7 +178,7 @@ def ceilings(flops: float, bytes_: float, images: int) -> dict[str, Any]:
     from mrcnn_tf.training.plan import GPUS
 
     found: dict[str, Any] = {'published: MLPerf, 8 H100, half': {'step_ms': 69, 'images_per_second_of_a_gpu': 174}}
-    for name in ('a100', 'h100'):
+    for name in ('a100', 'h100', 'h200'):
         gpu = GPUS[name]
         for precision, peak, width in (('float32', gpu.flops, 1.), ('half', gpu.half_flops, .5)):
             parts = 1e3 * flops / peak, 1e3 * width * bytes_ / gpu.bandwidth

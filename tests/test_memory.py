@@ -32,10 +32,9 @@ def test_matching_holds_a_few_arrays_of_a_number_per_anchor(planned, batch) -> N
 @pytest.mark.slow
 @pytest.mark.both_stacks
 def test_roi_align_does_not_grow_with_the_samples(planned) -> None:
-    """Forward and backward of 512 boxes an image: the gradient of all maps as one table, and little more."""
-    assert MAP_BYTES <= planned['align_2'] < 380e6
-    assert planned['align_3'] == pytest.approx(planned['align_2'], rel=2e-3)
-    assert planned['align_0'] == pytest.approx(planned['align_2'], rel=2e-3)
+    """Forward and backward of 512 boxes an image: the gradient of all maps as one table, a copy, and little more."""
+    assert all(MAP_BYTES <= planned[f'align_{ratio}'] < 380e6 for ratio in (2, 3, 0))
+    assert planned['align_3'] == pytest.approx(planned['align_2'], rel=1e-3)
 
 
 @pytest.mark.slow

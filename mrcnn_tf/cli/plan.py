@@ -16,6 +16,7 @@ class Kind(str, enum.Enum):
     v100 = 'v100'
     a100 = 'a100'
     h100 = 'h100'
+    h200 = 'h200'
 
 
 @command

@@ -17,10 +17,9 @@ from mrcnn_tf.layers.roi.levels import Size
 from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners, over_samples
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
-BUCKET = 2 ** 21           # the least values of a bucket's result, and the most where BUCKETS are not enough
-LARGEST_BUCKET = 2 ** 23
 BUCKETS = 8
-_NEAR = 6            # the most samples, more than half a cell apart, at most a cell from a place; two more for rounding
+BUCKET, LARGEST_BUCKET = 2 ** 21, 2 ** 23     # values of a bucket's result
+_NEAR = 6     # at most 4 samples, more than half a cell apart, are within a cell of a place; two more for rounding
 
 
 class Passes:
@@ -54,66 +53,63 @@ class Passes:
         """
         height, width, offset = cells.extent(self._maps, plan.level)
         origin = offset + plan.image[:, None] * height * width
-        places = (_cells if self._by_cells else _corners)(plan, s, size, tf.cast(height, tf.float32),
-                                                          tf.cast(width, tf.float32))
+        extents = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+        down, across = (_cells if self._by_cells else _corners)(plan, s, size, *extents)
         return [((origin + y * width)[:, :, None] + x[:, None, :],
                  tf.where(present, (y_weight[:, :, None] * x_weight[:, None, :])[..., None], 0.))
-                for (y, y_weight), (x, x_weight) in places]
+                for (y, y_weight), (x, x_weight) in zip(down, across, strict=True)]
 
 
-Place = tuple[tf.Tensor, tf.Tensor]     # a cell of each bin along an axis, int32 [K, P], and its weight, float32 [K, P]
+# Cells of each bin along an axis, int32 [K, P], and their weights, float32 [K, P].
+Places = list[tuple[tf.Tensor, tf.Tensor]]
 
 
 def _corners(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: tf.Tensor, width: tf.Tensor
-             ) -> list[tuple[Place, Place]]:
-    """Return the four cells around sample s, in y and x."""
+             ) -> tuple[Places, Places]:
+    """Return the four cells around sample s, in y and in x."""
     y, x, _ = plan.points(s, size)
     rows, columns = corners(y, height), corners(x, width)
-    return [(row, column) for row in ((rows.low, rows.low_weight), (rows.high, rows.high_weight))
-            for column in ((columns.low, columns.low_weight), (columns.high, columns.high_weight))]
+    above, below = (rows.low, rows.low_weight), (rows.high, rows.high_weight)
+    return [above, above, below, below], 2 * [(columns.low, columns.low_weight), (columns.high, columns.high_weight)]
 
 
 def _cells(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: tf.Tensor, width: tf.Tensor
-           ) -> list[tuple[Place, Place]]:
-    """Return the cells 4 s to 4 s + 3 of those around the samples of a bin, in y and x."""
+           ) -> tuple[Places, Places]:
+    """Return the cells 4 s to 4 s + 3 of those around the samples of a bin, in y and in x."""
     wide = tf.maximum(plan.ratio[:, 1:], 1.) + 1.                                              # [K, 1]
-    found = []
-    for number in range(4):
-        place = tf.cast(4 * s + number, tf.float32)
-        row = tf.floor((place + .5) / wide)                                    # + .5: rounding errors do not matter
-        found.append((_cell(plan, 0, row, size[0], height), _cell(plan, 1, place - row * wide, size[1], width)))
-    return found
+    number = tf.cast(4 * s + tf.range(4), tf.float32)[:, None, None]
+    row = tf.floor((number + .5) / wide)                                       # + .5: rounding errors do not matter
+    return _cells_of_axis(plan, 0, row, size[0], height), _cells_of_axis(plan, 1, number - row * wide, size[1], width)
 
 
-def _cell(plan: SamplingPlan, axis: int, number: tf.Tensor, side: int, extent: tf.Tensor) -> Place:
-    """Return a cell around the samples of each bin along an axis, and the sum of the weights that they give it.
+def _cells_of_axis(plan: SamplingPlan, axis: int, number: tf.Tensor, side: int, extent: tf.Tensor) -> Places:
+    """Return four cells around the samples of each bin along an axis, and the sum of the weights that they give each.
 
     Args:
         plan: of the boxes.
         axis: 0 for y, 1 for x.
-        number: of the cell, from 0 for the one before the first sample; float32 [K, 1].
+        number: of the cells, from 0 for the one before the first sample; float32 [4, K, 1].
         side: P.
         extent: cells of the feature map along this axis, float32 [K, 1].
     """
-    ratio, bin_ = tf.maximum(plan.ratio[:, axis, None], 1.), plan.bin[:, axis, None]
+    ratio, bin_ = tf.maximum(plan.ratio[:, axis, None], 1.), plan.bin[:, axis, None]           # [K, 1]
 
     def position(i: tf.Tensor | float) -> tf.Tensor:
         return plan.start[:, axis, None] + bin_ * (i + .5) / ratio + bin_ * tf.range(side, dtype=tf.float32)
 
     first = position(0.)                                                                       # [K, P]
     before = tf.floor(tf.clip_by_value(first, 0., extent - 1.))
-    cell = before + number
-    # The first sample that may be near. Two samples are more than half a cell apart.
+    cell = before + number                                                                     # [4, K, P]
+    # From the first sample that may be near; two samples are more than half a cell apart.
     start = tf.maximum(tf.floor((cell - 1. - first) / tf.maximum(bin_ / ratio, .5)), 0.)
-    weight = tf.zeros_like(first)
-    for more in range(_NEAR):
-        i = start + more
-        y = position(i)
-        inside = (i < ratio) & (y >= -1.) & (y <= extent)
-        # Rounding must not move the last sample beyond the last cell.
-        y = tf.clip_by_value(y, 0., tf.minimum(extent - 1., before + ratio))
-        weight += tf.where(inside, tf.nn.relu(1. - tf.abs(y - cell)), 0.)
-    return tf.cast(tf.minimum(cell, extent - 1.), tf.int32), weight
+    i = start + tf.range(_NEAR, dtype=tf.float32)[:, None, None, None]                         # [_NEAR, 4, K, P]
+    y = position(i)
+    inside = (i < ratio) & (y >= -1.) & (y <= extent)
+    # Rounding must not move the last sample beyond the last cell.
+    y = tf.clip_by_value(y, 0., tf.minimum(extent - 1., before + ratio))
+    weight = tf.reduce_sum(tf.where(inside, tf.nn.relu(1. - tf.abs(y - cell)), 0.), axis=0)
+    cell = tf.cast(tf.minimum(cell, extent - 1.), tf.int32)
+    return list(zip(tf.unstack(cell), tf.unstack(weight), strict=True))
 
 
 def buckets(passes: tf.Tensor, row: int) -> tf.Tensor:
