@@ -1,6 +1,7 @@
-"""Times torchvision's Mask R-CNN R50-FPN on a GPU: the work of the programs that `xla_report.py --program` writes.
+r"""Times torchvision's Mask R-CNN R50-FPN on a GPU: the work of the programs that `xla_report.py --program` writes.
 
-    python benchmarks/xla_report.py train --config torchvision_mask_rcnn_r50_fpn --program step.pb
+    python benchmarks/xla_report.py train train.precision=mixed_bfloat16 --config torchvision_mask_rcnn_r50_fpn \
+        --program step.pb
     python benchmarks/run_hlo.py step.pb --device cuda
     python benchmarks/gpu_peer.py train --peers ../shared/bench --batch 2 --size 832 1344
 

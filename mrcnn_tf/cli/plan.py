@@ -24,7 +24,8 @@ def plan(settings: Annotated[str, typer.Argument(metavar='CONFIG', help='A YAML 
          overrides: Annotated[list[str] | None, typer.Argument(
              metavar='KEY=VALUE', help='Settings that override those of the config.')] = None,
          gpus: Annotated[int, typer.Option(min=1, help='Number of GPUs.')] = 8,
-         gpu: Annotated[Kind, typer.Option(help='Their kind: V100 (32 GB), A100 or H100 (80 GB, SXM).')] = Kind.a100,
+         gpu: Annotated[Kind, typer.Option(help='Their kind: V100 (32 GB), A100 or H100 (80 GB, SXM), or H200 '
+                                                '(141 GB, SXM).')] = Kind.a100,
          network: Annotated[float | None, typer.Option(
              min=0.01, help='Gigabytes per second of the slowest link between two GPUs; if not given, that of GPUs in '
                             'one machine.')] = None) -> None:

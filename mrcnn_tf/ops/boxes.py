@@ -232,8 +232,8 @@ def _greedy_tile(suppresses: tf.Tensor, eligible: tf.Tensor) -> tf.Tensor:
     earlier = tf.linalg.band_part(tf.ones(suppresses.shape[1:], tf.float32), 0, -1) - tf.eye(suppresses.shape[1])
     matrix = tf.cast(suppresses, tf.float32) * earlier                                # [M, earlier, later]
 
-    def rounds(kept: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        for _ in range(TOGETHER):     # as in `loops.repeat`
+    def rounds(kept: tf.Tensor, changed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        for _ in range(TOGETHER):     # between two reads of the condition, see `loops`; unrolled: the arrays are small
             before = kept
             hits = tf.einsum('mij,mi->mj', matrix, tf.cast(before, tf.float32))
             kept = eligible & (hits < .5)

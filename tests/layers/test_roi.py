@@ -36,7 +36,7 @@ def random_boxes() -> tf.Tensor:
 @pytest.mark.parametrize('ratio', [1, 2, 0])
 def test_engines_agree_over_levels(pyramid, random_boxes, aligned, ratio, monkeypatch) -> None:
     """The same values and gradients from TensorFlow's kernels, in groups, and, compiled, from gathers in 12 buckets."""
-    monkeypatch.setattr(xla_engine, 'BUCKET', 4 * 5 * 5 * 3)
+    monkeypatch.setattr(xla_engine, 'LARGE_BUCKET', 4 * 5 * 5 * 3)
     monkeypatch.setattr(op_engine, 'GROUP', 4 * 5 * 5 * 3)
     monkeypatch.setattr(op_engine, 'WINDOWS', 3000)
     cotangent = tf.constant(np.random.default_rng(3).normal(size=(2, 24, 5, 5, 3)), tf.float32)
@@ -208,7 +208,7 @@ def naive(maps: list[np.ndarray], levels: np.ndarray, boxes: np.ndarray, quantiz
 def test_warp_and_the_largest_sample(pyramid, random_boxes, engine, mode, quantized, aggregate, ratio,
                                      monkeypatch) -> None:
     """Table 2c of Mask R-CNN: values by the naive rule, and a small step along the gradient raises them as it says."""
-    monkeypatch.setattr(xla_engine, 'BUCKET', 4 * 3 * 3 * 3)      # 6 buckets
+    monkeypatch.setattr(xla_engine, 'LARGE_BUCKET', 4 * 3 * 3 * 3)      # 6 buckets
     boxes = random_boxes[:, :12]
     layer = roi.RoIWarp(3, (4, 8, 16), ratio, engine, 40., 3, aggregate) if quantized else (
         roi.RoIAlign(3, (4, 8, 16), ratio, True, engine, 40., 3, aggregate))
@@ -305,13 +305,24 @@ def test_a_box_of_whole_bins(mode) -> None:
 def test_boxes_are_pooled_in_buckets_by_their_numbers_of_passes(monkeypatch) -> None:
     """Sides of 1, 3, 1, 2 cells in one bin: 4, 16, 4, 9 cells around 1, 9, 1, 4 samples, four cells in a pass.
 
-    3 buckets are asked for; the largest divisor is 2.
+    2.7 buckets are asked for; the nearest divisor is 2.
     """
-    monkeypatch.setattr(xla_engine, 'BUCKET', 12)
+    monkeypatch.setattr(xla_engine, 'LARGE_BUCKET', 12)
     boxes = tf.constant([[[0., 0., s, s] for s in (1., 3., 1., 2.)]])
     plan = roi.sampling_plan(boxes, tf.zeros([1, 4], tf.int32), (1,), (1, 1), 0, True)
     passes = xla_engine.Passes([], 0, AVERAGE).number(plan)
     assert passes.numpy().tolist() == [1, 4, 1, 3]
     assert xla_engine.Passes([], 0, MAX).number(plan).numpy().tolist() == [1, 9, 1, 4]
-    for row, expected in ((9, [[0, 2], [3, 1]]), (100, [[0], [2], [3], [1]]), (1, [[0, 2, 3, 1]])):
+    for row, expected in ((8, [[0, 2], [3, 1]]), (100, [[0], [2], [3], [1]]), (1, [[0, 2, 3, 1]])):
         assert xla_engine.buckets(passes, row).numpy().tolist() == expected
+
+
+
+@pytest.mark.parametrize(('number', 'row', 'count'), [
+    (1024, 7 * 7 * 256, 4),         # 12.8 million values: at least 3.1 in a bucket
+    (6144, 7 * 7 * 256, 8),         # 77 million
+    (1024, 14 * 14 * 1024, 32),     # 206 million: about 8.4 in a bucket
+    (997, 14 * 14 * 1024, 1),       # a prime number
+    (0, 9, 1)])
+def test_the_number_of_buckets(number: int, row: int, count: int) -> None:
+    assert xla_engine.buckets(tf.ones([number], tf.int32), row).shape == (count, number // count)

@@ -2,9 +2,10 @@
 
 B images, N boxes per image, K = B * N, L levels, P output side, C channels, s index of a sample within its bin.
 
-A loop runs over the samples: iteration s samples the s-th point of all bins of many boxes and adds it to the average or
-maximum of its bin. So memory does not grow with the number of samples (tests/test_memory.py). The adaptive number of
-samples differs between boxes but needs no dynamic shape: a box without an s-th sample adds nothing. Boxes are pooled in
+A loop runs over passes: pass s takes the s-th sample of all bins of many boxes and adds it to the average or maximum of
+its bin (or four of the cells around the samples, see `xla_engine.Passes`). So memory does not grow with the number of
+samples (tests/test_memory.py). The number differs between boxes but needs no dynamic shape: a box without a pass s adds
+nothing. Boxes are pooled in
 groups that have similar numbers of samples. Two engines sample the points: `op_engine`, with tf.image.crop_and_resize,
 which is fast on a CPU but not supported by XLA, and `xla_engine`, with gathers.
 """
@@ -40,11 +41,14 @@ class SamplingPlan(NamedTuple):
         s = tf.cast(s, tf.float32)
         columns = tf.maximum(self.ratio[:, 1], 1.)
         row = tf.floor((s + .5) / columns)                                         # + .5: rounding errors do not matter
-        within = tf.stack([row, s - row * columns], axis=-1)                       # [..., K, 2]
-        first = self.start + self.bin * (within + .5) / tf.maximum(self.ratio, 1.)
-        y, x = (first[..., i, None] + self.bin[:, i, None] * tf.range(side, dtype=tf.float32)
-                for i, side in enumerate(size))                                    # [..., K, P]
+        y = self.position(0, row[..., None], size[0])
+        x = self.position(1, (s - row * columns)[..., None], size[1])
         return y, x, s < self.count
+
+    def position(self, axis: int, i: tf.Tensor, side: int) -> tf.Tensor:
+        """Return sample i, float32 [..., K, 1 or P], of the bins along axis 0 (y) or 1 (x), in cells: [..., K, P]."""
+        bin_, ratio = self.bin[:, axis, None], tf.maximum(self.ratio[:, axis, None], 1.)
+        return self.start[:, axis, None] + bin_ * (i + .5) / ratio + bin_ * tf.range(side, dtype=tf.float32)
 
     @property
     def count(self) -> tf.Tensor:
@@ -91,8 +95,8 @@ def sampling_plan(boxes: tf.Tensor, levels: tf.Tensor, strides: Sequence[float],
 class Aggregation(NamedTuple):
     """How the samples of a bin give its value: `begin`, `add` for each, and `end`; and the gradient of each sample.
 
-    `present` says which boxes have the sample, bool [K, 1, 1, 1]; `values` are 0 for the others. `divisor` is that of
-    a SamplingPlan.
+    `s` is the number of a sample, or of a pass; `present` says which boxes have it, bool [K, 1, 1, 1]; `values` are 0
+    for the others. `divisor` is that of a SamplingPlan.
     """
     begin: Callable[[list[Any]], State]                                   # shape
     add: Callable[[State, Any, tf.Tensor, tf.Tensor], State]              # state, s, values, present
@@ -129,7 +133,7 @@ def most_samples(plan: SamplingPlan, samples: int) -> tf.Tensor | int:
 
 
 def over_samples(start: State, count: tf.Tensor | int, step: Callable[[tf.Tensor | int, State], State]) -> State:
-    """Return the state after step(s, state) for each s < count."""
+    """Return the state after step(s, state) for each sample, or pass, s < count."""
     # One sample at a time: unrolled or parallel iterations would keep all samples in memory together.
     return tf.while_loop(lambda s, _: s < count, lambda s, state: (s + 1, step(s, state)), (0, start),
                          parallel_iterations=1)[1]

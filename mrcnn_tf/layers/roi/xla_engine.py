@@ -17,9 +17,11 @@ from mrcnn_tf.layers.roi.levels import Size
 from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners, over_samples
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
-BUCKETS = 8
-BUCKET, LARGEST_BUCKET = 2 ** 21, 2 ** 23     # values of a bucket's result
-_NEAR = 6     # at most 4 samples, more than half a cell apart, are within a cell of a place; two more for rounding
+USUAL_BUCKETS = 8
+SMALL_BUCKET, LARGE_BUCKET = 3 * 2 ** 20, 2 ** 23     # values of a bucket's result
+# At most 4 samples lie within a cell of a place, because they are more than half a cell apart; two more, because
+# rounding may move the first.
+_NEAR = 6
 
 
 class Passes:
@@ -92,18 +94,14 @@ def _cells_of_axis(plan: SamplingPlan, axis: int, number: tf.Tensor, side: int, 
         side: P.
         extent: cells of the feature map along this axis, float32 [K, 1].
     """
-    ratio, bin_ = tf.maximum(plan.ratio[:, axis, None], 1.), plan.bin[:, axis, None]           # [K, 1]
-
-    def position(i: tf.Tensor | float) -> tf.Tensor:
-        return plan.start[:, axis, None] + bin_ * (i + .5) / ratio + bin_ * tf.range(side, dtype=tf.float32)
-
-    first = position(0.)                                                                       # [K, P]
+    ratio = tf.maximum(plan.ratio[:, axis, None], 1.)                                          # [K, 1]
+    first = plan.position(axis, tf.zeros_like(ratio), side)                                    # [K, P]
     before = tf.floor(tf.clip_by_value(first, 0., extent - 1.))
     cell = before + number                                                                     # [4, K, P]
     # From the first sample that may be near; two samples are more than half a cell apart.
-    start = tf.maximum(tf.floor((cell - 1. - first) / tf.maximum(bin_ / ratio, .5)), 0.)
+    start = tf.maximum(tf.floor((cell - 1. - first) / tf.maximum(plan.bin[:, axis, None] / ratio, .5)), 0.)
     i = start + tf.range(_NEAR, dtype=tf.float32)[:, None, None, None]                         # [_NEAR, 4, K, P]
-    y = position(i)
+    y = plan.position(axis, i, side)
     inside = (i < ratio) & (y >= -1.) & (y <= extent)
     # Rounding must not move the last sample beyond the last cell.
     y = tf.clip_by_value(y, 0., tf.minimum(extent - 1., before + ratio))
@@ -116,16 +114,19 @@ def buckets(passes: tf.Tensor, row: int) -> tf.Tensor:
     """Return the boxes sorted by their numbers of passes, in n buckets of equal size: int32 [n, K / n].
 
     A bucket takes as many passes as its box with the most. In a single bucket, the few boxes with many would make all
-    others wait. But before a pass, a GPU waits 20 us for the host, so there are about BUCKETS: fewer if one would have
-    fewer values of the result than BUCKET, more if one would take the memory of more than LARGEST_BUCKET.
+    others wait. But before a pass, a GPU waits 20 us for the host, so there are USUAL_BUCKETS: fewer if one would have
+    fewer values of the result than SMALL_BUCKET, more if one would have more than LARGE_BUCKET, for the memory. n is
+    the divisor of K that is nearest to this number.
 
     Args:
         passes: int32 [K].
         row: the number of values of a box in the result.
     """
     number, order = passes.shape[0] or 0, tf.argsort(passes, stable=True)
-    most = max(1, min(number * row // BUCKET, max(BUCKETS, number * row // LARGEST_BUCKET)))
-    count = next(n for n in range(most, 0, -1) if number % n == 0)
+    values = number * row
+    wanted = max(1., min(USUAL_BUCKETS, values / SMALL_BUCKET), values / LARGE_BUCKET)
+    divisors = [n for n in range(1, number + 1) if number % n == 0] or [1]
+    count = min(divisors, key=lambda n: abs(math.log(n / wanted)))
     return tf.reshape(order, [count, number // count or -1])
 
 
@@ -144,7 +145,7 @@ def _over_buckets(start: State, plan: SamplingPlan, passes: Passes, row: int,
 
 def forward(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
             ) -> State:
-    """Return the state of the boxes after their last sample; its first part is the pooled maps, float32 [K, P, P, C].
+    """Return the state of the boxes after their last pass; its first part is the pooled maps, float32 [K, P, P, C].
 
     Args:
         maps: feature maps float32 [B, h, w, C] of all levels.
