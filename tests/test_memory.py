@@ -35,6 +35,7 @@ def test_roi_align_does_not_grow_with_the_samples(planned) -> None:
     """Forward and backward of 512 boxes an image: the gradient of all maps as one table, a copy, and little more."""
     assert all(MAP_BYTES <= planned[f'align_{ratio}'] < 380e6 for ratio in (2, 3, 0))
     assert planned['align_3'] == pytest.approx(planned['align_2'], rel=1e-3)
+    assert planned['align_0'] <= planned['align_2'] + MAP_BYTES     # TF 2.15 copies the table of adaptive samples alone
 
 
 @pytest.mark.slow

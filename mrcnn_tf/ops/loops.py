@@ -9,7 +9,7 @@ import tensorflow as tf
 TOGETHER = 4     # steps between two looks at the number
 
 
-def repeat(count: tf.Tensor | int, step: Callable[[tf.Tensor | int, Any], Any], start: Any) -> Any:
+def repeat(count: tf.Tensor, step: Callable[[tf.Tensor | int, Any], Any], start: Any) -> Any:
     """Return the state after step(i, state) for i = 0, 1, 2, ... up to at least count - 1.
 
     On a GPU under XLA, the host reads the condition of a loop before each iteration, and the GPU waits: 20 to 50 us,
@@ -32,7 +32,5 @@ def repeat(count: tf.Tensor | int, step: Callable[[tf.Tensor | int, Any], Any], 
         return tf.while_loop(lambda i, _: i < steps, lambda i, state: (i + stride, once(i, state)), (0, state),
                              parallel_iterations=1)[1]
 
-    if isinstance(count, int):
-        return loop(count, step, start)
     return loop(count, lambda first, state: loop(TOGETHER, lambda i, state: step(first + i, state), state), start,
                 TOGETHER)

@@ -22,7 +22,7 @@ from mrcnn_tf.input.synthetic import batch_spec
 # All bytes of a step in proportion to those that convolutions and matrix products read and write; and all bytes that
 # stay until the backward pass in proportion to what these write (by XLA's analysis of mask_rcnn_r50_fpn_1x).
 _TRAFFIC, _KEPT = 2.0, 1.17
-_RECOMPUTED, _KEPT_WITH_IT = 1.10, 0.60    # by the same analysis: with train.recompute, of the FLOPs and of what stays
+_RECOMPUTED, _KEPT_WITH_IT = 1.10, 0.63    # by the same analysis: with train.recompute, of the FLOPs and of what stays
 _REACHED = 0.8           # the fraction of a GPU's peaks
 _HOST = 0.025            # s per image in which a GPU waits for a host that starts kernels one by one
 _RESERVED = 1.5e9        # bytes of memory that CUDA, cuDNN and NCCL take

@@ -317,7 +317,6 @@ def test_boxes_are_pooled_in_buckets_by_their_numbers_of_passes(monkeypatch) -> 
         assert xla_engine.buckets(passes, row).numpy().tolist() == expected
 
 
-
 @pytest.mark.parametrize(('number', 'row', 'count'), [
     (1024, 7 * 7 * 256, 4),         # 12.8 million values: at least 3.1 in a bucket
     (6144, 7 * 7 * 256, 8),         # 77 million

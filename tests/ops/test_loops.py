@@ -25,7 +25,3 @@ def test_the_number_of_steps_is_rounded_up(mode: str, count: int, steps: int) ->
     """So the condition is computed once for four steps."""
     found = MODES[mode](lambda count: repeat(count, lambda _, total: total + 1, tf.constant(0)))(tf.constant(count))
     assert int(found) == steps
-
-
-def test_a_known_number_is_exact() -> None:
-    assert int(repeat(3, lambda _, total: total + 1, tf.constant(0))) == 3
