@@ -99,17 +99,14 @@ class RPN(CompositeLayer):
               ) -> tuple[Losses, Proposals]:
         """Return the losses of Faster eq. 1 with the number of positive anchors, and the proposals."""
         scores = self.score(features, batch['images'])
-        return self.losses(features, scores.anchors, truth, seed), self._best(scores, batch['sizes'], True)
+        return self.losses(features, scores, truth, seed), self._best(scores, batch['sizes'], True)
 
-    def losses(self, features: Features, anchors: tf.Tensor, truth: GroundTruth, seed: tf.Tensor) -> Losses:
-        """Return the losses of Faster eq. 1 and the number of positive anchors.
-
-        The head runs again for the sampled anchors alone: see `RPNHead.at`. The proposals pass no gradient to it.
-        """
-        config, matches = self.config, self._match(anchors, truth)
+    def losses(self, features: Features, scores: Scores, truth: GroundTruth, seed: tf.Tensor) -> Losses:
+        """Return the losses of Faster eq. 1 and the number of positive anchors."""
+        config, anchors, matches = self.config, scores.anchors, self._match(scores.anchors, truth)
         samples, positives = targets.sample(matches.label, config.batch_per_image, config.positive_fraction, seed)
         class_count, box_count = self._normalizers(samples, matches.label)
-        logits, deltas = self.head.at(features, samples.index)
+        logits, deltas = self._at(samples.index, features, scores)
         objectness = loss_ops.objectness_loss(logits, samples.positive, samples.valid, class_count)
         index = samples.index[:, :positives]                                     # only positives have a box target
         boxes = targets.gather_matched(truth.boxes, targets.gather_matched(matches.matched_gt_index, index))
@@ -118,6 +115,18 @@ class RPN(CompositeLayer):
         return {'loss_objectness': objectness, 'loss_rpn_box_reg': config.box_loss_weight * box,
                 'normalizer_objectness': class_count, 'normalizer_rpn_box_reg': box_count,
                 'positive_anchors': count(samples.positive)}
+
+    def _at(self, index: tf.Tensor, features: Features, scores: Scores) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return logits [B, S] and deltas [B, S, 4] of the anchors `index` [B, S], by the gradient of fewer cells.
+
+        The proposals pass no gradient to the head: where it runs again for the samples alone, its gradient needs only
+        the cells around them.
+        """
+        samples, cells = index.shape[1], scores.anchors.shape[0] // self.anchors.per_cell[0]
+        if samples * self.head.window ** 2 < cells:
+            return self.head.at(features, index)
+        return (tf.gather(tf.concat(scores.logits, 1), index, batch_dims=1),
+                tf.gather(tf.concat(scores.deltas, 1), index, batch_dims=1))
 
     def _match(self, anchors: tf.Tensor, truth: GroundTruth) -> targets.Matches:
         config = self.config

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.branch import GroundTruth
-from mrcnn_tf.detectors.rpn import RPN, GivenProposals, as_detections
+from mrcnn_tf.detectors.rpn import RPN, GivenProposals, Scores, as_detections
+from mrcnn_tf.layers.heads import RPNHead
 from mrcnn_tf.ops import targets
 from mrcnn_tf.ops.proposals import Proposals
 from tests.detectors.small import make_batch, small_config
@@ -47,10 +48,10 @@ def test_normalisers_of_the_proposals_boxes() -> None:
     """Faster eq. 1: over the locations, 16^2 + 8^2 + 4^2 + 2^2 + 1 cells an image, times lambda; not over 32."""
     config, batch = small_config(), make_batch()
     rpn, maps, values = rpn_of(config), maps_of(batch), []
-    anchors = rpn.score(maps, batch['images']).anchors
+    scores = rpn.score(maps, batch['images'])
     for changes in ({}, dict(loss_normalizer='locations', box_loss_weight=10.)):
         rpn.config = dataclasses.replace(config.rpn, **changes)
-        values.append(rpn.losses(maps, anchors, GroundTruth.of(batch), seed()))
+        values.append(rpn.losses(maps, scores, GroundTruth.of(batch), seed()))
     assert values[0]['loss_rpn_box_reg'] > 0
     np.testing.assert_allclose(values[1]['loss_rpn_box_reg'], values[0]['loss_rpn_box_reg'] * 10 * 32 / 341, rtol=1e-5)
     np.testing.assert_allclose(values[1]['loss_objectness'], values[0]['loss_objectness'], rtol=1e-6)
@@ -60,11 +61,11 @@ def test_anchors_between_the_thresholds() -> None:
     """The IoU with the object is 1, 0.75, 0.5 and 0.25: only an anchor below 0.3 is background."""
     anchors = tf.constant([[0., 0., 20., side] for side in (20., 15., 10., 5.)])
     rpn = rpn_of(small_config(anchors__sizes=[[20.]], anchors__ratios=[1.]), (16,))
-    rpn.create_variables()
+    scores = Scores(anchors, [tf.zeros([1, 4])], [tf.zeros([1, 4, 4])])
     objects = GroundTruth(tf.constant([[[0., 0., 20., 20.]]]), tf.constant([[1]]), tf.constant([[True]]),
                           tf.constant([[False]]), tf.constant([[64., 64.]]))
     with recorded(targets, 'match') as matches:
-        rpn.losses([tf.zeros([1, 1, 4, 16])], anchors, objects, seed())
+        rpn.losses([tf.zeros([1, 1, 4, 16])], scores, objects, seed())
     assert matches[0].label.numpy().tolist() == [[1, 1, -1, 0]]
 
 
@@ -80,13 +81,35 @@ def test_anchors_that_cross_the_border(monkeypatch) -> None:
     boxes[:, 0] = 16, 40, 48, 56
     batch = make_batch(boxes=boxes, valid=boxes.any(-1), crowd=np.zeros([2, 4], bool))
     maps = maps_of(batch, (16,))
-    anchors = rpn.score(maps, batch['images']).anchors
+    scores = rpn.score(maps, batch['images'])
     for rpn.config.crossing_anchors in (True, False):
-        rpn.losses(maps, anchors, GroundTruth.of(batch), seed())
+        rpn.losses(maps, scores, GroundTruth.of(batch), seed())
     everywhere = [[0] * 4, [0] * 4, [0, 0, 0, 1], [0] * 4]
     assert labels[0].reshape(2, 4, 4).tolist() == [everywhere] * 2
     assert labels[1].reshape(2, 4, 4).tolist() == [
         [[-1] * 4, [-1, 0, 0, 0], [-1, 0, 0, 1], [-1, 0, 0, 0]], [[-1] * 4, [-1, 0, 0, -1], [-1, 0, 1, -1], [-1] * 4]]
+
+
+@pytest.mark.parametrize(('samples', 'again'), [(37, True), (38, False)])
+def test_the_head_runs_again_for_few_samples(monkeypatch, samples, again) -> None:
+    """Where their windows of 3 x 3 cells are fewer than the 341 cells; losses and gradients are those of all cells."""
+    rpn, batch = rpn_of(small_config(rpn__batch_per_image=samples)), make_batch()
+    maps = maps_of(batch)
+    rpn.create_variables()
+
+    def step() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            losses = rpn.losses(maps, rpn.score(maps, batch['images']), GroundTruth.of(batch), seed())
+            total = losses['loss_objectness'] + losses['loss_rpn_box_reg']
+        return [*losses.values(), *tape.gradient(total, [*maps, *rpn.trainable_variables])]
+
+    with recorded(rpn.head, 'at') as calls:
+        found = step()
+    assert len(calls) == again
+    monkeypatch.setattr(RPNHead, 'window', 100 if again else 1)                     # the other way
+    for one, other in zip(found, step(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * abs(np.asarray(other)).max())
 
 
 @pytest.mark.parametrize('engine', ['op', 'xla'])
