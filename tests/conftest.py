@@ -10,10 +10,12 @@ import ctypes
 import gc
 import os
 import pathlib
+import random
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import isolation
@@ -165,21 +167,23 @@ def _optimize_graphs_where_results_count(request: pytest.FixtureRequest) -> None
 
 
 def _seed() -> None:
-    if 'keras' in sys.modules:
-        import keras
-
-        keras.utils.set_random_seed(0)
+    random.seed(0)     # Keras takes the seeds of weights from it
+    np.random.seed(0)
 
 
 @pytest.fixture(autouse=True, scope='module')
 def _seed_fixtures_of_modules() -> None:
     """Draw the weights of models that fixtures share from the same seed in each run: limits are not met by chance."""
     _seed()
+    if 'tensorflow' in sys.modules:
+        import tensorflow as tf
+
+        tf.random.set_seed(0)     # once for each file: it clears the cache of all compiled graphs
 
 
 @pytest.fixture(autouse=True)
 def _seed_tests(_seed_fixtures_of_modules: None) -> None:
-    """Draw the same numbers whichever tests of the file ran before."""
+    """Draw the same weights whichever tests of the file ran before."""
     _seed()
 
 
