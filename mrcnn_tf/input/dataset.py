@@ -328,6 +328,8 @@ def _entry(recipe: Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, ser
         sample = transforms.apply(recipe.own_transforms, sample, seed, first=1 + len(recipe.transforms()))
     else:
         sample = samples.decode(record, data.mask_size, name, resized, data.antialias)
+        if recipe.uint8_images:      # now: flips and padding then move a quarter of the bytes
+            sample = sample._replace(image=tf.cast(sample.image, tf.uint8))
         # The first seed has sampled the short side.
         sample = transforms.apply([*recipe.transforms(), *recipe.own_transforms], sample, seed, first=1)
     if recipe.own_transforms:
@@ -337,8 +339,6 @@ def _entry(recipe: Recipe, canvas: list[int] | tf.Tensor, number: tf.Tensor, ser
         shape = tf.shape(sample.image)[:2]
         own_canvas['padded_sizes'] = tf.cast(images.own_canvas(shape, data.pad_multiple), tf.float32)
     entry = images.batch_entry(sample.image, canvas, samples.original_size(record), record['image_id'])
-    if recipe.uint8_images:
-        entry['images'] = tf.cast(entry['images'], tf.uint8)
     return {**entry, **own_canvas, **samples.slots(sample, data.max_objects, data.max_proposals)}
 
 

@@ -152,7 +152,7 @@ def batch_entry(image: tf.Tensor, canvas: Sequence[int] | tf.Tensor, original_si
     """Return one image's part of a Batch, without the dimension B and without objects.
 
     Args:
-        image: float32 [h, w, 3], resized.
+        image: uint8 or float32 [h, w, 3], resized.
         canvas: height and width that the image is padded to.
         original_size: int32 [2], of the file.
         image_id: int64 [].
@@ -197,7 +197,7 @@ def crop_masks(encoded: tf.Tensor, boxes: tf.Tensor, shape: tf.Tensor, side: int
 
     def cut(element: tuple[tf.Tensor, ...]) -> tf.Tensor:
         png, first, end, corners = element
-        part = decode_mask(png, shape, name)[first[0]:end[0], first[1]:end[1]]
+        part = decode_mask(png, shape, name, (first, end))
         # The op returns zeros beyond the image, hence one more pixel on each side.
         part = tf.pad(part, [[1, 1], [1, 1], [0, 0]], 'SYMMETRIC')
         return tf.image.crop_and_resize(part[None], corners[None], [0], [side, side])[0, :, :, 0]
@@ -218,13 +218,15 @@ def mask_parts(boxes: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     return low, tf.clip_by_value(tf.cast(tf.math.ceil(boxes[:, 2:] + 1), tf.int32), low + 1, shape)
 
 
-def decode_mask(png: tf.Tensor, shape: tf.Tensor, name: tf.Tensor | str) -> tf.Tensor:
-    """Return the mask of an object in the whole image, uint8 [h, w, 1], 0 or 1.
+def decode_mask(png: tf.Tensor, shape: tf.Tensor, name: tf.Tensor | str,
+                part: tuple[tf.Tensor, tf.Tensor] | None = None) -> tf.Tensor:
+    """Return the mask of an object, uint8 [h, w, 1], 0 or 1, in the whole image or in a part of it.
 
     Args:
         png: string [], 8-bit gray.
         shape: int32 [2], of the image.
         name: string [], what an error calls the image.
+        part: the first and the end row and column, int32 [2] each; None: all of the image.
 
     Raises:
         tf.errors.InvalidArgumentError: it is not a PNG, or has another size than the image.
@@ -233,6 +235,9 @@ def decode_mask(png: tf.Tensor, shape: tf.Tensor, name: tf.Tensor | str) -> tf.T
     same = tf.debugging.Assert(tf.reduce_all(tf.shape(mask)[:2] == shape), [tf.strings.join(
         [name, ": a mask is not of the image's size, ", size_text(shape), '; convert the data again'])])
     with tf.control_dependencies([same]):
+        if part is not None:      # before anything is computed: most objects are much smaller than the image
+            (top, left), (bottom, right) = (tf.unstack(corner) for corner in part)
+            mask = mask[top:bottom, left:right]
         return tf.minimum(mask, 1)
 
 

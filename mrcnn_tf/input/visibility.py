@@ -61,7 +61,7 @@ def place_masks(record: dict[str, tf.Tensor], placement: Placement, side: int, n
 
     def place(element: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
         png, has_mask, first, end, outline, visible = element
-        part = images.decode_mask(png, placement.size, name)[first[0]:end[0], first[1]:end[1]]
+        part = images.decode_mask(png, placement.size, name, (first, end))
         local = _after_shift(matrix, first)
         shown = _shown(part[:, :, 0] > 0, local, placement.shape, hidden)
         known = has_mask & (shown.total > 0)
