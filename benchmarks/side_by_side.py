@@ -8,7 +8,8 @@
 A shared machine drifts from minute to minute, so only ratios within a round count. The work is Mask R-CNN R50-FPN on
 one image of 800 x 1216 px: `inference` with masks of 28 x 28 cells, `pasted` with masks pasted into the image, `train`
 a training step with 128 positive RoIs, `files` from a directory of image files to pasted masks, and `input` the input
-of training with masks at 800/1333 px, from a COCO json and its images, ours after its conversion.
+of training with masks at 800/1333 px, from a COCO json and its images, ours after its conversion. Its peer makes one
+pass in each round, whatever --runs and --patience are.
 
 Peers are programs in environments of their own: torchvision and OpenVINO in that of --torch, Model Garden in that of
 --garden. Those that come with the project's data are found by --peers. Prints one JSON line for each run, then for each
@@ -68,11 +69,12 @@ def input_commands(given: argparse.Namespace, scratch: str) -> dict[str, list[st
     subprocess.run([*OURS[:-1], 'convert', 'coco', '--annotations', annotations, '--images', images, '--name', 'train',
                     '--output', scratch], check=True, stdout=subprocess.DEVNULL)
     count = ['--images', '200']
-    return {
-        'ours': [*OURS, 'input', 'torchvision_mask_rcnn_r50_fpn', f'data.train={scratch}/train.json',
-                 'data.batch_size=16', *count, '--runs', str(given.runs), '--patience', str(given.patience)],
-        'torchvision': [given.torch, str(pathlib.Path(given.peers) / 'torchvision_input.py'), f'{annotations}:{images}',
-                        *count]}
+    found = {'ours': [*OURS, 'input', 'torchvision_mask_rcnn_r50_fpn', f'data.train={scratch}/train.json',
+                      'data.batch_size=16', *count, '--runs', str(given.runs), '--patience', str(given.patience)]}
+    if given.torch:
+        found['torchvision'] = [given.torch, str(pathlib.Path(given.peers) / 'torchvision_input.py'),
+                                f'{annotations}:{images}', *count]
+    return found
 
 
 def run(command: list[str], patience: float) -> dict[str, Any]:
@@ -97,6 +99,8 @@ def main() -> None:
     parser.add_argument('--runs', type=int, default=3)
     parser.add_argument('--patience', type=float, default=0.)
     given = parser.parse_args()
+    if len(given.files) != (expected := {'files': 1, 'input': 2}.get(given.what, 0)):
+        parser.error(f'{given.what} takes {expected} files or directories, not {len(given.files)}')
     with tempfile.TemporaryDirectory() as scratch:
         compare(commands(given, scratch), given.rounds, given.patience,
                 ['images_per_s'] if given.what == 'input' else ['median_s', 'peak_rss_mb'])

@@ -169,6 +169,8 @@ def _optimize_graphs_where_results_count(request: pytest.FixtureRequest) -> None
 def _seed() -> None:
     random.seed(0)     # Keras takes the seeds of weights from it
     np.random.seed(0)
+    if own := getattr(sys.modules.get('keras.src.backend'), '_SEED_GENERATOR', None):
+        own.generator = None     # keras.utils.set_random_seed makes Keras 2 take them from a generator of its own
 
 
 @pytest.fixture(autouse=True, scope='module')

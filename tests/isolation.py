@@ -19,8 +19,8 @@ from typing import Literal
 
 import pytest
 
-# Bytes: after a test that leaves more than the first or took more than the second, its file goes on in a new process.
-_ENOUGH, _MOST = 3 * 2 ** 29, 2 ** 31
+_MAX_LEFT = 3 * 2 ** 29     # bytes: after a test that leaves more, its file goes on in a new process
+_MAX_PEAK = 2 ** 31         # bytes: and after one that took more, which it gave back
 _GOOD = 'exited with 0'
 SUPPORTED = sys.platform == 'linux'     # elsewhere a process must not go on with Python after a fork
 
@@ -95,11 +95,11 @@ class FileProcesses:
             yield _failure(item, self._end(), 'call')
 
     def _is_large(self) -> bool:
-        """Return whether the process has much memory, or had more, which it returned to the system."""
+        """Return whether the process has too much memory to go on, or had."""
         status = pathlib.Path(f'/proc/{self._process}/status').read_text()
         resident, peak = (1024 * int(re.search(rf'^{name}:\s+(\d+) kB$', status, re.MULTILINE)[1])
                           for name in ('VmRSS', 'VmHWM'))
-        return resident > _ENOUGH or peak > _MOST
+        return resident > _MAX_LEFT or peak > _MAX_PEAK
 
     def _end(self) -> str:
         """Wait for the end of the process and return what it was."""

@@ -56,7 +56,7 @@ import os
 import pytest
 from tests import isolation
 
-isolation._ENOUGH = 0
+isolation._MAX_LEFT = 0
 made = []
 
 @pytest.fixture(scope='module')

@@ -22,6 +22,8 @@ from mrcnn_tf.ops import proposals as proposal_ops
 from mrcnn_tf.ops import targets
 from mrcnn_tf.ops.proposals import Proposals
 
+_CELLS_AROUND = 9      # cells of the feature maps whose gradient costs as much as that of one sample
+
 
 class Scores(NamedTuple):
     """The RPN's answer to feature maps: anchors float32 [A, 4] px and, per level, objectness logits float32 [B, a] and
@@ -117,13 +119,13 @@ class RPN(CompositeLayer):
                 'positive_anchors': count(samples.positive)}
 
     def _at(self, index: tf.Tensor, features: Features, scores: Scores) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return logits [B, S] and deltas [B, S, 4] of the anchors `index` [B, S], by the gradient of fewer cells.
+        """Return the logits [B, S] and deltas [B, S, 4] of the anchors `index` [B, S].
 
-        The proposals pass no gradient to the head: where it runs again for the samples alone, its gradient needs only
-        the cells around them.
+        The proposals pass no gradient to the head. So it runs again for the samples alone where that costs less than
+        the gradient of all cells: measured in docs/performance.md.
         """
-        samples, cells = index.shape[1], scores.anchors.shape[0] // self.anchors.per_cell[0]
-        if samples * self.head.window ** 2 < cells:
+        cells = scores.anchors.shape[0] // self.anchors.per_cell[0]
+        if _CELLS_AROUND * index.shape[1] < cells:
             return self.head.at(features, index)
         return (tf.gather(tf.concat(scores.logits, 1), index, batch_dims=1),
                 tf.gather(tf.concat(scores.deltas, 1), index, batch_dims=1))

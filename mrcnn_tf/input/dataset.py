@@ -79,15 +79,15 @@ def training_dataset(manifest: PathLike, config: Config, start_step: int = 0, sh
     return _training_parts(recipe, start_step, shard, [PARALLEL])[0]
 
 
-def training_parts(manifest: PathLike, config: Config, start_step: int, shard: tuple[int, int],
-                   needs: Collection[str] | None, cores: Sequence[int]) -> list[tf.data.Dataset]:
+def training_parts(manifest: PathLike, config: Config, start_step: int = 0, shard: tuple[int, int] = (0, 1),
+                   needs: Collection[str] | None = None, cores: Sequence[int] = (PARALLEL,)) -> list[tf.data.Dataset]:
     """Return the batches of `training_dataset` in P datasets, for P machines: dataset i holds batch i, i + P, ...
 
     They are for the training step, which takes `images` of whole numbers as uint8: a quarter of the bytes to move.
 
     Args:
         manifest, config, start_step, shard, needs: as of `training_dataset`.
-        cores: of each of the P machines.
+        cores: of each of the P machines; by default, this one alone.
 
     Raises: as `training_dataset`.
     """

@@ -2,9 +2,10 @@
 
 H, W height and width of the image, h, w those of the object's box, in px. A PNG holds a zlib stream of rows; each row
 is a filter byte (0: none) and W pixels. Deflate streams that end on a byte can be concatenated. So the zeros above and
-below the object are compressed once per length and cached, and only the object's rows are compressed anew. General
-writers try five filters on every row, and compress the zeros again for each object of an image, which took most of the
-time of a conversion. They also write zeros as copies of the byte before, which take zlib twice the time to read.
+below the object are compressed once per power of two and cached, and only the object's rows are compressed anew.
+General writers try five filters on every row, and compress the zeros again for each object of an image, which took
+most of the time of a conversion. They also write zeros as copies of the byte before, which take zlib twice the time to
+read.
 """
 from __future__ import annotations
 
@@ -19,9 +20,12 @@ _END = b'\0\0\0\0IEND\xae\x42\x60\x82'
 _ZLIB_HEADER = b'\x78\x01'
 _LAST_BLOCK = b'\x03\0'      # of deflate: an empty block, marked as the last one
 _ADLER = 65521
-_COPY = 258                  # bytes of the longest copy that deflate knows
-_UNIT = 4 * _COPY            # zeros; 1, 2, 4, ... times as many are cached; fewer are compressed with the object
-_ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1)     # of the lengths of codes of lengths
+_UNIT = 4 * 258              # zeros; 1, 2, 4, ... times as many are cached; fewer are compressed with the object
+# Of a block with dynamic Huffman codes (RFC 1951, 3.2.7): the order of the code length code lengths, up to the last one
+# that is not 0; and the code length codes of the lengths 1 to 3, of 3 to 10 zeros (17) and of 11 to 138 (18).
+_ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1)
+_CODES = {1: '00', 3: '01', 18: '10', 2: '110', 17: '111'}
+
 
 
 def encode(pixels: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> bytes:
@@ -65,21 +69,21 @@ def _zeros(count: int) -> list[bytes]:
 
 @functools.cache
 def _power(exponent: int) -> bytes:
-    """Return 2^exponent times _UNIT zeros, compressed: a block with codes of its own (RFC 1951, 3.2.7).
+    """Return 2^exponent times _UNIT zeros, compressed.
 
-    It holds four zeros, then copies of 258 bytes from four bytes before, and a last one of 254. zlib copies single
-    bytes: from one byte before, each would wait for the last.
+    The block holds four zeros, then copies of 258 bytes from the distance 4, and a last one of 254. zlib copies single
+    bytes: from the distance 1, each would wait for the previous one.
     """
-    # The codes of lengths: 1 is 00, 3 is 01, 18 (zeros) 10, 2 is 110, 17 (few zeros) 111.
-    lengths = {1: 2, 3: 2, 18: 2, 2: 3, 17: 3}
-    head = '0' + ''.join(_number(value, width) for value, width in ((2, 2), (29, 5), (3, 5), (len(_ORDER) - 4, 4)))
-    head += ''.join(_number(lengths.get(symbol, 0), 3) for symbol in _ORDER)
-    # The lengths of codes: of the byte 0 it is 2; of the end 3, of copies of 227 to 257 bytes 3, of 258 bytes 1; of the
-    # distance 4 it is 1. So these codes are 10, 110, 111, 0, and 0.
-    codes = ['110', '10', _number(138 - 11, 7), '10', _number(117 - 11, 7), '01', '10', _number(27 - 11, 7), '01', '00',
-             '111', _number(3 - 3, 3), '00']
-    copies = '00' * (2 ** exponent * _UNIT // _COPY - 1) + '111' + _number(254 - 227, 5) + '0'
-    bits = head + ''.join(codes) + 4 * '10' + copies + '110' + '000'     # the last: an empty block, to end on a byte
+    hlit, hdist, hclen = 286 - 257, 4 - 1, len(_ORDER) - 4
+    head = '0' + ''.join(_number(*field) for field in ((2, 2), (hlit, 5), (hdist, 5), (hclen, 4)))     # 2: dynamic
+    head += ''.join(_number(len(_CODES.get(symbol, '')), 3) for symbol in _ORDER)
+    # Code lengths: symbol 0 has 2, 256 and 284 have 3, 285 has 1; the distance 4, the fourth, has 1.
+    zeros = {count: _CODES[18] + _number(count - 11, 7) for count in (138, 117, 27)}
+    head += _CODES[2] + zeros[138] + zeros[117] + _CODES[3] + zeros[27] + _CODES[3] + _CODES[1]
+    head += _CODES[17] + _number(3 - 3, 3) + _CODES[1]
+    copy, zero, end, shorter_copy, distance = '0', '10', '110', '111', '0'     # symbols 285, 0, 256, 284; distance 4
+    copies = (4 * 2 ** exponent - 1) * (copy + distance) + shorter_copy + _number(254 - 227, 5) + distance
+    bits = head + 4 * zero + copies + end + '000'     # the last: an empty stored block, to end on a byte
     bits += '0' * (-len(bits) % 8)
     return int(bits[::-1], 2).to_bytes(len(bits) // 8, 'little') + b'\0\0\xff\xff'
 

@@ -72,11 +72,6 @@ class RPNHead(CompositeLayer):
         self.objectness = conv(self.scores * anchors_per_cell, 1, 'objectness')
         self.deltas = conv(4 * anchors_per_cell, 1, 'deltas')
 
-    @property
-    def window(self) -> int:
-        """Side of the window of cells that an anchor's outputs depend on: 3 with one 3x3 convolution."""
-        return 2 * len(self.convs) + 1
-
     @classmethod
     def of(cls, config: RPNConfig, channels: int, anchors_per_cell: int, **kwargs: Any) -> RPNHead:
         """Return the head that a config's `model.rpn` describes."""

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import build_detector
-from mrcnn_tf.input.dataset import training_dataset
+from mrcnn_tf.input.dataset import training_parts
 from mrcnn_tf.input.synthetic import batch_spec
 
 # All bytes of a step in proportion to those that convolutions and matrix products read and write; and all bytes that
@@ -169,7 +169,7 @@ def predict(work: Work, config: Config, gpu: Gpu, count: int, network: float | N
 def input_seconds(config: Config) -> float:
     """Return the CPU seconds that the input of one image takes on this machine; reads some images of `data.train`."""
     batches = math.ceil(_MEASURED / config.data.batch_size)
-    iterator = iter(training_dataset(str(config.data.train), config))
+    iterator = iter(training_parts(str(config.data.train), config)[0])
     next(iterator)
     begun = time.process_time()
     for _ in range(batches):

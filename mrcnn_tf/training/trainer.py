@@ -24,7 +24,6 @@ from mrcnn_tf.input.damage import explain
 from mrcnn_tf.input.dataset import training_parts
 from mrcnn_tf.input.manifest import Category, Manifest
 from mrcnn_tf.input.survey import counted
-from mrcnn_tf.input.tuning import PARALLEL
 from mrcnn_tf.layers.precision import precision_policy
 from mrcnn_tf.training import fingerprint, loggers, resuming, schedules
 from mrcnn_tf.training.averages import Copies, averages_of
@@ -320,7 +319,7 @@ def _distributed(run: _Run, start: int, needs: Sequence[str]) -> tf.data.Dataset
     def local(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         shard = run.worker.index, run.worker.count
         dataset = run.servers.dataset(run.config, start, shard, needs) if run.config.train.input == 'service' else (
-            training_parts(str(run.config.data.train), run.config, start, shard, needs, [PARALLEL])[0])
+            training_parts(str(run.config.data.train), run.config, start, shard, needs)[0])
         if run.labels != list(range(len(run.labels))):
             dataset = dataset.map(lambda batch: {**batch, 'labels': tf.gather(run.labels, batch['labels'])})
         if parts > 1:

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
+from mrcnn_tf.detectors import rpn as rpn_module
 from mrcnn_tf.detectors.branch import GroundTruth
 from mrcnn_tf.detectors.rpn import RPN, GivenProposals, Scores, as_detections
-from mrcnn_tf.layers.heads import RPNHead
 from mrcnn_tf.ops import targets
 from mrcnn_tf.ops.proposals import Proposals
 from tests.detectors.small import make_batch, small_config
@@ -92,7 +92,7 @@ def test_anchors_that_cross_the_border(monkeypatch) -> None:
 
 @pytest.mark.parametrize(('samples', 'again'), [(37, True), (38, False)])
 def test_the_head_runs_again_for_few_samples(monkeypatch, samples, again) -> None:
-    """Where their windows of 3 x 3 cells are fewer than the 341 cells; losses and gradients are those of all cells."""
+    """Where 9 times as many are fewer than the 341 cells; losses and gradients are those of all cells."""
     rpn, batch = rpn_of(small_config(rpn__batch_per_image=samples)), make_batch()
     maps = maps_of(batch)
     rpn.create_variables()
@@ -107,7 +107,7 @@ def test_the_head_runs_again_for_few_samples(monkeypatch, samples, again) -> Non
     with recorded(rpn.head, 'at') as calls:
         found = step()
     assert len(calls) == again
-    monkeypatch.setattr(RPNHead, 'window', 100 if again else 1)                     # the other way
+    monkeypatch.setattr(rpn_module, '_CELLS_AROUND', 100 if again else 1)            # the other way
     for one, other in zip(found, step(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * abs(np.asarray(other)).max())
 

@@ -71,8 +71,9 @@ def test_rpn_head_at_single_anchors(mode, convolutions, classifier) -> None:
     """Outputs and gradients are those of the whole maps; each anchor of one image, and some twice of the other."""
     head, maps = random_head(convolutions, classifier)
     count = 3 * sum(rows * columns for rows, columns in MAPS)
-    some = np.random.default_rng(1).integers(0, count, count)
-    anchors, shares = tf.constant(np.stack([np.arange(count), some]), tf.int32), tf.random.normal([2, count, 5])
+    numbers = np.random.default_rng(1)
+    anchors = tf.constant(np.stack([np.arange(count), numbers.integers(0, count, count)]), tf.int32)
+    shares = tf.constant(numbers.normal(size=[2, count, 5]), tf.float32)
 
     def run(at: bool) -> tuple:
         def outputs(*features: tf.Tensor) -> tuple:

@@ -23,7 +23,6 @@ from mrcnn_tf.evaluation import coco
 from mrcnn_tf.evaluation.run import processes_of
 from mrcnn_tf.input.dataset import training_parts
 from mrcnn_tf.input.manifest import Category
-from mrcnn_tf.input.tuning import PARALLEL
 
 _DETECTIONS, _SIDE = 100, 28    # of each image; cells of a mask
 _CELLS = (np.arange(_SIDE) + .5) / _SIDE
@@ -32,7 +31,7 @@ _ELLIPSE = ((_CELLS[:, None] - .5) ** 2 + (_CELLS - .5) ** 2 <= .25).astype(np.f
 
 def training_input(config: Config, images: int) -> Work:
     """Return the reading of at least `images` training images: from shards to batches, with the config's changes."""
-    batches = iter(training_parts(str(config.data.train), config, 0, (0, 1), None, [PARALLEL])[0])
+    batches = iter(training_parts(str(config.data.train), config)[0])
     count = -(-images // config.data.batch_size)
     said = {'data': str(config.data.train), 'batch': config.data.batch_size, 'images': count * config.data.batch_size}
 
