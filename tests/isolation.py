@@ -59,7 +59,8 @@ class FileProcesses:
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._reports(item, following):
             item.ihook.pytest_runtest_logreport(report=report)
-        if self._connection is not None and (following is None or self._is_large()):
+        if self._connection is not None and (
+                following is None or following.get_closest_marker('large') or self._is_large()):
             end = self._end()
             if end != _GOOD:     # it tore down what following tests would have shared
                 item.ihook.pytest_runtest_logreport(report=_failure(item, end, 'teardown'))

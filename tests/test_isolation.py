@@ -51,6 +51,18 @@ ZERO = tf.zeros([])
 def test_nothing():
     pass
 """
+_MARKED = """
+import pytest
+
+ran = []
+
+def test_before():
+    ran.append('test_before')
+
+@pytest.mark.large
+def test_marked():
+    assert not ran
+"""
 _LARGE = """
 import os
 import pytest
@@ -75,9 +87,9 @@ def test_new_process(shared):
 
 @pytest.mark.skipif(not isolation.SUPPORTED, reason='needs fork')
 @pytest.mark.parametrize(('files', 'expected'), [
-    ({'test_crash.py': _CRASH, 'test_other.py': _OTHER},
+    ({'test_crash.py': _CRASH, 'test_other.py': _OTHER, 'test_marked.py': _MARKED},
      ['test_crash.py::test_crash - its process died of SIGABRT', 'test_crash.py::test_wrong - assert []',
-      '2 failed, 4 passed']),
+      '2 failed, 6 passed']),
     ({'test_import.py': _IMPORT}, ['test_import.py', 'it makes tensors while it is imported', '1 error']),
     ({'test_large.py': _LARGE}, ['test_large.py::test_first - its process exited with 1',
                                  'test_large.py::test_new_process - ValueError: torn down', '2 passed, 2 errors']),

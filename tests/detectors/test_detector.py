@@ -62,8 +62,22 @@ def xla_model(weights) -> Detector:
     return compiled_model('xla', weights)
 
 
-# The first test of the file, because it needs 2.9 GiB and a process may have 1.5 GiB from the tests before.
+@pytest.mark.parametrize('mode', ['graph', 'jit'])
+def test_the_inference_of_the_xla_engine(detect, xla_model, mode) -> None:
+    """Uncompiled, and compiled as a whole: the detections of the 'op' engine, in shapes that are known beforehand."""
+    batch = {name: make_batch()[name] for name in ('images', 'sizes')}
+    function = tf.function(lambda batch: xla_model(batch), autograph=False, jit_compile=mode == 'jit')
+    expected = detect(batch)
+    assert expected['valid'].sum() > 5 and not expected['valid'].all()
+    assert_same_detections(function(batch), expected)
+    shapes = {name: (x.shape.as_list(), x.dtype) for name, x in function.get_concrete_function(
+        batch).structured_outputs.items()}
+    assert shapes == {'boxes': ([2, 16, 4], tf.float32), 'scores': ([2, 16], tf.float32), 'labels': ([2, 16], tf.int32),
+                      'valid': ([2, 16], tf.bool), 'masks': ([2, 16, 8, 8], tf.float32)}
+
+
 @pytest.mark.slow
+@pytest.mark.large
 def test_bells_and_whistles_compiled_as_a_whole() -> None:
     """In one model a cascade, hard RoIs, dropout, refined boxes that vote, and masks whose classes compete: a step of
     training and inference compiled by XLA are those of the 'op' engine."""
@@ -84,20 +98,6 @@ def test_bells_and_whistles_compiled_as_a_whole() -> None:
     assert_same_detections(found[1], found[0])
     assert {f'loss_classifier_stage{stage}' for stage in (1, 2)} < set(steps[0][0])
     assert_same_step(model, weights, steps[1], steps[0])
-
-
-@pytest.mark.parametrize('mode', ['graph', 'jit'])
-def test_the_inference_of_the_xla_engine(detect, xla_model, mode) -> None:
-    """Uncompiled, and compiled as a whole: the detections of the 'op' engine, in shapes that are known beforehand."""
-    batch = {name: make_batch()[name] for name in ('images', 'sizes')}
-    function = tf.function(lambda batch: xla_model(batch), autograph=False, jit_compile=mode == 'jit')
-    expected = detect(batch)
-    assert expected['valid'].sum() > 5 and not expected['valid'].all()
-    assert_same_detections(function(batch), expected)
-    shapes = {name: (x.shape.as_list(), x.dtype) for name, x in function.get_concrete_function(
-        batch).structured_outputs.items()}
-    assert shapes == {'boxes': ([2, 16, 4], tf.float32), 'scores': ([2, 16], tf.float32), 'labels': ([2, 16], tf.int32),
-                      'valid': ([2, 16], tf.bool), 'masks': ([2, 16, 8, 8], tf.float32)}
 
 
 def test_detections_lie_in_their_images_best_first(detect) -> None:

@@ -1,6 +1,8 @@
 """Inference against the references, stage by stage and along the whole chain, on every case of the kits."""
 from __future__ import annotations
 
+import pytest
+
 from tests.parity.cases import load
 
 
@@ -10,6 +12,7 @@ def test_pieces(kit_of_case, hold, infer_case, engine, jit) -> None:
     hold(module.pieces(case, case.settings(), engine, jit), infer_case, engine, 'jit' if jit else 'graph')
 
 
+@pytest.mark.large
 def test_network(network, kit_of_case, hold, infer_case, engine, jit) -> None:
     """Every stored stage, forced and along the chain."""
     case, module, model = network(kit_of_case, infer_case, engine)

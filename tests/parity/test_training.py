@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.parity.cases import load
 
@@ -12,6 +13,7 @@ def test_pieces(kit_of_case, hold, train_case, engine, jit) -> None:
     hold(module.pieces(case, case.settings(), engine, jit), train_case, engine, 'jit' if jit else 'graph')
 
 
+@pytest.mark.large
 def test_network(network, kit_of_case, hold, train_case, engine, jit) -> None:
     """Losses, gradients, steps; what is not trained stays as it was."""
     network.cache_clear()                                     # a model that trained is not what it was
