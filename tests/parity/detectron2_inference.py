@@ -2,7 +2,8 @@
 
 First the chain from the pixels to the RPN's decoded boxes and pieces fed with stored numbers; then the heads over our
 features at the *stored* proposals and detections; last the whole chain. Proposals and detections are compared as sets,
-and only those that Detectron2's own float32 run found too.
+and only those that Detectron2's own float32 run found too. Of a full list of detections, those whose scores differ
+from the last one's by less than the limit are left out: rounding decides which of them has the last place.
 """
 from __future__ import annotations
 
@@ -265,9 +266,8 @@ def chain_stages(case: Detectron2Case, model: Detector, outputs: dict[str, Any])
         return
     index, differences = _detections(case, 'chain ', found)
     yield from differences
-    stable, valid = case['det_stable'], found['valid'][0]
-    boxes = _in_file(case, found).boxes
-    size = NOT_FOUND if (index < 0).any() else farthest(yx(boxes[index]), case['out_boxes'][stable])
+    valid, boxes = found['valid'][0], _in_file(case, found).boxes
+    size = NOT_FOUND if (index < 0).any() else farthest(yx(boxes[index]), case['out_boxes'][_certain(case)])
     scale = max(np.array(case.config['original_size']) / case.config['resized_size'])
     yield Difference('chain out_boxes', size, case.limit('det_boxes') * max(1., scale))
     if 'masks' in found:
@@ -295,24 +295,33 @@ def _proposals_in_file(case: Detectron2Case, found: dict[str, np.ndarray]) -> It
     yield Difference('chain out_scores', scores, case.limit('proposal_logits'))
 
 
+def _certain(case: Detectron2Case) -> np.ndarray:
+    """Which detections every exact implementation finds: bool [D]."""
+    stable, scores = case['det_stable'], case['det_scores']
+    if len(scores) < case.settings().detections.max_detections:
+        return stable
+    return stable & (scores > scores.min() + case.limit('det_scores'))
+
+
 def _detections(case: Detectron2Case, prefix: str, found: dict[str, np.ndarray]
                 ) -> tuple[np.ndarray, list[Difference]]:
-    """Which of our valid detections are the reference's stable ones, and how far they lie from them."""
-    valid, stable = found['valid'][0], case['det_stable']
+    """Which of our valid detections are the reference's certain ones, and how far they lie from them."""
+    valid, certain = found['valid'][0], _certain(case)
     boxes, labels, scores = (found[name][0][valid] for name in ('boxes', 'labels', 'scores'))
-    index, size = nearest(boxes, yx(case['det_boxes'])[stable], labels, case['det_labels'][stable])
-    apart = NOT_FOUND if (index < 0).any() else farthest(scores[index], case['det_scores'][stable])
+    index, size = nearest(boxes, yx(case['det_boxes'])[certain], labels, case['det_labels'][certain])
+    apart = NOT_FOUND if (index < 0).any() else farthest(scores[index], case['det_scores'][certain])
     return index, [
-        Difference(f'{prefix}number of detections', abs(len(boxes) - len(stable)), float((~stable).sum())),
+        Difference(f'{prefix}number of detections', abs(len(boxes) - len(certain)),
+                   float((~case['det_stable']).sum())),
         Difference(f'{prefix}det_boxes', size, case.limit('det_boxes')),
         Difference(f'{prefix}det_scores', apart, case.limit('det_scores'))]
 
 
 def _masks(case: Detectron2Case, settings: ModelConfig, masks: np.ndarray, boxes: np.ndarray, index: np.ndarray
            ) -> Iterator[Difference]:
-    """Of the first detections, where the chain found them; index: of ours that are the stable ones."""
-    order = np.full(len(case['det_stable']), -1)
-    order[case['det_stable']] = index
+    """Of the first detections, where the chain found them; index: of ours that are the certain ones."""
+    order = np.full(len(case['det_scores']), -1)
+    order[_certain(case)] = index
     theirs = case['det_mask_probs']
     kept = np.flatnonzero(order[:len(theirs)] >= 0)
     chosen = order[kept]
