@@ -21,9 +21,9 @@ import tensorflow as tf
 from mrcnn_tf.cli.benchmark.measuring import OthersLoad
 from mrcnn_tf.cli.benchmark.networks import random_detector
 from mrcnn_tf.detectors.detector import Detector
-from mrcnn_tf.detectors.rpn import Scores
 from mrcnn_tf.layers.normalization import FoldedWeights, folded_normalization, folded_weights
 from mrcnn_tf.ops import detections as detection_ops
+from mrcnn_tf.ops import proposals as proposal_ops
 
 
 def seconds(work: Callable[[], Any], runs: int) -> list[float]:
@@ -84,8 +84,8 @@ def run(detector: Detector, size: tuple[int, int], runs: int) -> Stages:
     features = stages('backbone and FPN', detector.backbone, normalized)
     scores = stages('RPN head', proposer.head, features)
     anchors = proposer.anchors(features, canvas=size)
-    proposals = stages('proposals', lambda scores: proposer._best(
-        Scores(anchors, *scores), sizes, False), scores)
+    proposals = stages('proposals', lambda scores: proposal_ops.propose(
+        *scores, anchors, sizes, proposer.config, False, proposer.engine), scores)
     pooled = stages('box RoIAlign', box.roi_features.pool, features, proposals.boxes)
     logits, deltas = stages('box head', box.stages[0].head, pooled)
     detections = stages('selection', lambda logits, deltas: box.select(detection_ops.candidates(
