@@ -52,6 +52,19 @@ def test_engines_agree_over_levels(pyramid, random_boxes, aligned, ratio, monkey
         assert np.abs(by_op).max() > .1
 
 
+def test_gradients_of_long_boxes_are_computed_together(monkeypatch) -> None:
+    """60 boxes of 2 x 40 cells have windows of 4 x 42 cells at most; in squares of 42 x 42, one would fill a group."""
+    monkeypatch.setattr(op_engine, 'WINDOWS', 30 * 4 * 42 * 3)
+    groups = []
+    monkeypatch.setattr(op_engine, '_axis_weights', lambda *args, made=op_engine._axis_weights: groups.append(1) or
+                        made(*args))
+    boxes, feature = tf.tile(tf.constant([[[8., 0., 10., 40.]]]), [1, 60, 1]), tf.zeros([1, 20, 40, 3])
+    layer = roi.RoIAlign(2, (1,))
+    _, gradient = with_gradient(lambda each: layer(each, boxes), feature, cotangent=tf.ones([1, 60, 2, 2, 3]))
+    assert len(groups) == 2 * 2                                               # two groups, two axes each
+    assert float(tf.reduce_sum(gradient)) == pytest.approx(60 * 2 * 2 * 3)    # the weights of a sample add up to 1
+
+
 @pytest.mark.parametrize('engine', ['op', 'xla'])
 @pytest.mark.parametrize('ratio', [1, 2, 0])
 def test_a_plane_is_sampled_exactly(engine, ratio) -> None:

@@ -20,7 +20,7 @@ from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, Sta
 from mrcnn_tf.ops.tensor_shapes import Dimension, dimensions
 
 GROUP = 2 ** 20      # the most values that boxes pooled together have: 4 MB, as much as a processor's cache
-WINDOWS = 2 ** 24    # the most values that the gradients of boxes computed together have: 67 MB
+WINDOWS = 2 ** 23    # the most values that the gradients of boxes computed together have: 34 MB
 
 
 def _all_crops(plan: SamplingPlan, samples: int, size: Size, height: Dimension, width: Dimension
@@ -111,13 +111,16 @@ def _gradient_of_level(feature: tf.Tensor, upstream: tf.Tensor, plan: SamplingPl
     """Return the gradient of a feature map [B, h, w, C] from the boxes `index`, int64 [k]."""
     (batch, height, width, channels), size = dimensions(feature), (upstream.shape[1], upstream.shape[2])
     bins = tf.gather(plan.bin, index)
-    sides = tf.reduce_max(tf.math.ceil(bins * tf.constant(size, tf.float32)), axis=1)
-    sides = tf.minimum(sides, tf.cast(tf.maximum(height, width), tf.float32))
-    order = tf.argsort(sides, direction='DESCENDING')                              # so windows in a group are similar
+    sides = tf.minimum(tf.math.ceil(bins * tf.constant(size, tf.float32)), tf.cast([height, width], tf.float32))
+    order = tf.argsort(sides[:, 0], direction='DESCENDING')                        # so windows in a group are similar
+    index, sides = tf.gather(index, order), tf.cast(tf.gather(sides, order) + 2., tf.int32)
 
     def spread(first: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        window = tf.cast(sides[order[first]] + 2., tf.int32) ** 2 * channels       # the most values of a box
-        box = tf.gather(index, order[first:first + tf.maximum(WINDOWS // window, 1)])
+        def fitting(columns: tf.Tensor) -> tf.Tensor:
+            return tf.maximum(WINDOWS // (sides[first, 0] * columns * channels), 1)
+
+        widest = tf.reduce_max(sides[first:first + fitting(sides[first, 1]), 1])
+        box = index[first:first + fitting(widest)]
         part = plan.take(box)
         rows, down = _axis_weights(part, 0, size[0], height)
         columns, across = _axis_weights(part, 1, size[1], width)
@@ -130,7 +133,7 @@ def _gradient_of_level(feature: tf.Tensor, upstream: tf.Tensor, plan: SamplingPl
 
     # TensorFlow would make a constant of plain zeros, keep it, and copy it in each step.
     start = (tf.constant(0), tf.fill([batch * height * width, channels], zero_after(upstream)))
-    total = tf.while_loop(lambda first, _: first < tf.shape(order)[0], spread, start, parallel_iterations=1)[1]
+    total = tf.while_loop(lambda first, _: first < tf.shape(index)[0], spread, start, parallel_iterations=1)[1]
     return tf.reshape(total, tf.shape(feature))
 
 
