@@ -5,6 +5,7 @@ Matches: 1 positive, 0 negative, -1 ignored.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -50,27 +51,44 @@ def match(candidates: tf.Tensor, gt_boxes: tf.Tensor, usable: tf.Tensor, crowd: 
 
     def compare(g: tf.Tensor | int, running: _Running) -> _Running:
         g = tf.minimum(g, slots - 1)                                                          # again: changes nothing
-        overlap, best, matched, forced, inside = running
+        overlap, best, matched, forced = running
         larger = overlap > best                                                               # ties: the first object
         best, matched = tf.where(larger, overlap, best), tf.where(larger, g, matched)
         if low_quality:
             highest = tf.reduce_max(overlap, axis=1, keepdims=True)                           # [B, 1]
             forced |= (overlap == highest) & (highest > 0.)
-        if crowd_iof < 1:
-            # An object's overlap with a crowd counts over the candidate's area: a crowd is many objects.
-            common = box_ops.intersection(gt_boxes[:, g, None], candidates)[:, 0]             # [B, N]
-            share = common / tf.maximum(box_ops.area(candidates), 1e-6)
-            inside = tf.maximum(inside, tf.where(crowd[:, g, None], share, 0.))
-        return _Running(overlap_of(tf.minimum(g + 1, slots - 1)), best, matched, forced, inside)
+        return _Running(overlap_of(tf.minimum(g + 1, slots - 1)), best, matched, forced)
 
-    used = tf.reduce_max(tf.where(usable | crowd, tf.range(1, slots + 1), 0))
-    start = _Running(overlap_of(0), tf.fill(shape, -1.), tf.zeros(shape, tf.int32), tf.fill(shape, False),
-                     tf.zeros(shape))
-    _, best, matched, forced, inside = repeat(used, compare, start)
+    start = _Running(overlap_of(0), tf.fill(shape, -1.), tf.zeros(shape, tf.int32), tf.fill(shape, False))
+    _, best, matched, forced = repeat(_used_slots(usable), compare, start)
     negative = (best < negative_iou) & (tf.nn.relu(best) >= background_iou)                   # -1 without objects
     label = tf.where((best >= positive_iou) | forced, 1, tf.where(negative, 0, -1))
-    label = tf.where((label == 0) & (inside > crowd_iof), -1, label)
+    if crowd_iof < 1:
+        label = tf.where((label == 0) & (_largest_share(candidates, gt_boxes, crowd, shape) > crowd_iof), -1, label)
     return Matches(label, tf.where(label == 1, matched, 0))
+
+
+def _largest_share(candidates: tf.Tensor, gt_boxes: tf.Tensor, crowd: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    """Return the largest part of each candidate's area that lies in one crowd, float32 [B, N].
+
+    A loop of its own: most images have no crowd.
+    """
+    order = tf.argsort(tf.cast(crowd, tf.int32), axis=1, direction='DESCENDING', stable=True)
+    boxes, crowd = (tf.gather(values, order, batch_dims=1) for values in (gt_boxes, crowd))
+
+    def step(g: tf.Tensor | int, largest: tf.Tensor) -> tf.Tensor:
+        g = tf.minimum(g, boxes.shape[1] - 1)
+        # An object's overlap with a crowd counts over the candidate's area: a crowd is many objects.
+        common = box_ops.intersection(boxes[:, g, None], candidates)[:, 0]                     # [B, N]
+        share = common / tf.maximum(box_ops.area(candidates), 1e-6)
+        return tf.maximum(largest, tf.where(crowd[:, g, None], share, 0.))
+
+    return repeat(_used_slots(crowd), step, tf.zeros(shape))
+
+
+def _used_slots(used: tf.Tensor) -> tf.Tensor:
+    """Return one more than the last slot of any image that is True in bool [B, G], int32 []."""
+    return tf.reduce_max(tf.where(used, tf.range(1, used.shape[1] + 1), 0))
 
 
 class _Running(NamedTuple):
@@ -83,7 +101,6 @@ class _Running(NamedTuple):
     best: tf.Tensor       # float32, the largest IoU so far
     matched: tf.Tensor    # int32, the object of it
     forced: tf.Tensor     # bool, whether no candidate overlaps some object more
-    inside: tf.Tensor     # float32, the largest part of the candidate's area that lies in one crowd
 
 
 class Samples(NamedTuple):
