@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -108,6 +109,8 @@ def load(model: str, overrides: Sequence[str], size: tuple[int, int], checkpoint
 def train(config: Config, size: tuple[int, int], objects: int) -> Work:
     """Return a training step on images of noise: losses, gradients and the update of the weights.
 
+    The random weights follow from `train.seed`: the boxes that they propose, and so the work, are the same in each run.
+
     Args:
         config: the function reads `model`, `data.batch_size`, `solver` and `train`.
         size: height and width of the canvas, px.
@@ -117,6 +120,7 @@ def train(config: Config, size: tuple[int, int], objects: int) -> Work:
     compiled = config.train.jit_compile == 'on' or config.train.jit_compile == 'auto' and on_gpu
     solver = schedules.scaled(config.solver, config.data.batch_size)
     data = dataclasses.replace(config.data, max_objects=max(objects, config.data.max_objects))
+    keras.utils.set_random_seed(config.train.seed)
     with precision_policy(config.train.precision):
         model = build_detector(config.model, 'xla' if compiled else 'op')
         schedule = schedules.learning_rate(solver, config.data.batch_size)
