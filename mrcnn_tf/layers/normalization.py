@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
+from mrcnn_tf.layers import strips
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.ops.arguments import check_choice
 
@@ -113,6 +114,7 @@ class ConvNorm(CompositeLayer):
         super().__init__(**kwargs)
         self.padding = kernel // 2 if padding is None and stride > 1 and isinstance(kernel, int) else 0
         self.activate = activate
+        self.plain = kernel == 3 and stride == groups == dilation == 1 and padding in (None, 'same')
         self.conv = keras.layers.Conv2D(
             filters, kernel, stride, padding or ('valid' if stride > 1 else 'same'), dilation_rate=dilation,
             groups=groups, use_bias=norm.kind == 'none', name='conv',
@@ -127,6 +129,8 @@ class ConvNorm(CompositeLayer):
             x = tf.nn.bias_add(self.conv.convolution_op(tf.cast(x, kernel.dtype), kernel), bias)
         elif training and isinstance(self.norm, FrozenBatchNormalization) and self.norm.built:
             x = self._scaled_conv(x, self.norm)
+        elif training and self.norm is None and self.conv.built and self._in_strips(x):
+            x = strips.convolution(x, *(tf.cast(_uncast(weight), x.dtype) for weight in (self.conv.kernel, self.conv.bias)))
         elif isinstance(self.norm, keras.layers.BatchNormalization):
             x = self.norm(self.conv(x), training=training)
         else:
@@ -136,8 +140,14 @@ class ConvNorm(CompositeLayer):
     def _scaled_conv(self, x: tf.Tensor, norm: FrozenBatchNormalization) -> tf.Tensor:
         """Return the normalized convolution of `x` in training: the scale multiplies the kernel, not the result."""
         scale, shift = norm.scale_and_shift()
-        kernel = tf.cast(tf.cast(getattr(self.conv.kernel, _UNCAST, self.conv.kernel), tf.float32) * scale, x.dtype)
-        return tf.nn.bias_add(self.conv.convolution_op(x, kernel), tf.cast(shift, x.dtype))
+        kernel = tf.cast(tf.cast(_uncast(self.conv.kernel), tf.float32) * scale, x.dtype)
+        bias = tf.cast(shift, x.dtype)
+        if self._in_strips(x):
+            return strips.convolution(x, kernel, bias)
+        return tf.nn.bias_add(self.conv.convolution_op(x, kernel), bias)
+
+    def _in_strips(self, x: tf.Tensor) -> bool:
+        return self.plain and strips.pays(x)
 
     def folded_weights(self) -> tuple[tf.Variable, tf.Variable] | None:
         """Return new variables: the kernel and the bias of the convolution and its batch normalization together.
@@ -157,9 +167,13 @@ class ConvNorm(CompositeLayer):
                 tf.Variable(tf.cast(beta - mean * scale, dtype), trainable=False, name='bias'))
 
 
-def _stored(weight: Any) -> np.ndarray:
+def _uncast(weight: Any) -> Any:
     """Return a weight as it is stored: within the call of a layer, Keras would cast it to the layer's precision."""
-    return np.asarray(tf.convert_to_tensor(getattr(weight, _UNCAST, weight)), np.float64)
+    return getattr(weight, _UNCAST, weight)
+
+
+def _stored(weight: Any) -> np.ndarray:
+    return np.asarray(tf.convert_to_tensor(_uncast(weight)), np.float64)
 
 
 FoldedWeights = dict[int, tuple[tf.Variable, tf.Variable]]    # by the id of a ConvNorm

@@ -1,6 +1,7 @@
 """The necks that turn a backbone's feature maps into inputs of RPN and heads: an FPN (FPN 3), or none, for one map."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -37,11 +38,17 @@ class FeaturePyramid(CompositeLayer):
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
 
 
-def add_upsampled(fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
-    """Return `fine + upsample(coarse)`, without the upsampled array: [B, 2 h, 2 w, C] from that and [B, h, w, C]."""
+@tf.custom_gradient
+def add_upsampled(fine: tf.Tensor, coarse: tf.Tensor
+                  ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+    """Return `fine + upsample(coarse)`, without the upsampled array: [B, 2 h, 2 w, C] from that and [B, h, w, C].
+
+    The gradient of `coarse`, a sum over four cells, is four times their average, for which there is a faster kernel.
+    """
     batch, height, width, channels = dimensions(coarse)
     cells = tf.reshape(fine, [batch, height, 2, width, 2, channels]) + coarse[:, :, None, :, None]
-    return tf.reshape(cells, dimensions(fine))
+    return tf.reshape(cells, dimensions(fine)), lambda upstream: (
+        upstream, 4. * tf.nn.avg_pool2d(upstream, 2, 2, 'VALID'))
 
 
 def upsample(x: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.layers.backbones import build_backbone
-from mrcnn_tf.layers.backbones.fpn import FeaturePyramid
+from mrcnn_tf.layers.backbones.fpn import FeaturePyramid, add_upsampled
 from tests.modes import MODES
 
 
@@ -41,6 +41,25 @@ def test_every_level_adds_the_coarser_ones_spread_over_its_cells(mode) -> None:
     assert [p.shape for p in expected] == [(24, 40), (12, 20), (6, 10), (3, 5), (2, 3)]
     for ours, by_hand in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours[0, :, :, 0], by_hand)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('mode', MODES)
+def test_gradients_of_added_maps(mode, dtype) -> None:
+    """That of a coarse cell is the sum over the four cells that it was added to; whole numbers are exact."""
+    upstream = np.random.default_rng(0).integers(-9, 9, (2, 4, 6, 3))
+
+    def gradients() -> tuple:
+        fine, coarse = tf.zeros([2, 4, 6, 3], dtype), tf.zeros([2, 2, 3, 3], dtype)
+        with tf.GradientTape() as tape:
+            tape.watch((fine, coarse))
+            added = add_upsampled(fine, coarse)
+        return tape.gradient(added, (fine, coarse), tf.cast(upstream, dtype))
+
+    of_fine, of_coarse = MODES[mode](gradients)()
+    assert of_coarse.dtype == dtype
+    np.testing.assert_array_equal(tf.cast(of_fine, tf.float32), upstream)
+    np.testing.assert_array_equal(tf.cast(of_coarse, tf.float32), upstream.reshape(2, 2, 2, 3, 2, 3).sum((2, 4)))
 
 
 def test_outputs_are_not_added_up_twice() -> None:
