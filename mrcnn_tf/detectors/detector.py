@@ -25,8 +25,8 @@ from mrcnn_tf.layers.backbones import build_backbone
 from mrcnn_tf.layers.heads import BoxHead, MaskHead, Res5Head
 from mrcnn_tf.layers.normalization import Norm
 from mrcnn_tf.layers.recomputation import recomputation
-from mrcnn_tf.layers.strips import kernel_gradients_in_strips
 from mrcnn_tf.layers.roi import build_roi_layer
+from mrcnn_tf.layers.strips import kernel_gradients_in_strips
 from mrcnn_tf.ops import rng
 from mrcnn_tf.ops.detections import Candidates
 from mrcnn_tf.ops.tensor_shapes import dimensions

@@ -1,9 +1,9 @@
 """Normalization layers by name, and a convolution followed by one."""
 from __future__ import annotations
 
-import contextlib
-import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import keras
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
-from mrcnn_tf.layers import strips
+from mrcnn_tf.layers import strips, tracing
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.ops.arguments import check_choice
 
@@ -130,7 +130,8 @@ class ConvNorm(CompositeLayer):
         elif training and isinstance(self.norm, FrozenBatchNormalization) and self.norm.built:
             x = self._scaled_conv(x, self.norm)
         elif training and self.norm is None and self.conv.built and self._in_strips(x):
-            x = strips.convolution(x, *(tf.cast(_uncast(weight), x.dtype) for weight in (self.conv.kernel, self.conv.bias)))
+            kernel, bias = (tf.cast(_uncast(weight), x.dtype) for weight in (self.conv.kernel, self.conv.bias))
+            x = strips.convolution(x, kernel, bias)
         elif isinstance(self.norm, keras.layers.BatchNormalization):
             x = self.norm(self.conv(x), training=training)
         else:
@@ -178,8 +179,7 @@ def _stored(weight: Any) -> np.ndarray:
 
 FoldedWeights = dict[int, tuple[tf.Variable, tf.Variable]]    # by the id of a ConvNorm
 
-# While folding. Of the thread that traces: others may trace at the same time.
-_folded: contextvars.ContextVar[FoldedWeights | None] = contextvars.ContextVar('folded', default=None)
+_folded: ContextVar[FoldedWeights | None] = ContextVar('folded', default=None)    # while folding
 
 
 def folded_weights(layer: keras.layers.Layer) -> FoldedWeights:
@@ -191,16 +191,11 @@ def folded_weights(layer: keras.layers.Layer) -> FoldedWeights:
     return {key: weights for key, weights in found.items() if weights}
 
 
-@contextlib.contextmanager
-def folded_normalization(weights: FoldedWeights) -> Iterator[None]:
-    """Trace each `ConvNorm` of an inference as one convolution: batch normalization is folded into kernel and bias.
+def folded_normalization(weights: FoldedWeights) -> AbstractContextManager[None]:
+    """Return a context that traces each `ConvNorm` of an inference as one convolution: batch normalization is folded.
 
     Args:
         weights: `folded_weights`, which all functions that are traced with it share. They are made before: TensorFlow
             would trace a function that makes variables twice.
     """
-    token = _folded.set(weights)
-    try:
-        yield
-    finally:
-        _folded.reset(token)
+    return tracing.within(_folded, weights)

@@ -5,27 +5,24 @@ early on what has no inputs. Each function here adds a dependency that it cannot
 """
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from mrcnn_tf.layers import tracing
+
 SEGMENT = 4    # blocks that are recomputed together: their results are in memory at once
 Function = Callable[[tf.Tensor], tf.Tensor]
-_active = False
+_active = ContextVar('recomputation', default=False)
 
 
-@contextlib.contextmanager
-def recomputation(active: bool) -> Iterator[None]:
-    """Set whether `recomputed` recomputes, in what is traced within the context."""
-    global _active
-    before, _active = _active, active
-    try:
-        yield
-    finally:
-        _active = before
+def recomputation(active: bool) -> AbstractContextManager[None]:
+    """Return a context in which `recomputed` recomputes if `active`."""
+    return tracing.within(_active, active)
 
 
 def run_stage(layers: Sequence[keras.layers.Layer], x: tf.Tensor, training: bool) -> tf.Tensor:
@@ -51,7 +48,7 @@ def recomputed(function: Function, x: tf.Tensor) -> tf.Tensor:
     The gradient calls the function again. It must give the same result and have no side effects, such as the moving
     averages of batch normalization.
     """
-    if not _active:
+    if not _active.get():
         return function(x)
 
     @tf.custom_gradient

@@ -5,32 +5,29 @@ of their own, fit into the processor's cache: docs/performance.md has the times.
 """
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 
 import tensorflow as tf
 
+from mrcnn_tf.layers import tracing
+
 ROWS = 8             # of a strip
 LARGE = 2 ** 22      # values of an image from which on strips are faster
-_active = False
+_active = ContextVar('strips', default=False)
 
 
-@contextlib.contextmanager
-def kernel_gradients_in_strips(active: bool) -> Iterator[None]:
-    """Set whether `pays` may be True, in what is traced within the context. XLA has convolutions of its own."""
-    global _active
-    before, _active = _active, active
-    try:
-        yield
-    finally:
-        _active = before
+def kernel_gradients_in_strips(active: bool) -> AbstractContextManager[None]:
+    """Return a context in which `pays` may be True, if `active` and without a GPU. XLA has its own convolutions."""
+    return tracing.within(_active, active and not tf.config.list_physical_devices('GPU'))
 
 
 def pays(x: tf.Tensor) -> bool:
     """Return whether `convolution` of the feature map [B, h, w, C] trains faster than TensorFlow's."""
     image = x.shape[1:]
-    return (_active and x.dtype == tf.bfloat16 and image.is_fully_defined() and math.prod(image) >= LARGE
+    return (_active.get() and x.dtype == tf.bfloat16 and image.is_fully_defined() and math.prod(image) >= LARGE
             and image[0] % ROWS == 0)
 
 

@@ -76,11 +76,11 @@ class SGD(keras.optimizers.SGD):
         momentum = self.momentums[_index(self, variable)]
         with tf.control_dependencies([gradient]):    # see above
             if self._use_weight_decay(variable):
-                # A subtraction: TensorFlow would add three terms in the order in which threads compute them, and round
-                # otherwise in each run and on each worker.
+                # A subtraction: if the gradient is a sum, TensorFlow would add all terms in the order in which threads
+                # compute them, and round otherwise in each run and on each worker.
                 gradient -= -self.weight_decay * tf.convert_to_tensor(variable)
-            momentum.assign(self.momentum * tf.convert_to_tensor(momentum) + gradient)
-            variable.assign_sub(rate * tf.convert_to_tensor(momentum))
+            tf.raw_ops.ResourceApplyMomentum(var=variable.handle, accum=momentum.handle, lr=rate, grad=gradient,
+                                             momentum=self.momentum)
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Do nothing: weight decay is part of the gradient, and Keras must not apply it again."""

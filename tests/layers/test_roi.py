@@ -52,6 +52,16 @@ def test_engines_agree_over_levels(pyramid, random_boxes, aligned, ratio, monkey
         assert np.abs(by_op).max() > .1
 
 
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+@pytest.mark.parametrize('box', [[8., 5., 6., 30.], [2., 8., 12., 6.], [8., 8., 6., 6.]])
+def test_inverted_boxes_have_a_gradient(engine, box) -> None:
+    """Of 0, as they have no samples; that of another box stays."""
+    feature, layer = tf.zeros([1, 20, 40, 1]), roi.RoIAlign(2, (1,), engine=engine)
+    _, gradient = with_gradient(lambda each: layer(each, tf.constant([[box, [1., 1., 9., 9.]]])), feature,
+                                cotangent=tf.ones([1, 2, 2, 2, 1]))
+    assert float(tf.reduce_sum(gradient)) == pytest.approx(4)
+
+
 def test_gradients_of_long_boxes_are_computed_together(monkeypatch) -> None:
     """60 boxes of 2 x 40 cells have windows of 4 x 42 cells at most; in squares of 42 x 42, one would fill a group."""
     monkeypatch.setattr(op_engine, 'WINDOWS', 30 * 4 * 42 * 3)

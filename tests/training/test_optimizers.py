@@ -137,13 +137,16 @@ def test_trajectories_are_those_of_the_papers(model: keras.Model, algorithm: Cal
 
 @pytest.mark.parametrize('name', ['sgd', 'sgdw', 'adamw', 'lars', 'lamb'])
 def test_no_sum_of_three_terms(model: keras.Model, name: str) -> None:
-    """TensorFlow would add them in the order in which threads compute them: workers and runs would differ."""
+    """TensorFlow would add them in the order in which threads compute them: workers and runs would differ.
+
+    The gradients are sums themselves, as those of shared weights are.
+    """
     optimizer = build_optimizer(SolverConfig(optimizer=name, weight_decay=.5), Table([.1]), model)
     variables = model.trainable_variables
 
     @tf.function
     def update() -> None:
-        optimizer.apply_gradients([(tf.random.uniform(v.shape), v) for v in variables])
+        optimizer.apply_gradients([(tf.random.uniform(v.shape) + tf.random.uniform(v.shape), v) for v in variables])
 
     def is_sum(tensor: tf.Tensor) -> bool:
         return tensor.op.type in ('Add', 'AddV2') and tensor.shape.rank > 0

@@ -46,9 +46,14 @@ def add_upsampled(fine: tf.Tensor, coarse: tf.Tensor
     The gradient of `coarse`, a sum over four cells, is four times their average, for which there is a faster kernel.
     """
     batch, height, width, channels = dimensions(coarse)
-    cells = tf.reshape(fine, [batch, height, 2, width, 2, channels]) + coarse[:, :, None, :, None]
-    return tf.reshape(cells, dimensions(fine)), lambda upstream: (
-        upstream, 4. * tf.nn.avg_pool2d(upstream, 2, 2, 'VALID'))
+    shape = [batch, height, 2, width, 2, channels]
+
+    def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if upstream.dtype == tf.float16:              # a quarter of a small value might be 0
+            return upstream, tf.reduce_sum(tf.reshape(upstream, shape), [2, 4])
+        return upstream, 4. * tf.nn.avg_pool2d(upstream, 2, 2, 'VALID')
+
+    return tf.reshape(tf.reshape(fine, shape) + coarse[:, :, None, :, None], dimensions(fine)), gradients
 
 
 def upsample(x: tf.Tensor) -> tf.Tensor:

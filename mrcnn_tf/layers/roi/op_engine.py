@@ -111,7 +111,8 @@ def _gradient_of_level(feature: tf.Tensor, upstream: tf.Tensor, plan: SamplingPl
     """Return the gradient of a feature map [B, h, w, C] from the boxes `index`, int64 [k]."""
     (batch, height, width, channels), size = dimensions(feature), (upstream.shape[1], upstream.shape[2])
     bins = tf.gather(plan.bin, index)
-    sides = tf.minimum(tf.math.ceil(bins * tf.constant(size, tf.float32)), tf.cast([height, width], tf.float32))
+    sides = tf.math.ceil(bins * tf.constant(size, tf.float32))                     # below 0 for an inverted box
+    sides = tf.clip_by_value(sides, 0., tf.cast([height, width], tf.float32))
     order = tf.argsort(sides[:, 0], direction='DESCENDING')                        # so windows in a group are similar
     index, sides = tf.gather(index, order), tf.cast(tf.gather(sides, order) + 2., tf.int32)
 

@@ -43,7 +43,7 @@ def test_every_level_adds_the_coarser_ones_spread_over_its_cells(mode) -> None:
         np.testing.assert_array_equal(ours[0, :, :, 0], by_hand)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
 @pytest.mark.parametrize('mode', MODES)
 def test_gradients_of_added_maps(mode, dtype) -> None:
     """That of a coarse cell is the sum over the four cells that it was added to; whole numbers are exact."""
@@ -60,6 +60,15 @@ def test_gradients_of_added_maps(mode, dtype) -> None:
     assert of_coarse.dtype == dtype
     np.testing.assert_array_equal(tf.cast(of_fine, tf.float32), upstream)
     np.testing.assert_array_equal(tf.cast(of_coarse, tf.float32), upstream.reshape(2, 2, 2, 3, 2, 3).sum((2, 4)))
+
+
+def test_the_smallest_float16_is_not_lost() -> None:
+    fine, coarse = tf.zeros([1, 2, 2, 1], tf.float16), tf.zeros([1, 1, 1, 1], tf.float16)
+    with tf.GradientTape() as tape:
+        tape.watch(coarse)
+        added = add_upsampled(fine, coarse)
+    upstream = tf.reshape(tf.constant([2. ** -24, 0., 0., 0.], tf.float16), [1, 2, 2, 1])
+    assert float(tape.gradient(added, coarse, upstream)[0, 0, 0, 0]) == 2. ** -24
 
 
 def test_outputs_are_not_added_up_twice() -> None:
