@@ -114,6 +114,7 @@ class ConvNorm(CompositeLayer):
         super().__init__(**kwargs)
         self.padding = kernel // 2 if padding is None and stride > 1 and isinstance(kernel, int) else 0
         self.activate = activate
+        # Whether `strips.convolution` can compute it.
         self.plain = kernel == 3 and stride == groups == dilation == 1 and padding in (None, 'same')
         self.conv = keras.layers.Conv2D(
             filters, kernel, stride, padding or ('valid' if stride > 1 else 'same'), dilation_rate=dilation,

@@ -1,7 +1,8 @@
 """The gradient of a kernel from strips of a large feature map, for a CPU. Only the order of the sum changes.
 
 oneDNN rearranges a whole image of bfloat16 before it computes the gradient of a kernel. Strips of the image, as images
-of their own, fit into the processor's cache: docs/performance.md has the times. In float32 they would gain nothing.
+of their own, fit into the processor's cache: docs/performance.md has the times. In float32 they gain little and
+take memory.
 """
 from __future__ import annotations
 
