@@ -1,6 +1,6 @@
 """Compares detections on fixed canvases with detections on a canvas of each image's own size.
 
-    python benchmarks/canvas_effect.py --model runs/torchvision images/*.jpg
+    python -m benchmarks.canvas_effect --model runs/torchvision images/*.jpg
 
 Each image passes through the model three times:
 

@@ -1,7 +1,7 @@
 """Measures peak memory: of a conversion for growing numbers of images, and of reading a large json in three ways.
 
-    python benchmarks/convert_memory.py images 1000 10000 100000
-    python benchmarks/convert_memory.py json 118287
+    python -m benchmarks.convert_memory images 1000 10000 100000
+    python -m benchmarks.convert_memory json 118287
 
 `images` converts the given numbers of images in one process. All are one small JPEG, with three objects and masks each.
 

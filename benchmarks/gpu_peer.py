@@ -1,9 +1,9 @@
 r"""Times torchvision's Mask R-CNN R50-FPN on a GPU: the work of the programs that `xla_report.py --program` writes.
 
-    python benchmarks/xla_report.py train train.precision=mixed_bfloat16 --config torchvision_mask_rcnn_r50_fpn \
+    python -m benchmarks.xla_report train train.precision=mixed_bfloat16 --config torchvision_mask_rcnn_r50_fpn \
         --program step.pb
-    python benchmarks/run_hlo.py step.pb --device cuda
-    python benchmarks/gpu_peer.py train --peers ../shared/bench --batch 2 --size 832 1344
+    python -m benchmarks.run_hlo step.pb --device cuda
+    python -m benchmarks.gpu_peer train --peers ../shared/bench --batch 2 --size 832 1344
 
 Needs PyTorch, torchvision and the folder of peers. Its `torchvision_step.py` builds the model and moves thresholds, so
 that random weights leave as much work as a trained model's. Prints one JSON line: the median and the minimum of the

@@ -1,7 +1,7 @@
 """Times torchvision's Mask R-CNN R50-FPN, as it is or in OpenVINO, on noise or on image files.
 
-    python benchmarks/peer_inference.py openvino --precision bfloat16
-    python benchmarks/peer_inference.py torchvision --images photos
+    python -m benchmarks.peer_inference openvino --precision bfloat16
+    python -m benchmarks.peer_inference torchvision --images photos
 
 Needs torch, torchvision and psutil, and OpenVINO for `openvino`. Weights are random. As in `mrcnn benchmark inference`,
 every image has 100 detections: each proposal is an object of class 1, and boxes are anchors. Noise goes in as uint8

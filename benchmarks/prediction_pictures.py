@@ -1,6 +1,6 @@
 """Draws the best and the worst predictions of a model on a set, each as a picture beside the ground truth.
 
-    python benchmarks/prediction_pictures.py runs/nuclei data/nuclei/val.json docs/pictures/nuclei --best 1 --worst 2
+    python -m benchmarks.prediction_pictures runs/nuclei data/nuclei/val.json docs/pictures/nuclei --best 1 --worst 2
 
 Reads detections.json, which `mrcnn evaluate` wrote. Images are ranked by F1: detections with a score of at least 0.5
 are matched to objects of their category with a box IoU of at least 0.5. Writes

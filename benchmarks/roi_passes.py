@@ -1,6 +1,6 @@
 """Counts the passes of adaptive RoIAlign under XLA, on boxes like those of training.
 
-    python benchmarks/roi_passes.py annotations/instances_val2017.json
+    python -m benchmarks.roi_passes annotations/instances_val2017.json
 
 A pass reads four cells in each bin of some boxes of a batch. Boxes need different numbers of passes. Prints one JSON
 line for each kind of model: the mean over batches of the largest number that a box needs (the passes if all boxes were

@@ -1,8 +1,8 @@
 """Runs and times a program that `xla_report.py --program` wrote. Needs jaxlib alone: neither JAX nor TensorFlow.
 
-    python benchmarks/xla_report.py train --config mask_rcnn_r50_fpn_1x --program step.pb     # also writes step.pb.json
+    python -m benchmarks.xla_report train --config mask_rcnn_r50_fpn_1x --program step.pb     # also writes step.pb.json
     python -m venv /tmp/jaxlib && /tmp/jaxlib/bin/pip install jaxlib jax-cuda12-pjrt[with-cuda]
-    /tmp/jaxlib/bin/python benchmarks/run_hlo.py step.pb --device cuda --repetitions 20
+    /tmp/jaxlib/bin/python -m benchmarks.run_hlo step.pb --device cuda --repetitions 20
 
 Prints one JSON line: seconds to compile, the memory that XLA plans, and the median and the minimum of the milliseconds
 of an execution. `step.pb.json` describes the inputs; those that it does not list are random, the same numbers on

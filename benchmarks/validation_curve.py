@@ -1,6 +1,6 @@
 """Draw the metrics of a run's evaluations as an SVG: AP and AP50 of boxes and masks against the training step.
 
-    python benchmarks/validation_curve.py runs/nuclei nuclei.svg
+    python -m benchmarks.validation_curve runs/nuclei nuclei.svg
 """
 from __future__ import annotations
 

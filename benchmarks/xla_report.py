@@ -1,8 +1,8 @@
 """Reports what XLA plans for a training step, inference or one operation: its own analysis, compiled on a CPU, not run.
 
-    python benchmarks/xla_report.py nms
-    python benchmarks/xla_report.py train train.recompute=true --config mask_rcnn_r50_fpn_1x --limit 2.5e9
-    python benchmarks/xla_report.py train --hlo compiled.txt --program step.pb
+    python -m benchmarks.xla_report nms
+    python -m benchmarks.xla_report train train.recompute=true --config mask_rcnn_r50_fpn_1x --limit 2.5e9
+    python -m benchmarks.xla_report train --hlo compiled.txt --program step.pb
 
 Prints a JSON object: bytes of temporary arrays by XLA's buffer assignment; floating-point operations of matrix products
 and convolutions, and bytes that its kernels read and write (of gathers, slices and scatters only the rows in question),
