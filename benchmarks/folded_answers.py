@@ -29,7 +29,8 @@ def detections(found: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
 def main(model: str, *images: str) -> None:
     """Print a row for each form."""
     detector, config, _ = m.load_detector(model)
-    forms = {'traced': tracer(False)(detector, False), 'folded': tracer(True)(detector, False)}
+    forms = {'traced': tracer(detector, final=False)(detector, False),
+             'folded': tracer(detector, final=True)(detector, False)}
     apart: dict[str, dict[str, list[np.ndarray]]] = {form: {'boxes': [], 'scores': [], 'masks': []} for form in forms}
     alone = dict.fromkeys(forms, 0)
     for image in images:

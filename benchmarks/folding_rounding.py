@@ -37,10 +37,10 @@ def main(kit: str, name: str) -> None:
     def features(detector: Any) -> Callable[..., Any]:
         return lambda batch: [tf.identity(each) for each in detector.features(batch)]
 
-    fold = tracer(final=True)
-    truth = fold(features(exact), False)(batch)
-    forms = {'eager': (features(model), model), 'traced': (tracer(False)(features(model), False), tracer(False)(
-        model, False)), 'folded': (fold(features(model), False), fold(model, False))}
+    trace, fold = tracer(model, final=False), tracer(model, final=True)
+    truth = tracer(exact, final=True)(features(exact), False)(batch)
+    forms = {'eager': (features(model), model), 'traced': (trace(features(model), False), trace(model, False)),
+             'folded': (fold(features(model), False), fold(model, False))}
     expected = model(batch)
     print('| form | feature maps, relative error | masks | cells beyond 1e-4, of all |\n|---|---|---|---|')
     for form, (maps, detect) in forms.items():
