@@ -8,6 +8,7 @@ minutes on two cores.
 """
 from __future__ import annotations
 
+import argparse
 import os
 import pathlib
 import re
@@ -103,6 +104,7 @@ FAULTS = [
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as directory:
         data = pathlib.Path(directory)
         write_data(data)

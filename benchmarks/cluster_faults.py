@@ -9,6 +9,7 @@ Python and TensorFlow, about 10 s on an idle machine.
 """
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mrcnn_tf.cli.launch import free_ports
@@ -266,10 +267,15 @@ FAULTS = [
     Fault('an input server has another version', server_of_another_version)]
 
 
-def main(names: Sequence[str]) -> None:
-    print('| fault | worker | exit code | after | what it printed | restart |\n|---|---|---|---|---|---|')
+def main() -> None:
     by_name = {fault.provoke.__name__: fault for fault in FAULTS}
-    for name in names or by_name:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # The default is a choice, because Python 3.11 checks an empty list, too.
+    parser.add_argument('faults', nargs='*', metavar='FAULT', choices=[*by_name, 'all'], default='all',
+                        help=f'of {", ".join(by_name)}; default: all')
+    given = parser.parse_args()
+    print('| fault | worker | exit code | after | what it printed | restart |\n|---|---|---|---|---|---|')
+    for name in by_name if 'all' in given.faults else given.faults:
         with tempfile.TemporaryDirectory() as directory:
             _run(by_name[name], pathlib.Path(directory) / 'cluster')
 
@@ -328,4 +334,4 @@ def _restart(workers: Workers) -> str:
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    main()

@@ -10,6 +10,7 @@ counts the detections in other places. All processes run twice, in turns; the sm
 """
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pathlib
@@ -30,7 +31,20 @@ WAYS = [(engine, flags) for flags in ('', XLA_FLAGS) for engine in ('op', 'xla')
 ROUNDS, REPEATS = 3, 2
 
 
-def main(model_dir: str, images: str) -> None:
+def main() -> None:
+    """Compare the ways, or measure one of them in a process that this script has started."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model_dir', help='model directory')
+    parser.add_argument('images', help='directory of image files')
+    parser.add_argument('--measure', metavar='OUTPUT', help='of the processes that this script starts')
+    given = parser.parse_args()
+    if given.measure:
+        measure(given.model_dir, given.images, given.measure)
+    else:
+        compare(given.model_dir, given.images)
+
+
+def compare(model_dir: str, images: str) -> None:
     """Print a row for each way."""
     print('| engine | server | MB on disk | peak MB | first image | slowest later one | usual one | boxes, px | '
           'scores | masks | other |\n' + 11 * '|---' + '|', flush=True)
@@ -48,7 +62,7 @@ def main(model_dir: str, images: str) -> None:
 
 def run(saved: pathlib.Path, flags: str, images: str, output: str) -> dict[str, float]:
     """Return what `measure` prints in a process of its own."""
-    command = [sys.executable, '-m', 'benchmarks.exported_engines', '--measure', str(saved), images, output]
+    command = [sys.executable, '-m', 'benchmarks.exported_engines', str(saved), images, '--measure', output]
     done = subprocess.run(command, env={**os.environ, 'TF_XLA_FLAGS': flags}, check=True, stdout=subprocess.PIPE)
     measured: dict[str, float] = json.loads(done.stdout)
     return measured
@@ -101,4 +115,4 @@ def differences(expected: Any, found: Any) -> list[str]:
 
 
 if __name__ == '__main__':
-    measure(*sys.argv[2:]) if sys.argv[1] == '--measure' else main(*sys.argv[1:])
+    main()

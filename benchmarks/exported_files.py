@@ -8,9 +8,9 @@ detections that have another class or are missing in one.
 """
 from __future__ import annotations
 
+import argparse
 import json
 import pathlib
-import sys
 import tempfile
 import time
 
@@ -24,15 +24,23 @@ from mrcnn_tf.serving.predictor import Predictor
 FILES = [f'{suffix}:{quantize}' for suffix in ('tflite', 'onnx') for quantize in QUANTIZED]
 
 
-def main(model_dir: str, manifest: str, *chosen: str) -> None:
+def main() -> None:
     """Print a row for the model and for each file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model_dir', help='model directory')
+    parser.add_argument('manifest', help='of a converted set')
+    # The default is a choice, because Python 3.11 checks an empty list, too.
+    parser.add_argument('files', nargs='*', metavar='FORMAT:QUANTIZE', choices=[*FILES, 'all'], default='all',
+                        help=f'of {", ".join(FILES)}; default: all')
+    given = parser.parse_args()
+    model_dir, manifest = given.model_dir, given.manifest
     images = images_of(manifest)
     print('| file | MB | boxes, px | scores | masks | other | box AP | mask AP | s an image |\n' + 9 * '|---' + '|')
     with tempfile.TemporaryDirectory() as directory:
         folder = pathlib.Path(directory)
         expected, seconds = predict(m.load_predictor(model_dir), images)
         row('the model', '', '', '', '', '', *metrics(expected, images, manifest, folder), seconds)
-        for each in chosen or FILES:
+        for each in FILES if 'all' in given.files else given.files:
             suffix, quantize = each.split(':')
             path = m.export_file(model_dir, folder / f'{quantize}.{suffix}', quantize=quantize)
             found, seconds = predict(m.load_predictor(path), images)
@@ -86,4 +94,4 @@ def row(*cells: object) -> None:
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    main()

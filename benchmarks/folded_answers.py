@@ -6,8 +6,8 @@ A detection's partner is the one whose box is nearest, within 0.01 px. Prints th
 """
 from __future__ import annotations
 
+import argparse
 import pathlib
-import sys
 
 import numpy as np
 import tensorflow as tf
@@ -26,14 +26,18 @@ def detections(found: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
     return {name: value[arrays['valid']] for name, value in arrays.items()}
 
 
-def main(model: str, *images: str) -> None:
+def main() -> None:
     """Print a row for each form."""
-    detector, config, _ = m.load_detector(model)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model_dir', help='model directory')
+    parser.add_argument('images', nargs='+', help='image files')
+    given = parser.parse_args()
+    detector, config, _ = m.load_detector(given.model_dir)
     forms = {'traced': tracer(detector, final=False)(detector, False),
              'folded': tracer(detector, final=True)(detector, False)}
     apart: dict[str, dict[str, list[np.ndarray]]] = {form: {'boxes': [], 'scores': [], 'masks': []} for form in forms}
     alone = dict.fromkeys(forms, 0)
-    for image in images:
+    for image in given.images:
         batch = batch_of_one(decoding.decode(tf.constant(pathlib.Path(image).read_bytes())), config.data)
         batch = {key: batch[key] for key in ('images', 'sizes')}
         expected = detections(detector(batch))
@@ -53,4 +57,4 @@ def main(model: str, *images: str) -> None:
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    main()

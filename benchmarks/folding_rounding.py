@@ -8,8 +8,8 @@ feature maps relative to their largest value, and how far masks of equal detecti
 """
 from __future__ import annotations
 
+import argparse
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +24,13 @@ from tests.parity.reference import Case
 LIMIT = 1e-4
 
 
-def main(kit: str, name: str) -> None:
+def main() -> None:
     """Print a row for each form."""
-    case = Case(Kit(pathlib.Path(kit)), name)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('kit', type=pathlib.Path, help='directory of a parity kit')
+    parser.add_argument('case', help='name of a case of inference')
+    given = parser.parse_args()
+    case = Case(Kit(given.kit), given.case)
     model, batch = case.model('op'), case.batch()
     batch = {key: tf.constant(batch[key]) for key in ('images', 'sizes')}
     with precision_policy('float64'):
@@ -52,4 +56,4 @@ def main(kit: str, name: str) -> None:
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    main()

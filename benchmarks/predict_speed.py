@@ -6,8 +6,8 @@ Each setting runs three times, in turn, after one run for tracing; the best is p
 """
 from __future__ import annotations
 
+import argparse
 import pathlib
-import sys
 import tempfile
 import time
 
@@ -19,14 +19,18 @@ SETTINGS = [(batch, threads) for batch in (1, 4) for threads in (1, 2)]
 REPEATS = 3
 
 
-def main(model: str, *inputs: str) -> None:
+def main() -> None:
     """Print a row for each setting."""
-    predictor, rates = m.load_predictor(model), dict.fromkeys(SETTINGS, 0.)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model', help='model directory or exported model')
+    parser.add_argument('images', nargs='+', help='image files, directories of them, or one manifest')
+    given = parser.parse_args()
+    predictor, rates = m.load_predictor(given.model), dict.fromkeys(SETTINGS, 0.)
     with tempfile.TemporaryDirectory() as directory:
         for repeat in range(REPEATS + 1):
             for batch, threads in SETTINGS:
-                total, images = find(inputs)
-                file = CocoFile(pathlib.Path(directory) / f'{repeat}-{batch}-{threads}.json', model, .5)
+                total, images = find(given.images)
+                file = CocoFile(pathlib.Path(directory) / f'{repeat}-{batch}-{threads}.json', given.model, .5)
                 begin = time.perf_counter()
                 predict_set(images, predictor, file, batch, threads)
                 rate = total / (time.perf_counter() - begin)
@@ -37,4 +41,4 @@ def main(model: str, *inputs: str) -> None:
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    main()

@@ -4,6 +4,7 @@ python -m benchmarks.published_speeds
 """
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 
@@ -43,6 +44,7 @@ def of_others(work: plan.Work, canvas: tuple[int, int]) -> plan.Work:
 
 def main() -> None:
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     config = configuration.load('mask_rcnn_r50_fpn_1x', ['model.backbone.weights=none'])
     works = {canvas: of_others(plan.count(config, canvas), canvas) for canvas in (LARGE, USUAL)}
     print('| implementation | GPUs | precision | published | GPUs wait for the host | off by | they never wait | '

@@ -4,8 +4,8 @@
 """
 from __future__ import annotations
 
+import argparse
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 
 from mrcnn_tf.weights.history import History, Row
@@ -15,14 +15,17 @@ _LINES = (('bbox/AP50', '#3b74c4', '5 4'), ('bbox/AP', '#3b74c4', ''), ('segm/AP
           ('segm/AP', '#c8563b', ''))
 
 
-def main(model_dir: str, output: str) -> None:
+def main() -> None:
     """Draw the curves of a model directory's history.csv."""
-    history = History(pathlib.Path(model_dir))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model_dir', type=pathlib.Path, help='model directory')
+    parser.add_argument('output', type=pathlib.Path, help='SVG file')
+    given = parser.parse_args()
+    history = History(given.model_dir)
     rows, best = history.rows, history.best()
-    path = pathlib.Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    given.output.parent.mkdir(parents=True, exist_ok=True)
     width, height = _LEFT + _WIDTH + _RIGHT, _TOP + _HEIGHT + _BOTTOM
-    path.write_text('\n'.join([
+    given.output.write_text('\n'.join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="12">', f'<rect width="{width}" height="{height}" fill="#fff"/>',
         *_grid(rows[-1].step), *_curves(rows), *(_mark(best, rows[-1].step) if best else ()), '</svg>\n']),
@@ -64,4 +67,4 @@ def _place(step: float, value: float, last: int) -> tuple[float, float]:
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    main()
