@@ -150,15 +150,26 @@ def test_threads_lose_no_gradient() -> None:
     assert 'CropAndResize' in used and 'CropAndResizeGradImage' not in used
 
 
-@pytest.mark.parametrize('engine', ['op', 'xla'])
-def test_bfloat16_feature_maps_are_averaged_in_float32(pyramid, random_boxes, engine) -> None:
-    """Their gradients are bfloat16."""
-    layer = roi.RoIAlign(3, (4, 8, 16), 2, True, engine)
-    rounded = [tf.cast(m, tf.bfloat16) for m in pyramid]
-    out, *gradients = with_gradient(lambda *m: layer(m, random_boxes), *rounded, cotangent=tf.ones([2, 24, 3, 3, 3]))
-    assert out.dtype == tf.float32
-    assert [g.dtype for g in gradients] == [tf.bfloat16] * 3
-    np.testing.assert_allclose(out, layer([tf.cast(m, tf.float32) for m in rounded], random_boxes), atol=1e-6)
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('kinds', [['bfloat16'] * 3, ['float16'] * 3, ['bfloat16', 'float32', 'float16']])
+@pytest.mark.parametrize(('layer', 'engine'), [(roi.RoIAlign, 'op'), (roi.RoIAlign, 'xla'), (roi.RoIPool, None)])
+def test_feature_maps_in_half_precision(pyramid, random_boxes, layer, engine, kinds, mode) -> None:
+    """The result is that of the same values in float32; gradients are rounded to the type of their feature map."""
+    if engine == 'op' and mode == 'jit':
+        pytest.skip('XLA cannot compile the engine op')
+    pool = layer(3, (4, 8, 16), **({'engine': engine} if engine else {}))
+    maps = [tf.cast(m, kind) for m, kind in zip(pyramid, kinds, strict=True)]
+
+    def run(*maps: tf.Tensor) -> tuple:
+        return with_gradient(lambda *m: pool(m, random_boxes), *maps, cotangent=np.ones([2, 24, 3, 3, 3], np.float32))
+
+    out, *gradients = MODES[mode](run)(*maps)
+    expected, *of_float32 = run(*(tf.cast(m, tf.float32) for m in maps))
+    assert out.dtype == tf.float32 and [g.dtype for g in gradients] == kinds
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    for gradient, exact, kind in zip(gradients, of_float32, kinds, strict=True):
+        limit = 1e-5 if kind == 'float32' else 2. ** -8       # at most a step of bfloat16
+        np.testing.assert_allclose(tf.cast(gradient, tf.float32), exact, rtol=limit, atol=1e-5)
 
 
 @pytest.mark.parametrize(('layer', 'arguments', 'message'), [

@@ -120,7 +120,7 @@ def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, sam
     """Return the pooled feature maps [K, P, P, C], differentiable with respect to `features`.
 
     Args:
-        features: L feature maps float32 [B, h, w, C].
+        features: L feature maps [B, h, w, C], float32, bfloat16 or float16.
         plan: positions of the samples.
         size: rows and columns of bins.
         samples: number of samples in each bin; 0 if it differs between boxes.
@@ -132,6 +132,11 @@ def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, sam
     @tf.custom_gradient
     def pool(*maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         state = run.forward(maps, plan, size, samples, aggregation)
-        return state[0], lambda upstream: run.backward(upstream, state, maps, plan, samples, aggregation)
+
+        def gradients(upstream: tf.Tensor) -> list[tf.Tensor]:
+            found = run.backward(upstream, state, maps, plan, samples, aggregation)
+            return [tf.cast(gradient, feature.dtype) for gradient, feature in zip(found, maps, strict=True)]
+
+        return state[0], gradients
 
     return pool(*features)

@@ -90,7 +90,10 @@ class RoILayer(keras.layers.Layer):
             boxes: [B, N, 4] px; the values of padding are of no matter.
         """
         owner = type(self).__name__
-        maps = [tf.cast(feature, tf.float32) for feature in as_list(owner, features, len(self.strides))]
+        maps = as_list(owner, features, len(self.strides))
+        kinds = {feature.dtype for feature in maps}
+        if kinds not in ({tf.bfloat16}, {tf.float16}):      # of which the cells that are read are converted
+            maps = [tf.cast(feature, tf.float32) for feature in maps]
         check_shape(owner, 'boxes', boxes, '[B, N, 4]')
         boxes, size = tf.stop_gradient(tf.cast(boxes, tf.float32)), both(self.size)
         levels = assign_levels(boxes, len(maps), self.canonical_size, self.canonical_level,
@@ -105,7 +108,7 @@ class RoILayer(keras.layers.Layer):
         return (*tuple(boxes_shape)[:2], *both(self.size), channels)
 
     def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
-        """Pool float32 feature maps for boxes [B, N, 4] px on levels int32 [B, N]; return [K, P, P, C]."""
+        """Pool feature maps of one type for boxes [B, N, 4] px on levels int32 [B, N]; return float32 [K, P, P, C]."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def _pool_level(feature: tf.Tensor, plan: SamplingPlan, size: Size, samples: int
                 arrays: list[tf.TensorArray]) -> list[tf.TensorArray]:
     """Pool boxes that are on one level, in groups that fit into a processor's cache; append the states to `arrays`."""
     _, height, width, channels = dimensions(feature)
-    padded, number = _with_border(feature), tf.shape(plan.level)[0]
+    padded, number = tf.cast(_with_border(feature), tf.float32), tf.shape(plan.level)[0]
     group = max(1, GROUP // math.prod([*size, channels]))
     crops, present = _all_crops(plan, samples, size, height, width)
 

@@ -82,6 +82,7 @@ class RoIPool(RoILayer):
     """
 
     def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
+        features = [tf.cast(feature, tf.float32) for feature in features]
         return roi_pool(features, pooling_plan(boxes, levels, self.strides, features, size))
 
 

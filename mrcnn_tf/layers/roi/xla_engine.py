@@ -148,7 +148,7 @@ def forward(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: 
     """Return the state of the boxes after their last pass; its first part is the pooled maps, float32 [K, P, P, C].
 
     Args:
-        maps: feature maps float32 [B, h, w, C] of all levels.
+        maps: feature maps [B, h, w, C] of all levels, of one type.
         plan: positions of the samples.
         size: rows and columns of bins.
         samples: number of samples in each bin; 0 if it differs between boxes.
@@ -160,7 +160,8 @@ def forward(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: 
     def pool(index: tf.Tensor, part: SamplingPlan, needed: tf.Tensor, whole: State) -> State:
         def step(s: tf.Tensor | int, state: State) -> State:
             present = (s < needed)[:, None, None, None]
-            values = tf.add_n([share * tf.gather(table, row) for row, share in passes.rows(part, s, size, present)])
+            values = tf.add_n([share * tf.cast(tf.gather(table, row), tf.float32)
+                               for row, share in passes.rows(part, s, size, present)])
             return aggregation.add(state, s, values, present)
 
         start = aggregation.begin([dimensions(index)[0], *shape])
