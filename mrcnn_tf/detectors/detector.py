@@ -25,6 +25,7 @@ from mrcnn_tf.layers.backbones import build_backbone
 from mrcnn_tf.layers.heads import BoxHead, MaskHead, Res5Head
 from mrcnn_tf.layers.normalization import Norm
 from mrcnn_tf.layers.recomputation import recomputation
+from mrcnn_tf.layers.relu import gradient_from_output
 from mrcnn_tf.layers.roi import build_roi_layer
 from mrcnn_tf.layers.strips import kernel_gradients_in_strips
 from mrcnn_tf.ops import rng
@@ -144,7 +145,8 @@ class Detector(TrainableModel):
 
     def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> Losses:
         """As in `TrainableModel`: the losses of `LOSSES`, `positive_anchors` and `positive_rois`."""
-        with recomputation(self.recompute and training), kernel_gradients_in_strips(self.engine == 'op' and training):
+        with (recomputation(self.recompute and training), gradient_from_output(self.engine == 'xla' and training),
+              kernel_gradients_in_strips(self.engine == 'op' and training)):
             return self._losses_and_counts(batch, seed, training)
 
     def _losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool) -> Losses:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from mrcnn_tf.detectors import updates
 from mrcnn_tf.detectors.branch import Batch, Detections, Losses
+from mrcnn_tf.layers import tracing
 
 
 class TrainableModel(keras.Model):
@@ -133,7 +134,8 @@ class TrainableModel(keras.Model):
 
         def losses() -> dict[str, tf.Tensor]:
             # XLA cannot compile an exchange between replicas, so it compiles the passes before and after it.
-            values = self._compiled(self.losses_and_counts)(batch, seed)
+            with tracing.within(tracing.apart, self.jit):
+                values = self._compiled(self.losses_and_counts)(batch, seed)
             totals = updates.sum_over_replicas(updates.normalizers_among(values))
             return updates.of_all_parts(values, totals, replicas)
 

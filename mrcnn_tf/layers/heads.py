@@ -19,11 +19,13 @@ from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.feature_maps import as_list, windows
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
 from mrcnn_tf.layers.recomputation import run_stage
+from mrcnn_tf.layers.relu import relu
 from mrcnn_tf.ops import rng
 from mrcnn_tf.ops.arguments import check_choice, check_counts, check_fraction, check_shape
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
 CLASSIFIERS = ('sigmoid', 'softmax')
+Activation = Callable[[tf.Tensor], tf.Tensor]
 
 
 def _normal(stddev: float) -> keras.initializers.Initializer:
@@ -63,11 +65,12 @@ class RPNHead(CompositeLayer):
         check_choice('RPNHead', 'classifier', classifier, CLASSIFIERS)
         self.channels, self.anchors_per_cell, self.classifier = channels, anchors_per_cell, classifier
 
-        def conv(filters: int, kernel: int, name: str, activation: str | None = None) -> keras.layers.Conv2D:
+        def conv(filters: int, kernel: int, name: str, activation: Activation | None = None
+                 ) -> keras.layers.Conv2D:
             return keras.layers.Conv2D(filters, kernel, padding='same', activation=activation, name=name,
                                        kernel_initializer=_normal(.01))
 
-        self.convs = [conv(channels, 3, f'conv{i + 1}', 'relu') for i in range(convolutions)]
+        self.convs = [conv(channels, 3, f'conv{i + 1}', relu) for i in range(convolutions)]
         self.scores = 2 if classifier == 'softmax' else 1
         self.objectness = conv(self.scores * anchors_per_cell, 1, 'objectness')
         self.deltas = conv(4 * anchors_per_cell, 1, 'deltas')
@@ -122,7 +125,7 @@ class RPNHead(CompositeLayer):
         x = tf.cast(x, self.compute_dtype)
         for conv in self.convs:
             kernel, bias = (tf.cast(weight, x.dtype) for weight in (conv.kernel, conv.bias))
-            x, inside = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, 'VALID') + bias), inside[:, 1:-1, 1:-1]
+            x, inside = relu(tf.nn.conv2d(x, kernel, 1, 'VALID') + bias), inside[:, 1:-1, 1:-1]
             x = tf.where(inside, x, tf.zeros([], x.dtype))    # the next convolution pads the map with zeros
         batch, samples = dimensions(anchors)
         logits, deltas = (tf.reshape(each, [batch, samples, self.anchors_per_cell, *each.shape[4:]])
@@ -224,7 +227,7 @@ class BoxHead(CompositeLayer):
         self.norm, self.dropout, self.class_agnostic = Norm.parse(norm), dropout, class_agnostic
 
         def hidden(name: str) -> keras.layers.Dense:
-            return keras.layers.Dense(width, activation='relu', name=name,
+            return keras.layers.Dense(width, activation=relu, name=name,
                                       kernel_initializer=keras.initializers.VarianceScaling(1., 'fan_in', 'uniform'))
 
         self.regressions = 1 if class_agnostic else num_classes
@@ -318,7 +321,7 @@ class MaskHead(CompositeLayer):
         self.class_agnostic, self.classifier = class_agnostic, classifier
         msra = keras.initializers.VarianceScaling(2., 'fan_out', 'untruncated_normal')
         self.convs = [ConvNorm(self.norm, width, 3, name=f'conv{i + 1}') for i in range(convolutions)]
-        self.upsample = _Doubling(width, 2, 2, activation='relu', name='upsample', kernel_initializer=msra)
+        self.upsample = _Doubling(width, 2, 2, activation=relu, name='upsample', kernel_initializer=msra)
         channels = num_classes + 1 if classifier == 'softmax' else 1 if class_agnostic else num_classes
         self.masks = keras.layers.Conv2D(channels, 1, name='masks', kernel_initializer=_normal(.001))
 

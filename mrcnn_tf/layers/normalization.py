@@ -13,6 +13,7 @@ import tensorflow as tf
 from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.layers import strips, tracing
 from mrcnn_tf.layers.composite import CompositeLayer
+from mrcnn_tf.layers.relu import relu
 from mrcnn_tf.ops.arguments import check_choice
 
 _KERAS_3 = keras.__version__.startswith('3')
@@ -137,7 +138,7 @@ class ConvNorm(CompositeLayer):
             x = self.norm(self.conv(x), training=training)
         else:
             x = self.norm(self.conv(x)) if self.norm else self.conv(x)
-        return tf.nn.relu(x) if self.activate else x
+        return relu(x) if self.activate else x
 
     def _scaled_conv(self, x: tf.Tensor, norm: FrozenBatchNormalization) -> tf.Tensor:
         """Return the normalized convolution of `x` in training: the scale multiplies the kernel, not the result."""

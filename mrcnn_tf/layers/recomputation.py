@@ -5,9 +5,9 @@ early on what has no inputs. Each function here adds a dependency that it cannot
 """
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -17,7 +17,7 @@ from mrcnn_tf.layers import tracing
 
 SEGMENT = 4    # blocks that are recomputed together: their results are in memory at once
 Function = Callable[[tf.Tensor], tf.Tensor]
-_active = ContextVar('recomputation', default=False)
+_active = contextvars.ContextVar('recomputation', default=False)
 
 
 def recomputation(active: bool) -> AbstractContextManager[None]:
@@ -42,6 +42,15 @@ def run_stage(layers: Sequence[keras.layers.Layer], x: tf.Tensor, training: bool
     return x
 
 
+def detached(x: tf.Tensor, layers: Sequence[keras.layers.Layer]) -> tf.Tensor:
+    """Return `x`, which these layers have made of images; where it costs something, as a constant if all are frozen.
+
+    A program of its own for the backward pass computes the gradients of frozen weights too. Elsewhere, what is not used
+    is not computed, and a gradient of the images can be taken.
+    """
+    return tf.stop_gradient(x) if tracing.apart.get() and not any(layer.trainable for layer in layers) else x
+
+
 def recomputed(function: Function, x: tf.Tensor) -> tf.Tensor:
     """Return function(x); within `recomputation(True)`, only `x` is kept for the gradient (1604.06174).
 
@@ -50,11 +59,12 @@ def recomputed(function: Function, x: tf.Tensor) -> tf.Tensor:
     """
     if not _active.get():
         return function(x)
+    settings = contextvars.copy_context()    # of this trace; the gradient is traced outside of them
 
     @tf.custom_gradient
     def forward(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         def backward(upstream: tf.Tensor, variables: Sequence[Any] = ()) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            of_x, *of_variables = _gradients(function, x, variables, upstream)
+            of_x, *of_variables = settings.copy().run(_gradients, function, x, variables, upstream)
             return of_x, of_variables
 
         return function(x), backward

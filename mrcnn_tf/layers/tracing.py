@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar('T')
+# Whether the forward and the backward pass are programs of their own: what the second needs are results of the first.
+apart = ContextVar('apart', default=False)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,9 @@
 """The training step behind `fit` and `evaluate`, compiled by XLA and not, on a small detector."""
 from __future__ import annotations
 
+import types
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
@@ -140,3 +143,23 @@ def test_mixed_precision_trains(weights) -> None:
     first = fit(model, make_batch())
     last = fit(model, make_batch(), steps=7)
     assert last['loss'] < .9 * first['loss']
+
+
+def test_the_backward_pass_of_several_replicas(jit_model) -> None:
+    """XLA compiles it by itself, so it must not differentiate the frozen stem and res2.
+
+    Trained convolutions: three in the block of each of res3 to res5, eight of the FPN, three of the RPN head and two of
+    the mask head.
+    """
+    two = types.SimpleNamespace(num_replicas_in_sync=2)
+
+    @tf.function(autograph=False)
+    def step(batch: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+        return jit_model._values_and_gradients(batch, tf.zeros([2], tf.int32))[1]
+
+    with mock.patch.object(Detector, 'distribute_strategy', two):
+        graph = step.get_concrete_function(make_batch()).graph
+    backward, = (graph._get_function(each.get_attr('f').name).graph for each in graph.get_operations()
+                 if each.type == 'PartitionedCall' and 'backward' in each.get_attr('f').name)
+    found = [each.type for each in backward.get_operations()]
+    assert found.count('Conv2DBackpropFilter') == 3 * 3 + 8 + 3 + 2 and 'ReluGrad' in found

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.layers import recomputation as under_test
+from mrcnn_tf.layers import tracing
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
 
 LAYERS = under_test.SEGMENT + 1     # two segments
@@ -75,6 +77,21 @@ def test_a_gradient_of_nan_passes() -> None:
         tape.watch(x)
         y = under_test.recomputed(tf.square, x)
     np.testing.assert_array_equal(tape.gradient(y, x, tf.constant([np.nan, 1.])), [np.nan, 8.])
+
+
+def test_the_second_call_has_the_settings_of_the_first() -> None:
+    setting, seen = ContextVar('setting', default=0), []
+
+    def function(x: tf.Tensor) -> tf.Tensor:
+        seen.append(setting.get())
+        return x * x
+
+    x = tf.constant([2.])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        with tracing.within(setting, 1), under_test.recomputation(True):
+            y = under_test.recomputed(function, x)
+    assert tape.gradient(y, x) == [4.] and seen == [1, 1]
 
 
 def test_frozen_layers_are_not_recomputed(stage, monkeypatch) -> None:

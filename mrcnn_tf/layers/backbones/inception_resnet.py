@@ -15,7 +15,8 @@ import tensorflow as tf
 from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
-from mrcnn_tf.layers.recomputation import run_stage
+from mrcnn_tf.layers.recomputation import detached, run_stage
+from mrcnn_tf.layers.relu import relu
 
 PADDING = 'same'
 REPEATS = (10, 20, 10)     # numbers of block35, block17 and block8
@@ -72,7 +73,7 @@ class Residual(CompositeLayer):
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         branches = tf.concat([_run(convs, x, training) for convs in self.branches], axis=-1)
         x = x + self.scale * self.up(branches, training=training)
-        return tf.nn.relu(x) if self.activate else x
+        return relu(x) if self.activate else x
 
 
 class InceptionResNetV2(CompositeLayer):
@@ -98,10 +99,12 @@ class InceptionResNetV2(CompositeLayer):
             layer.trainable = False
 
     def call(self, x: tf.Tensor, training: bool = False) -> dict[int, tf.Tensor]:
-        maps = {}
-        for stride, layers in zip((2, *self.strides), self.stages, strict=True):
-            x = run_stage(layers, _halved(x) if stride in (4, 8) else x, training)
-            maps[stride] = x
+        maps: dict[int, tf.Tensor] = {}
+        layers: list[keras.layers.Layer] = []
+        for stride, stage in zip((2, *self.strides), self.stages, strict=True):
+            layers += stage
+            x = run_stage(stage, _halved(x) if stride in (4, 8) else x, training)
+            x = maps[stride] = detached(x, layers)
         return {stride: maps[stride] for stride in self.strides}
 
     @staticmethod

@@ -13,7 +13,8 @@ import tensorflow as tf
 from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import ConvNorm, Norm
-from mrcnn_tf.layers.recomputation import run_stage
+from mrcnn_tf.layers.recomputation import detached, run_stage
+from mrcnn_tf.layers.relu import relu
 
 
 class Form(NamedTuple):
@@ -67,7 +68,7 @@ class ResidualBlock(CompositeLayer):
         identity = self.shortcut(x, training=training) if self.shortcut else x
         for conv in self.convs:
             x = conv(x, training=training)
-        return tf.nn.relu(x + identity)
+        return relu(x + identity)
 
 
 def stage(config: BackboneConfig, index: int, dilation: int = 1) -> list[ResidualBlock]:
@@ -104,10 +105,11 @@ class ResNet(CompositeLayer):
     def call(self, x: tf.Tensor, training: bool = False) -> dict[int, tf.Tensor]:
         x = tf.pad(self.stem(x, training=training), [[0, 0], [1, 1], [1, 1], [0, 0]])   # after ReLU, 0 is neutral
         x = tf.nn.max_pool2d(x, 3, 2, 'VALID')
-        maps = {}
+        maps: dict[int, tf.Tensor] = {}
+        layers: list[keras.layers.Layer] = [self.stem]
         for stride, blocks in zip(self.strides, self.stages, strict=True):
-            x = run_stage(blocks, x, training)
-            maps[stride] = x
+            layers += blocks
+            x = maps[stride] = detached(run_stage(blocks, x, training), layers)
         return maps
 
     @staticmethod

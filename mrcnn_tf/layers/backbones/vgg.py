@@ -8,7 +8,7 @@ import tensorflow as tf
 from mrcnn_tf.config import BackboneConfig
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm
-from mrcnn_tf.layers.recomputation import run_stage
+from mrcnn_tf.layers.recomputation import detached, run_stage
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))    # filters and number of convolutions
 
@@ -32,9 +32,10 @@ class VGG16(CompositeLayer):
             conv.trainable = False
 
     def call(self, x: tf.Tensor, training: bool = False) -> dict[int, tf.Tensor]:
-        maps = {}
+        maps: dict[int, tf.Tensor] = {}
+        layers: list[ConvNorm] = []
         for index, convs in enumerate(self.stages):
             x = tf.nn.max_pool2d(x, 2, 2, 'VALID') if index else x
-            x = run_stage(convs, x, training)
-            maps[2 ** index] = x
+            layers += convs
+            x = maps[2 ** index] = detached(run_stage(convs, x, training), layers)
         return {stride: maps[stride] for stride in self.strides}
