@@ -37,9 +37,9 @@ def test_a_prediction_by_hand() -> None:
     config = Config()
     config.data.batch_size, config.solver.optimizer = 8, 'sgd'
     found = plan.predict(work, config, gpu, count=2)
-    # 4 images each; 0.8 of the peaks; the ring sends each of 4 MB once to each side.
+    # 4 images each; 0.8 of the peaks; the ring sends each of 4 MB once to each side; 1.6 x as much stays as on one GPU.
     assert (found.compute, found.memory, found.network) == pytest.approx((.4, .2, .0005))
-    assert found.bytes == pytest.approx(4 * (2e6 + 2 * 1e6) + 4 * 5e8 + 1.5e9) and found.bound == 'arithmetic'
+    assert found.bytes == pytest.approx(4 * (2e6 + 2 * 1e6) + 4 * 1.6 * 5e8 + 1.5e9) and found.bound == 'arithmetic'
     assert found.images_per_second == pytest.approx((8 / .7005, 8 / .6005))
     config.train.precision = 'mixed_bfloat16'
     half = plan.predict(work, config, gpu, count=2, network=1e8)
