@@ -76,21 +76,6 @@ def test_the_inference_of_the_xla_engine(detect, xla_model, mode) -> None:
                       'valid': ([2, 16], tf.bool), 'masks': ([2, 16, 8, 8], tf.float32)}
 
 
-@pytest.mark.parametrize('engine', ['op', 'xla'])
-def test_only_the_op_engine_has_tensorflows_gradient_of_relu(engine, op_model, xla_model) -> None:
-    """XLA needs another one (`mrcnn_tf/layers/relu.py`)."""
-    model = {'op': op_model, 'xla': xla_model}[engine]
-
-    @tf.function(autograph=False)
-    def step(batch: dict[str, tf.Tensor]) -> Any:
-        with tf.GradientTape() as tape:
-            total = tf.add_n(list(model.losses(batch, tf.zeros([2], tf.int32)).values()))
-        return tape.gradient(total, model.trainable_variables)
-
-    found = [each.type for each in step.get_concrete_function(make_batch()).graph.get_operations()]
-    assert found.count('Relu') > 20 and ('ReluGrad' in found) == (engine == 'op')
-
-
 @pytest.mark.slow
 @pytest.mark.large
 def test_bells_and_whistles_compiled_as_a_whole() -> None:

@@ -145,6 +145,21 @@ def test_mixed_precision_trains(weights) -> None:
     assert last['loss'] < .9 * first['loss']
 
 
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_only_the_op_engine_has_tensorflows_gradient_of_relu(engine, op_model, jit_model) -> None:
+    """XLA needs another one (`mrcnn_tf/layers/relu.py`)."""
+    model = {'op': op_model, 'xla': jit_model}[engine]
+
+    @tf.function(autograph=False)
+    def step(batch: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            total = tf.add_n(list(model.losses(batch, tf.zeros([2], tf.int32)).values()))
+        return tape.gradient(total, model.trainable_variables)
+
+    found = [each.type for each in step.get_concrete_function(make_batch()).graph.get_operations()]
+    assert found.count('Relu') > 20 and ('ReluGrad' in found) == (engine == 'op')
+
+
 def test_the_backward_pass_of_several_replicas(jit_model) -> None:
     """XLA compiles it by itself, so it must not differentiate the frozen stem and res2.
 
