@@ -75,7 +75,7 @@ def train(norm: str, replicas: int, parts: int, jit: bool, recompute: bool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--gpu', action='store_true', help='use GPUs')
     parser.add_argument('--deterministic', action='store_true', help='as train.deterministic')
     parser.add_argument('--norm', default='frozen', help='model.backbone.norm')

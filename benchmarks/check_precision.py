@@ -36,7 +36,7 @@ def train(precision: str, jit: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--xla', action='store_true', help='compile the step with XLA')
     parser.add_argument('--gpu', action='store_true', help='use a GPU')
     arguments = parser.parse_args()

@@ -58,8 +58,9 @@ class TrainableModel(keras.Model):
     def losses(self, batch: Batch, seed: int | tf.Tensor = 0, training: bool = True) -> Losses:
         """Return the named losses of a batch, float32 scalars, for a training loop of your own.
 
-        The gradient of their sum is that of a training step. Replaces Keras's list of added losses, which a detector
-        does not have.
+        The gradient of their sum is that of a training step. With the engine 'xla', compile losses and gradient in one
+        function: if the losses are compiled alone, they return all that the gradient needs. Replaces Keras's list of
+        added losses, which a detector does not have.
 
         Args:
             batch: with ground truth.

@@ -92,7 +92,7 @@ class RoILayer(keras.layers.Layer):
         owner = type(self).__name__
         maps = as_list(owner, features, len(self.strides))
         kinds = {feature.dtype for feature in maps}
-        if kinds not in ({tf.bfloat16}, {tf.float16}):      # of which the cells that are read are converted
+        if kinds not in ({tf.bfloat16}, {tf.float16}):      # of these, `pool` converts the cells that it reads
             maps = [tf.cast(feature, tf.float32) for feature in maps]
         check_shape(owner, 'boxes', boxes, '[B, N, 4]')
         boxes, size = tf.stop_gradient(tf.cast(boxes, tf.float32)), both(self.size)
