@@ -47,7 +47,7 @@ def with_gradient(function: Callable[..., tf.Tensor], *inputs: tf.Tensor, cotang
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         out = function(*inputs)
-    return out, *tape.gradient(out, inputs, tf.constant(cotangent))
+    return out, *tape.gradient(out, inputs, tf.cast(cotangent, out.dtype))
 
 
 def gradients_of(function: Callable[..., tuple], *values: tf.Tensor) -> tuple:

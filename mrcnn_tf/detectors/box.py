@@ -186,6 +186,7 @@ def _scale_gradient(x: tf.Tensor, scale: float) -> tf.Tensor:
     """Return `x`; its gradient is multiplied by `scale`."""
     @tf.custom_gradient
     def identity(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        return tf.identity(x), lambda gradient: scale * gradient
+        # In half precision, the scale itself would be rounded.
+        return tf.identity(x), lambda gradient: tf.cast(scale * tf.cast(gradient, tf.float32), gradient.dtype)
 
     return identity(x)

@@ -185,15 +185,20 @@ def test_the_defaults_are_those_of_an_fpn() -> None:
     logits, deltas = RPNHead()(pyramid)
     assert ProposalLayer()(logits, deltas, anchors, tf.constant([[64., 64.]]))[0].shape == [1, 1000, 4]
     for layer in (RoIAlign(), RoIPool(), RoIWarp()):
-        assert layer(pyramid[:4], boxes).shape == layer.compute_output_shape(
-            [(1, 64 // stride, 64 // stride, 4) for stride in (4, 8, 16, 32)], (1, 1, 4)) == (1, 1, 7, 7, 4)
+        assert layer(pyramid[:4], boxes).shape == (1, 1, 7, 7, 4)
+
+
+@pytest.mark.parametrize('kind', ['float32', 'bfloat16'])
+def test_a_keras_model_knows_shape_and_type_of_pooled_maps(kind) -> None:
+    for layer in (RoIAlign(7, [4]), RoIPool(7, [4]), RoIWarp(7, [4])):
+        pooled = layer(keras.Input([None, None, 8], dtype=kind), keras.Input([None, 4]))
+        assert tuple(pooled.shape) == (None, None, 7, 7, 8) and tf.as_dtype(pooled.dtype).name == kind
 
 
 def test_a_single_feature_map_needs_no_list() -> None:
     feature, boxes = tf.random.stateless_uniform([2, 4, 4, 3], [0, 1]), tf.constant([[[0., 0., 32., 32.]]] * 2)
     for layer in (RoIAlign(2, [16]), RoIPool(2, [16]), RoIWarp(2, [16])):
         assert_equal(layer(feature, boxes), layer([feature], boxes))
-        assert layer.compute_output_shape((2, 4, 4, 3), (2, 1, 4)) == (2, 1, 2, 2, 3)
     anchors = AnchorGenerator([[8.]], strides=[16])
     assert_equal(anchors(feature), anchors([feature]))
 

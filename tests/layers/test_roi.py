@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from mrcnn_tf.layers import roi
 from mrcnn_tf.layers.roi import op_engine, xla_engine
+from mrcnn_tf.layers.roi.levels import both
 from mrcnn_tf.layers.roi.sampling import AVERAGE, MAX
 from tests.modes import MODES, with_gradient
 
@@ -32,17 +33,17 @@ def random_boxes() -> tf.Tensor:
     return tf.constant(boxes, tf.float32)
 
 
-@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize(('aligned', 'size'), [(True, 5), (False, (3, 5))])
 @pytest.mark.parametrize('ratio', [1, 2, 0])
-def test_engines_agree_over_levels(pyramid, random_boxes, aligned, ratio, monkeypatch) -> None:
+def test_engines_agree_over_levels(pyramid, random_boxes, aligned, size, ratio, monkeypatch) -> None:
     """The same values and gradients from TensorFlow's kernels, in groups, and, compiled, from gathers in 12 buckets."""
     monkeypatch.setattr(xla_engine, 'LARGE_BUCKET', 4 * 5 * 5 * 3)
     monkeypatch.setattr(op_engine, 'GROUP', 4 * 5 * 5 * 3)
     monkeypatch.setattr(op_engine, 'WINDOWS', 3000)
-    cotangent = tf.constant(np.random.default_rng(3).normal(size=(2, 24, 5, 5, 3)), tf.float32)
+    cotangent = tf.constant(np.random.default_rng(3).normal(size=(2, 24, *both(size), 3)), tf.float32)
     results = []
     for engine, mode in (('op', 'graph'), ('xla', 'jit')):
-        layer = roi.RoIAlign(5, (4, 8, 16), ratio, aligned, engine, canonical_size=40., canonical_level=3)
+        layer = roi.RoIAlign(size, (4, 8, 16), ratio, aligned, engine, canonical_size=40., canonical_level=3)
         results.append(MODES[mode](lambda *maps, layer=layer: with_gradient(
             lambda *m: layer(m, random_boxes), *maps, cotangent=cotangent))(*pyramid))
     levels = roi.assign_levels(random_boxes, 3, 40., 3).numpy().tolist()
@@ -154,7 +155,7 @@ def test_threads_lose_no_gradient() -> None:
 @pytest.mark.parametrize('kinds', [['bfloat16'] * 3, ['float16'] * 3, ['bfloat16', 'float32', 'float16']])
 @pytest.mark.parametrize(('layer', 'engine'), [(roi.RoIAlign, 'op'), (roi.RoIAlign, 'xla'), (roi.RoIPool, None)])
 def test_feature_maps_in_half_precision(pyramid, random_boxes, layer, engine, kinds, mode) -> None:
-    """The result is that of the same values in float32; gradients are rounded to the type of their feature map."""
+    """Result and gradients are those of the same values in float32, rounded to the type of the feature maps."""
     if engine == 'op' and mode == 'jit':
         pytest.skip('XLA cannot compile the engine op')
     pool = layer(3, (4, 8, 16), **({'engine': engine} if engine else {}))
@@ -163,13 +164,12 @@ def test_feature_maps_in_half_precision(pyramid, random_boxes, layer, engine, ki
     def run(*maps: tf.Tensor) -> tuple:
         return with_gradient(lambda *m: pool(m, random_boxes), *maps, cotangent=np.ones([2, 24, 3, 3, 3], np.float32))
 
-    out, *gradients = MODES[mode](run)(*maps)
-    expected, *of_float32 = run(*(tf.cast(m, tf.float32) for m in maps))
-    assert out.dtype == tf.float32 and [g.dtype for g in gradients] == kinds
-    np.testing.assert_allclose(out, expected, atol=1e-5)
-    for gradient, exact, kind in zip(gradients, of_float32, kinds, strict=True):
+    found = MODES[mode](run)(*maps)
+    kinds = [kinds[0] if len({*kinds}) == 1 else 'float32', *kinds]
+    assert [each.dtype for each in found] == kinds
+    for each, exact, kind in zip(found, run(*(tf.cast(m, tf.float32) for m in maps)), kinds, strict=True):
         limit = 1e-5 if kind == 'float32' else 2. ** -8       # at most a step of bfloat16
-        np.testing.assert_allclose(tf.cast(gradient, tf.float32), exact, rtol=limit, atol=1e-5)
+        np.testing.assert_allclose(tf.cast(each, tf.float32), exact, rtol=limit, atol=1e-5)
 
 
 @pytest.mark.parametrize(('layer', 'arguments', 'message'), [
@@ -238,7 +238,7 @@ def naive(maps: list[np.ndarray], levels: np.ndarray, boxes: np.ndarray, quantiz
 
 @pytest.mark.parametrize(('engine', 'mode'), [('op', 'graph'), ('xla', 'jit')])
 @pytest.mark.parametrize(('quantized', 'aggregate', 'ratio'), [
-    (True, 'average', 2), (True, 'max', 2), (False, 'max', 2), (False, 'max', 0)])
+    (True, 'average', 2), (True, 'average', 0), (True, 'max', 2), (False, 'max', 2), (False, 'max', 0)])
 def test_warp_and_the_largest_sample(pyramid, random_boxes, engine, mode, quantized, aggregate, ratio,
                                      monkeypatch) -> None:
     """Table 2c of Mask R-CNN: values by the naive rule, and a small step along the gradient raises them as it says."""
@@ -258,6 +258,24 @@ def test_warp_and_the_largest_sample(pyramid, random_boxes, engine, mode, quanti
     moved = naive([m + 1e-6 * d for m, d in zip(maps, direction, strict=True)], *settings)
     slope = sum((g.numpy() * d).sum() for g, d in zip(gradients, direction, strict=True))
     np.testing.assert_allclose(((moved - expected) * cotangent).sum() / 1e-6, slope, rtol=1e-3)
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+@pytest.mark.parametrize(('ratio', 'first'), [(0, 23), (0, 16), (0, 9), (0, 2), (2, 37)])
+def test_samples_on_the_border_are_inside(engine, ratio, first) -> None:
+    """RoIWarp from the cell `first` to the edge, 50: the last sample lies at 50, and none counts as 0."""
+    boxes = tf.constant([[[16. * first, 320., 800., 528.]]])              # columns 20 to 33: bins of 2
+    pooled = roi.RoIWarp(7, (16,), ratio, engine)(tf.ones([1, 50, 76, 1]), boxes)
+    np.testing.assert_allclose(pooled, tf.ones_like(pooled), rtol=1e-6)
+
+
+@pytest.mark.parametrize('engine', ['op', 'xla'])
+def test_no_box_at_all(engine) -> None:
+    feature = tf.zeros([2, 8, 8, 3], tf.bfloat16)
+    layer, boxes = roi.RoIAlign(2, (4,), engine=engine), tf.zeros([2, 0, 4])
+    pooled, gradient = with_gradient(lambda each: layer(each, boxes), feature, cotangent=tf.zeros([2, 0, 2, 2, 3]))
+    assert pooled.shape == (2, 0, 2, 2, 3) and pooled.dtype == gradient.dtype == tf.bfloat16
+    assert not np.any(tf.cast(gradient, tf.float32))
 
 
 def test_warp_by_hand() -> None:

@@ -47,7 +47,8 @@ class RoIAlign(SamplingLayer):
     """RoIAlign: the average or the maximum of bilinear samples in each bin (Mask 3).
 
     The inputs are feature maps [B, h, w, C], the finest first, or a single one, and boxes [B, N, 4] in px of the image.
-    The output is float32 [B, N, P, P, C]. Gradients flow into the feature maps, not into the boxes.
+    The output is [B, N, P, P, C], bfloat16 or float16 if all maps are, otherwise float32. Gradients flow into the
+    feature maps, not into the boxes.
 
     Args:
         size: P in cells, or the numbers of rows and columns.
@@ -117,10 +118,10 @@ class RoIWarp(SamplingLayer):
 
 def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, engine: str,
               aggregation: Aggregation = AVERAGE) -> tf.Tensor:
-    """Return the pooled feature maps [K, P, P, C], differentiable with respect to `features`.
+    """Return the pooled feature maps [K, P, P, C], of the type of `features` and differentiable in them.
 
     Args:
-        features: L feature maps [B, h, w, C], float32, bfloat16 or float16.
+        features: L feature maps [B, h, w, C], all float32, bfloat16 or float16.
         plan: positions of the samples.
         size: rows and columns of bins.
         samples: number of samples in each bin; 0 if it differs between boxes.
@@ -134,9 +135,9 @@ def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, sam
         state = run.forward(maps, plan, size, samples, aggregation)
 
         def gradients(upstream: tf.Tensor) -> list[tf.Tensor]:
-            found = run.backward(upstream, state, maps, plan, samples, aggregation)
+            found = run.backward(tf.cast(upstream, tf.float32), state, maps, plan, samples, aggregation)
             return [tf.cast(gradient, feature.dtype) for gradient, feature in zip(found, maps, strict=True)]
 
-        return state[0], gradients
+        return tf.cast(state[0], maps[0].dtype), gradients
 
     return pool(*features)

@@ -83,7 +83,7 @@ class RoILayer(keras.layers.Layer):
         self.canonical_size, self.canonical_level = canonical_size, canonical_level
 
     def call(self, features: Sequence[tf.Tensor] | tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-        """Return the pooled feature maps, float32 [B, N, P, P, C].
+        """Return the pooled feature maps [B, N, P, P, C], bfloat16 or float16 if all maps are, otherwise float32.
 
         Args:
             features: [B, h, w, C], the finest first, or a single one.
@@ -101,14 +101,8 @@ class RoILayer(keras.layers.Layer):
         pooled = self.pool(maps, boxes, levels, size)
         return tf.reshape(pooled, [*dimensions(boxes)[:2], *size, maps[0].shape[-1]])
 
-    def compute_output_shape(self, features_shape: Any, boxes_shape: Any) -> tuple[int | None, ...]:
-        """Return (B, N, P, P, C), given the shapes of the two inputs of `call`."""
-        nested = isinstance(features_shape[0], (list, tuple, tf.TensorShape))
-        channels = (features_shape[0] if nested else features_shape)[-1]
-        return (*tuple(boxes_shape)[:2], *both(self.size), channels)
-
     def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
-        """Pool feature maps of one type for boxes [B, N, 4] px on levels int32 [B, N]; return float32 [K, P, P, C]."""
+        """Pool feature maps of one type for boxes [B, N, 4] px on levels int32 [B, N]: [K, P, P, C] of that type."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:

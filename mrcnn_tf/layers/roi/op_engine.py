@@ -1,8 +1,8 @@
 """The engine of RoIAlign and RoIWarp that runs tf.image.crop_and_resize. Not for XLA.
 
 A sample up to one cell outside the feature map takes the value at its border, so each level is padded by one repeated
-cell. Farther outside, crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level and size, so the shapes
-inside are dynamic.
+cell. Farther outside, crop_and_resize gives 0, as RoIAlign does. Boxes are grouped by level and number of samples, so
+the shapes inside are dynamic.
 
 B images, N boxes per image, K = B * N, L levels, P output side, C channels, k boxes of one level or group.
 """
@@ -16,25 +16,12 @@ import tensorflow as tf
 from mrcnn_tf.layers.recomputation import zero_after
 from mrcnn_tf.layers.roi import xla_engine
 from mrcnn_tf.layers.roi.levels import Size
-from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners, most_samples, over_samples
+from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners
 from mrcnn_tf.ops.tensor_shapes import Dimension, dimensions
 
-GROUP = 2 ** 20      # the most values that boxes pooled together have: 4 MB, as much as a processor's cache
+GROUP = 2 ** 21      # the most values of the samples of boxes pooled together: 8 MB, about a processor's cache
+_NEAR = 5e-7         # a few steps of float32 below 1
 WINDOWS = 2 ** 23    # the most values that the gradients of boxes computed together have: 34 MB
-
-
-def _all_crops(plan: SamplingPlan, samples: int, size: Size, height: Dimension, width: Dimension
-               ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the boxes for crop_and_resize of all samples, [S, k, 4], and bool [S, k], which of them exist.
-
-    A box reaches from the first to the last sample, in the padded level's cells, normalized to 0..1.
-    """
-    s = tf.range(tf.maximum(most_samples(plan, samples), 0))[:, None]
-    y, x, present = plan.points(s, size)
-    corners = tf.stack([y[..., 0], x[..., 0], y[..., -1], x[..., -1]], axis=-1)
-    corners = tf.where(present[..., None], corners, -9.)      # far outside, where the kernel reads nothing
-    last = tf.cast(tf.stack([height, width] * 2), tf.float32) + 1.
-    return (corners + 1.) / last, present
 
 
 def _with_border(feature: tf.Tensor) -> tf.Tensor:
@@ -48,50 +35,90 @@ def _with_border(feature: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.reshape(feature, [-1, channels]), images + rows[:, None] * width + columns)
 
 
-def _on_level(plan: SamplingPlan, level: int) -> tf.Tensor:
-    """Return the boxes of a level, int64 [k], those with few samples first."""
-    index = tf.where(plan.level == level)[:, 0]
-    return tf.gather(index, tf.argsort(tf.gather(plan.count, index), stable=True))
-
-
 def forward(maps: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation
             ) -> State:
-    """Return the state of the boxes after their last sample, as `xla_engine.forward`."""
-    arrays = [tf.TensorArray(part.dtype, 0, dynamic_size=True, infer_shape=False, element_shape=[None, *part.shape[1:]])
-              for part in aggregation.begin([1, *size, maps[0].shape[-1]])]
+    """Return the state of the boxes after their last sample, as `xla_engine.forward`, but of the maps' type.
+
+    All samples of a box are one crop. Where their number is adaptive, they are about a cell apart, so those of a box
+    within the image take little more memory than the feature map.
+    """
+    dtypes, shape = [maps[0].dtype, *([] if aggregation is AVERAGE else [tf.int32])], [None, *size, maps[0].shape[3]]
+    arrays = [tf.TensorArray(dtype, 0, dynamic_size=True, infer_shape=False, element_shape=shape) for dtype in dtypes]
     indices = [_on_level(plan, level) for level in range(len(maps))]
     for feature, index in zip(maps, indices, strict=True):
-        arrays = _pool_level(feature, plan.take(index), size, samples, aggregation, arrays)
+        arrays = _pool_level(feature, plan.take(index), size, math.isqrt(samples), aggregation, arrays)
     places = tf.argsort(tf.concat(indices, axis=0))
     return tuple(tf.gather(array.concat(), places) for array in arrays)
 
 
-def _pool_level(feature: tf.Tensor, plan: SamplingPlan, size: Size, samples: int, aggregation: Aggregation,
+def _on_level(plan: SamplingPlan, level: int) -> tf.Tensor:
+    """Return the boxes of a level, int64 [k], those with equal numbers of samples one after the other."""
+    index = tf.where(plan.level == level)[:, 0]
+    return tf.gather(index, tf.argsort(_grid(plan.take(index))))
+
+
+def _grid(plan: SamplingPlan) -> tf.Tensor:
+    """Return a key of each box, int64 [k]; boxes with equal numbers of rows and of columns of samples share it."""
+    rows, columns = tf.unstack(tf.cast(plan.ratio, tf.int64), axis=1)
+    return rows * 2 ** 31 + columns
+
+
+def _pool_level(feature: tf.Tensor, plan: SamplingPlan, size: Size, sampling_ratio: int, aggregation: Aggregation,
                 arrays: list[tf.TensorArray]) -> list[tf.TensorArray]:
     """Pool boxes that are on one level, in groups that fit into a processor's cache; append the states to `arrays`."""
     _, height, width, channels = dimensions(feature)
-    padded, number = tf.cast(_with_border(feature), tf.float32), tf.shape(plan.level)[0]
-    group = max(1, GROUP // math.prod([*size, channels]))
-    crops, present = _all_crops(plan, samples, size, height, width)
-
-    def pool(first: tf.Tensor) -> State:
-        part = plan.take(tf.range(first, tf.minimum(first + group, number)))
-        start = aggregation.begin([tf.shape(part.level)[0], *size, channels])
-
-        def step(s: tf.Tensor | int, state: State) -> State:
-            some = crops[s, first:first + group]
-            values = tf.image.crop_and_resize(padded, some, part.image, size)
-            state = aggregation.add(state, s, values, present[s, first:first + group, None, None, None])
-            # Loop variables must keep their static shapes.
-            return tuple(tf.ensure_shape(each, begun.shape) for each, begun in zip(state, start, strict=True))
-
-        return aggregation.end(over_samples(start, most_samples(part, samples), step), part)
+    padded, grid = tf.cast(_with_border(feature), tf.float32), _grid(plan)
+    number, crops = tf.shape(grid)[0], _crops(plan, size, height, width)
+    aggregate = _average if aggregation is AVERAGE else _maximum
 
     def once(first: tf.Tensor, arrays: list[tf.TensorArray]) -> tuple[tf.Tensor, list[tf.TensorArray]]:
-        return first + group, [array.write(array.size(), part) for array, part in zip(arrays, pool(first), strict=True)]
+        ratio = (sampling_ratio, sampling_ratio) if sampling_ratio else tuple(tf.unstack(
+            tf.cast(tf.maximum(tf.reduce_max(plan.ratio[first:first + 1], axis=0), 1.), tf.int32)))
+        alike = tf.reduce_sum(tf.cast(grid[first:] == grid[first:first + 1], tf.int32))
+        fitting = GROUP // math.prod([*size, channels]) // ratio[0] // ratio[1]
+        end = first + tf.minimum(alike, tf.maximum(fitting, 1))
+        values = tf.image.crop_and_resize(padded, crops[first:end], plan.image[first:end],
+                                          [size[0] * ratio[0], size[1] * ratio[1]])
+        return end, [array.write(array.size(), tf.cast(part, array.dtype))
+                     for array, part in zip(arrays, aggregate(values, size, ratio), strict=True)]
 
     # At least once, also for a level without boxes: TensorFlow cannot concatenate nothing.
-    return tf.while_loop(lambda first, _: (first < number) | (first == 0), once, (0, arrays), parallel_iterations=1)[1]
+    return tf.while_loop(lambda first, arrays: (first < number) | (arrays[0].size() == 0), once, (0, arrays),
+                         parallel_iterations=1)[1]
+
+
+def _crops(plan: SamplingPlan, size: Size, height: Dimension, width: Dimension) -> tf.Tensor:
+    """Return the boxes for crop_and_resize, float32 [k, 4].
+
+    A box reaches from its first sample to its last, in the padded level's cells, normalized to 0..1.
+    """
+    ratio = tf.maximum(plan.ratio, 1.)
+    ends = tf.concat([plan.start + plan.bin * (offset / ratio + bins) for offset, bins in (
+        (.5, 0.), (-.5, tf.constant(size, tf.float32)))], axis=1)
+    ends = tf.where(plan.count[:, None] > 0, ends, -9.)       # far outside, where the kernel reads nothing
+    ends = (ends + 1.) / (tf.cast(tf.stack([height, width] * 2), tf.float32) + 1.)
+    # The kernel's rounding must not move a last sample at the border, as RoIWarp's may be, beyond it.
+    return tf.where(tf.abs(ends - 1.) < _NEAR, 1. - _NEAR, ends)
+
+
+def _average(values: tf.Tensor, size: Size, ratio: tuple[Dimension, Dimension]) -> State:
+    """Return the averages [k, P, P, C] of samples [k, P rows, P columns, C]; `ratio` is (rows, columns) of a bin."""
+    rows, columns = ratio
+    if isinstance(rows, int):
+        return (tf.nn.avg_pool2d(values, ratio, ratio, 'VALID'),)
+    channels = values.shape[3]
+    sums = tf.reduce_sum(tf.reshape(values, [-1, rows, size[1] * columns * channels]), axis=1)
+    sums = tf.reduce_sum(tf.reshape(sums, [-1, columns, channels]), axis=1)
+    return (tf.reshape(sums, [-1, *size, channels]) / tf.cast(rows * columns, tf.float32),)
+
+
+def _maximum(values: tf.Tensor, size: Size, ratio: tuple[Dimension, Dimension]) -> State:
+    """Return the maxima [k, P, P, C] of the samples and their numbers within the bins; arguments as for `_average`."""
+    rows, columns = ratio
+    channels = values.shape[3]
+    bins = tf.reshape(values, [-1, size[0], rows, size[1], columns, channels])
+    bins = tf.reshape(tf.transpose(bins, [0, 1, 3, 2, 4, 5]), [-1, *size, rows * columns, channels])
+    return tf.reduce_max(bins, axis=3), tf.argmax(bins, axis=3, output_type=tf.int32)
 
 
 def backward(upstream: tf.Tensor, state: State, maps: Sequence[tf.Tensor], plan: SamplingPlan, samples: int,

@@ -60,8 +60,9 @@ class RoIPool(RoILayer):
     """RoIPool: the maximum of each bin (Fast 2.1).
 
     The inputs are feature maps [B, h, w, C], the finest first, or a single one, and boxes [B, N, 4] in px of the image.
-    The output is float32 [B, N, P, P, C]. A bin outside the feature map has no cells and gives 0. The gradient goes to
-    the cell with the largest value, in a tie to the first in row-major order; none flows into the boxes.
+    The output is [B, N, P, P, C], bfloat16 or float16 if all maps are, otherwise float32. A bin outside the feature map
+    has no cells and gives 0. The gradient goes to the cell with the largest value, in a tie to the first in row-major
+    order; none flows into the boxes.
 
     Args:
         size: P in cells, or the numbers of rows and columns.
@@ -82,8 +83,8 @@ class RoIPool(RoILayer):
     """
 
     def pool(self, features: list[tf.Tensor], boxes: tf.Tensor, levels: tf.Tensor, size: Size) -> tf.Tensor:
-        features = [tf.cast(feature, tf.float32) for feature in features]
-        return roi_pool(features, pooling_plan(boxes, levels, self.strides, features, size))
+        maps = [tf.cast(feature, tf.float32) for feature in features]
+        return tf.cast(roi_pool(maps, pooling_plan(boxes, levels, self.strides, maps, size)), features[0].dtype)
 
 
 def roi_pool(features: Sequence[tf.Tensor], plan: PoolingPlan) -> tf.Tensor:

@@ -2,12 +2,13 @@
 
 B images, N boxes per image, K = B * N, L levels, P output side, C channels, s index of a sample within its bin.
 
-A loop runs over passes: pass s takes the s-th sample of all bins of many boxes and adds it to the average or maximum of
-its bin (or four of the cells around the samples, see `xla_engine.Passes`). So memory does not grow with the number of
-samples (tests/test_memory.py). The number differs between boxes but needs no dynamic shape: a box without a pass s adds
-nothing. Boxes are pooled in
-groups that have similar numbers of samples. Two engines sample the points: `op_engine`, with tf.image.crop_and_resize,
-which is fast on a CPU but not supported by XLA, and `xla_engine`, with gathers.
+Two engines sample the points: `op_engine`, with tf.image.crop_and_resize, all samples of a box at once, which is fast
+on a CPU but not supported by XLA, and `xla_engine`, with gathers.
+
+The latter runs a loop over passes: pass s takes the s-th sample of all bins of many boxes and adds it to the average or
+maximum of its bin (or four of the cells around the samples, see `xla_engine.Passes`). So memory does not grow with the
+number of samples (tests/test_memory.py). The number differs between boxes but needs no dynamic shape: a box without a
+pass s adds nothing. Boxes are pooled in groups that have similar numbers of samples.
 """
 from __future__ import annotations
 
@@ -31,19 +32,14 @@ class SamplingPlan(NamedTuple):
     bin: tf.Tensor        # float32 [K, 2], sides of a bin in y and x
     ratio: tf.Tensor      # float32 [K, 2], samples per bin in y and x
 
-    def points(self, s: tf.Tensor | int, size: Size) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Return samples of every bin: y and x, [..., K, P], in cells, and which boxes have them, bool [..., K].
-
-        Args:
-            s: numbers of samples within their bins, [] or [..., 1].
-            size: rows and columns of bins.
-        """
+    def points(self, s: tf.Tensor | int, size: Size) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return y and x of sample s of every bin, float32 [K, P], in cells; `size`: rows and columns of bins."""
         s = tf.cast(s, tf.float32)
         columns = tf.maximum(self.ratio[:, 1], 1.)
         row = tf.floor((s + .5) / columns)                                         # + .5: rounding errors do not matter
         y = self.position(0, row[..., None], size[0])
         x = self.position(1, (s - row * columns)[..., None], size[1])
-        return y, x, s < self.count
+        return y, x
 
     def position(self, axis: int, i: tf.Tensor, side: int) -> tf.Tensor:
         """Return sample i, float32 [..., K, 1 or P], of the bins along axis 0 (y) or 1 (x), in cells: [..., K, P]."""
@@ -125,18 +121,6 @@ MAX = Aggregation(begin=lambda shape: (tf.zeros(shape), tf.fill(shape, -1)), add
                   scale=lambda values, divisor: values,
                   gradient=lambda upstream, state, s: tf.where(state[1] == s, upstream, 0.))
 AGGREGATIONS = {'average': AVERAGE, 'max': MAX}
-
-
-def most_samples(plan: SamplingPlan, samples: int) -> tf.Tensor | int:
-    """Return the largest number of samples in a bin of a box: `samples`, unless that is 0."""
-    return samples or tf.cast(tf.reduce_max(plan.count, axis=0), tf.int32)
-
-
-def over_samples(start: State, count: tf.Tensor | int, step: Callable[[tf.Tensor | int, State], State]) -> State:
-    """Return the state after step(s, state) for each sample, or pass, s < count."""
-    # One sample at a time: unrolled or parallel iterations would keep all samples in memory together.
-    return tf.while_loop(lambda s, _: s < count, lambda s, state: (s + 1, step(s, state)), (0, start),
-                         parallel_iterations=1)[1]
 
 
 class Corners(NamedTuple):

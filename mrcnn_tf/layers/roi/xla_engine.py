@@ -14,7 +14,7 @@ import tensorflow as tf
 from mrcnn_tf.layers.recomputation import zero_after
 from mrcnn_tf.layers.roi import levels as cells
 from mrcnn_tf.layers.roi.levels import Size
-from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners, over_samples
+from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
 USUAL_BUCKETS = 8
@@ -45,7 +45,10 @@ class Passes:
 
     def over(self, number: tf.Tensor, step: Callable[[tf.Tensor | int, State], State], start: State) -> State:
         """Return the state after step(s, state) for every pass s of boxes that need `number` of them, int32 [K]."""
-        return over_samples(start, self._samples or tf.reduce_max(number), step)
+        count = self._samples or tf.reduce_max(number)
+        # One pass at a time: unrolled or parallel iterations would keep the values of all in memory together.
+        return tf.while_loop(lambda s, _: s < count, lambda s, state: (s + 1, step(s, state)), (0, start),
+                             parallel_iterations=1)[1]
 
     def rows(self, plan: SamplingPlan, s: tf.Tensor | int, size: Size, present: tf.Tensor
              ) -> list[tuple[tf.Tensor, tf.Tensor]]:
@@ -69,7 +72,7 @@ Places = list[tuple[tf.Tensor, tf.Tensor]]
 def _corners(plan: SamplingPlan, s: tf.Tensor | int, size: Size, height: tf.Tensor, width: tf.Tensor
              ) -> tuple[Places, Places]:
     """Return the four cells around sample s, in y and in x."""
-    y, x, _ = plan.points(s, size)
+    y, x = plan.points(s, size)
     rows, columns = corners(y, height), corners(x, width)
     above, below = (rows.low, rows.low_weight), (rows.high, rows.high_weight)
     return [above, above, below, below], 2 * [(columns.low, columns.low_weight), (columns.high, columns.high_weight)]
