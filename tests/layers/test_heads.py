@@ -39,6 +39,14 @@ def test_rpn_head_with_two_scores_per_anchor() -> None:
     assert head([x])[0][0].numpy().tolist() == [[3, -5]]
 
 
+def test_rpn_head_reads_a_map_once_for_both_outputs() -> None:
+    """Those of 1x1, of scores and of deltas, are one convolution."""
+    head, spec = RPNHead(4, 3, convolutions=3), tf.TensorSpec([1, 2, 2, 4])
+    head([tf.zeros([1, 2, 2, 4])])
+    graph = tf.function(lambda x: head([x]), [spec], autograph=False).get_concrete_function().graph
+    assert [each.type for each in graph.get_operations()].count('Conv2D') == 3 + 1
+
+
 def test_rpn_head_shares_its_weights_between_levels_and_has_a_relu() -> None:
     head = RPNHead(8, 3)
     rng = np.random.default_rng(0)
