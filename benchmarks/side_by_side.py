@@ -5,11 +5,11 @@
     python -m benchmarks.side_by_side files photos --torch torch/bin/python
     python -m benchmarks.side_by_side input instances.json photos --torch torch/bin/python
 
-A shared machine drifts from minute to minute, so only ratios within a round count. The work is Mask R-CNN R50-FPN on
-one image of 800 x 1216 px: `inference` with masks of 28 x 28 cells, `pasted` with masks pasted into the image, `train`
-a training step with 128 positive RoIs, `files` from a directory of image files to pasted masks, and `input` the input
-of training with masks at 800/1333 px, from a COCO json and its images, ours after its conversion. Its peer makes one
-pass in each round, whatever --runs and --patience are.
+A shared machine drifts from minute to minute, so only ratios within a round count. The work is Mask R-CNN R50-FPN in
+torchvision's dialect, the network that OpenVINO runs too, on one image of 800 x 1216 px: `inference` with masks of 28 x
+28 cells, `pasted` with masks pasted into the image, `train` a training step with 128 positive RoIs, `files` from a
+directory of image files to pasted masks, and `input` the input of training with masks at 800/1333 px, from a COCO json
+and its images, ours after its conversion. Its peer makes one pass in each round, whatever --runs and --patience are.
 
 Peers are programs in environments of their own: torchvision and OpenVINO in that of --torch, Model Garden in that of
 --garden. Those that come with the project's data are found by --peers. Prints one JSON line for each run, then for each
@@ -28,6 +28,7 @@ import tempfile
 from typing import Any
 
 OURS = [sys.executable, '-m', 'mrcnn_tf.cli.main', 'benchmark']
+CONFIG = 'torchvision_mask_rcnn_r50_fpn'
 SHORT = {'float32': 'fp32', 'bfloat16': 'bf16'}
 POLICY = {'float32': 'float32', 'bfloat16': 'mixed_bfloat16'}
 
@@ -38,10 +39,10 @@ def commands(given: argparse.Namespace, scratch: str) -> dict[str, list[str]]:
         return input_commands(given, scratch)
     runs, own = ['--runs', str(given.runs)], str(pathlib.Path(__file__).with_name('peer_inference.py'))
     patience = ['--patience', str(given.patience)]
-    config, here = 'mask_rcnn_r50_fpn_1x', pathlib.Path(given.peers)
+    here = pathlib.Path(given.peers)
     if given.what == 'train':
         # Random weights propose few positive RoIs, so the objects themselves are those that the peers train masks of.
-        found = {'ours': [*OURS, 'train', config, 'data.batch_size=1', f'train.precision={POLICY[given.precision]}',
+        found = {'ours': [*OURS, 'train', CONFIG, 'data.batch_size=1', f'train.precision={POLICY[given.precision]}',
                           '--objects', '128', *runs, *patience]}
         if given.torch:
             found['torchvision'] = [given.torch, str(here / 'torchvision_step.py'), 'train', SHORT[given.precision],
@@ -52,7 +53,7 @@ def commands(given: argparse.Namespace, scratch: str) -> dict[str, list[str]]:
         return found
     files = ['--images', *given.files] if given.what == 'files' else []
     masks = ['--masks', 'cells' if given.what == 'inference' else 'pasted']
-    found = {'ours': [*OURS, 'inference', config, '--precision', given.precision, *files, *masks, *runs, *patience]}
+    found = {'ours': [*OURS, 'inference', CONFIG, '--precision', given.precision, *files, *masks, *runs, *patience]}
     paste = [] if given.what == 'inference' else ['--paste']
     if given.torch:
         for engine in ('torchvision', 'openvino'):
@@ -69,7 +70,7 @@ def input_commands(given: argparse.Namespace, scratch: str) -> dict[str, list[st
     subprocess.run([*OURS[:-1], 'convert', 'coco', '--annotations', annotations, '--images', images, '--name', 'train',
                     '--output', scratch], check=True, stdout=subprocess.DEVNULL)
     count = ['--images', '200']
-    found = {'ours': [*OURS, 'input', 'torchvision_mask_rcnn_r50_fpn', f'data.train={scratch}/train.json',
+    found = {'ours': [*OURS, 'input', CONFIG, f'data.train={scratch}/train.json',
                       'data.batch_size=16', *count, '--runs', str(given.runs), '--patience', str(given.patience)]}
     if given.torch:
         found['torchvision'] = [given.torch, str(pathlib.Path(given.peers) / 'torchvision_input.py'),
