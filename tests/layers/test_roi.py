@@ -260,13 +260,17 @@ def test_warp_and_the_largest_sample(pyramid, random_boxes, engine, mode, quanti
     np.testing.assert_allclose(((moved - expected) * cotangent).sum() / 1e-6, slope, rtol=1e-3)
 
 
-@pytest.mark.parametrize('engine', ['op', 'xla'])
-@pytest.mark.parametrize(('ratio', 'first'), [(0, 23), (0, 16), (0, 9), (0, 2), (2, 37)])
-def test_samples_on_the_border_are_inside(engine, ratio, first) -> None:
-    """RoIWarp from the cell `first` to the edge, 50: the last sample lies at 50, and none counts as 0."""
-    boxes = tf.constant([[[16. * first, 320., 800., 528.]]])              # columns 20 to 33: bins of 2
-    pooled = roi.RoIWarp(7, (16,), ratio, engine)(tf.ones([1, 50, 76, 1]), boxes)
-    np.testing.assert_allclose(pooled, tf.ones_like(pooled), rtol=1e-6)
+@pytest.mark.parametrize(('engine', 'mode'), [('op', 'graph'), ('xla', 'graph'), ('xla', 'jit')])
+@pytest.mark.parametrize(('ratio', 'cells'), [
+    (0, [23, 20, 50, 33]), (0, [16, 20, 50, 33]), (0, [9, 20, 50, 33]), (0, [2, 20, 50, 33]), (2, [37, 20, 50, 33]),
+    (0, [6, 0, 18, 76])])
+def test_samples_on_the_border_are_inside(engine, mode, ratio, cells) -> None:
+    """RoIWarp of a map of 50 x 76 cells: the last sample lies at 50, or at 76. It counts, and its gradient too."""
+    layer, boxes = roi.RoIWarp(7, (16,), ratio, engine), tf.constant([[cells]], tf.float32) * 16
+    pooled, gradient = MODES[mode](lambda feature: with_gradient(
+        lambda each: layer(each, boxes), feature, cotangent=tf.ones([1, 1, 7, 7, 1])))(tf.ones([1, 50, 76, 1]))
+    np.testing.assert_allclose(pooled, np.ones([1, 1, 7, 7, 1]), rtol=1e-6)
+    assert np.sum(gradient) == pytest.approx(49)
 
 
 @pytest.mark.parametrize('engine', ['op', 'xla'])

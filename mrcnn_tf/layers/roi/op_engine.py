@@ -16,11 +16,10 @@ import tensorflow as tf
 from mrcnn_tf.layers.recomputation import zero_after
 from mrcnn_tf.layers.roi import xla_engine
 from mrcnn_tf.layers.roi.levels import Size
-from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners
+from mrcnn_tf.layers.roi.sampling import AVERAGE, NEAR, Aggregation, SamplingPlan, State, corners
 from mrcnn_tf.ops.tensor_shapes import Dimension, dimensions
 
 GROUP = 2 ** 21      # the most values of the samples of boxes pooled together: 8 MB, about a processor's cache
-_NEAR = 5e-7         # a few steps of float32 below 1
 WINDOWS = 2 ** 23    # the most values that the gradients of boxes computed together have: 34 MB
 
 
@@ -96,9 +95,9 @@ def _crops(plan: SamplingPlan, size: Size, height: Dimension, width: Dimension) 
     ends = tf.concat([plan.start + plan.bin * (offset / ratio + bins) for offset, bins in (
         (.5, 0.), (-.5, tf.constant(size, tf.float32)))], axis=1)
     ends = tf.where(plan.count[:, None] > 0, ends, -9.)       # far outside, where the kernel reads nothing
-    ends = (ends + 1.) / (tf.cast(tf.stack([height, width] * 2), tf.float32) + 1.)
-    # The kernel's rounding must not move a last sample at the border, as RoIWarp's may be, beyond it.
-    return tf.where(tf.abs(ends - 1.) < _NEAR, 1. - _NEAR, ends)
+    limit = tf.cast(tf.stack([height, width] * 2), tf.float32) + 1.
+    # As in `inside`; a few steps of float32 below 1, because the kernel rounds too.
+    return tf.where(tf.abs(ends + 1. - limit) < NEAR, 1. - 5e-7, (ends + 1.) / limit)
 
 
 def _average(values: tf.Tensor, size: Size, ratio: tuple[Dimension, Dimension]) -> State:

@@ -21,6 +21,8 @@ from mrcnn_tf.layers.roi.levels import Size, rounded
 from mrcnn_tf.ops.roi_samples import samples_per_bin
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
+NEAR = 1e-4    # cells
+
 State = tuple[tf.Tensor, ...]
 
 
@@ -133,9 +135,17 @@ class Corners(NamedTuple):
 
 def corners(position: tf.Tensor, cells: tf.Tensor) -> Corners:
     """Return the cells around `position` [K, P] on an axis of `cells` cells, float32, a scalar or [K, 1]."""
-    inside = tf.cast((position >= -1.) & (position <= cells), tf.float32)
+    weight = tf.cast(inside(position, cells), tf.float32)
     position = tf.clip_by_value(position, 0., cells - 1.)
     low = tf.floor(position)
     high = tf.minimum(low + 1., cells - 1.)
     fraction = position - low
-    return Corners(tf.cast(low, tf.int32), tf.cast(high, tf.int32), (1. - fraction) * inside, fraction * inside)
+    return Corners(tf.cast(low, tf.int32), tf.cast(high, tf.int32), (1. - fraction) * weight, fraction * weight)
+
+
+def inside(position: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
+    """Return whether samples lie at most a cell beyond the feature map, where they have a value: bool.
+
+    Rounding must not move a sample that lies on this border, as RoIWarp's do in boxes at the image's edge, across it.
+    """
+    return (position >= -1. - NEAR) & (position <= cells + NEAR)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from mrcnn_tf.layers.recomputation import zero_after
 from mrcnn_tf.layers.roi import levels as cells
 from mrcnn_tf.layers.roi.levels import Size
-from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners
+from mrcnn_tf.layers.roi.sampling import AVERAGE, Aggregation, SamplingPlan, State, corners, inside
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
 USUAL_BUCKETS = 8
@@ -105,10 +105,10 @@ def _cells_of_axis(plan: SamplingPlan, axis: int, number: tf.Tensor, side: int, 
     start = tf.maximum(tf.floor((cell - 1. - first) / tf.maximum(plan.bin[:, axis, None] / ratio, .5)), 0.)
     i = start + tf.range(_NEAR, dtype=tf.float32)[:, None, None, None]                         # [_NEAR, 4, K, P]
     y = plan.position(axis, i, side)
-    inside = (i < ratio) & (y >= -1.) & (y <= extent)
+    present = (i < ratio) & inside(y, extent)
     # Rounding must not move the last sample beyond the last cell.
     y = tf.clip_by_value(y, 0., tf.minimum(extent - 1., before + ratio))
-    weight = tf.reduce_sum(tf.where(inside, tf.nn.relu(1. - tf.abs(y - cell)), 0.), axis=0)
+    weight = tf.reduce_sum(tf.where(present, tf.nn.relu(1. - tf.abs(y - cell)), 0.), axis=0)
     cell = tf.cast(tf.minimum(cell, extent - 1.), tf.int32)
     return list(zip(tf.unstack(cell), tf.unstack(weight), strict=True))
 
