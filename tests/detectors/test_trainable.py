@@ -163,8 +163,8 @@ def test_only_the_op_engine_has_tensorflows_gradient_of_relu(engine, op_model, j
 def test_the_backward_pass_of_several_replicas(jit_model) -> None:
     """XLA compiles it by itself, so it must not differentiate the frozen stem and res2.
 
-    Trained convolutions: three in the block of each of res3 to res5, eight of the FPN, three of the RPN head and two of
-    the mask head.
+    Trained convolutions: three in the block of each of res3 to res5, eight of the FPN, two of the RPN head, which has
+    one for scores and deltas, and two of the mask head.
     """
     two = types.SimpleNamespace(num_replicas_in_sync=2)
 
@@ -177,4 +177,4 @@ def test_the_backward_pass_of_several_replicas(jit_model) -> None:
     backward, = (graph._get_function(each.get_attr('f').name).graph for each in graph.get_operations()
                  if each.type == 'PartitionedCall' and 'backward' in each.get_attr('f').name)
     found = [each.type for each in backward.get_operations()]
-    assert found.count('Conv2DBackpropFilter') == 3 * 3 + 8 + 3 + 2 and 'ReluGrad' in found
+    assert found.count('Conv2DBackpropFilter') == 3 * 3 + 8 + 2 + 2 and 'ReluGrad' in found
