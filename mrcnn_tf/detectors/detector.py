@@ -27,7 +27,7 @@ from mrcnn_tf.layers.normalization import Norm
 from mrcnn_tf.layers.recomputation import recomputation
 from mrcnn_tf.layers.relu import gradient_from_output
 from mrcnn_tf.layers.roi import build_roi_layer
-from mrcnn_tf.layers.strips import kernel_gradients_in_strips
+from mrcnn_tf.layers.winograd import winograd_convolutions
 from mrcnn_tf.ops import rng
 from mrcnn_tf.ops.detections import Candidates
 from mrcnn_tf.ops.tensor_shapes import dimensions
@@ -151,7 +151,7 @@ class Detector(TrainableModel):
     def losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool = True) -> Losses:
         """As in `TrainableModel`: the losses of `LOSSES`, `positive_anchors` and `positive_rois`."""
         with (recomputation(self.recompute and training), gradient_from_output(self.engine == 'xla' and training),
-              kernel_gradients_in_strips(self.engine == 'op' and training)):
+              winograd_convolutions(self.engine, training)):
             return self._losses_and_counts(batch, seed, training)
 
     def _losses_and_counts(self, batch: Batch, seed: tf.Tensor, training: bool) -> Losses:

@@ -20,6 +20,7 @@ from mrcnn_tf.layers.feature_maps import as_list, windows
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
 from mrcnn_tf.layers.recomputation import run_stage
 from mrcnn_tf.layers.relu import relu
+from mrcnn_tf.layers.winograd import convolved
 from mrcnn_tf.ops import rng
 from mrcnn_tf.ops.arguments import check_choice, check_counts, check_fraction, check_shape
 from mrcnn_tf.ops.tensor_shapes import dimensions
@@ -87,7 +88,7 @@ class RPNHead(CompositeLayer):
     def _level(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return logits [B, h * w * a] and deltas [B, h * w * a, 4] of one level."""
         for conv in self.convs:
-            x = conv(x)
+            x = convolved(conv, x)
         batch, height, width, _ = dimensions(x)
         logits, deltas = self._outputs(x)
         anchors = height * width * self.anchors_per_cell

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mrcnn_tf.config import BackboneConfig
-from mrcnn_tf.layers import strips, tracing
+from mrcnn_tf.layers import tracing, winograd
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.relu import relu
 from mrcnn_tf.ops.arguments import check_choice
@@ -115,8 +115,6 @@ class ConvNorm(CompositeLayer):
         super().__init__(**kwargs)
         self.padding = kernel // 2 if padding is None and stride > 1 and isinstance(kernel, int) else 0
         self.activate = activate
-        # Whether `strips.convolution` can compute it.
-        self.plain = kernel == 3 and stride == groups == dilation == 1 and padding in (None, 'same')
         self.conv = keras.layers.Conv2D(
             filters, kernel, stride, padding or ('valid' if stride > 1 else 'same'), dilation_rate=dilation,
             groups=groups, use_bias=norm.kind == 'none', name='conv',
@@ -127,30 +125,27 @@ class ConvNorm(CompositeLayer):
         if self.padding:
             x = tf.pad(x, [[0, 0], [self.padding] * 2, [self.padding] * 2, [0, 0]])
         if folded := (_folded.get() or {}).get(id(self)):
-            kernel, bias = folded
-            x = tf.nn.bias_add(self.conv.convolution_op(tf.cast(x, kernel.dtype), kernel), bias)
+            x = self._with_weights(tf.cast(x, folded[0].dtype), *folded)
         elif training and isinstance(self.norm, FrozenBatchNormalization) and self.norm.built:
-            x = self._scaled_conv(x, self.norm)
-        elif training and self.norm is None and self.conv.built and self._in_strips(x):
-            kernel, bias = (tf.cast(_uncast(weight), x.dtype) for weight in (self.conv.kernel, self.conv.bias))
-            x = strips.convolution(x, kernel, bias)
-        elif isinstance(self.norm, keras.layers.BatchNormalization):
-            x = self.norm(self.conv(x), training=training)
+            x = self._scaled(x, self.norm)
         else:
-            x = self.norm(self.conv(x)) if self.norm else self.conv(x)
+            x = winograd.convolved(self.conv, x)
+            if isinstance(self.norm, keras.layers.BatchNormalization):
+                x = self.norm(x, training=training)
+            elif self.norm:
+                x = self.norm(x)
         return relu(x) if self.activate else x
 
-    def _scaled_conv(self, x: tf.Tensor, norm: FrozenBatchNormalization) -> tf.Tensor:
+    def _scaled(self, x: tf.Tensor, norm: FrozenBatchNormalization) -> tf.Tensor:
         """Return the normalized convolution of `x` in training: the scale multiplies the kernel, not the result."""
         scale, shift = norm.scale_and_shift()
         kernel = tf.cast(tf.cast(_uncast(self.conv.kernel), tf.float32) * scale, x.dtype)
-        bias = tf.cast(shift, x.dtype)
-        if self._in_strips(x):
-            return strips.convolution(x, kernel, bias)
-        return tf.nn.bias_add(self.conv.convolution_op(x, kernel), bias)
+        return self._with_weights(x, kernel, tf.cast(shift, x.dtype))
 
-    def _in_strips(self, x: tf.Tensor) -> bool:
-        return self.plain and strips.pays(x)
+    def _with_weights(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        if winograd.pays(self.conv, x):
+            return winograd.convolution(x, kernel, bias)
+        return tf.nn.bias_add(self.conv.convolution_op(x, kernel), bias)
 
     def folded_weights(self) -> tuple[tf.Variable, tf.Variable] | None:
         """Return new variables: the kernel and the bias of the convolution and its batch normalization together.

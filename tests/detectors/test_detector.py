@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.detectors.detector import LOSSES, Detector, build_detector
+from mrcnn_tf.layers import winograd
 from tests.detectors.small import (
     assert_same_detections,
     assert_same_step,
@@ -24,6 +25,7 @@ from tests.detectors.small import (
     small_config,
     without_objects,
 )
+from tests.modes import recorded
 
 
 @pytest.fixture(scope='module')
@@ -162,6 +164,26 @@ def test_images_are_normalised_in_the_order_of_the_weights() -> None:
     np.testing.assert_allclose(rgb, [[[[9, 9, 3]] * 2, [[0, 0, 0]] * 2]], rtol=1e-6)
     bgr = build_detector(small_config(channel_order='bgr', **settings)).normalize(images, sizes)
     np.testing.assert_allclose(bgr, [[[[29, 9, 7 / 9]] * 2, [[0, 0, 0]] * 2]], rtol=1e-6)
+
+
+def test_training_with_the_convolutions_for_a_cpu(op_model, weights, monkeypatch) -> None:
+    def step() -> list[np.ndarray]:
+        op_model.set_weights(weights)
+        with tf.GradientTape() as tape:
+            losses = op_model.losses(make_batch(), tf.constant((0, 0)))
+            total = tf.add_n(list(losses.values()))
+        values = [*losses.values(), *tape.gradient(total, op_model.trainable_variables)]
+        op_model.set_weights(weights)
+        return [value.numpy() for value in values]
+
+    expected = step()
+    monkeypatch.setattr(winograd, 'CELLS', 1)
+    monkeypatch.setattr(winograd, 'CHANNELS', 1)
+    with recorded(winograd, 'convolution') as calls:
+        found = step()
+    assert len(calls) > 10
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-3 * np.abs(other).max())
 
 
 @pytest.mark.parametrize('kind', ['empty', 'only crowds'])

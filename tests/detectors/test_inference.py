@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 
 from mrcnn_tf.detectors.inference import tracer
+from mrcnn_tf.layers import winograd
 from mrcnn_tf.layers.normalization import ConvNorm, Norm
+from tests.modes import recorded
 
 
 @pytest.fixture
@@ -48,3 +50,16 @@ def test_weights_that_change_are_not_folded(layer: ConvNorm) -> None:
     layer.norm.gamma.assign(2 * layer.norm.gamma)
     layer.norm.beta.assign(2 * layer.norm.beta)
     np.testing.assert_allclose(function(x), 2 * before, rtol=1e-5)
+
+
+@pytest.mark.parametrize('final', [False, True])
+@pytest.mark.parametrize('engine, calls', [('op', 1), ('xla', 0)])
+def test_convolutions_are_those_for_a_cpu(
+        layer: ConvNorm, monkeypatch: pytest.MonkeyPatch, engine: str, calls: int, final: bool) -> None:
+    monkeypatch.setattr(winograd, 'CELLS', 1)
+    monkeypatch.setattr(winograd, 'CHANNELS', 1)
+    layer.engine = engine
+    function: Any = tracer(layer, final)(layer, True)
+    with recorded(winograd, 'convolution') as made:
+        function(tf.ones([1, 8, 8, 2]))
+    assert len(made) == calls

@@ -7,7 +7,9 @@ import tensorflow as tf
 
 from mrcnn_tf.config import Config
 from mrcnn_tf.detectors.detector import Detector, build_detector
+from mrcnn_tf.layers import winograd
 from mrcnn_tf.serving.network import WEIGHTS, network
+from tests.modes import recorded
 
 
 @pytest.fixture(scope='module')
@@ -35,3 +37,12 @@ def test_the_answers_are_those_of_the_detector(detector: Detector, weights: str)
         np.testing.assert_allclose(found[name], value, rtol=0, atol=limit, err_msg=name)
     read = [variable.name for variable in made.variables]
     assert not read if weights == 'constants' else read and not [name for name in read if 'moving' in name]
+
+
+def test_its_convolutions_are_tensorflows(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may have a GPU, whose library knows better than this machine's CPU."""
+    for name in ('CELLS', 'CHANNELS'):
+        monkeypatch.setattr(winograd, name, 1)
+    with recorded(winograd, 'convolution') as calls:
+        network(detector, 'pixel_center')
+    assert not calls

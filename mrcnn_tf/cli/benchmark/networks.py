@@ -125,7 +125,8 @@ def train(config: Config, size: tuple[int, int], objects: int) -> Work:
         model = build_detector(config.model, 'xla' if compiled else 'op')
         schedule = schedules.learning_rate(solver, config.data.batch_size)
         model.compile(optimizer=build_optimizer(solver, schedule, model), clip_norm=solver.clip_norm,
-                      jit_compile=compiled, accumulation_steps=config.train.accumulation_steps)
+                      jit_compile=compiled, accumulation_steps=config.train.accumulation_steps,
+                      recompute=config.train.recompute)
     batch = training_batch(data, config.model.needs, size, data.batch_size, objects, config.model.num_classes)
     said = {'height': size[0], 'width': size[1], 'batch': data.batch_size, 'images': data.batch_size,
             'objects': objects, 'precision': config.train.precision, 'engine': model.engine}

@@ -1,6 +1,7 @@
 """Inference and training steps of the benchmarks, on a small detector."""
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from mrcnn_tf.cli.benchmark import networks
 from mrcnn_tf.config import Config
+from tests.modes import recorded
 from tests.training.tiny import SETTINGS, tiny_config
 
 BOXES = ['model.kind=faster_rcnn', *(each for each in SETTINGS if not each.startswith('model.mask_head.'))]
@@ -66,3 +68,11 @@ def test_a_training_step_changes_the_loss(config: Config) -> None:
     assert said['loss'] not in (0., first) and np.isfinite(said['loss'])
     assert {**said, 'loss': 0} == {'height': 64, 'width': 64, 'batch': 2, 'images': 2, 'objects': 2,
                                    'precision': 'float32', 'engine': 'op', 'loss': 0}
+
+
+@pytest.mark.parametrize('recompute', [False, True])
+def test_a_training_step_follows_the_settings(config: Config, recompute: bool) -> None:
+    train = dataclasses.replace(config.train, recompute=recompute, accumulation_steps=2)
+    with recorded(networks, 'build_detector') as detectors:
+        networks.train(dataclasses.replace(config, train=train), (64, 64), 2)
+    assert (detectors[0].recompute, detectors[0].parts) == (recompute, 2)

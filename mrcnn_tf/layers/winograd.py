@@ -1,0 +1,246 @@
+"""3x3 convolutions by Winograd's algorithm, for a CPU (Lavin and Gray, 1509.09308).
+
+A tile of m x m outputs takes (m + 2)^2 products for each pair of an input and an output channel, not 9 m^2: of 4 x 4
+outputs 36, not 144. The tile's window d of (m + 2)^2 inputs and the kernel g are transformed, multiplied and
+transformed back: A^T [(G g G^T) * (B^T d B)] A. oneDNN has no such convolution for x86. docs/performance.md has times
+and errors.
+
+B images, C input channels, D output channels; t tiles; m the side of a tile, n = m + 2 that of its window.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mrcnn_tf.layers import tracing
+from mrcnn_tf.ops.tensor_shapes import dimensions
+
+# What makes a convolution large enough to be faster: the channels of its input and of its output, the cells of all
+# images, and of the cells of its tiles the part that is inside of the map.
+CHANNELS, CELLS, INSIDE = 128, 512, .6
+_types: ContextVar[tuple[tf.DType, ...]] = ContextVar('winograd', default=())    # of the maps that it convolves
+
+
+class Algorithm(NamedTuple):
+    """F(m x m, 3 x 3), whose matrices transform both axes at once.
+
+    Attributes:
+        tile: m.
+        output: A^T (x) A^T [m^2, n^2].
+        kernel: G (x) G [n^2, 9].
+        window: B^T (x) B^T [n^2, n^2].
+        piece: so many windows are transformed together that they have this number of values in each of their n^2 cells.
+            They fit into a cache.
+    """
+    tile: int
+    output: np.ndarray
+    kernel: np.ndarray
+    window: np.ndarray
+    piece: int
+
+    @property
+    def side(self) -> int:
+        """The side of a window, n."""
+        return self.tile + 2
+
+    @classmethod
+    def of(cls, points: tuple[float, ...], piece: int) -> Algorithm:
+        """Return the algorithm that multiplies polynomials by their values at n - 1 points and infinity."""
+        tile = len(points) - 1
+
+        def powers(degree: int) -> np.ndarray:
+            """Return each power up to `degree` of the points; at infinity, the coefficient of the highest."""
+            return np.array([*([point ** power for power in range(degree + 1)] for point in points),
+                             [0.] * degree + [1.]])
+
+        output, kernel, window = powers(tile - 1), powers(2), np.linalg.inv(powers(tile + 1)).T
+        # All cells of a window and of a kernel get values of one size. A power of two is exact.
+        scales = [2. ** np.round(np.log2(np.linalg.norm(each, axis=1, keepdims=True))) for each in (kernel, window)]
+        output, kernel, window = output * scales[0] * scales[1], kernel / scales[0], window / scales[1]
+        return cls(tile, np.kron(output.T, output.T), np.kron(kernel, kernel), np.kron(window, window), piece)
+
+
+# With 0, 1, -1, 2 and -2, the usual points, the error of float32 is two to three times as large; that of bfloat16 with
+# tiles of 4 x 4 is three times that with 2 x 2.
+ALGORITHMS = {tf.float32: Algorithm.of((0., .5 ** .5, -.5 ** .5, 2 ** .5, -2 ** .5), 2 ** 16),
+              tf.bfloat16: Algorithm.of((0., 1., -1.), 2 ** 18)}
+
+
+def winograd_convolutions(engine: str, training: bool) -> AbstractContextManager[None]:
+    """Return a context in which `pays` may be True: without XLA and GPUs, which have convolutions of their own.
+
+    Exports are traced outside of it, because their servers may have a GPU.
+
+    Args:
+        engine: 'op'; with 'xla' it is never True.
+        training: whether gradients of kernels are computed too.
+    """
+    active = engine == 'op' and not tf.config.list_physical_devices('GPU')
+    return tracing.within(_types, ((tf.float32, tf.bfloat16) if training else (tf.float32,)) if active else ())
+
+
+def pays(layer: keras.layers.Conv2D, x: tf.Tensor) -> bool:
+    """Return whether `convolution` can compute a layer, which has its weights, and is faster than TensorFlow's.
+
+    Where B, h or w of the feature map [B, h, w, C] is unknown, it is assumed to be large.
+    """
+    if x.dtype not in _types.get() or (layer.kernel_size, layer.strides, layer.dilation_rate, layer.groups,
+                                       layer.padding) != ((3, 3), (1, 1), (1, 1), 1, 'same'):
+        return False
+    tile = ALGORITHMS[x.dtype].tile
+    inside = math.prod(side / (-(-side // tile) * tile) for side in x.shape[1:3] if side)
+    cells = x.shape[:3].num_elements()
+    return min(layer.kernel.shape[2:]) >= CHANNELS and (cells is None or cells >= CELLS) and inside >= INSIDE
+
+
+def convolved(layer: keras.layers.Conv2D, x: tf.Tensor) -> tf.Tensor:
+    """Return what a layer returns, by `convolution` where it pays."""
+    if not layer.built or not pays(layer, x):
+        return layer(x)
+    weights = [layer.kernel, layer.bias] if layer.use_bias else [layer.kernel]
+    return layer.activation(convolution(x, *(tf.cast(weight, x.dtype) for weight in weights)))
+
+
+def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
+    """Return a 3x3 convolution of stride 1 with zeros around the map: [B, h, w, C] -> [B, h, w, D].
+
+    In float32 the algorithm computes it and its gradients; in bfloat16, where oneDNN's convolution is as fast and more
+    exact, the gradient of the kernel alone.
+
+    Args:
+        x: the feature map, float32 or bfloat16.
+        kernel: [3, 3, C, D], of the same type.
+        bias: [D], if there is one.
+    """
+    @tf.custom_gradient
+    def function(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor
+                 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
+        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            upstream = tf.convert_to_tensor(upstream)    # the gradient of a gather has another form
+            of_x = _convolution(upstream, kernel, backwards=True) if x.dtype == tf.float32 else (
+                tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream,
+                                               strides=[1] * 4, padding='SAME'))
+            return of_x, _kernel_gradient(x, upstream), *(tf.raw_ops.BiasAddGrad(out_backprop=upstream) for _ in bias)
+
+        result = _convolution(x, kernel) if x.dtype == tf.float32 else tf.nn.conv2d(x, kernel, 1, 'SAME')
+        return tf.nn.bias_add(result, *bias) if bias else result, gradients
+
+    return function(x, kernel, *bias)
+
+
+def _convolution(x: tf.Tensor, kernel: tf.Tensor, backwards: bool = False) -> tf.Tensor:
+    """Return the convolution, or backwards, from D to C channels, the gradient of its input."""
+    algorithm = ALGORITHMS[x.dtype]
+    batch, height, width, _ = dimensions(x)
+    channels, depth = kernel.shape[2:]
+    with tf.control_dependencies([x]):    # otherwise TensorFlow transforms all kernels at first, and keeps them
+        # Backwards, a kernel is turned by 180 degrees, and its channels change places.
+        kernel = _transformed(algorithm.kernel[:, ::-1] if backwards else algorithm.kernel,
+                              tf.reshape(kernel, [9, channels, depth]))
+    depth, tile = channels if backwards else depth, algorithm.tile
+    tiles = _Tiles(x, algorithm, algorithm.side, max(kernel.shape[2:]))
+
+    def of_piece(piece: int | tf.Tensor) -> tf.Tensor:
+        products = tf.matmul(_transformed(algorithm.window, tiles.windows(piece)), kernel, transpose_b=backwards)
+        outputs = tf.reshape(_transformed(algorithm.output, products), [tile, tile, -1, tiles.across, depth])
+        return tf.transpose(outputs, [2, 0, 3, 1, 4])                                    # [rows, m, across, m, D]
+
+    if tiles.whole:
+        outputs = of_piece(0)
+    else:
+        of_row = tf.TensorShape([tile, tiles.across if isinstance(tiles.across, int) else None, tile, depth])
+        rows = tf.TensorArray(x.dtype, tiles.pieces, infer_shape=False, element_shape=[None, *of_row])
+        _, rows = tf.while_loop(lambda piece, _: piece < tiles.pieces,
+                                lambda piece, rows: (piece + 1, rows.write(piece, of_piece(piece))),
+                                (0, rows), parallel_iterations=1)
+        outputs = rows.concat()
+    outputs = tf.reshape(outputs, [batch, tiles.down * tile, tiles.across * tile, depth])
+    outputs = outputs[:, :height, :width]
+    outputs.set_shape([*x.shape[:3], depth])
+    return outputs
+
+
+def _kernel_gradient(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """Return the gradient of the kernel [3, 3, C, D]: each step of `_convolution` is linear in the kernel."""
+    algorithm = ALGORITHMS[x.dtype]
+    channels, depth = x.shape[3], upstream.shape[3]
+    tiles, outputs = (_Tiles(each, algorithm, side, max(channels, depth)) for each, side in (
+        (x, algorithm.side), (upstream, algorithm.tile)))
+
+    def of_piece(piece: int | tf.Tensor) -> tf.Tensor:
+        products = tf.matmul(_transformed(algorithm.window, tiles.windows(piece)),
+                             _transformed(algorithm.output.T, outputs.windows(piece)), transpose_a=True)
+        return tf.cast(products, tf.float32)                                                     # [n^2, C, D]
+
+    total = of_piece(0)
+    if not tiles.whole:
+        _, total = tf.while_loop(lambda piece, _: piece < tiles.pieces,
+                                 lambda piece, total: (piece + 1, total + of_piece(piece)), (1, total),
+                                 parallel_iterations=1)
+    return tf.cast(tf.reshape(_transformed(algorithm.kernel.T, total), [3, 3, channels, depth]), x.dtype)
+
+
+def _transformed(matrix: np.ndarray, cells: tf.Tensor) -> tf.Tensor:
+    """Return the product of a matrix [a, b] and [b, t, C], of its type: [a, t, C]."""
+    count, tiles, channels = dimensions(cells)
+    product = tf.matmul(tf.constant(matrix, cells.dtype), tf.reshape(cells, [count, tiles * channels]))
+    return tf.reshape(product, [len(matrix), tiles, channels])
+
+
+class _Tiles:
+    """The tiles of feature maps, in pieces: rows of tiles of an image, or of small maps several images.
+
+    Args:
+        x: [B, h, w, C].
+        algorithm: which says how large tiles and pieces are.
+        side: of a tile's window of `x`: n with a border of one cell, m without.
+        channels: the larger of C and D, which decides the size of pieces.
+
+    Attributes:
+        down, across: tiles of an image.
+        pieces: how many there are.
+        whole: whether it is one, of tiles whose number is known.
+    """
+
+    def __init__(self, x: tf.Tensor, algorithm: Algorithm, side: int, channels: int) -> None:
+        self._x, self._tile, self._side, self._border = x, algorithm.tile, side, (side - algorithm.tile) // 2
+        batch, height, width, _ = dimensions(x)
+        self.down, self.across = -(-height // self._tile), -(-width // self._tile)
+        values = self.down * self.across * channels
+        self._images = _at_least(1, algorithm.piece // values)
+        self._strips = -_at_least(-self.down, -values // algorithm.piece)    # rounded up, `down` at most
+        self.pieces = _at_least(1, -(-batch // self._images)) * self._strips    # one even of no images
+        self.whole = isinstance(self.pieces, int) and self.pieces == 1
+
+    def windows(self, piece: int | tf.Tensor) -> tf.Tensor:
+        """Return the windows of a piece's tiles: [side^2, t, C], zeros outside of the map."""
+        x, rows = self._padded(piece)
+        batch, high, wide, channels = dimensions(x)
+        cell = tf.range(self._side)
+        corner = tf.range(batch)[:, None, None] * high + tf.range(rows)[:, None] * self._tile
+        corner = corner * wide + tf.range(self.across) * self._tile                             # [images, rows, across]
+        index = (cell[:, None] * wide + cell)[..., None, None, None] + corner
+        return tf.gather(tf.reshape(x, [-1, channels]), tf.reshape(index, [self._side ** 2, -1]))
+
+    def _padded(self, piece: int | tf.Tensor) -> tuple[tf.Tensor, int | tf.Tensor]:
+        """Return the cells of a piece with zeros outside of the map, and its rows of tiles in an image."""
+        image, strip = piece // self._strips * self._images, piece % self._strips
+        first, last = self.down * strip // self._strips, self.down * (strip + 1) // self._strips
+        top, bottom = first * self._tile - self._border, last * self._tile + self._border
+        inside = _at_least(0, top)
+        x = self._x[image:image + self._images, inside:bottom]
+        _, height, width, _ = dimensions(x)
+        right = self.across * self._tile + self._border - width
+        padding = [[0, 0], [inside - top, bottom - inside - height], [self._border, right], [0, 0]]
+        return tf.pad(x, padding), last - first
+
+
+def _at_least(least: int, number: int | tf.Tensor) -> int | tf.Tensor:
+    return max(least, number) if isinstance(number, int) else tf.maximum(least, number)
