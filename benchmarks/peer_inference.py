@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision.models.detection import MaskRCNN
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'mrcnn_tf/cli/benchmark'))
@@ -31,14 +31,36 @@ from measuring import measure
 Detect = Callable[[torch.Tensor], Any]    # of an image float32 [3, H, W], 0..1
 
 
-def network(paste: bool) -> MaskRCNN:
-    """Return the published architecture with random weights that keep activations of a trained model's size."""
+def options() -> argparse.ArgumentParser:
+    """Return the parent of the parsers of this program and of `peer_training`: the options of both."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
+    parser.add_argument('--size', type=int, nargs=2, default=[800, 1216])
+    parser.add_argument('--runs', type=int, default=5)
+    parser.add_argument('--patience', type=float, default=0.)
+    parser.add_argument('--on-request', action='store_true', help='as for `mrcnn benchmark`')
+    return parser
+
+
+def random_backbone() -> BackboneWithFPN:
+    """Return ResNet-50 with FPN, frozen as published, whose random weights keep activations of a trained size."""
     torch.manual_seed(0)
-    backbone = resnet_fpn_backbone(backbone_name='resnet50', weights=None, norm_layer=FrozenBatchNorm2d)
+    backbone = resnet_fpn_backbone(backbone_name='resnet50', weights=None, norm_layer=FrozenBatchNorm2d,
+                                   trainable_layers=3)
     for name, module in backbone.named_modules():
         if name.endswith('bn3'):
             module.weight.fill_(.2)    # frozen statistics do not normalize: sums over 16 blocks would grow
-    model = MaskRCNN(backbone, 91, box_score_thresh=.05).eval()
+    return backbone
+
+
+def autocast(precision: str) -> torch.autocast:
+    """Return the context in which torchvision computes in this precision."""
+    return torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16')
+
+
+def network(paste: bool) -> MaskRCNN:
+    """Return the published architecture, which finds 100 objects in any image."""
+    model = MaskRCNN(random_backbone(), 91, box_score_thresh=.05).eval()
     if not paste:
         model.transform.postprocess = lambda result, *_: result
     box = model.roi_heads.box_predictor
@@ -53,10 +75,9 @@ def network(paste: bool) -> MaskRCNN:
 def torchvision(model: MaskRCNN, precision: str) -> Detect:
     """Return the network in its fastest layout."""
     model = model.to(memory_format=torch.channels_last)
-    half = torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16')
 
     def detect(image: torch.Tensor) -> dict[str, torch.Tensor]:
-        with torch.inference_mode(), half:
+        with torch.inference_mode(), autocast(precision):
             return model([image.contiguous()])[0]
 
     return detect
@@ -86,14 +107,11 @@ class Traced(torch.nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     parents=[options()])
     parser.add_argument('engine', choices=['torchvision', 'openvino'])
-    parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
-    parser.add_argument('--size', type=int, nargs=2, default=[800, 1216])
     parser.add_argument('--images', type=pathlib.Path, help='a directory of image files instead of noise')
     parser.add_argument('--paste', action='store_true')
-    parser.add_argument('--runs', type=int, default=5)
-    parser.add_argument('--patience', type=float, default=0.)
     given = parser.parse_args()
     detect = globals()[given.engine](network(given.paste), given.precision)
     detections: list[int] = []
@@ -114,7 +132,7 @@ def main() -> None:
         def work() -> None:
             count(detect(noise / 255))
 
-    times = measure(work, given.runs, 2 - bool(given.images), given.patience)
+    times = measure(work, given.runs, 2 - bool(given.images), given.patience, given.on_request)
     print(json.dumps({'what': 'inference', 'engine': given.engine, 'precision': given.precision, 'images': len(paths),
                       'masks': 'pasted' if given.paste else 'cells', 'detections': sum(detections[-len(paths):]),
                       'images_per_s': round(len(paths) / times['median_s'], 3), **times}))

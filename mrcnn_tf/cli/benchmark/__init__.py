@@ -30,6 +30,9 @@ Warmup = Annotated[int, typer.Option(min=1, help='Repetitions before them; the f
 Patience = Annotated[float, typer.Option(
     min=0, help='Seconds for which to wait until other processes use less than 0.2 cores, and to repeat runs in which '
                 'they used more.')]
+OnRequest = Annotated[bool, typer.Option(
+    '--on-request', help='Wait for a line on standard input before each repetition that counts, and print its seconds, '
+                         'so that several programs can take turns.')]
 Json = Annotated[pathlib.Path, typer.Argument(metavar='ANNOTATIONS', help="COCO's instances json.")]
 
 
@@ -52,7 +55,7 @@ def inference(model: Annotated[str, typer.Argument(
               precision: Annotated[Precision | None, typer.Option(
                   show_default=False, help='Of a model directory or config: precision of convolutions and matrix '
                                            'products. By default float32.')] = None,
-              runs: Runs = 5, warmup: Warmup = 2, patience: Patience = 0.) -> None:
+              runs: Runs = 5, warmup: Warmup = 2, patience: Patience = 0., on_request: OnRequest = False) -> None:
     """Measure prediction: from uint8 images to boxes and masks.
 
     With random weights, every image has the largest number of detections, and images of noise are not resized.
@@ -72,14 +75,14 @@ def inference(model: Annotated[str, typer.Argument(
         return networks.files(predictor, find_images(images), batch, paste) if images else networks.inference(
             predictor, size, batch, paste)
 
-    _report('inference', work, runs, warmup, patience, model=model,
+    _report('inference', work, runs, warmup, patience, on_request, model=model,
             **({'precision': precision.value} if precision else {}))
 
 
 @command
 def train(settings: Settings, overrides: Overrides = None, size: Size = (800, 1216),
           objects: Annotated[int, typer.Option(min=0, help='Objects in each image.')] = 8,
-          runs: Runs = 5, warmup: Warmup = 2, patience: Patience = 0.) -> None:
+          runs: Runs = 5, warmup: Warmup = 2, patience: Patience = 0., on_request: OnRequest = False) -> None:
     """Measure a training step: losses, gradients and the update of the weights, on images of noise.
 
     On a CPU, masks are trained for positive RoIs only. A model with random weights has few of them; --objects 128 gives
@@ -94,7 +97,8 @@ def train(settings: Settings, overrides: Overrides = None, size: Size = (800, 12
         raise ConfigError(f'--size {size[0]} {size[1]}: sides of canvases are multiples of 32')
     from mrcnn_tf.cli.benchmark import networks
 
-    _report('train', lambda: networks.train(config, size, objects), runs, warmup, patience, model=settings)
+    _report('train', lambda: networks.train(config, size, objects), runs, warmup, patience, on_request,
+            model=settings)
 
 
 @command
@@ -173,7 +177,8 @@ def serve(directory: Annotated[str, typer.Argument(metavar='DIR', help='Exported
                 patience, model=directory, batching=batching)
 
 
-def _report(what: str, work: Callable[[], Work], runs: int, warmup: int, patience: float, **said: Any) -> None:
+def _report(what: str, work: Callable[[], Work], runs: int, warmup: int, patience: float, on_request: bool = False,
+            **said: Any) -> None:
     """Make the work, measure it, and print the JSON line."""
     try:
         from mrcnn_tf.cli.benchmark import measuring
@@ -181,7 +186,7 @@ def _report(what: str, work: Callable[[], Work], runs: int, warmup: int, patienc
         raise ConfigError(f'mrcnn benchmark needs the package {error.name}: {install("benchmark")}') from None
 
     function, of_the_work = work()
-    times = measuring.measure(function, runs, warmup, patience)
+    times = measuring.measure(function, runs, warmup, patience, on_request)
     rate = round(of_the_work['images'] / times['median_s'], 3)
     typer.echo(json.dumps({'what': what, **said, **of_the_work, 'images_per_s': rate, **times, **measuring.machine()}))
 

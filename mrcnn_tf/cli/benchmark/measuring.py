@@ -4,6 +4,7 @@ The programs of peers import this module in environments of their own, without t
 """
 from __future__ import annotations
 
+import json
 import platform
 import resource
 import statistics
@@ -31,7 +32,8 @@ class OthersLoad:
         self.cores = max(0., (_busy() - _own() - others) / (time.perf_counter() - begun))
 
 
-def measure(work: Callable[[], object], runs: int, warmup: int = 1, patience: float = 0.) -> dict[str, Any]:
+def measure(work: Callable[[], object], runs: int, warmup: int = 1, patience: float = 0., on_request: bool = False
+            ) -> dict[str, Any]:
     """Return times of `work` in seconds, the largest memory so far in MB (2^20 bytes) and the load of others in cores.
 
     Args:
@@ -40,7 +42,14 @@ def measure(work: Callable[[], object], runs: int, warmup: int = 1, patience: fl
         warmup: at least 1. `first_s` is the time of the first call, with tracing and compilation.
         patience: seconds in all for which to wait until other processes use less than 0.2 cores, and to repeat runs
             in which they used more.
+        on_request: whether to wait for a line on standard input before each of the `runs`, so that programs can take
+            turns. The function prints {"ready": true} after the warm-up, and {"seconds": 1.23} after each run.
+
+    Raises:
+        SystemExit: standard input ends before the last run, or there is `patience` on request.
     """
+    if on_request and patience:
+        raise SystemExit('error: --on-request makes one run for each request; leave out --patience, which repeats runs')
     begun = time.perf_counter()
     work()
     first = time.perf_counter() - begun
@@ -49,7 +58,11 @@ def measure(work: Callable[[], object], runs: int, warmup: int = 1, patience: fl
     seconds: list[float] = []
     loads: list[float] = []
     end, disturbed = time.monotonic() + patience, True
+    if on_request:
+        _print_line(ready=True)
     while len(seconds) < runs:
+        if on_request and not sys.stdin.readline():
+            raise SystemExit(f'error: --on-request: standard input ended after {len(seconds)} of {runs} runs')
         if disturbed:
             _wait_until_quiet(end)
         with OthersLoad() as load:
@@ -60,6 +73,8 @@ def measure(work: Callable[[], object], runs: int, warmup: int = 1, patience: fl
         if not disturbed or time.monotonic() >= end:
             seconds.append(taken)
             loads.append(load.cores)
+            if on_request:
+                _print_line(seconds=round(taken, 6))
     return {'median_s': round(statistics.median(seconds), 4), 'min_s': round(min(seconds), 4),
             'max_s': round(max(seconds), 4), 'runs': runs, 'first_s': round(first, 2),
             'peak_rss_mb': round(peak_memory() / 2 ** 20), 'others_cores': round(max(loads), 2)}
@@ -80,6 +95,10 @@ def machine() -> dict[str, Any]:
     return {'processor': _processor(), 'cores': len(psutil.Process().cpu_affinity()) if hasattr(
         psutil.Process, 'cpu_affinity') else psutil.cpu_count(), **({'gpus': gpus} if gpus else {}),
         'tensorflow': tf.__version__, 'keras': keras.__version__}
+
+
+def _print_line(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
 
 
 def _wait_until_quiet(end: float) -> None:

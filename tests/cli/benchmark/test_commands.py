@@ -44,6 +44,16 @@ def test_train(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.data.batch_size == 2 and size == (64, 96) and objects == 5
 
 
+@pytest.mark.parametrize('command', ['inference', 'train'])
+def test_on_request(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """The runner's standard input is empty, so the first run is never requested."""
+    monkeypatch.setattr(networks, 'load', Recorder())
+    monkeypatch.setattr(networks, command, Recorder(WORK))
+    result = mrcnn('benchmark', command, 'nuclei_r18_fpn', '--on-request')
+    assert result.exit_code == 1 and result.stdout.splitlines() == [
+        '{"ready": true}', 'error: --on-request: standard input ended after 0 of 5 runs']
+
+
 def test_a_canvas_of_an_odd_size() -> None:
     result = mrcnn('benchmark', 'train', 'nuclei_r18_fpn', '--size', 60, 96)
     assert result.exit_code == 1 and '--size 60 96: sides of canvases are multiples of 32' in result.stderr

@@ -1,6 +1,8 @@
 """Times of repeated work: which runs count, and when they are repeated."""
 from __future__ import annotations
 
+import io
+import json
 from typing import Any
 
 import pytest
@@ -58,3 +60,33 @@ def test_the_load_of_others_leaves_out_this_process() -> None:
     with measuring.OthersLoad() as load:
         sum(range(3_000_000))
     assert 0. <= load.cores < measuring.psutil.cpu_count() + .1
+
+
+def test_a_run_on_request_starts_after_a_line_of_input(monkeypatch: pytest.MonkeyPatch,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    clock, requests = Clock(9, 5, 1, 4), iter([10., 20.])
+    times: list[float] = []
+
+    class Input:
+        def readline(self) -> str:
+            times.append(clock.now)
+            clock.now += next(requests)
+            return '\n'
+
+    monkeypatch.setattr(measuring.sys, 'stdin', Input())
+    found = measured(monkeypatch, clock, [.9, .9], runs=2, warmup=2, on_request=True)
+    assert times == [14, 25]    # after the warm-up and after the first run; no waiting counts
+    assert found['median_s'] == 2.5 and found['runs'] == 2
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [{'ready': True}, {'seconds': 1}, {'seconds': 4}]
+
+
+def test_input_that_ends_before_the_last_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring.sys, 'stdin', io.StringIO('\n'))
+    with pytest.raises(SystemExit, match='^error: --on-request: standard input ended after 1 of 2 runs$'):
+        measured(monkeypatch, Clock(1, 1), [0.], runs=2, on_request=True)
+
+
+def test_patience_on_request() -> None:
+    with pytest.raises(SystemExit, match='^error: --on-request .* leave out --patience'):
+        measuring.measure(lambda: None, 1, patience=9., on_request=True)
