@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
 import sys
 from typing import Any
 
@@ -73,6 +74,12 @@ def test_a_program_that_has_ended_before_its_turn() -> None:
         ended._process.wait()
         with pytest.raises(SystemExit, match='exit code 0'):
             ended.run()
+
+
+def test_a_program_in_the_middle_of_a_run_is_ended() -> None:
+    with side_by_side.Program([sys.executable, '-c', 'import time; time.sleep(30)']) as busy:
+        pass
+    assert busy._process.returncode == -signal.SIGKILL
 
 
 def started(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
