@@ -5,8 +5,8 @@
 Every stage is a graph of its own, with batch normalization folded, and gets the results of those before it. The peak is
 the faster of a product of matrices and a 3x3 convolution, measured before and after the stages. Prints a table: the
 arithmetic of each stage as TensorFlow's profiler counts it, the floor in seconds, the median of the runs and its ratio
-to the floor, if that is above 10 ms. The whole network in one graph may take less than the sum, because stages overlap
-there.
+to the floor, if that is above 10 ms. In float32 a stage may take less, because Winograd's algorithm needs fewer
+products. The whole network in one graph may take less than the sum, because stages overlap there.
 """
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from mrcnn_tf.cli.benchmark.measuring import OthersLoad
 from mrcnn_tf.cli.benchmark.networks import random_detector
 from mrcnn_tf.detectors.detector import Detector
 from mrcnn_tf.layers.normalization import FoldedWeights, folded_normalization, folded_weights
+from mrcnn_tf.layers.winograd import winograd_convolutions
 from mrcnn_tf.ops import detections as detection_ops
 from mrcnn_tf.ops import proposals as proposal_ops
 
@@ -68,10 +69,13 @@ class Stages:
     def __call__(self, name: str, function: Callable[..., Any], *inputs: Any) -> Any:
         graph = tf.function(function, autograph=False)
         with folded_normalization(self._folded):
-            concrete = graph.get_concrete_function(*inputs)
-            times = seconds(lambda: graph(*inputs), self._runs)
-        self.rows.append((name, flops(concrete.graph), statistics.median(times)))
-        return graph(*inputs)
+            # The arithmetic of the network, not that of Winograd's algorithm, which does the same with fewer products.
+            arithmetic = flops(tf.function(function, autograph=False).get_concrete_function(*inputs).graph)
+            with winograd_convolutions('op', training=False):
+                times = seconds(lambda: graph(*inputs), self._runs)
+                result = graph(*inputs)
+        self.rows.append((name, arithmetic, statistics.median(times)))
+        return result
 
 
 def run(detector: Detector, size: tuple[int, int], runs: int) -> Stages:
