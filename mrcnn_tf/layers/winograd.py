@@ -142,13 +142,13 @@ def _convolution(x: tf.Tensor, kernel: tf.Tensor, backwards: bool = False) -> tf
     channels, depth = kernel.shape[2:]
     with tf.control_dependencies([x]):    # otherwise TensorFlow transforms all kernels at first, and keeps them
         # Backwards, a kernel is turned by 180 degrees, and its channels change places.
-        kernel = _transformed(algorithm.kernel[:, ::-1] if backwards else algorithm.kernel,
-                              tf.reshape(kernel, [9, channels, depth]))
+        transformed = _transformed(algorithm.kernel[:, ::-1] if backwards else algorithm.kernel,
+                                   tf.reshape(kernel, [9, channels, depth]))
+    tiles = _Tiles(x, algorithm, algorithm.side, max(channels, depth))
     depth, tile = channels if backwards else depth, algorithm.tile
-    tiles = _Tiles(x, algorithm, algorithm.side, max(kernel.shape[2:]))
 
     def of_piece(piece: int | tf.Tensor) -> tf.Tensor:
-        products = tf.matmul(_transformed(algorithm.window, tiles.windows(piece)), kernel, transpose_b=backwards)
+        products = tf.matmul(_transformed(algorithm.window, tiles.windows(piece)), transformed, transpose_b=backwards)
         outputs = tf.reshape(_transformed(algorithm.output, products), [tile, tile, -1, tiles.across, depth])
         return tf.transpose(outputs, [2, 0, 3, 1, 4])                                    # [rows, m, across, m, D]
 
