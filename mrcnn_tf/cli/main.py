@@ -25,6 +25,7 @@ from mrcnn_tf.cli import (
     sets,
     train,
 )
+from mrcnn_tf.files.cores import one_heap
 
 app = typer.Typer(
     name='mrcnn', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -44,6 +45,7 @@ for info in (info for each in (app, *groups.values()) for info in each.registere
 
 def main() -> None:
     """Run the command line of this process."""
+    one_heap()
     app()
 
 
