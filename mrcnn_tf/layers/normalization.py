@@ -114,6 +114,7 @@ class ConvNorm(CompositeLayer):
                  **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.padding = kernel // 2 if padding is None and stride > 1 and isinstance(kernel, int) else 0
+        self._paddings = [[0, 0], [self.padding] * 2, [self.padding] * 2, [0, 0]]
         self.activate = activate
         self.conv = keras.layers.Conv2D(
             filters, kernel, stride, padding or ('valid' if stride > 1 else 'same'), dilation_rate=dilation,
@@ -122,14 +123,12 @@ class ConvNorm(CompositeLayer):
         self.norm = None if norm.kind == 'none' else norm.layer('norm')
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        if self.padding:
-            x = tf.pad(x, [[0, 0], [self.padding] * 2, [self.padding] * 2, [0, 0]])
         if folded := (_folded.get() or {}).get(id(self)):
             x = self._with_weights(tf.cast(x, folded[0].dtype), *folded)
         elif training and isinstance(self.norm, FrozenBatchNormalization) and self.norm.built:
             x = self._scaled(x, self.norm)
         else:
-            x = winograd.convolved(self.conv, x)
+            x = winograd.convolved(self.conv, tf.pad(x, self._paddings) if self.padding else x)
             if isinstance(self.norm, keras.layers.BatchNormalization):
                 x = self.norm(x, training=training)
             elif self.norm:
@@ -143,9 +142,14 @@ class ConvNorm(CompositeLayer):
         return self._with_weights(x, kernel, tf.cast(shift, x.dtype))
 
     def _with_weights(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        if winograd.pays(self.conv, x):
+        conv = self.conv
+        if winograd.pays(conv, x):
             return winograd.convolution(x, kernel, bias)
-        return tf.nn.bias_add(self.conv.convolution_op(x, kernel), bias)
+        if self.padding and winograd.used() and x.dtype == tf.float32 and conv.groups == 1:
+            # Without a padded copy; gradients in other types would take ten times as long.
+            return tf.nn.bias_add(tf.nn.conv2d(x, kernel, conv.strides, self._paddings, dilations=conv.dilation_rate),
+                                  bias)
+        return tf.nn.bias_add(conv.convolution_op(tf.pad(x, self._paddings) if self.padding else x, kernel), bias)
 
     def folded_weights(self) -> tuple[tf.Variable, tf.Variable] | None:
         """Return new variables: the kernel and the bias of the convolution and its batch normalization together.

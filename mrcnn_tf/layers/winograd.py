@@ -9,9 +9,9 @@ B images, C input channels, D output channels; t tiles; m the side of a tile, n 
 """
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -22,10 +22,7 @@ import tensorflow as tf
 from mrcnn_tf.layers import tracing
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
-# What makes a convolution large enough to be faster: the channels of its input and of its output, the cells of all
-# images, and of the cells of its tiles the part that is inside of the map.
-CHANNELS, CELLS, INSIDE = 128, 512, .6
-_types: ContextVar[tuple[tf.DType, ...]] = ContextVar('winograd', default=())    # of the maps that it convolves
+CHANNELS, CELLS = 128, 512    # of input and output, and of all images: from here on a convolution is faster
 
 
 class Algorithm(NamedTuple):
@@ -38,12 +35,14 @@ class Algorithm(NamedTuple):
         window: B^T (x) B^T [n^2, n^2].
         piece: so many windows are transformed together that they have this number of values in each of their n^2 cells.
             They fit into a cache.
+        inside: the part of its tiles that must be inside of the map, or it is not faster.
     """
     tile: int
     output: np.ndarray
     kernel: np.ndarray
     window: np.ndarray
     piece: int
+    inside: float
 
     @property
     def side(self) -> int:
@@ -51,7 +50,7 @@ class Algorithm(NamedTuple):
         return self.tile + 2
 
     @classmethod
-    def of(cls, points: tuple[float, ...], piece: int) -> Algorithm:
+    def of(cls, points: tuple[float, ...], piece: int, inside: float) -> Algorithm:
         """Return the algorithm that multiplies polynomials by their values at n - 1 points and infinity."""
         tile = len(points) - 1
 
@@ -64,26 +63,37 @@ class Algorithm(NamedTuple):
         # All cells of a window and of a kernel get values of one size. A power of two is exact.
         scales = [2. ** np.round(np.log2(np.linalg.norm(each, axis=1, keepdims=True))) for each in (kernel, window)]
         output, kernel, window = output * scales[0] * scales[1], kernel / scales[0], window / scales[1]
-        return cls(tile, np.kron(output.T, output.T), np.kron(kernel, kernel), np.kron(window, window), piece)
+        return cls(tile, np.kron(output.T, output.T), np.kron(kernel, kernel), np.kron(window, window), piece, inside)
 
 
-# With 0, 1, -1, 2 and -2, the usual points, the error of float32 is two to three times as large; that of bfloat16 with
-# tiles of 4 x 4 is three times that with 2 x 2.
-ALGORITHMS = {tf.float32: Algorithm.of((0., .5 ** .5, -.5 ** .5, 2 ** .5, -2 ** .5), 2 ** 16),
-              tf.bfloat16: Algorithm.of((0., 1., -1.), 2 ** 18)}
+# With 0, 1, -1, 2 and -2, the usual points, the errors are two to three times as large.
+_POINTS = (0., .5 ** .5, -.5 ** .5, 2 ** .5, -2 ** .5)
+RESULTS = {tf.float32: Algorithm.of(_POINTS, 2 ** 16, .6), tf.bfloat16: Algorithm.of(_POINTS, 2 ** 17, .8)}
+# Of gradients of kernels; in bfloat16, tiles of 4 x 4 have three times the error of 2 x 2.
+KERNELS = {tf.float32: RESULTS[tf.float32], tf.bfloat16: Algorithm.of((0., 1., -1.), 2 ** 18, .6)}
+# The types whose results are computed so too, not gradients of kernels alone; None: no convolution is.
+_results: ContextVar[tuple[tf.DType, ...] | None] = ContextVar('winograd', default=None)
 
 
-def winograd_convolutions(engine: str, training: bool) -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def winograd_convolutions(engine: str, training: bool) -> Iterator[None]:
     """Return a context in which `pays` may be True: without XLA and GPUs, which have convolutions of their own.
 
     Exports are traced outside of it, because their servers may have a GPU.
 
     Args:
         engine: 'op'; with 'xla' it is never True.
-        training: whether gradients of kernels are computed too.
+        training: whether results in bfloat16 are TensorFlow's, which are more exact.
     """
     active = engine == 'op' and not tf.config.list_physical_devices('GPU')
-    return tracing.within(_types, ((tf.float32, tf.bfloat16) if training else (tf.float32,)) if active else ())
+    with (tracing.within(_results, ((tf.float32,) if training else tuple(RESULTS)) if active else None),
+          tracing.within(tracing.turns, tracing.Turns() if active else None)):
+        yield
+
+
+def used() -> bool:
+    """Return whether this is in a context of `winograd_convolutions`, on a CPU and without XLA."""
+    return _results.get() is not None
 
 
 def pays(layer: keras.layers.Conv2D, x: tf.Tensor) -> bool:
@@ -91,13 +101,14 @@ def pays(layer: keras.layers.Conv2D, x: tf.Tensor) -> bool:
 
     Where B, h or w of the feature map [B, h, w, C] is unknown, it is assumed to be large.
     """
-    if x.dtype not in _types.get() or (layer.kernel_size, layer.strides, layer.dilation_rate, layer.groups,
-                                       layer.padding) != ((3, 3), (1, 1), (1, 1), 1, 'same'):
+    results = _results.get()
+    form = (layer.kernel_size, layer.strides, layer.dilation_rate, layer.groups, layer.padding)
+    if results is None or x.dtype not in RESULTS or form != ((3, 3), (1, 1), (1, 1), 1, 'same'):
         return False
-    tile = ALGORITHMS[x.dtype].tile
-    inside = math.prod(side / (-(-side // tile) * tile) for side in x.shape[1:3] if side)
+    algorithm = (RESULTS if x.dtype in results else KERNELS)[x.dtype]
+    inside = math.prod(side / (-(-side // algorithm.tile) * algorithm.tile) for side in x.shape[1:3] if side)
     cells = x.shape[:3].num_elements()
-    return min(layer.kernel.shape[2:]) >= CHANNELS and (cells is None or cells >= CELLS) and inside >= INSIDE
+    return min(layer.kernel.shape[2:]) >= CHANNELS and (cells is None or cells >= CELLS) and inside >= algorithm.inside
 
 
 def convolved(layer: keras.layers.Conv2D, x: tf.Tensor) -> tf.Tensor:
@@ -111,25 +122,34 @@ def convolved(layer: keras.layers.Conv2D, x: tf.Tensor) -> tf.Tensor:
 def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
     """Return a 3x3 convolution of stride 1 with zeros around the map: [B, h, w, C] -> [B, h, w, D].
 
-    In float32 the algorithm computes it and its gradients; in bfloat16, where oneDNN's convolution is as fast and more
-    exact, the gradient of the kernel alone.
+    The algorithm computes it and its gradients; in training in bfloat16 the gradient of the kernel alone.
 
     Args:
         x: the feature map, float32 or bfloat16.
         kernel: [3, 3, C, D], of the same type.
         bias: [D], if there is one.
     """
+    results, turns = _results.get(), tracing.turns.get() or tracing.Turns()
+    direct = results is not None and x.dtype not in results
+
     @tf.custom_gradient
     def function(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor
                  ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
             upstream = tf.convert_to_tensor(upstream)    # the gradient of a gather has another form
-            of_x = _convolution(upstream, kernel, backwards=True) if x.dtype == tf.float32 else (
-                tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream,
-                                               strides=[1] * 4, padding='SAME'))
-            return of_x, _kernel_gradient(x, upstream), *(tf.raw_ops.BiasAddGrad(out_backprop=upstream) for _ in bias)
+            with turns.wait(upstream):
+                of_kernel = turns.done(_kernel_gradient(x, upstream))
+            with turns.wait(upstream):
+                of_x = turns.done(tf.raw_ops.Conv2DBackpropInput(
+                    input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream, strides=[1] * 4, padding='SAME',
+                ) if direct else _convolution(upstream, kernel, backwards=True))
+            return of_x, of_kernel, *(tf.raw_ops.BiasAddGrad(out_backprop=upstream) for _ in bias)
 
-        result = _convolution(x, kernel) if x.dtype == tf.float32 else tf.nn.conv2d(x, kernel, 1, 'SAME')
+        if direct:
+            result = tf.nn.conv2d(x, kernel, 1, 'SAME')
+        else:
+            with turns.wait(x):
+                result = turns.done(_convolution(x, kernel))
         return tf.nn.bias_add(result, *bias) if bias else result, gradients
 
     return function(x, kernel, *bias)
@@ -137,13 +157,12 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
 
 def _convolution(x: tf.Tensor, kernel: tf.Tensor, backwards: bool = False) -> tf.Tensor:
     """Return the convolution, or backwards, from D to C channels, the gradient of its input."""
-    algorithm = ALGORITHMS[x.dtype]
+    algorithm = RESULTS[x.dtype]
     batch, height, width, _ = dimensions(x)
     channels, depth = kernel.shape[2:]
-    with tf.control_dependencies([x]):    # otherwise TensorFlow transforms all kernels at first, and keeps them
-        # Backwards, a kernel is turned by 180 degrees, and its channels change places.
-        transformed = _transformed(algorithm.kernel[:, ::-1] if backwards else algorithm.kernel,
-                                   tf.reshape(kernel, [9, channels, depth]))
+    # Backwards, a kernel is turned by 180 degrees, and its channels change places.
+    transformed = _transformed(algorithm.kernel[:, ::-1] if backwards else algorithm.kernel,
+                               tf.reshape(kernel, [9, channels, depth]))
     tiles = _Tiles(x, algorithm, algorithm.side, max(channels, depth))
     depth, tile = channels if backwards else depth, algorithm.tile
 
@@ -169,7 +188,7 @@ def _convolution(x: tf.Tensor, kernel: tf.Tensor, backwards: bool = False) -> tf
 
 def _kernel_gradient(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
     """Return the gradient of the kernel [3, 3, C, D]: each step of `_convolution` is linear in the kernel."""
-    algorithm = ALGORITHMS[x.dtype]
+    algorithm = KERNELS[x.dtype]
     channels, depth = x.shape[3], upstream.shape[3]
     tiles, outputs = (_Tiles(each, algorithm, side, max(channels, depth)) for each, side in (
         (x, algorithm.side), (upstream, algorithm.tile)))

@@ -5,6 +5,7 @@ import threading
 from contextvars import ContextVar
 
 import pytest
+import tensorflow as tf
 
 from mrcnn_tf.layers import tracing
 
@@ -18,3 +19,26 @@ def test_a_setting_is_that_of_its_thread_and_is_restored_after_an_error() -> Non
         thread.join()
         raise KeyError
     assert seen == [0] and variable.get() == 0
+
+
+def test_computations_in_turns() -> None:
+    """Each begins after the last one of the same graph and after its input."""
+    def inputs(x: tf.Tensor) -> set[str]:
+        return {each.name for each in x.op.control_inputs}
+
+    turns = tracing.Turns()
+    with tf.Graph().as_default():
+        a, b = (tf.compat.v1.placeholder(tf.float32, [], name) for name in 'ab')
+        with turns.wait(a):
+            first = turns.done(tf.constant(1., name='first'))
+        with turns.wait(b):
+            second = tf.constant(2., name='second')
+        assert inputs(first) == {'a'} and inputs(second) == {'b', 'first'}
+    with tf.Graph().as_default():
+        c = tf.compat.v1.placeholder(tf.float32, [], 'c')
+        with turns.wait(c):
+            third = turns.done(tf.constant(3.))
+        assert inputs(third) == {'c'}
+    x = tf.constant(4.)
+    with turns.wait(x):
+        assert turns.done(x) is x

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mrcnn_tf.layers import tracing
 from mrcnn_tf.layers.roi import op_engine, xla_engine
 from mrcnn_tf.layers.roi.levels import FPN_STRIDES, RoILayer, Size
 from mrcnn_tf.layers.roi.sampling import AGGREGATIONS, AVERAGE, Aggregation, SamplingPlan, sampling_plan
@@ -128,13 +129,16 @@ def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, sam
         engine: 'op' or 'xla'.
         aggregation: AVERAGE or MAX.
     """
-    run = {'op': op_engine, 'xla': xla_engine}[engine]
+    run, turns = {'op': op_engine, 'xla': xla_engine}[engine], tracing.turns.get() or tracing.Turns()
 
     @tf.custom_gradient
     def pool(*maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         state = run.forward(maps, plan, size, samples, aggregation)
 
         def gradients(upstream: tf.Tensor) -> list[tf.Tensor]:
+            # Otherwise the box head's, as large as the feature maps, would be there while the mask head's are computed.
+            with turns.wait(upstream):
+                upstream = tf.identity(upstream)
             found = run.backward(tf.cast(upstream, tf.float32), state, maps, plan, samples, aggregation)
             return [tf.cast(gradient, feature.dtype) for gradient, feature in zip(found, maps, strict=True)]
 
