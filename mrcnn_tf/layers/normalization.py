@@ -146,9 +146,8 @@ class ConvNorm(CompositeLayer):
         if winograd.pays(conv, x):
             return winograd.convolution(x, kernel, bias)
         if self.padding and winograd.used() and x.dtype == tf.float32 and conv.groups == 1:
-            # Without a padded copy; gradients in other types would take ten times as long.
-            return tf.nn.bias_add(tf.nn.conv2d(x, kernel, conv.strides, self._paddings, dilations=conv.dilation_rate),
-                                  bias)
+            # Without a padded copy. Gradients in other types take ten times as long; grouped ones were not measured.
+            return tf.nn.bias_add(tf.nn.conv2d(x, kernel, conv.strides, self._paddings), bias)
         return tf.nn.bias_add(conv.convolution_op(tf.pad(x, self._paddings) if self.padding else x, kernel), bias)
 
     def folded_weights(self) -> tuple[tf.Variable, tf.Variable] | None:

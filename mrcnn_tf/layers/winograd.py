@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mrcnn_tf.files import cores
 from mrcnn_tf.layers import tracing
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
@@ -77,22 +78,24 @@ _results: ContextVar[tuple[tf.DType, ...] | None] = ContextVar('winograd', defau
 
 @contextlib.contextmanager
 def winograd_convolutions(engine: str, training: bool) -> Iterator[None]:
-    """Return a context in which `pays` may be True: without XLA and GPUs, which have convolutions of their own.
+    """Return a context of convolutions for a CPU without XLA; with a GPU or XLA, which have their own, it does nothing.
+
+    `used` is True in it, and `pays` may be. On few cores large convolutions take turns.
 
     Exports are traced outside of it, because their servers may have a GPU.
 
     Args:
-        engine: 'op'; with 'xla' it is never True.
+        engine: 'op' or 'xla'.
         training: whether results in bfloat16 are TensorFlow's, which are more exact.
     """
     active = engine == 'op' and not tf.config.list_physical_devices('GPU')
     with (tracing.within(_results, ((tf.float32,) if training else tuple(RESULTS)) if active else None),
-          tracing.within(tracing.turns, tracing.Turns() if active else None)):
+          tracing.in_order(active and cores.few())):
         yield
 
 
 def used() -> bool:
-    """Return whether this is in a context of `winograd_convolutions`, on a CPU and without XLA."""
+    """Return whether this is in a context of `winograd_convolutions`, without XLA and GPUs."""
     return _results.get() is not None
 
 
@@ -122,25 +125,27 @@ def convolved(layer: keras.layers.Conv2D, x: tf.Tensor) -> tf.Tensor:
 def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
     """Return a 3x3 convolution of stride 1 with zeros around the map: [B, h, w, C] -> [B, h, w, D].
 
-    The algorithm computes it and its gradients; in training in bfloat16 the gradient of the kernel alone.
+    The algorithm computes it and its gradients; within `winograd_convolutions(engine, training=True)`, in bfloat16 the
+    gradient of the kernel alone.
 
     Args:
         x: the feature map, float32 or bfloat16.
         kernel: [3, 3, C, D], of the same type.
         bias: [D], if there is one.
     """
-    results, turns = _results.get(), tracing.turns.get() or tracing.Turns()
-    direct = results is not None and x.dtype not in results
+    order = tracing.order()
+    results = _results.get()
+    direct = results is not None and x.dtype not in results    # when it is called, not when it is differentiated
 
     @tf.custom_gradient
     def function(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor
                  ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
             upstream = tf.convert_to_tensor(upstream)    # the gradient of a gather has another form
-            with turns.wait(upstream):
-                of_kernel = turns.done(_kernel_gradient(x, upstream))
-            with turns.wait(upstream):
-                of_x = turns.done(tf.raw_ops.Conv2DBackpropInput(
+            with order.gradients.wait(upstream):
+                of_kernel = order.gradients.done(_kernel_gradient(x, upstream))
+            with order.gradients.wait(upstream):
+                of_x = order.gradients.done(tf.raw_ops.Conv2DBackpropInput(
                     input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream, strides=[1] * 4, padding='SAME',
                 ) if direct else _convolution(upstream, kernel, backwards=True))
             return of_x, of_kernel, *(tf.raw_ops.BiasAddGrad(out_backprop=upstream) for _ in bias)
@@ -148,8 +153,8 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
         if direct:
             result = tf.nn.conv2d(x, kernel, 1, 'SAME')
         else:
-            with turns.wait(x):
-                result = turns.done(_convolution(x, kernel))
+            with order.results.wait(x):
+                result = order.results.done(_convolution(x, kernel))
         return tf.nn.bias_add(result, *bias) if bias else result, gradients
 
     return function(x, kernel, *bias)

@@ -39,6 +39,14 @@ def test_a_list_of_commands_is_not_cut_in_a_narrow_terminal(command: list[str]) 
     assert command or 'Create a model directory from published weights.' in listed
 
 
+def test_threads_share_a_heap_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(main, 'one_heap', lambda: calls.append('heap'))
+    monkeypatch.setattr(main, 'app', lambda: calls.append('command'))
+    main.main()
+    assert calls == ['heap', 'command']
+
+
 def test_version() -> None:
     result = mrcnn('--version')
     assert result.exit_code == 0

@@ -4,6 +4,7 @@ The detector is small: ResNet-18, 64 x 64 px, two images. Functions are traced o
 """
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mrcnn_tf.detectors import detector
 from mrcnn_tf.detectors.detector import LOSSES, Detector, build_detector
 from mrcnn_tf.layers import winograd
 from tests.detectors.small import (
@@ -166,24 +168,41 @@ def test_images_are_normalised_in_the_order_of_the_weights() -> None:
     np.testing.assert_allclose(bgr, [[[[29, 9, 7 / 9]] * 2, [[0, 0, 0]] * 2]], rtol=1e-6)
 
 
-def test_training_with_the_convolutions_for_a_cpu(op_model, weights, monkeypatch) -> None:
-    def step() -> list[np.ndarray]:
-        op_model.set_weights(weights)
+@pytest.mark.parametrize('way', ['eager', 'graph'])
+def test_training_with_the_convolutions_for_a_cpu(op_model, weights, monkeypatch, way) -> None:
+    def differentiated() -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             losses = op_model.losses(make_batch(), tf.constant((0, 0)))
             total = tf.add_n(list(losses.values()))
-        values = [*losses.values(), *tape.gradient(total, op_model.trainable_variables)]
-        op_model.set_weights(weights)
-        return [value.numpy() for value in values]
+        return [*losses.values(), *tape.gradient(total, op_model.trainable_variables)]
 
-    expected = step()
+    def step(function: Callable[[], list[tf.Tensor]]) -> list[np.ndarray]:
+        op_model.set_weights(weights)
+        values = [value.numpy() for value in function()]
+        op_model.set_weights(weights)
+        return values
+
+    expected = step(differentiated)
     monkeypatch.setattr(winograd, 'CELLS', 1)
     monkeypatch.setattr(winograd, 'CHANNELS', 1)
     with recorded(winograd, 'convolution') as calls:
-        found = step()
+        found = step(differentiated if way == 'eager' else tf.function(differentiated, autograph=False))
     assert len(calls) > 10
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-3 * np.abs(other).max())
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_results_in_bfloat16_are_more_exact_in_training(op_model, monkeypatch, training) -> None:
+    given = []
+
+    def context(*arguments: Any) -> Any:
+        given.append(arguments)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(detector, 'winograd_convolutions', context)
+    op_model.losses(make_batch(), tf.constant((0, 0)), training=training)
+    assert given == [('op', training)]
 
 
 @pytest.mark.parametrize('kind', ['empty', 'only crowds'])

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from mrcnn_tf.detectors.inference import tracer
 from mrcnn_tf.layers import winograd
-from mrcnn_tf.layers.normalization import ConvNorm, Norm
+from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm
+from mrcnn_tf.layers.precision import precision_policy
 from tests.modes import recorded
 
 
@@ -63,3 +64,14 @@ def test_convolutions_are_those_for_a_cpu(
     with recorded(winograd, 'convolution') as made:
         function(tf.ones([1, 8, 8, 2]))
     assert len(made) == calls
+
+
+def test_results_in_bfloat16_are_those_for_a_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, 'CELLS', 1)
+    monkeypatch.setattr(winograd, 'CHANNELS', 1)
+    with precision_policy('mixed_bfloat16'):
+        layer: Any = ConvNorm(NO_NORM, 2, 3)
+        layer(tf.ones([1, 8, 8, 2]))
+    with recorded(winograd, '_convolution') as made:
+        tracer(layer, final=False)(layer, True)(tf.ones([1, 8, 8, 2], tf.bfloat16))
+    assert len(made) == 1

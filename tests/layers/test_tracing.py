@@ -22,7 +22,7 @@ def test_a_setting_is_that_of_its_thread_and_is_restored_after_an_error() -> Non
 
 
 def test_computations_in_turns() -> None:
-    """Each begins after the last one of the same graph and after its input."""
+    """Each begins after the last one, if that is of the same graph, and after its input."""
     def inputs(x: tf.Tensor) -> set[str]:
         return {each.name for each in x.op.control_inputs}
 
@@ -34,7 +34,7 @@ def test_computations_in_turns() -> None:
         with turns.wait(b):
             second = tf.constant(2., name='second')
         assert inputs(first) == {'a'} and inputs(second) == {'b', 'first'}
-    with tf.Graph().as_default():
+    with tf.Graph().as_default():    # such as that of a loop
         c = tf.compat.v1.placeholder(tf.float32, [], 'c')
         with turns.wait(c):
             third = turns.done(tf.constant(3.))
@@ -42,3 +42,11 @@ def test_computations_in_turns() -> None:
     x = tf.constant(4.)
     with turns.wait(x):
         assert turns.done(x) is x
+
+
+def test_outside_of_a_context_there_is_no_order() -> None:
+    assert tracing.order().results is not tracing.order().results
+    with tracing.in_order(True):
+        assert tracing.order() is tracing.order() and tracing.order().results is not tracing.order().gradients
+        with tracing.in_order(False):
+            assert tracing.order() is not tracing.order()

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mrcnn_tf.files import cores
 from mrcnn_tf.layers import winograd as under_test
 from mrcnn_tf.layers.heads import RPNHead
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm, folded_normalization, folded_weights
 from mrcnn_tf.layers.precision import precision_policy
+from mrcnn_tf.layers.roi import RoIAlign
 from tests.modes import MODES, recorded, with_gradient
 
 C, D = 3, 4
@@ -93,8 +95,12 @@ def test_in_training_in_bfloat16_the_gradient_of_the_kernel_alone_is_another(mon
     rng = np.random.default_rng(0)
     values = [tf.constant(rng.normal(size=each), tf.bfloat16) for each in ([2, 7, 9, C], [3, 3, C, D], [D])]
     cotangent = tf.constant(rng.normal(size=[2, 7, 9, D]), tf.bfloat16)
-    with under_test.winograd_convolutions('op', training=True):
-        found = WAYS[way](lambda *inputs: with_gradient(under_test.convolution, *inputs, cotangent=cotangent))(*values)
+
+    def convolution(*inputs: tf.Tensor) -> tf.Tensor:    # its gradient is taken outside of the context
+        with under_test.winograd_convolutions('op', training=True):
+            return under_test.convolution(*inputs)
+
+    found = WAYS[way](lambda *inputs: with_gradient(convolution, *inputs, cotangent=cotangent))(*values)
     expected = with_gradient(plain, *values, cotangent=cotangent)
     exact = with_gradient(plain, *(tf.cast(each, tf.float64) for each in values), cotangent=cotangent)
     for name, one, other in zip(['y', 'x', 'bias'], (*found[:2], found[3]), (*expected[:2], expected[3]), strict=True):
@@ -131,6 +137,36 @@ def test_in_inference_in_bfloat16(monkeypatch, piece, way) -> None:
     assert found.dtype == tf.bfloat16
     error = tf.cast(found, tf.float64).numpy() - exact
     assert .005 * exact.std() < error.std() < .02 * exact.std() and np.abs(error).max() < .1 * exact.std()
+
+
+def before(tensor: tf.Tensor) -> set[str]:
+    """The names of the operations that run before a tensor is there."""
+    names, more = set(), [tensor.op]
+    while more:
+        op = more.pop()
+        if op.name not in names:
+            names.add(op.name)
+            more += [*op.control_inputs, *(each.op for each in op.inputs)]
+    return names
+
+
+@pytest.mark.parametrize('few', [True, False])
+def test_convolutions_and_gradients_take_turns_on_few_cores(monkeypatch, few) -> None:
+    """Results wait for results and gradients for gradients, those of RoIAlign too; no gradient waits for results."""
+    monkeypatch.setattr(cores, 'few', lambda: few)
+    maps = [tf.TensorSpec([1, 8, 8, C])] * 2
+
+    def check(a: tf.Tensor, b: tf.Tensor, kernel: tf.Tensor) -> None:
+        with under_test.winograd_convolutions('op', training=True):
+            pooled = RoIAlign(2, [4])([a], tf.constant([[[0., 0., 16., 16.]]]))
+            of_a, of_b = under_test.convolution(a, kernel), under_test.convolution(b, kernel)
+        made_a, made_b = (each.op.inputs[0].op.name for each in (of_a, of_b))    # a custom gradient adds an identity
+        (last,), (first,), (of_pooled,) = tf.gradients(of_b, b), tf.gradients(of_a, a), tf.gradients(pooled, a)
+        assert (made_a in before(of_b)) == few and made_b not in before(of_a)
+        assert (last.op.name in before(first)) == few and (first.op.name in before(of_pooled)) == few
+        assert not {made_a, made_b} & before(of_pooled)
+
+    tf.function(check, autograph=False).get_concrete_function(*maps, tf.TensorSpec([3, 3, C, D]))
 
 
 def test_a_sum_of_many_pieces_in_bfloat16(monkeypatch) -> None:
@@ -198,6 +234,7 @@ def test_not_with_a_gpu(monkeypatch) -> None:
 @pytest.mark.parametrize('policy', ['float32', 'mixed_bfloat16'])
 @pytest.mark.parametrize('kind', ['none', 'frozen', 'batch', 'group'])
 @pytest.mark.parametrize('given, used', [({}, True), ({'padding': 'same'}, True), ({'stride': 2}, False),
+                                         ({'stride': 2, 'kernel': 7}, False), ({'stride': 2, 'groups': 2}, False),
                                          ({'dilation': 2}, False), ({'groups': 2}, False), ({'kernel': 1}, False),
                                          ({'padding': 'valid'}, False)], ids=str)
 def test_a_layer_in_training(small, policy, kind, given, used) -> None:
@@ -210,14 +247,15 @@ def test_a_layer_in_training(small, policy, kind, given, used) -> None:
 
         def run(active: bool) -> list[tf.Tensor]:
             with tf.GradientTape() as tape, under_test.winograd_convolutions('op' if active else 'xla', training=True):
+                tape.watch(x)
                 y = layer(x, training=True)
                 loss = tf.reduce_sum(tf.cast(y, tf.float32) ** 2)
-            return [y, *tape.gradient(loss, layer.trainable_variables)]
+            return [y, *tape.gradient(loss, [x, *layer.trainable_variables])]
 
         expected = run(False)
         with recorded(under_test, 'convolution') as calls:
             found = run(True)
-    assert bool(calls) == used and len(found) == {'none': 3, 'frozen': 2}.get(kind, 4)
+    assert bool(calls) == used and len(found) == {'none': 4, 'frozen': 3}.get(kind, 5)
     for one, other in zip(found, expected, strict=True):
         one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
         assert np.abs(other).max() > 0

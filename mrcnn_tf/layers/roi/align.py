@@ -129,14 +129,14 @@ def roi_align(features: Sequence[tf.Tensor], plan: SamplingPlan, size: Size, sam
         engine: 'op' or 'xla'.
         aggregation: AVERAGE or MAX.
     """
-    run, turns = {'op': op_engine, 'xla': xla_engine}[engine], tracing.turns.get() or tracing.Turns()
+    run, turns = {'op': op_engine, 'xla': xla_engine}[engine], tracing.order().gradients
 
     @tf.custom_gradient
     def pool(*maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         state = run.forward(maps, plan, size, samples, aggregation)
 
         def gradients(upstream: tf.Tensor) -> list[tf.Tensor]:
-            # Otherwise the box head's, as large as the feature maps, would be there while the mask head's are computed.
+            # Gradients traced before, such as the mask head's, come first: this one is as large as the feature maps.
             with turns.wait(upstream):
                 upstream = tf.identity(upstream)
             found = run.backward(tf.cast(upstream, tf.float32), state, maps, plan, samples, aggregation)
