@@ -4,7 +4,9 @@ B images, A anchors of all levels, a anchors per cell, P proposals, S samples.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ import tensorflow as tf
 
 from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors.branch import Batch, Detections, Features, GroundTruth, Losses, count, detection_spec
+from mrcnn_tf.layers import winograd
 from mrcnn_tf.layers.anchors import AnchorGenerator, cells_of_images
 from mrcnn_tf.layers.composite import CompositeLayer
 from mrcnn_tf.layers.heads import RPNHead
@@ -100,7 +103,8 @@ class RPN(CompositeLayer):
     def train(self, features: Features, batch: Batch, truth: GroundTruth, seed: tf.Tensor
               ) -> tuple[Losses, Proposals]:
         """Return the losses of Faster eq. 1 with the number of positive anchors, and the proposals."""
-        scores = self.score(features, batch['images'])
+        with winograd.without_gradients() if self._runs_for_samples(features) else contextlib.nullcontext():
+            scores = self.score(features, batch['images'])
         return self.losses(features, scores, truth, seed), self._best(scores, batch['sizes'], True)
 
     def losses(self, features: Features, scores: Scores, truth: GroundTruth, seed: tf.Tensor) -> Losses:
@@ -119,16 +123,20 @@ class RPN(CompositeLayer):
                 'positive_anchors': count(samples.positive)}
 
     def _at(self, index: tf.Tensor, features: Features, scores: Scores) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the logits [B, S] and deltas [B, S, 4] of the anchors `index` [B, S].
-
-        The proposals pass no gradient to the head. So it runs again for the samples alone where that costs less than
-        the gradient of all cells: measured in docs/performance.md.
-        """
-        cells = scores.anchors.shape[0] // self.anchors.per_cell[0]
-        if _CELLS_AROUND * index.shape[1] < cells:
+        """Return the logits [B, S] and deltas [B, S, 4] of the anchors `index` [B, S]."""
+        if self._runs_for_samples(features):
             return self.head.at(features, index)
         return (tf.gather(tf.concat(scores.logits, 1), index, batch_dims=1),
                 tf.gather(tf.concat(scores.deltas, 1), index, batch_dims=1))
+
+    def _runs_for_samples(self, features: Features) -> bool:
+        """Return whether the losses' head runs for the samples alone.
+
+        The proposals pass no gradient to the head. So it runs again for the samples where that costs less than the
+        gradient of all cells: measured in docs/performance.md.
+        """
+        cells = sum(math.prod(each.shape[1:3]) for each in features)
+        return _CELLS_AROUND * self.config.batch_per_image < cells
 
     def _match(self, anchors: tf.Tensor, truth: GroundTruth) -> targets.Matches:
         config = self.config

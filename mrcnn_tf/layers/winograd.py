@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -92,6 +93,11 @@ def winograd_convolutions(engine: str, training: bool) -> Iterator[None]:
     with (tracing.within(_results, ((tf.float32,) if training else tuple(RESULTS)) if active else None),
           tracing.in_order(active and cores.few())):
         yield
+
+
+def without_gradients() -> AbstractContextManager[None]:
+    """Return a context of convolutions whose results pass no gradient: in training too, they are those of inference."""
+    return tracing.within(_results, tuple(RESULTS) if used() else None)
 
 
 def used() -> bool:

@@ -11,6 +11,8 @@ from mrcnn_tf.config import ModelConfig
 from mrcnn_tf.detectors import rpn as rpn_module
 from mrcnn_tf.detectors.branch import GroundTruth
 from mrcnn_tf.detectors.rpn import RPN, GivenProposals, Scores, as_detections
+from mrcnn_tf.layers import winograd
+from mrcnn_tf.layers.precision import precision_policy
 from mrcnn_tf.ops import targets
 from mrcnn_tf.ops.proposals import Proposals
 from tests.detectors.small import make_batch, small_config
@@ -110,6 +112,26 @@ def test_the_head_runs_again_for_few_samples(monkeypatch, samples, again) -> Non
     monkeypatch.setattr(rpn_module, '_CELLS_AROUND', 100 if again else 1)            # the other way
     for one, other in zip(found, step(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * abs(np.asarray(other)).max())
+
+
+@pytest.mark.parametrize(('samples', 'convolutions'), [(37, 5), (38, 0)])
+def test_in_bfloat16_what_proposals_alone_read_is_computed_as_in_inference(monkeypatch, samples, convolutions) -> None:
+    """Not where the losses read the outputs of all cells, which pass a gradient."""
+    monkeypatch.setattr(winograd, 'CELLS', 1)
+    monkeypatch.setattr(winograd, 'CHANNELS', 1)
+    config, batch = small_config(rpn__batch_per_image=samples), make_batch()
+    for precision in (winograd.RESULTS, winograd.KERNELS):
+        monkeypatch.setitem(precision, tf.bfloat16, precision[tf.bfloat16]._replace(inside=0.))
+    with precision_policy('mixed_bfloat16'):
+        rpn = rpn_of(config)
+        rpn.create_variables()
+    maps = [tf.cast(each, tf.bfloat16) for each in maps_of(batch)]
+    with recorded(winograd, '_convolution') as calls, winograd.winograd_convolutions('op', training=True):
+        rpn.train(maps, batch, GroundTruth.of(batch), seed())
+    assert len(calls) == convolutions
+    with recorded(winograd, '_convolution') as calls:                                # not without its context
+        rpn.train(maps, batch, GroundTruth.of(batch), seed())
+    assert not calls
 
 
 @pytest.mark.parametrize('engine', ['op', 'xla'])
