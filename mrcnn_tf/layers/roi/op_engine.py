@@ -156,7 +156,9 @@ def _gradient_of_level(feature: tf.Tensor, upstream: tf.Tensor, plan: SamplingPl
         values = tf.matmul(across[:, None], tf.reshape(values, [tf.shape(box)[0], -1, size[1], channels]))
         rows += part.image[:, None] * height
         place = (rows * width)[:, :, None] + columns[:, None, :]                   # [k, window rows, window columns]
-        return first + tf.shape(box)[0], tf.tensor_scatter_nd_add(total, place[..., None], values)
+        # In place; tf.tensor_scatter_nd_add copies the map each time on a CPU.
+        return first + tf.shape(box)[0], tf.raw_ops.ScatterNdNonAliasingAdd(
+            input=total, indices=place[..., None], updates=values)
 
     # TensorFlow would make a constant of plain zeros, keep it, and copy it in each step.
     start = (tf.constant(0), tf.fill([batch * height * width, channels], zero_after(upstream)))
