@@ -10,11 +10,12 @@ B images, C input channels, D output channels; t tiles; m the side of a tile, n 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -22,6 +23,7 @@ import tensorflow as tf
 
 from mrcnn_tf.files import cores
 from mrcnn_tf.layers import tracing
+from mrcnn_tf.layers.recomputation import zero_after
 from mrcnn_tf.ops.tensor_shapes import dimensions
 
 CHANNELS, CELLS = 128, 512    # of input and output, and of all images: from here on a convolution is faster
@@ -73,8 +75,28 @@ _POINTS = (0., .5 ** .5, -.5 ** .5, 2 ** .5, -2 ** .5)
 RESULTS = {tf.float32: Algorithm.of(_POINTS, 2 ** 16, .6), tf.bfloat16: Algorithm.of(_POINTS, 2 ** 17, .8)}
 # Of gradients of kernels; in bfloat16, tiles of 4 x 4 have three times the error of 2 x 2.
 KERNELS = {tf.float32: RESULTS[tf.float32], tf.bfloat16: Algorithm.of((0., 1., -1.), 2 ** 18, .6)}
-# The types whose results are computed so too, not gradients of kernels alone; None: no convolution is.
-_results: ContextVar[tuple[tf.DType, ...] | None] = ContextVar('winograd', default=None)
+
+
+class _Use(NamedTuple):
+    """What convolutions within a context are.
+
+    Attributes:
+        results: the types whose results are computed so too, not gradients of kernels alone.
+        convolution, kernel_gradient: `_convolution` and `_kernel_gradient`. In a graph, all calls with equal shapes are
+            calls of one function, which takes 3 MB less for each of the others.
+    """
+    results: tuple[tf.DType, ...]
+    convolution: Callable[..., tf.Tensor]
+    kernel_gradient: Callable[..., tf.Tensor]
+
+    @classmethod
+    def of(cls, results: tuple[tf.DType, ...]) -> _Use:
+        """Return functions whose graphs TensorFlow does not copy into those that call them."""
+        shared = functools.partial(tf.function, autograph=False, experimental_attributes={'_noinline': True})
+        return cls(results, shared(_convolution), shared(_kernel_gradient))
+
+
+_use: ContextVar[_Use | None] = ContextVar('winograd', default=None)    # None: no convolution is computed so
 
 
 @contextlib.contextmanager
@@ -90,19 +112,20 @@ def winograd_convolutions(engine: str, training: bool) -> Iterator[None]:
         training: whether results in bfloat16 are TensorFlow's, which are more exact.
     """
     active = engine == 'op' and not tf.config.list_physical_devices('GPU')
-    with (tracing.within(_results, ((tf.float32,) if training else tuple(RESULTS)) if active else None),
+    with (tracing.within(_use, _Use.of((tf.float32,) if training else tuple(RESULTS)) if active else None),
           tracing.in_order(active and cores.few())):
         yield
 
 
 def without_gradients() -> AbstractContextManager[None]:
     """Return a context of convolutions whose results pass no gradient: in training too, they are those of inference."""
-    return tracing.within(_results, tuple(RESULTS) if used() else None)
+    use = _use.get()
+    return tracing.within(_use, use and use._replace(results=tuple(RESULTS)))
 
 
 def used() -> bool:
     """Return whether this is in a context of `winograd_convolutions`, without XLA and GPUs."""
-    return _results.get() is not None
+    return _use.get() is not None
 
 
 def pays(layer: keras.layers.Conv2D, x: tf.Tensor) -> bool:
@@ -110,11 +133,11 @@ def pays(layer: keras.layers.Conv2D, x: tf.Tensor) -> bool:
 
     Where B, h or w of the feature map [B, h, w, C] is unknown, it is assumed to be large.
     """
-    results = _results.get()
+    use = _use.get()
     form = (layer.kernel_size, layer.strides, layer.dilation_rate, layer.groups, layer.padding)
-    if results is None or x.dtype not in RESULTS or form != ((3, 3), (1, 1), (1, 1), 1, 'same'):
+    if use is None or x.dtype not in RESULTS or form != ((3, 3), (1, 1), (1, 1), 1, 'same'):
         return False
-    algorithm = (RESULTS if x.dtype in results else KERNELS)[x.dtype]
+    algorithm = (RESULTS if x.dtype in use.results else KERNELS)[x.dtype]
     inside = math.prod(side / (-(-side // algorithm.tile) * algorithm.tile) for side in x.shape[1:3] if side)
     cells = x.shape[:3].num_elements()
     return min(layer.kernel.shape[2:]) >= CHANNELS and (cells is None or cells >= CELLS) and inside >= algorithm.inside
@@ -140,8 +163,8 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
         bias: [D], if there is one.
     """
     order = tracing.order()
-    results = _results.get()
-    direct = results is not None and x.dtype not in results    # when it is called, not when it is differentiated
+    use = _use.get() or _Use(tuple(RESULTS), _convolution, _kernel_gradient)
+    direct = x.dtype not in use.results
 
     @tf.custom_gradient
     def function(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor
@@ -149,24 +172,25 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
             upstream = tf.convert_to_tensor(upstream)    # the gradient of a gather has another form
             with order.gradients.wait(upstream):
-                of_kernel = order.gradients.done(_kernel_gradient(x, upstream))
+                of_kernel = order.gradients.done(use.kernel_gradient(x, upstream))
             with order.gradients.wait(upstream):
                 of_x = order.gradients.done(tf.raw_ops.Conv2DBackpropInput(
                     input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream, strides=[1] * 4, padding='SAME',
-                ) if direct else _convolution(upstream, kernel, backwards=True))
+                ) if direct else use.convolution(upstream, kernel, backwards=True))
             return of_x, of_kernel, *(tf.raw_ops.BiasAddGrad(out_backprop=upstream) for _ in bias)
 
         if direct:
             result = tf.nn.conv2d(x, kernel, 1, 'SAME')
-        else:
-            with order.results.wait(x):
-                result = order.results.done(_convolution(x, kernel))
-        return tf.nn.bias_add(result, *bias) if bias else result, gradients
+            return tf.nn.bias_add(result, *bias) if bias else result, gradients
+        with order.results.wait(x):
+            # The function's own gradient, which nothing reads, would keep what it computes.
+            inputs = [tf.stop_gradient(each) for each in (x, kernel, *bias)]
+            return order.results.done(use.convolution(*inputs)), gradients
 
     return function(x, kernel, *bias)
 
 
-def _convolution(x: tf.Tensor, kernel: tf.Tensor, backwards: bool = False) -> tf.Tensor:
+def _convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor, backwards: bool = False) -> tf.Tensor:
     """Return the convolution, or backwards, from D to C channels, the gradient of its input."""
     algorithm = RESULTS[x.dtype]
     batch, height, width, _ = dimensions(x)
@@ -179,18 +203,27 @@ def _convolution(x: tf.Tensor, kernel: tf.Tensor, backwards: bool = False) -> tf
 
     def of_piece(piece: int | tf.Tensor) -> tf.Tensor:
         products = tf.matmul(_transformed(algorithm.window, tiles.windows(piece)), transformed, transpose_b=backwards)
-        outputs = tf.reshape(_transformed(algorithm.output, products), [tile, tile, -1, tiles.across, depth])
+        outputs = _transformed(algorithm.output, products)
+        outputs = tf.nn.bias_add(outputs, *bias) if bias else outputs
+        outputs = tf.reshape(outputs, [tile, tile, -1, tiles.across, depth])
         return tf.transpose(outputs, [2, 0, 3, 1, 4])                                    # [rows, m, across, m, D]
 
     if tiles.whole:
         outputs = of_piece(0)
     else:
-        of_row = tf.TensorShape([tile, tiles.across if isinstance(tiles.across, int) else None, tile, depth])
-        rows = tf.TensorArray(x.dtype, tiles.pieces, infer_shape=False, element_shape=[None, *of_row])
-        _, rows = tf.while_loop(lambda piece, _: piece < tiles.pieces,
-                                lambda piece, rows: (piece + 1, rows.write(piece, of_piece(piece))),
-                                (0, rows), parallel_iterations=1)
-        outputs = rows.concat()
+        # In words of 8 bytes, because TensorFlow writes bfloat16 slowly.
+        parts = 8 // x.dtype.size
+        words = tile * tiles.across * tile * depth // parts    # of a row of tiles
+
+        def write(piece: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            rows = tf.bitcast(tf.reshape(of_piece(piece), [-1, words, parts]), total.dtype)
+            number = tiles.first_row(piece) + tf.range(tf.shape(rows)[0])
+            return piece + 1, tf.raw_ops.InplaceUpdate(x=total, i=number, v=rows)
+
+        # In place: the pieces of a list would be there together with what they are joined to.
+        total = tf.fill([batch * tiles.down, words], tf.cast(zero_after(x), tf.int64))
+        _, total = tf.while_loop(lambda piece, _: piece < tiles.pieces, write, (0, total), parallel_iterations=1)
+        outputs = tf.bitcast(total, x.dtype)
     outputs = tf.reshape(outputs, [batch, tiles.down * tile, tiles.across * tile, depth])
     outputs = outputs[:, :height, :width]
     outputs.set_shape([*x.shape[:3], depth])
@@ -219,9 +252,9 @@ def _kernel_gradient(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
 
 def _transformed(matrix: np.ndarray, cells: tf.Tensor) -> tf.Tensor:
     """Return the product of a matrix [a, b] and [b, t, C], of its type: [a, t, C]."""
-    count, tiles, channels = dimensions(cells)
-    product = tf.matmul(tf.constant(matrix, cells.dtype), tf.reshape(cells, [count, tiles * channels]))
-    return tf.reshape(product, [len(matrix), tiles, channels])
+    count, _, channels = cells.shape
+    product = tf.matmul(tf.constant(matrix, cells.dtype), tf.reshape(cells, [count, -1]))
+    return tf.reshape(product, [len(matrix), -1, channels])
 
 
 class _Tiles:
@@ -240,37 +273,56 @@ class _Tiles:
     """
 
     def __init__(self, x: tf.Tensor, algorithm: Algorithm, side: int, channels: int) -> None:
-        self._x, self._tile, self._side, self._border = x, algorithm.tile, side, (side - algorithm.tile) // 2
-        batch, height, width, _ = dimensions(x)
-        self.down, self.across = -(-height // self._tile), -(-width // self._tile)
+        self._x, self._tile, self._border = x, algorithm.tile, (side - algorithm.tile) // 2
+        batch, self._height, self._width, _ = dimensions(x)
+        self.down, self.across = -(-self._height // self._tile), -(-self._width // self._tile)
         values = self.down * self.across * channels
-        self._images = _at_least(1, algorithm.piece // values)
+        images = _at_least(1, algorithm.piece // values)
+        self._together = isinstance(batch, int) and isinstance(images, int) and batch <= images    # all of them
+        self._images = batch if self._together else images
         self._strips = -_at_least(-self.down, -values // algorithm.piece)    # rounded up, `down` at most
-        self.pieces = _at_least(1, -(-batch // self._images)) * self._strips    # one even of no images
+        self.pieces = _at_least(1, -(-batch // _at_least(1, self._images))) * self._strips    # one even of no images
         self.whole = isinstance(self.pieces, int) and self.pieces == 1
+        self._cells = self._numbers(side, -(-self.down // self._strips))
+
+    def _numbers(self, side: int, rows: int | tf.Tensor) -> tf.Tensor:
+        """Return the cells of the windows in `rows` of a padded piece, int32 [side, side, images, rows, across]."""
+        known = all(isinstance(each, int) for each in (self._images, rows, self.across))
+        arange: Callable[..., Any] = np.arange if known else tf.range    # an array is one node of the graph
+        images, down, across, cell = (arange(count, dtype=np.int32) for count in (
+            self._images, rows, self.across, side))
+        high, wide = (count * self._tile + 2 * self._border for count in (rows, self.across))
+        corner = (images[:, None, None] * high + down[:, None] * self._tile) * wide + across * self._tile
+        return tf.convert_to_tensor((cell[:, None] * wide + cell)[..., None, None, None] + corner)
 
     def windows(self, piece: int | tf.Tensor) -> tf.Tensor:
         """Return the windows of a piece's tiles: [side^2, t, C], zeros outside of the map."""
         x, rows = self._padded(piece)
-        batch, high, wide, channels = dimensions(x)
-        cell = tf.range(self._side)
-        corner = tf.range(batch)[:, None, None] * high + tf.range(rows)[:, None] * self._tile
-        corner = corner * wide + tf.range(self.across) * self._tile                             # [images, rows, across]
-        index = (cell[:, None] * wide + cell)[..., None, None, None] + corner
-        return tf.gather(tf.reshape(x, [-1, channels]), tf.reshape(index, [self._side ** 2, -1]))
+        cells = self._cells if self.whole else self._cells[:, :, :dimensions(x)[0], :rows]
+        return tf.gather(tf.reshape(x, [-1, x.shape[3]]), tf.reshape(cells, [cells.shape[0] ** 2, -1]))
+
+    def first_row(self, piece: int | tf.Tensor) -> int | tf.Tensor:
+        """Return the number of a piece's first row of tiles, among those of all images."""
+        image, first, _ = self._place(piece)
+        return image * self.down + first
+
+    def _place(self, piece: int | tf.Tensor) -> tuple[int | tf.Tensor, int | tf.Tensor, int | tf.Tensor]:
+        """Return a piece's first image, its first row of tiles in each image, and the row after its last."""
+        strip = piece % self._strips
+        return (piece // self._strips * self._images,
+                *(self.down * each // self._strips for each in (strip, strip + 1)))
 
     def _padded(self, piece: int | tf.Tensor) -> tuple[tf.Tensor, int | tf.Tensor]:
         """Return the cells of a piece with zeros outside of the map, and its rows of tiles in an image."""
-        image, strip = piece // self._strips * self._images, piece % self._strips
-        first, last = self.down * strip // self._strips, self.down * (strip + 1) // self._strips
-        top, bottom = first * self._tile - self._border, last * self._tile + self._border
+        image, first, end = self._place(piece)
+        top, bottom = first * self._tile - self._border, end * self._tile + self._border
         inside = _at_least(0, top)
-        x = self._x[image:image + self._images, inside:bottom]
-        _, height, width, _ = dimensions(x)
-        right = self.across * self._tile + self._border - width
-        padding = [[0, 0], [inside - top, bottom - inside - height], [self._border, right], [0, 0]]
-        return tf.pad(x, padding), last - first
+        x = self._x if self._together else self._x[image:image + self._images]
+        x = x[:, inside:bottom]
+        right = self.across * self._tile + self._border - self._width
+        padding = [[0, 0], [inside - top, _at_least(0, bottom - self._height)], [self._border, right], [0, 0]]
+        return tf.pad(x, padding), end - first
 
 
 def _at_least(least: int, number: int | tf.Tensor) -> int | tf.Tensor:
-    return max(least, number) if isinstance(number, int) else tf.maximum(least, number)
+    return max(least, number) if isinstance(least, int) and isinstance(number, int) else tf.maximum(least, number)

@@ -1,6 +1,8 @@
 """Winograd's convolutions; the references are TensorFlow's convolution and its gradients in float64."""
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -221,6 +223,30 @@ def test_where_it_pays() -> None:
     with under_test.winograd_convolutions('op', training=False):
         assert pays(1, 32, 32, channels) and pays(1, 32, 32, channels, dtype='bfloat16')
         assert pays(9, 14, 14, channels) and not pays(9, 14, 14, channels, dtype='bfloat16')
+
+
+@pytest.mark.parametrize('piece', [2 ** 18, 40])
+def test_convolutions_of_equal_shapes_are_calls_of_one_function(monkeypatch, piece) -> None:
+    """Three functions for all three of them: the result and two gradients, each with one output and no gradient."""
+    change(monkeypatch, piece=piece)
+    rng = np.random.default_rng(0)
+    x, *kernels = (tf.constant(rng.normal(size=each), tf.float32) for each in ([2, 9, 6, C], *[[3, 3, C, C]] * 3))
+
+    def three(convolution, x: tf.Tensor, *kernels: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape, under_test.winograd_convolutions('op', training=True):
+            tape.watch([x, *kernels])
+            y = x
+            for kernel in kernels:
+                y = convolution(y, kernel)
+        return [y, *tape.gradient(y, [x, *kernels])]
+
+    function = tf.function(functools.partial(three, under_test.convolution), autograph=False)
+    graph = function.get_concrete_function(x, *kernels).graph
+    calls = [each for each in graph.get_operations() if 'PartitionedCall' in each.type]
+    assert len(calls) == 9 and len({each.get_attr('f').name for each in calls}) == 3
+    assert all(len(each.outputs) == 1 for each in calls)
+    for one, other in zip(function(x, *kernels), three(plain, x, *kernels), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
 def test_not_with_a_gpu(monkeypatch) -> None:
