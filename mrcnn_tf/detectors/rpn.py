@@ -103,7 +103,7 @@ class RPN(CompositeLayer):
     def train(self, features: Features, batch: Batch, truth: GroundTruth, seed: tf.Tensor
               ) -> tuple[Losses, Proposals]:
         """Return the losses of Faster eq. 1 with the number of positive anchors, and the proposals."""
-        with winograd.without_gradients() if self._runs_for_samples(features) else contextlib.nullcontext():
+        with winograd.as_in_inference() if self._runs_for_samples(features) else contextlib.nullcontext():
             scores = self.score(features, batch['images'])
         return self.losses(features, scores, truth, seed), self._best(scores, batch['sizes'], True)
 

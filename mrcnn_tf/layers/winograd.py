@@ -78,12 +78,11 @@ KERNELS = {tf.float32: RESULTS[tf.float32], tf.bfloat16: Algorithm.of((0., 1., -
 
 
 class _Use(NamedTuple):
-    """What convolutions within a context are.
+    """How convolutions are computed within a context.
 
     Attributes:
         results: the types whose results are computed so too, not gradients of kernels alone.
-        convolution, kernel_gradient: `_convolution` and `_kernel_gradient`. In a graph, all calls with equal shapes are
-            calls of one function, which takes 3 MB less for each of the others.
+        convolution, kernel_gradient: `_convolution` and `_kernel_gradient`, or functions of a graph.
     """
     results: tuple[tf.DType, ...]
     convolution: Callable[..., tf.Tensor]
@@ -91,7 +90,11 @@ class _Use(NamedTuple):
 
     @classmethod
     def of(cls, results: tuple[tf.DType, ...]) -> _Use:
-        """Return functions whose graphs TensorFlow does not copy into those that call them."""
+        """Return functions that are traced once for all calls with equal shapes; each further call saves 3 MB.
+
+        TensorFlow must not copy them into the graph that calls them. There it could merge the zeros in which two
+        convolutions of one map write their results in place.
+        """
         shared = functools.partial(tf.function, autograph=False, experimental_attributes={'_noinline': True})
         return cls(results, shared(_convolution), shared(_kernel_gradient))
 
@@ -117,8 +120,8 @@ def winograd_convolutions(engine: str, training: bool) -> Iterator[None]:
         yield
 
 
-def without_gradients() -> AbstractContextManager[None]:
-    """Return a context of convolutions whose results pass no gradient: in training too, they are those of inference."""
+def as_in_inference() -> AbstractContextManager[None]:
+    """Return a context whose convolutions are those of inference, in training: for results that pass no gradient."""
     use = _use.get()
     return tracing.within(_use, use and use._replace(results=tuple(RESULTS)))
 
@@ -155,7 +158,7 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
     """Return a 3x3 convolution of stride 1 with zeros around the map: [B, h, w, C] -> [B, h, w, D].
 
     The algorithm computes it and its gradients; within `winograd_convolutions(engine, training=True)`, in bfloat16 the
-    gradient of the kernel alone.
+    gradient of the kernel alone, outside of `as_in_inference`. There are no gradients of gradients.
 
     Args:
         x: the feature map, float32 or bfloat16.
@@ -163,7 +166,9 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
         bias: [D], if there is one.
     """
     order = tracing.order()
-    use = _use.get() or _Use(tuple(RESULTS), _convolution, _kernel_gradient)
+    use = _use.get() or _Use.of(tuple(RESULTS))
+    if tf.executing_eagerly():    # functions would be traced again in each context
+        use = _Use(use.results, _convolution, _kernel_gradient)
     direct = x.dtype not in use.results
 
     @tf.custom_gradient
@@ -177,6 +182,7 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
                 of_x = order.gradients.done(tf.raw_ops.Conv2DBackpropInput(
                     input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream, strides=[1] * 4, padding='SAME',
                 ) if direct else use.convolution(upstream, kernel, backwards=True))
+            of_x.set_shape(x.shape)    # a function traced for fewer known axes returns fewer
             return of_x, of_kernel, *(tf.raw_ops.BiasAddGrad(out_backprop=upstream) for _ in bias)
 
         if direct:
@@ -185,7 +191,9 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
         with order.results.wait(x):
             # The function's own gradient, which nothing reads, would keep what it computes.
             inputs = [tf.stop_gradient(each) for each in (x, kernel, *bias)]
-            return order.results.done(use.convolution(*inputs)), gradients
+            result = order.results.done(use.convolution(*inputs))
+        result.set_shape([*x.shape[:3], kernel.shape[3]])
+        return result, gradients
 
     return function(x, kernel, *bias)
 
@@ -225,9 +233,7 @@ def _convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor, backwards: b
         _, total = tf.while_loop(lambda piece, _: piece < tiles.pieces, write, (0, total), parallel_iterations=1)
         outputs = tf.bitcast(total, x.dtype)
     outputs = tf.reshape(outputs, [batch, tiles.down * tile, tiles.across * tile, depth])
-    outputs = outputs[:, :height, :width]
-    outputs.set_shape([*x.shape[:3], depth])
-    return outputs
+    return outputs[:, :height, :width]
 
 
 def _kernel_gradient(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
@@ -278,7 +284,8 @@ class _Tiles:
         self.down, self.across = -(-self._height // self._tile), -(-self._width // self._tile)
         values = self.down * self.across * channels
         images = _at_least(1, algorithm.piece // values)
-        self._together = isinstance(batch, int) and isinstance(images, int) and batch <= images    # all of them
+        # All images are one piece.
+        self._together = isinstance(batch, int) and isinstance(images, int) and batch <= images
         self._images = batch if self._together else images
         self._strips = -_at_least(-self.down, -values // algorithm.piece)    # rounded up, `down` at most
         self.pieces = _at_least(1, -(-batch // _at_least(1, self._images))) * self._strips    # one even of no images

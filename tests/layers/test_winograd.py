@@ -1,6 +1,7 @@
 """Winograd's convolutions; the references are TensorFlow's convolution and its gradients in float64."""
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import keras
@@ -243,10 +244,43 @@ def test_convolutions_of_equal_shapes_are_calls_of_one_function(monkeypatch, pie
     function = tf.function(functools.partial(three, under_test.convolution), autograph=False)
     graph = function.get_concrete_function(x, *kernels).graph
     calls = [each for each in graph.get_operations() if 'PartitionedCall' in each.type]
-    assert len(calls) == 9 and len({each.get_attr('f').name for each in calls}) == 3
-    assert all(len(each.outputs) == 1 for each in calls)
+    names = {each.get_attr('f').name for each in calls}
+    assert len(calls) == 9 and len(names) == 3
+    assert all(each.type == 'PartitionedCall' and len(each.outputs) == 1 for each in calls)
+    library = {each.signature.name: each for each in graph.as_graph_def().library.function}
+    assert all(library[name].attr['_noinline'].b for name in names)
     for one, other in zip(function(x, *kernels), three(plain, x, *kernels), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize('training', [True, None])
+def test_two_convolutions_of_one_map_do_not_share_what_they_write(monkeypatch, training) -> None:
+    change(monkeypatch, piece=40)
+    rng = np.random.default_rng(0)
+    x, *kernels = (tf.constant(rng.normal(size=each), tf.float32) for each in ([2, 9, 6, C], *[[3, 3, C, D]] * 2))
+
+    @tf.function(autograph=False)
+    def two(x: tf.Tensor, *kernels: tf.Tensor) -> list[tf.Tensor]:
+        with contextlib.nullcontext() if training is None else under_test.winograd_convolutions('op', training):
+            return [under_test.convolution(x, kernel) for kernel in kernels]
+
+    for one, kernel in zip(two(x, *kernels), kernels, strict=True):
+        np.testing.assert_allclose(one, plain(x, kernel), rtol=0, atol=1e-5 * np.abs(one).max())
+
+
+def test_shapes_are_known_after_a_call_that_knew_less() -> None:
+    """TensorFlow answers the second call with the function of the first, whose result has no known sides."""
+    kernel = tf.ones([3, 3, C, D])
+
+    @tf.function(input_signature=[tf.TensorSpec([3, None, None, C]), tf.TensorSpec([3, 14, 14, C])], autograph=False)
+    def two(general: tf.Tensor, special: tf.Tensor) -> None:
+        with under_test.winograd_convolutions('op', training=True), tf.GradientTape() as tape:
+            tape.watch(special)
+            for x in (general, special):
+                y = under_test.convolution(x, kernel)
+        assert y.shape == [3, 14, 14, D] and tape.gradient(y, special).shape == [3, 14, 14, C]
+
+    two.get_concrete_function()
 
 
 def test_not_with_a_gpu(monkeypatch) -> None:
