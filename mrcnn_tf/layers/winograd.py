@@ -182,7 +182,7 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
                 of_x = order.gradients.done(tf.raw_ops.Conv2DBackpropInput(
                     input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream, strides=[1] * 4, padding='SAME',
                 ) if direct else use.convolution(upstream, kernel, backwards=True))
-            of_x.set_shape(x.shape)    # a function traced for fewer known axes returns fewer
+            of_x.set_shape(x.shape)
             return of_x, of_kernel, *(tf.raw_ops.BiasAddGrad(out_backprop=upstream) for _ in bias)
 
         if direct:
