@@ -262,7 +262,8 @@ def test_convolutions_of_equal_shapes_are_calls_of_one_function(monkeypatch, pie
 
 
 @pytest.mark.parametrize('training', [True, None])
-def test_two_convolutions_of_one_map_do_not_share_what_they_write(monkeypatch, training) -> None:
+def test_two_convolutions_of_one_map(monkeypatch, training) -> None:
+    """In one graph, where both write in place, within a context and outside of one."""
     change(monkeypatch, piece=40)
     rng = np.random.default_rng(0)
     x, *kernels = (tf.constant(rng.normal(size=each), tf.float32) for each in ([2, 9, 6, C], *[[3, 3, C, D]] * 2))
