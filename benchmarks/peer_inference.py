@@ -1,4 +1,4 @@
-"""Times torchvision's Mask R-CNN R50-FPN, as it is or in OpenVINO, on noise or on image files.
+"""Times torchvision's Mask R-CNN R50-FPN, as it is, compiled or in OpenVINO, on noise or on image files.
 
     python -m benchmarks.peer_inference openvino --precision bfloat16
     python -m benchmarks.peer_inference torchvision --images photos
@@ -83,6 +83,15 @@ def torchvision(model: MaskRCNN, precision: str) -> Detect:
     return detect
 
 
+def compiled(model: MaskRCNN, precision: str) -> Detect:
+    """Return the network with its dense parts compiled by torch.compile, which needs a C++ compiler."""
+    heads = model.roi_heads
+    for owner, name in ((model, 'backbone'), (model.rpn, 'head'), (heads, 'box_head'), (heads, 'mask_head'),
+                        (heads, 'mask_predictor')):
+        setattr(owner, name, torch.compile(getattr(owner, name)))
+    return torchvision(model, precision)
+
+
 def openvino(model: MaskRCNN, precision: str) -> Detect:
     """Return the network converted to OpenVINO, for images of any size."""
     import openvino as ov
@@ -109,7 +118,7 @@ class Traced(torch.nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      parents=[options()])
-    parser.add_argument('engine', choices=['torchvision', 'openvino'])
+    parser.add_argument('engine', choices=['torchvision', 'compiled', 'openvino'])
     parser.add_argument('--images', type=pathlib.Path, help='a directory of image files instead of noise')
     parser.add_argument('--paste', action='store_true')
     given = parser.parse_args()

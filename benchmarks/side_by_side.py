@@ -3,6 +3,7 @@
     python -m benchmarks.side_by_side inference --torch torch/bin/python
     python -m benchmarks.side_by_side train --torch torch/bin/python --garden garden/bin/python --precision bfloat16
     python -m benchmarks.side_by_side train --torch torch/bin/python --by-turns --runs 25
+    python -m benchmarks.side_by_side pasted --torch torch/bin/python --by-turns --compiled
     python -m benchmarks.side_by_side files photos --torch torch/bin/python
     python -m benchmarks.side_by_side input instances.json photos --torch torch/bin/python
 
@@ -65,7 +66,7 @@ def commands(given: argparse.Namespace, scratch: str) -> dict[str, list[str]]:
     found = {'ours': [*OURS, 'inference', CONFIG, '--precision', given.precision, *files, *masks, *pace]}
     paste = [] if given.what == 'inference' else ['--paste']
     if given.torch:
-        for engine in ('torchvision', 'openvino'):
+        for engine in ('torchvision', 'openvino', *(['compiled'] if given.compiled else [])):
             found[engine] = [given.torch, str(HERE / 'peer_inference.py'), engine, '--precision', given.precision,
                              *files, *paste, *pace]
     if given.garden and given.what == 'inference':
@@ -127,9 +128,17 @@ class Program:
 
     def run(self) -> float:
         """Let it make one run, and return the seconds of the run."""
+        self._request()
+        return self.read('seconds')['seconds']
+
+    def result(self) -> dict[str, Any]:
+        """Let it end after its last run, and return its result."""
+        self._request()
+        return self.read('median_s')
+
+    def _request(self) -> None:
         with contextlib.suppress(BrokenPipeError):    # of a program that has ended: `read` says why
             os.write(self._process.stdin.fileno(), b'\n')
-        return self.read('seconds')['seconds']
 
     def read(self, key: str) -> dict[str, Any]:
         """Return its next JSON line with this key."""
@@ -147,6 +156,7 @@ def main() -> None:
     parser.add_argument('files', nargs='*', help='for `files`: a directory; for `input`: a COCO json and its directory')
     parser.add_argument('--torch', help='Python with torch, torchvision, openvino and psutil')
     parser.add_argument('--garden', help='Python with tf-models-official')
+    parser.add_argument('--compiled', action='store_true', help='of inference: also torchvision with torch.compile')
     parser.add_argument('--peers', default=str(pathlib.Path(__file__).parents[2] / 'shared/bench'))
     parser.add_argument('--precision', choices=list(SHORT), default='float32')
     unit = parser.add_mutually_exclusive_group()
@@ -183,8 +193,12 @@ def compare(programs: dict[str, list[str]], rounds: int, patience: float, keys: 
             print_ratios(name, key, [mine[key] for mine in ours], [other[key] for other in theirs])
 
 
-def by_turns(programs: dict[str, list[str]], turns: int) -> None:
-    """Load each program once, let each make one run in every turn, and print the times and their ratios."""
+def take_turns(programs: dict[str, list[str]], turns: int) -> tuple[dict[str, list[float]], dict[str, dict[str, Any]]]:
+    """Load each program once, let each make one run in every turn, and print the times of each turn.
+
+    Returns:
+        By the names of the programs: the seconds of their runs, and the results that they print.
+    """
     with contextlib.ExitStack() as stack:
         loaded = {}
         for name, command in programs.items():
@@ -195,7 +209,12 @@ def by_turns(programs: dict[str, list[str]], turns: int) -> None:
             for name in list(programs)[::-1 if number % 2 else 1]:
                 seconds[name].append(loaded[name].run())
             print(json.dumps({'turn': number + 1, **{name: times[-1] for name, times in seconds.items()}}), flush=True)
-        results = {name: program.read('median_s') for name, program in loaded.items()}
+        return seconds, {name: program.result() for name, program in loaded.items()}
+
+
+def by_turns(programs: dict[str, list[str]], turns: int) -> None:
+    """Let the programs take turns, and print their results and ratios."""
+    seconds, results = take_turns(programs, turns)
     for name, result in results.items():
         print(json.dumps({'program': name, **result}), flush=True)
     ours = seconds['ours']

@@ -23,17 +23,22 @@ import measuring
 folder, name, runs, *seconds = sys.argv[1:]
 now = 0.
 
+def write(letter):
+    with open(f'{{folder}}/order', 'a') as order:
+        order.write(letter)
+
 def work():
     global now
     print('a message')
-    with open(f'{{folder}}/order', 'a') as order:
-        order.write(name[0])
+    write(name[0])
     now += float(seconds.pop(0))
 
 with open(f'{{folder}}/{{name}}', 'w') as pid:
     pid.write(str(os.getpid()))
 measuring.time.perf_counter = lambda: now
-print(json.dumps(measuring.measure(work, int(runs), on_request=True)))
+found = measuring.measure(work, int(runs), on_request=True)
+write(name[0].upper())
+print(json.dumps(found))
 """
 
 
@@ -44,7 +49,8 @@ def program(folder: pathlib.Path, name: str, runs: int, *seconds: float) -> list
 def test_programs_take_turns(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     side_by_side.by_turns({'ours': program(tmp_path, 'ours', 3, 50, 1, 6, 3),
                            'theirs': program(tmp_path, 'theirs', 3, 70, 2, 4, 4)}, 3)
-    assert (tmp_path / 'order').read_text() == 'ot' + 'ot' + 'to' + 'ot'    # the warm-up, and three turns
+    # The warm-up, three turns, and only then their ends.
+    assert (tmp_path / 'order').read_text() == 'ot' + 'ot' + 'to' + 'ot' + 'OT'
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[:3] == [{'turn': 1, 'ours': 1, 'theirs': 2}, {'turn': 2, 'ours': 6, 'theirs': 4},
                          {'turn': 3, 'ours': 3, 'theirs': 4}]
@@ -99,6 +105,12 @@ def test_every_program_waits(monkeypatch: pytest.MonkeyPatch, what: str, names: 
     assert list(programs) == names and turns == 7
     for command in programs.values():
         assert command[-3:] == ['--runs', '7', '--on-request'] and '--patience' not in command
+
+
+def test_torchvision_is_also_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    programs, _ = started(monkeypatch, 'pasted', '--torch', 'python', '--by-turns', '--compiled')
+    assert list(programs) == ['ours', 'torchvision', 'openvino', 'compiled']
+    assert programs['compiled'][2] == 'compiled' and '--paste' in programs['compiled']
 
 
 @pytest.mark.parametrize('arguments, message', [

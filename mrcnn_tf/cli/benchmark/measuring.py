@@ -43,7 +43,8 @@ def measure(work: Callable[[], object], runs: int, warmup: int = 1, patience: fl
         patience: seconds in all for which to wait until other processes use less than 0.2 cores, and to repeat runs
             in which they used more.
         on_request: whether to wait for a line on standard input before each of the `runs`, so that programs can take
-            turns. The function prints {"ready": true} after the warm-up, and {"seconds": 1.23} after each run.
+            turns. The function prints {"ready": true} after the warm-up, and {"seconds": 1.23} after each run. After
+            the last one it waits for a further line or the end of the input: a program that ends disturbs the others.
 
     Raises:
         SystemExit: standard input ends before the last run, or there is `patience` on request.
@@ -75,6 +76,8 @@ def measure(work: Callable[[], object], runs: int, warmup: int = 1, patience: fl
             loads.append(load.cores)
             if on_request:
                 _print_line(seconds=round(taken, 6))
+    if on_request:
+        sys.stdin.readline()
     return {'median_s': round(statistics.median(seconds), 4), 'min_s': round(min(seconds), 4),
             'max_s': round(max(seconds), 4), 'runs': runs, 'first_s': round(first, 2),
             'peak_rss_mb': round(peak_memory() / 2 ** 20), 'others_cores': round(max(loads), 2)}

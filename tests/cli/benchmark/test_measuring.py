@@ -64,7 +64,7 @@ def test_the_load_of_others_leaves_out_this_process() -> None:
 
 def test_a_run_on_request_starts_after_a_line_of_input(monkeypatch: pytest.MonkeyPatch,
                                                        capsys: pytest.CaptureFixture[str]) -> None:
-    clock, requests = Clock(9, 5, 1, 4), iter([10., 20.])
+    clock, requests = Clock(9, 5, 1, 4), iter([10., 20., 30.])
     times: list[float] = []
 
     class Input:
@@ -75,7 +75,7 @@ def test_a_run_on_request_starts_after_a_line_of_input(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(measuring.sys, 'stdin', Input())
     found = measured(monkeypatch, clock, [.9, .9], runs=2, warmup=2, on_request=True)
-    assert times == [14, 25]    # after the warm-up and after the first run; no waiting counts
+    assert times == [14, 25, 49]    # after the warm-up and after each run; no waiting counts
     assert found['median_s'] == 2.5 and found['runs'] == 2
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [{'ready': True}, {'seconds': 1}, {'seconds': 4}]
