@@ -14,6 +14,7 @@ from PIL import Image
 
 from mrcnn_tf.config import ConfigError, DataConfig
 from mrcnn_tf.input import images, records
+from tests.modes import recorded
 
 
 @pytest.mark.parametrize(('short_side', 'long_side'), [(384, 384), (800, 1333), (24, 40), (50, 30)])
@@ -45,6 +46,35 @@ def test_resize_by_hand() -> None:
     # The centers of the four cells are at -1/4, 1/4, 3/4, 5/4 of the two pixels; the outer ones are clipped.
     image = tf.constant([0., 100.])[None, :, None] * tf.ones([1, 1, 3])
     np.testing.assert_allclose(images.resize(image, [1, 4])[0, :, 1], [0, 25, 75, 100], atol=1e-4)
+
+
+def interpolated(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the bilinear interpolation between the centers of pixels, in float64, axis by axis."""
+    for axis, side in enumerate(shape):
+        size = image.shape[axis]
+        at = np.clip((np.arange(side) + .5) * size / side - .5, 0, size - 1)
+        low = at.astype(int)
+        part = (at - low).reshape([-1] + [1] * (2 - axis))
+        image = (1 - part) * image.take(low, axis) + part * image.take(np.minimum(low + 1, size - 1), axis)
+    return image
+
+
+@pytest.mark.parametrize('antialias', [False, True])
+@pytest.mark.parametrize('shape, converted_before', [
+    ((53, 83), True), ((31, 90), True), ((37, 61), True), ((23, 40), False), ((30, 45), False)], ids=str)
+def test_resize_of_uint8(shape: tuple[int, int], converted_before: bool, antialias: bool) -> None:
+    """It equals that of float32 to the last bit; only where it does not grow is there no float32 copy of it."""
+    image = np.random.default_rng(0).integers(0, 256, [37, 61, 3], np.uint8)
+    with recorded(images, 'as_float') as floats:
+        result = images.resize(image, shape, antialias).numpy()
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, images.resize(image.astype(np.float32), shape, antialias))
+    in_graph = tf.function(images.resize, autograph=False)(tf.constant(image), tf.constant(shape), antialias)
+    np.testing.assert_array_equal(result, in_graph)
+    if not antialias:
+        np.testing.assert_allclose(result, interpolated(image, shape), rtol=0, atol=.01)
+        if shape != image.shape[:2]:
+            assert [tuple(each.shape[:2]) for each in floats] == [image.shape[:2]] * converted_before + [shape]
 
 
 @pytest.mark.parametrize(('shape', 'expected'), [
