@@ -5,7 +5,7 @@
 
 The values of a table take turns, since a machine's speed changes from minute to minute: all of them are in memory
 together, up to 15 GB. Prints the seconds of each turn, and then the table: the median, the median of the turns' ratios
-to the first value, and the largest resident memory.
+to the first value, the largest resident memory, and how many cores other programs used at most.
 """
 from __future__ import annotations
 
@@ -47,18 +47,21 @@ def main() -> None:
     parser.add_argument('--runs', type=int, default=3)
     parser.add_argument('--only', default='', help='part of the title of the tables to print')
     given = parser.parse_args()
-    for table in TABLES:
-        if given.only not in table.title:
-            continue
+    tables = [table for table in TABLES if given.only in table.title]
+    if not tables:
+        parser.error(f'--only {given.only}: no title has this part; the titles are: '
+                     f'{"; ".join(table.title for table in TABLES)}')
+    for table in tables:
         programs = {str(value): [*OURS, *table.arguments.format(config=CONFIG, value=value).split(),
                                  '--runs', str(given.runs), '--on-request'] for value in table.values}
         seconds, results = take_turns(programs, given.runs)
         first = seconds[str(table.values[0])]
-        print(f'\n| {table.title} | s | of the first row | memory, MB |')
-        print('|---|---|---|---|')
+        print(f'\n| {table.title} | s | of the first row | memory, MB | others, cores |')
+        print('|---|---|---|---|---|')
         for value, times in seconds.items():
             ratio = statistics.median(mine / one for mine, one in zip(times, first, strict=True))
-            print(f'| {value} | {statistics.median(times):.2f} | {ratio:.2f} | {results[value]["peak_rss_mb"]} |')
+            print(f'| {value} | {statistics.median(times):.2f} | {ratio:.2f} | {results[value]["peak_rss_mb"]} | '
+                  f'{results[value]["others_cores"]} |')
         print(flush=True)
 
 

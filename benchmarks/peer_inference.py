@@ -3,10 +3,11 @@
     python -m benchmarks.peer_inference openvino --precision bfloat16
     python -m benchmarks.peer_inference torchvision --images photos
 
-Needs torch, torchvision and psutil, and OpenVINO for `openvino`. Weights are random. As in `mrcnn benchmark inference`,
-every image has 100 detections: each proposal is an object of class 1, and boxes are anchors. Noise goes in as uint8
-[3, H, W]. A file is decoded by Pillow, and resized by the model to 800 px with at most 1333. `--paste` pastes the masks
-into the whole image, as torchvision does by default. Prints one JSON line like that of `mrcnn benchmark`.
+Needs torch, torchvision and psutil, OpenVINO for `openvino`, and a C++ compiler for `compiled`. Weights are random. As
+in `mrcnn benchmark inference`, every image has 100 detections: each proposal is an object of class 1, and boxes are
+anchors. Noise goes in as uint8 [3, H, W]. A file is decoded by Pillow, and resized by the model to 800 px with at most
+1333. `--paste` pastes the masks into the whole image, as torchvision does by default. Prints one JSON line like that of
+`mrcnn benchmark`.
 """
 from __future__ import annotations
 
@@ -84,7 +85,7 @@ def torchvision(model: MaskRCNN, precision: str) -> Detect:
 
 
 def compiled(model: MaskRCNN, precision: str) -> Detect:
-    """Return the network with its dense parts compiled by torch.compile, which needs a C++ compiler."""
+    """Return the network with its dense parts compiled by torch.compile."""
     heads = model.roi_heads
     for owner, name in ((model, 'backbone'), (model.rpn, 'head'), (heads, 'box_head'), (heads, 'mask_head'),
                         (heads, 'mask_predictor')):

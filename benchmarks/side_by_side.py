@@ -128,17 +128,14 @@ class Program:
 
     def run(self) -> float:
         """Let it make one run, and return the seconds of the run."""
-        self._request()
+        with contextlib.suppress(BrokenPipeError):    # of a program that has ended: `read` says why
+            os.write(self._process.stdin.fileno(), b'\n')
         return self.read('seconds')['seconds']
 
     def result(self) -> dict[str, Any]:
         """Let it end after its last run, and return its result."""
-        self._request()
+        self._process.stdin.close()
         return self.read('median_s')
-
-    def _request(self) -> None:
-        with contextlib.suppress(BrokenPipeError):    # of a program that has ended: `read` says why
-            os.write(self._process.stdin.fileno(), b'\n')
 
     def read(self, key: str) -> dict[str, Any]:
         """Return its next JSON line with this key."""
@@ -156,7 +153,8 @@ def main() -> None:
     parser.add_argument('files', nargs='*', help='for `files`: a directory; for `input`: a COCO json and its directory')
     parser.add_argument('--torch', help='Python with torch, torchvision, openvino and psutil')
     parser.add_argument('--garden', help='Python with tf-models-official')
-    parser.add_argument('--compiled', action='store_true', help='of inference: also torchvision with torch.compile')
+    parser.add_argument('--compiled', action='store_true',
+                        help='of inference, pasted and files: torchvision with torch.compile too')
     parser.add_argument('--peers', default=str(pathlib.Path(__file__).parents[2] / 'shared/bench'))
     parser.add_argument('--precision', choices=list(SHORT), default='float32')
     unit = parser.add_mutually_exclusive_group()
@@ -167,6 +165,8 @@ def main() -> None:
     given = parser.parse_args()
     if len(given.files) != (expected := {'files': 1, 'input': 2}.get(given.what, 0)):
         parser.error(f'{given.what} takes {expected} files or directories, not {len(given.files)}')
+    if given.compiled and (given.what in ('train', 'input') or not given.torch):
+        parser.error('--compiled is for inference, pasted and files, with --torch')
     if given.by_turns and given.files:
         parser.error(f'--by-turns is for inference, pasted and train, not for {given.what}')
     if given.by_turns and given.garden:

@@ -117,6 +117,8 @@ def test_torchvision_is_also_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     (['files', 'photos'], '--by-turns is for inference, pasted and train, not for files'),
     (['input', 'a.json', 'photos'], '--by-turns is for inference, pasted and train, not for input'),
     (['train', '--garden', 'python'], '--by-turns: Model Garden cannot wait; leave out --garden'),
+    (['train', '--compiled', '--torch', 'python'], '--compiled is for inference, pasted and files, with --torch'),
+    (['pasted', '--compiled'], '--compiled is for inference, pasted and files, with --torch'),
     (['train', '--patience', '9'], '--by-turns makes each run once; leave out --patience, which repeats runs'),
     (['train', '--rounds', '2'], 'argument --by-turns: not allowed with argument --rounds')])
 def test_what_cannot_take_turns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

@@ -5,7 +5,7 @@ import dataclasses
 import fractions
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -61,7 +61,8 @@ def interpolated(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize('antialias', [False, True])
 @pytest.mark.parametrize('shape, converted_before', [
-    ((53, 83), True), ((31, 90), True), ((37, 61), True), ((23, 40), False), ((30, 45), False)], ids=str)
+    ((53, 83), True), ((31, 90), True), ((37, 61), True), ((61, 37), True), ((23, 40), False), ((30, 45), False),
+], ids=str)
 def test_resize_of_uint8(shape: tuple[int, int], converted_before: bool, antialias: bool) -> None:
     """It equals that of float32 to the last bit; only where it does not grow is there no float32 copy of it."""
     image = np.random.default_rng(0).integers(0, 256, [37, 61, 3], np.uint8)
@@ -128,12 +129,15 @@ def test_a_batch_of_one_by_hand(dtype: tf.DType) -> None:
         'image_valid': ([True], 'bool')}
 
 
-def test_pad_puts_zeros_right_and_below() -> None:
-    image = tf.ones([2, 3, 3])
-    expected = np.zeros([4, 5, 3])
-    expected[:2, :3] = 1
-    np.testing.assert_array_equal(images.pad(image, [4, 5]), expected)
-    np.testing.assert_array_equal(images.pad(image, tf.constant([4, 5])), expected)
+@pytest.mark.parametrize('shape', [[2, 3, 3], [None, None, 3], None], ids=str)
+@pytest.mark.parametrize('dtype', [tf.uint8, tf.float32], ids=['uint8', 'float32'])
+@pytest.mark.parametrize('convert', [list, tf.constant], ids=['list', 'tensor'])
+def test_pad_puts_zeros_right_and_below(convert: Callable, dtype: tf.DType, shape: list[int] | None) -> None:
+    image, canvas = tf.cast(tf.reshape(tf.range(1, 19), [2, 3, 3]), dtype), convert([4, 5])
+    in_graph = tf.function(lambda image: images.pad(image, canvas), [tf.TensorSpec(shape, dtype)], autograph=False)
+    for found in (images.pad(image, canvas), in_graph(image)):
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, np.pad(image, [(0, 2), (0, 2), (0, 0)]))
 
 
 def test_pad_to_whole_numbers_has_a_static_shape() -> None:

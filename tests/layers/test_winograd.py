@@ -14,6 +14,7 @@ from mrcnn_tf.layers import winograd as under_test
 from mrcnn_tf.layers.heads import RPNHead
 from mrcnn_tf.layers.normalization import NO_NORM, ConvNorm, Norm, folded_normalization, folded_weights
 from mrcnn_tf.layers.precision import precision_policy
+from mrcnn_tf.layers.recomputation import SEGMENT, recomputation, run_stage
 from mrcnn_tf.layers.roi import RoIAlign
 from tests.modes import MODES, recorded, with_gradient
 
@@ -315,6 +316,37 @@ def test_a_layer_in_training(small, policy, kind, given, used) -> None:
         assert np.abs(other).max() > 0
         relative = 1e-5 if policy == 'float32' else 2 ** -5
         np.testing.assert_allclose(one, other, rtol=0, atol=relative * np.abs(other).max())
+
+
+@pytest.mark.parametrize('few', [True, False])
+def test_layers_that_are_recomputed(small, monkeypatch, few) -> None:
+    """The gradients are the same, whether or not convolutions run one after the other."""
+    monkeypatch.setattr(cores, 'few', lambda: few)
+    change(monkeypatch, piece=40)
+    keras.utils.set_random_seed(1)
+    layers = [ConvNorm(Norm('frozen'), 8, 3) for _ in range(SEGMENT + 1)]
+    x, upstream = (tf.random.stateless_normal([2, 9, 6, 8], [seed, 2]) for seed in range(2))
+    for layer in layers:
+        layer(x)
+
+    def run(engine: str, recomputed: bool) -> tuple[list[tf.Tensor], int]:
+        @tf.function(autograph=False)
+        def function(x: tf.Tensor, upstream: tf.Tensor) -> list[tf.Tensor]:
+            with tf.GradientTape() as tape, under_test.winograd_convolutions(engine, training=True):
+                tape.watch(x)
+                with recomputation(recomputed):
+                    y = run_stage(layers, x, training=True)
+            return [y, *tape.gradient(y, [x, *(layer.conv.kernel for layer in layers)], upstream)]
+
+        with recorded(under_test, 'convolution') as calls:
+            return function(x, upstream), len(calls)
+
+    (once, first), (twice, second) = (run('op', recomputed) for recomputed in (False, True))
+    assert (first, second) == (len(layers), 2 * len(layers))
+    expected, _ = run('xla', False)
+    for one, other, reference in zip(twice, once, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(other, reference, rtol=0, atol=1e-5 * np.abs(reference).max())
 
 
 @pytest.mark.parametrize('policy, engine, copies', [('float32', 'op', 0), ('float32', 'xla', 1),

@@ -32,7 +32,7 @@ Patience = Annotated[float, typer.Option(
                 'they used more.')]
 OnRequest = Annotated[bool, typer.Option(
     '--on-request', help='Wait for a line on standard input before each repetition that counts, and print its seconds, '
-                         'so that several programs can take turns.')]
+                         'so that several programs can take turns. A further line, or the end of the input, ends it.')]
 Json = Annotated[pathlib.Path, typer.Argument(metavar='ANNOTATIONS', help="COCO's instances json.")]
 
 

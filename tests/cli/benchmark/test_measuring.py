@@ -81,6 +81,11 @@ def test_a_run_on_request_starts_after_a_line_of_input(monkeypatch: pytest.Monke
     assert lines == [{'ready': True}, {'seconds': 1}, {'seconds': 4}]
 
 
+def test_input_may_end_after_the_last_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring.sys, 'stdin', io.StringIO('\n\n'))
+    assert measured(monkeypatch, Clock(1, 1, 2), [0., 0.], runs=2, on_request=True)['runs'] == 2
+
+
 def test_input_that_ends_before_the_last_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring.sys, 'stdin', io.StringIO('\n'))
     with pytest.raises(SystemExit, match='^error: --on-request: standard input ended after 1 of 2 runs$'):
