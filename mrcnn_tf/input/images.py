@@ -180,7 +180,7 @@ def pad(image: tf.Tensor, canvas: Sequence[int] | tf.Tensor) -> tf.Tensor:
     """Return the image with zeros at the right and below, [H, W, 3]; a static shape if `canvas` is not a tensor."""
     image = tf.ensure_shape(image, [None, None, 3])    # a transform of one's own may have lost it
     height, width = tf.unstack(tf.shape(image)[:2])
-    # As rows of numbers: TensorFlow pads an array of two axes in less than half the time.
+    # As rows of numbers: alone, TensorFlow pads an array of two axes in less than half the time.
     rows = tf.pad(tf.reshape(image, [height, 3 * width]), [[0, canvas[0] - height], [0, 3 * (canvas[1] - width)]])
     return tf.reshape(rows, [canvas[0], canvas[1], 3])
 
